@@ -1,0 +1,78 @@
+"""The errors of Shardwright: one base class, every message written for the person who reads it.
+
+A user error says what was wrong, where (module path, source line, plan key) and what to do. Findings are collected
+and raised together, so one run shows everything there is to mend.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+class ShardwrightError(ValueError):
+    """Base class of everything Shardwright raises on bad input."""
+
+
+class PlanError(ShardwrightError):
+    """A plan does not fit the program: unknown keys, conflicting entries, dims that cannot be cut."""
+
+
+class ProgramError(ShardwrightError):
+    """The exported program cannot be read: not a program, damaged, or using something that is not supported."""
+
+
+class LayoutError(ShardwrightError):
+    """A layout does not fit a tensor."""
+
+
+class RuleError(ShardwrightError):
+    """A rule's notation or shape does not fit its operator."""
+
+
+class AssignmentError(ShardwrightError):
+    """No assignment of layouts satisfies the plan."""
+
+
+class BudgetError(ShardwrightError):
+    """The assignment needs collectives that the budget does not allow."""
+
+
+class InputError(ShardwrightError):
+    """Inputs given to a program do not have the structure, shapes or dtypes it was exported with."""
+
+
+class PackageError(ShardwrightError):
+    """A package folder cannot be written or read: missing, damaged, of another version, or for other ranks."""
+
+
+class RunError(ShardwrightError):
+    """A rank died, hung or failed while a sharded program ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, where it is and what would mend it."""
+
+    what: str
+    where: str = ""
+    remedies: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  at {self.where}")
+        lines += [f"  try: {remedy}" for remedy in self.remedies]
+        return "\n".join(lines)
+
+
+def raise_findings(error: type[ShardwrightError], findings: Sequence[Finding], *, summary: str) -> None:
+    """Raise ``error`` with every finding in one message; do nothing when there are none."""
+    if not findings:
+        return
+    body = "\n".join(f"{number}. {finding}" for number, finding in enumerate(findings, 1))
+    raise error(f"{summary} ({len(findings)} problem{'s' if len(findings) > 1 else ''})\n{body}")
+
+
+def near_misses(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
+    """The known names closest to a misspelt one, best first."""
+    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.55)

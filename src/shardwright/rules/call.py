@@ -1,0 +1,94 @@
+"""From arguments to a `Call`: the schema's names bound, tensors replaced by metadata."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from shardwright.layout import Size
+from shardwright.rules.rule import Call, TensorMeta
+
+
+@lru_cache(maxsize=4096)
+def schema_arguments(op: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Name, default and whether keyword-only, for each argument of an operator's schema."""
+    return tuple((a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in op._schema.arguments)
+
+
+def bind_arguments(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every schema argument by name, defaults filled in."""
+    bound = {}
+    for position, (name, default, _) in enumerate(schema_arguments(op)):
+        bound[name] = args[position] if position < len(args) else kwargs.get(name, default)
+    return bound
+
+
+def unbind_arguments(op: Any, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments from named ones, trailing defaults left out as an exporter would."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    pending: list[Any] = []
+    for name, default, keyword_only in schema_arguments(op):
+        value = arguments[name]
+        is_default = value is None if default is None else type(value) is type(default) and value == default
+        if keyword_only:
+            if not is_default:
+                keywords[name] = value
+        else:
+            pending.append(value)
+            if not is_default or not _has_default(op, name):
+                positional, pending = positional + pending, []
+    return tuple(positional), keywords
+
+
+@lru_cache(maxsize=4096)
+def _defaults(op: Any) -> frozenset[str]:
+    return frozenset(a.name for a in op._schema.arguments if a.has_default_value())
+
+
+def _has_default(op: Any, name: str) -> bool:
+    return name in _defaults(op)
+
+
+def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply ``function`` to every leaf of nested lists, tuples and dicts, keeping their types."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_values(item, function) for item in value) if type(value) in (list, tuple) else tuple(
+            map_values(item, function) for item in value
+        )
+    if isinstance(value, dict):
+        return {key: map_values(item, function) for key, item in value.items()}
+    return function(value)
+
+
+def leaves(value: Any) -> list[Any]:
+    """The leaves of nested lists, tuples and dicts, in order."""
+    found: list[Any] = []
+    map_values(value, found.append)
+    return found
+
+
+def as_size(value: Any) -> Any:
+    """A symbolic int as its sympy expression (a plain int when it is one); anything else unchanged."""
+    if isinstance(value, torch.SymInt):
+        expression: Size = value.node.expr
+        return int(expression) if getattr(expression, "is_Integer", False) else expression
+    return value
+
+
+def tensor_meta(tensor: torch.Tensor) -> TensorMeta:
+    """Shape and dtype of a (fake) tensor."""
+    return TensorMeta(tuple(as_size(size) for size in tensor.shape), tensor.dtype)
+
+
+def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Call:
+    """The `Call` of an operator applied to (fake or real) tensors with this result."""
+    arguments = bind_arguments(op, args, kwargs)
+    described = {
+        name: map_values(value, lambda v: tensor_meta(v) if isinstance(v, torch.Tensor) else as_size(v))
+        for name, value in arguments.items()
+    }
+    operands = tuple(v for v in leaves(list(described.values())) if isinstance(v, TensorMeta))
+    results = result if isinstance(result, (list, tuple)) else (result,)
+    return Call(op, described, operands, tuple(tensor_meta(r) if isinstance(r, torch.Tensor) else None for r in results))

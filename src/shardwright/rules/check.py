@@ -1,0 +1,156 @@
+"""Check a rule against its operator: run every strategy on cut tensors, join the results, compare with the whole.
+
+This is how every rule is tested, and what `shardwright.check_rule` offers for a user's own rules.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from shardwright.layout import Cut, Layout, Partial, join_shards, local_shape, take_shard
+from shardwright.rules.call import leaves, make_call, map_values, unbind_arguments
+from shardwright.rules.localize import localize
+from shardwright.rules.rule import (
+    Call,
+    Rule,
+    Strategy,
+    factor_cuts,
+    partial_strategies,
+    strategy_for,
+    whole_strategy,
+)
+
+
+@dataclass
+class EagerLocal:
+    """A `Local` that runs operators at once on real tensors."""
+
+    call: Call
+    rule: Rule
+    strategy: Strategy
+    rank: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run ``op``."""
+        return op(*args, **kwargs)
+
+    def run_call(self, **changed: Any) -> Any:
+        """Run the call's operator with some arguments changed."""
+        args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
+        return self.call.op(*args, **kwargs)
+
+    def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+        """This rank's number as a 0-d tensor."""
+        return torch.tensor(per_rank[self.rank], dtype=dtype)
+
+
+def default_strategies(rule: Rule, num_ranks: int, seeds: Mapping[int, Sequence[Cut]] | None = None) -> list[Strategy]:
+    """Every strategy of a rule: whole, partial sums, and each factor group cut in equal chunks.
+
+    ``seeds``: further cuts of operand dims, as ``{operand: cuts of its dims}``, turned into factor cuts.
+    """
+    found: dict[Strategy, None] = {whole_strategy(rule): None}
+    found.update(dict.fromkeys(partial_strategies(rule)))
+    for group in rule.groups():
+        if all(isinstance(rule.sizes[name], int) for name in group):
+            cut = strategy_for(rule, {name: Cut.even(rule.sizes[name], num_ranks) for name in group})
+            if cut is not None:
+                found[cut] = None
+    for operand, cuts in (seeds or {}).items():
+        for term in rule.operands[operand]:
+            for cut in cuts:
+                for choice in factor_cuts(term, cut, rule.sizes):
+                    seeded = strategy_for(rule, choice)
+                    if seeded is not None and not any(name in rule.fixed for name in choice):
+                        found[seeded] = None
+    return list(found)
+
+
+def run_strategy(
+    rule: Rule, call: Call, strategy: Strategy, arguments: Mapping[str, Any], num_ranks: int
+) -> Iterator[list[Any]]:
+    """Each rank's result tensors when the operands are laid out as the strategy says."""
+    for rank in range(num_ranks):
+        layouts = iter(strategy.operands)
+
+        def piece(value: Any, layouts: Iterator[Layout] = layouts, rank: int = rank) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            layout = next(layouts)
+            if layout == Partial("sum") and rank:
+                # Shares that are not zero elsewhere, so that a wrong linearity claim shows.
+                return split_sum(value, num_ranks)[rank]
+            return split_sum(value, num_ranks)[0] if layout == Partial("sum") else take_shard(value, layout, rank)
+
+        local = EagerLocal(call, rule, strategy, rank, {n: map_values(v, piece) for n, v in arguments.items()})
+        result = localize(local)
+        yield list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def split_sum(value: torch.Tensor, num_ranks: int) -> list[torch.Tensor]:
+    """Tensors that add up to ``value``, none of them zero."""
+    if value.dtype == torch.bool:
+        return [value] + [torch.zeros_like(value)] * (num_ranks - 1)
+    shares = [torch.full_like(value, rank + 1) for rank in range(num_ranks - 1)]
+    return [value - sum(shares), *shares] if shares else [value]
+
+
+def check_strategies(
+    rule: Rule, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, num_ranks: int, tolerance: float = 1e-5
+) -> list[str]:
+    """What is wrong with a rule on sample arguments: one sentence a failing strategy, none when it is right.
+
+    Every rank's result must have the shape its layout says, and the joined results must equal ``op`` on whole tensors.
+    """
+    expected = op(*args, **kwargs)
+    call = make_call(op, args, kwargs, expected)
+    wholes = list(expected) if isinstance(expected, (list, tuple)) else [expected]
+    arguments = _bound(op, args, kwargs)
+    problems = []
+    for strategy in default_strategies(rule, num_ranks):
+        try:
+            ranks = list(run_strategy(rule, call, strategy, arguments, num_ranks))
+        except Exception as error:  # noqa: BLE001 - whatever the operator raises is the finding
+            problems.append(f"{_spell(strategy)}: {type(error).__name__}: {error}")
+            continue
+        for index, (whole, layout) in enumerate(zip(wholes, strategy.results, strict=True)):
+            if isinstance(whole, torch.Tensor):
+                problem = _compare(whole, [rank[index] for rank in ranks], layout, tolerance)
+                if problem:
+                    problems.append(f"{_spell(strategy)}: result {index} {problem}")
+    return problems
+
+
+def _bound(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    from shardwright.rules.call import bind_arguments
+
+    return bind_arguments(op, args, kwargs)
+
+
+def _compare(whole: torch.Tensor, pieces: list[torch.Tensor], layout: Layout, tolerance: float) -> str | None:
+    for rank, piece in enumerate(pieces):
+        expected = local_shape(whole.shape, layout, rank)
+        if tuple(piece.shape) != tuple(expected):
+            return f"has shape {tuple(piece.shape)} on rank {rank}, but {layout} means {tuple(expected)}"
+        if piece.dtype != whole.dtype:
+            return f"has dtype {piece.dtype} on rank {rank}, not {whole.dtype}"
+    joined = join_shards(pieces, layout)
+    if joined.numel() == 0:
+        return None
+    if not (whole.is_floating_point() or whole.is_complex()):
+        return None if torch.equal(joined, whole) else "differs"
+    scale = whole.abs().nan_to_num(0, 0, 0).max().item() or 1.0
+    if torch.allclose(joined, whole, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+        return None
+    return f"differs by {(joined - whole).abs().max().item():.3g} (largest value {scale:.3g})"
+
+
+def _spell(strategy: Strategy) -> str:
+    cut = ", ".join(f"{name} cut" for name, _ in strategy.cuts) or "no cut"
+    return f"{cut} ({', '.join(map(str, strategy.operands))} -> {', '.join(map(str, strategy.results))})"
+
+
+__all__ = ["check_strategies", "default_strategies", "leaves"]

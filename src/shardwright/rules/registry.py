@@ -1,0 +1,152 @@
+"""The registry: from an operator to its rule. The only global mutable state of the compiler.
+
+Every family module holds one alphabetical ``RULES`` table: operator name (``"aten::linear"``, all overloads, or
+``"aten::add.Tensor"``, one) → `Entry`. An entry is a line of notation with its algebra (`einsum`), or a builder for
+operators whose rule depends on argument values. ``UNSUPPORTED`` tables name operators known to have no rule, and why.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardwright.errors import RuleError
+from shardwright.layout import Size
+from shardwright.rules.notation import Bound, bind, parse
+from shardwright.rules.rule import Call, Localizer, Rule, TensorMeta
+
+Builder = Callable[[Call], Rule | None]
+"""Makes the rule of one call; None when this call cannot be cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How an operator gets its rule: ``build`` for a call, and the notation where it is one line."""
+
+    build: Builder
+    notation: str = ""
+
+
+def einsum(
+    notation: str,
+    *,
+    multilinear: bool = False,
+    linear: tuple[tuple[int, ...], ...] = (),
+    added: tuple[int, ...] = (),
+    reduce: str = "sum",
+    moves: bool = False,
+    size_arg: str | None = None,
+    localize: Localizer | None = None,
+) -> Entry:
+    """An entry in notation. Operand numbers count the schema's tensor arguments, absent ones included.
+
+    ``multilinear``: linear in each operand that is not ``added``, together with the added ones (a matmul with a bias).
+    ``linear``: explicit sets of operands in which the call is jointly linear.
+    ``added``: operands added to the sum over the contracted factors.
+    ``reduce``: how factors absent from the results are reduced.
+    """
+    pattern = parse(notation)
+    sets = tuple(frozenset(group) for group in linear)
+    if multilinear:
+        sets += tuple(frozenset((i, *added)) for i in range(len(pattern.operands)) if i not in added)
+
+    def build(call: Call) -> Rule | None:
+        slots = tensor_slots(call)
+        present = [index for index, slot in enumerate(slots) if slot is not None]
+        bound = bind(pattern, [slot and slot.shape for slot in slots], [r.shape for r in call.results if r is not None])
+        renumber = {old: new for new, old in enumerate(present)}
+
+        def keep(group: frozenset[int]) -> frozenset[int]:
+            return frozenset(renumber[i] for i in group if i in renumber)
+
+        return rule_of(
+            bound,
+            linear=tuple(dict.fromkeys(kept for group in sets if (kept := keep(group)))),
+            added=keep(frozenset(added)),
+            reduce=reduce,
+            moves=moves,
+            size_arg=size_arg,
+            localize=localize,
+        )
+
+    return Entry(build, notation)
+
+
+def rule_of(bound: Bound, *, reduce: str = "sum", joint: tuple[tuple[str, ...], ...] = (), **algebra: Any) -> Rule:
+    """A rule from a bound pattern: factors that no result carries are reduced by ``reduce``."""
+    carried = {name for dims in bound.results for term in dims for name in term.factors}
+    sums = {term.factors for dims in bound.operands + bound.results for term in dims if term.is_sum}
+    return Rule(
+        operands=bound.operands,
+        results=bound.results,
+        sizes=bound.sizes,
+        fixed=bound.fixed,
+        joint=joint or tuple(sorted(sums)),
+        reduces={name: reduce for name in bound.sizes if name not in carried},
+        **algebra,
+    )
+
+
+def notation_rule(text: str, operands: list[tuple[Size, ...]], results: list[tuple[Size, ...]], **algebra: Any) -> Rule:
+    """The rule of a line of notation for given shapes: what builders use once they have spelled their call."""
+    return rule_of(bind(parse(text), operands, results), **algebra)
+
+
+def tensor_slots(call: Call) -> list[TensorMeta | None]:
+    """The call's tensor arguments in schema order: None where an optional one is absent."""
+    return [
+        value if isinstance(value, TensorMeta) else None
+        for argument in call.op._schema.arguments
+        if "Tensor" in str(argument.type)
+        for value in [call.arguments.get(argument.name)]
+    ]
+
+
+class Registry:
+    """Entries by operator name; a later `add` of the same name replaces the earlier."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._unsupported: dict[str, str] = {}
+        self._fallbacks: list[Callable[[Any], Entry | None]] = []
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Register an entry under ``"namespace::name"`` (all overloads) or ``"namespace::name.overload"``."""
+        if "::" not in name:
+            raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'aten::linear'")
+        self._entries[name] = entry
+
+    def add_table(self, table: Mapping[str, Entry], unsupported: Mapping[str, str] | None = None) -> None:
+        """Register a family's table, and the operators it knows to have no rule."""
+        for name, entry in table.items():
+            self.add(name, entry)
+        self._unsupported.update(unsupported or {})
+
+    def add_fallback(self, find: Callable[[Any], Entry | None]) -> None:
+        """Register a function asked for operators without an entry of their own (by tag, say)."""
+        self._fallbacks.append(find)
+
+    def entry(self, op: Any) -> Entry | None:
+        """The entry of an operator overload: its own, its packet's, or a fallback's; None when there is none."""
+        names = op_names(op)
+        for name in names:
+            if name in self._entries:
+                return self._entries[name]
+        if any(name in self._unsupported for name in names):
+            return None
+        return next((entry for find in self._fallbacks if (entry := find(op)) is not None), None)
+
+    def reason(self, op: Any) -> str:
+        """Why an operator has no rule."""
+        return next((self._unsupported[n] for n in op_names(op) if n in self._unsupported), "no rule is registered")
+
+    def names(self) -> list[str]:
+        """Every registered operator name, sorted."""
+        return sorted(self._entries)
+
+
+def op_names(op: Any) -> list[str]:
+    """The names an operator may be registered under, most specific first."""
+    if not hasattr(op, "_schema"):
+        return [getattr(op, "__name__", str(op))]
+    packet, overload = op._schema.name, op._schema.overload_name or "default"
+    return [f"{packet}.{overload}", packet]
