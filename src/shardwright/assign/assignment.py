@@ -1,0 +1,299 @@
+"""`assign_layouts`: from a program and pinned layouts to a strategy for every step."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from shardwright.assign.candidates import Candidates, discover, site_strategies
+from shardwright.assign.cost import CostModel
+from shardwright.assign.folding import Folded, Site, fold
+from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, solve
+from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
+from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
+from shardwright.layout import REPLICATE, Layout, Partial, Shard, cut_of, resolve
+from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
+from shardwright.rules import REGISTRY
+from shardwright.rules.call import make_call, map_values, tensor_meta
+from shardwright.rules.rule import Call, Rule, Strategy, Term, partial_strategies, whole_strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """An operator run whole on every rank because it has no rule."""
+
+    node: str
+    op: str
+    module: str
+    source: str
+    reason: str
+
+
+@dataclass
+class Assignment:
+    """A strategy, with the rule and call it came from, for every step of a program on one axis."""
+
+    steps: Steps
+    strategies: list[Strategy | None]
+    rules: list[Rule | None]
+    calls: list[Call | None]
+    layouts: dict[str, Layout]
+    """The layout of every placeholder, by name."""
+    fallbacks: list[Fallback]
+    solution: Solution
+    num_sites: int = 0
+
+
+@dataclass
+class Pins:
+    """What the plan pins: placeholders by name (``free_cut``: the dim is pinned, the cut is not), outputs by position.
+
+    An input or output that is not named is ``Replicate``; a parameter, buffer or constant that is not named is free.
+    """
+
+    state: dict[str, Layout] = field(default_factory=dict)
+    free_cut: frozenset[str] = frozenset()
+    inputs: dict[str, Layout] = field(default_factory=dict)
+    outputs: dict[int, Layout] = field(default_factory=dict)
+    boundaries: Sequence[ModuleBoundary] = ()
+
+
+def assign_layouts(
+    program: Program,
+    pins: Pins,
+    num_ranks: int,
+    *,
+    auto: bool = False,
+    cost: CostModel | None = None,
+    slack: float = 0.1,
+    time_limit_s: float = 60.0,
+) -> Assignment:
+    """Choose a strategy for every step of ``program`` on one mesh axis of ``num_ranks`` ranks.
+
+    ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
+    pins hold and communication is minimised before work. Raises `AssignmentError` when nothing satisfies the pins.
+    """
+    steps, findings = build_steps(program, pins.boundaries)
+    raise_findings(PlanError, findings, summary="the plan does not fit the program")
+    targets = {i.name: i.target or i.name for i in program.inputs}
+    fixed = {**pins.state, **pins.inputs}
+    folded = fold(steps, targets, fixed)
+    builder = _Builder(program, pins, num_ranks, steps, folded)
+    problem = builder.problem(auto=auto, cost=cost or CostModel(), slack=slack, time_limit_s=time_limit_s)
+    solution = solve(problem)
+    chosen = [builder.strategies[site.index][solution.chosen[site.index]] for site in folded.sites]
+    by_step: list[Strategy | None] = [chosen[site] for site in folded.site_of]
+    return Assignment(
+        steps=steps,
+        strategies=[None if step.kind == "plain" else by_step[step.index] for step in steps.items],
+        rules=[builder.rules[site] for site in folded.site_of],
+        calls=[builder.calls[site] for site in folded.site_of],
+        layouts={s.node.name: by_step[s.index].results[0] for s in steps.items if s.kind == "input"},  # type: ignore[union-attr]
+        fallbacks=builder.fallbacks(),
+        solution=solution,
+        num_sites=len(folded.sites),
+    )
+
+
+class _Builder:
+    """Makes the solver's problem: calls, rules and candidate strategies of every site."""
+
+    def __init__(self, program: Program, pins: Pins, num_ranks: int, steps: Steps, folded: Folded) -> None:
+        self.program, self.pins, self.num_ranks, self.steps, self.folded = program, pins, num_ranks, steps, folded
+        self.fake_mode = program.fake_mode
+        self.kinds = {i.name: i for i in program.inputs}
+        self.calls = [self._call(site) for site in folded.sites]
+        self.reasons: dict[int, str] = {}
+        self.rules = [self._rule(site) for site in folded.sites]
+        self.mutated = program.mutations()
+        self.links = self._links()
+        self.free_state = self._free_state()
+        pinned = {s.index: layout for s in folded.sites if (layout := self._pinned(s)) is not None}
+        self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks)
+        self.strategies = [self._strategies(site) for site in folded.sites]
+        self._add_input_strategies()
+
+    def _call(self, site: Site) -> Call | None:
+        step = site.step
+        if step.kind != "call" or not hasattr(step.node.target, "_schema") or not step.vals:
+            return None
+        values = map_values((step.node.args, step.node.kwargs), _fake)
+        result = step.node.meta["val"]
+        return make_call(step.node.target, values[0], values[1], result)
+
+    def _rule(self, site: Site) -> Rule | None:
+        step = site.step
+        if step.kind == "constraint":
+            dims = tuple(Term((f"d{i}",)) for i in range(step.vals[0].dim()))
+            meta = tensor_meta(step.vals[0])
+            return Rule((dims,), (dims,), {f"d{i}": size for i, size in enumerate(meta.shape)}, moves=True)
+        call = self.calls[site.index]
+        if call is None:
+            if step.kind == "call" and step.vals:
+                self.reasons[site.index] = "it is a higher-order operator or a Python function"
+            return None
+        entry = REGISTRY.entry(call.op)
+        if entry is None:
+            self.reasons[site.index] = REGISTRY.reason(call.op)
+            return None
+        try:
+            rule = entry.build(call)
+        except RuleError as error:
+            self.reasons[site.index] = str(error)
+            return None
+        if rule is None:
+            self.reasons[site.index] = "its rule does not cover these arguments"
+            return None
+        assert len(rule.operands) == len(site.reads), f"rule of {op_name(call.op)} describes other operands: {rule}"
+        return rule
+
+    def _links(self) -> dict[int, tuple[int, int]]:
+        """Output site → (placeholder site, number of dims) for every mutated buffer."""
+        inputs = {step.node.name: step for step in self.steps.items if step.kind == "input"}
+        found = {}
+        for site in self.folded.sites:
+            if site.step.kind == "output" and site.step.output in self.mutated:
+                step = inputs[self.mutated[site.step.output]]
+                found[site.index] = (self.folded.site_of[step.index], step.vals[0].dim())
+        return found
+
+    def _free_state(self) -> set[int]:
+        return {
+            site.index
+            for site in self.folded.sites
+            if site.step.kind == "input"
+            and (item := self.kinds.get(site.step.node.name)) is not None
+            and item.is_state
+            and (item.name not in self.pins.state or item.name in self.pins.free_cut)
+        }
+
+    def _pinned(self, site: Site) -> Layout | None:
+        step = site.step
+        if step.kind == "constraint":
+            return self._resolved(step.layout or REPLICATE, step, step.key)
+        if step.kind == "output":
+            return None
+        if step.kind != "input" or site.index in self.free_state:
+            return None
+        item = self.kinds.get(step.node.name)
+        if item is None:
+            return REPLICATE
+        if item.is_state:
+            return self.pins.state[item.name]
+        return self._resolved(self.pins.inputs.get(item.name, REPLICATE), step, item.name)
+
+    def _resolved(self, layout: Layout, step: Step, key: str) -> Layout:
+        try:
+            return resolve(layout, tensor_meta(step.vals[0]).shape, self.num_ranks)
+        except LayoutError as error:
+            raise PlanError(f"{key!r}: {error}\n  at {describe(step.node)}") from error
+
+    def _strategies(self, site: Site) -> list[Strategy]:
+        step = site.step
+        if step.kind in ("input", "output"):
+            return []
+        rule = self.rules[site.index]
+        if step.kind == "constraint":
+            layout = self._pinned(site)
+            assert layout is not None, "a constraint has a layout"
+            return [Strategy((), (layout,), (layout,))]
+        if rule is None:
+            return [Strategy((), (REPLICATE,) * len(site.reads), (REPLICATE,) * max(len(step.vals), 1))]
+        cut = site_strategies(self.candidates, site, rule)
+        return list(dict.fromkeys([*cut, whole_strategy(rule), *partial_strategies(rule)]))
+
+    def _add_input_strategies(self) -> None:
+        wanted: dict[int, dict[Layout, None]] = {}
+        for site in self.folded.sites:
+            for position, sources in enumerate(site.reads):
+                for source, _ in sources:
+                    layouts = (s.operands[position] for s in self.strategies[site.index])
+                    wanted.setdefault(source, {}).update(dict.fromkeys(layouts))
+        mutated = {placeholder for placeholder, _ in self.links.values()}
+        for site in self.folded.sites:
+            step = site.step
+            if step.kind == "input":
+                pinned = self._pinned(site)
+                options = [pinned] if pinned is not None else self._free_layouts(site, wanted, site.index in mutated)
+                self.strategies[site.index] = [Strategy((), (), (layout,)) for layout in options]
+        for site in self.folded.sites:
+            if site.step.kind == "output":
+                self.strategies[site.index] = [Strategy((), (o,), ()) for o in self._output_layouts(site)]
+
+    def _free_layouts(self, site: Site, wanted: Mapping[int, Mapping[Layout, None]], is_mutated: bool) -> list[Layout]:
+        value = site.step.vals[0]
+        cuts = self.candidates.layouts((site.index, 0), value.dim())
+        options: list[Layout] = [REPLICATE, *cuts]
+        if not is_mutated and value.is_floating_point() and Partial() in wanted.get(site.index, {}):
+            options.append(Partial())
+        if site.step.node.name in self.pins.free_cut:
+            dim = self.pins.state[site.step.node.name]
+            assert isinstance(dim, Shard), "a free cut is a shard"
+            options = [option for option in cuts if isinstance(option, Shard) and option.dim == dim.dim]
+        return options
+
+    def _output_layouts(self, site: Site) -> list[Layout]:
+        link = self.links.get(site.index)
+        if link is not None:
+            return [s.results[0] for s in self.strategies[link[0]]]
+        wish = self.pins.outputs.get(site.step.output, REPLICATE)
+        source, result = site.step.reads[0]
+        value = self.steps.items[source].vals[result]
+        return [resolve(wish, tensor_meta(value).shape, self.num_ranks)]
+
+    def problem(self, *, auto: bool, cost: CostModel, slack: float, time_limit_s: float) -> Problem:
+        sites = [self._site_choices(site, cost) for site in self.folded.sites]
+        values = []
+        for (source, result, readers), count in self.folded.values.items():
+            maker = self.folded.sites[source].step
+            value = maker.vals[result] if result < len(maker.vals) else None
+            if value is None:
+                continue
+            solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.vals or self._is_output(r[0]))
+            if solvable:
+                num_bytes = self._elements(value) * value.element_size()
+                values.append(ValueFlow(count, source, result, solvable, num_bytes, value.dtype == torch.bool))
+        ties = [(output, placeholder) for output, (placeholder, _) in self.links.items()]
+        return Problem(self.num_ranks, sites, values, ties, cost, auto, slack, time_limit_s)
+
+    def _is_output(self, site: int) -> bool:
+        return self.folded.sites[site].step.kind == "output"
+
+    def _elements(self, value: torch.Tensor) -> int:
+        return math.prod(size_hint(size, self.fake_mode) for size in tensor_meta(value).shape)
+
+    def _site_choices(self, site: Site, cost: CostModel) -> SiteChoices:
+        step, rule = site.step, self.rules[site.index]
+        strategies = self.strategies[site.index]
+        weight_bytes = [0] * len(strategies)
+        work = [0.0] * len(strategies)
+        if step.kind == "input" and (item := self.kinds.get(step.node.name)) is not None and item.is_state:
+            total = self._elements(step.vals[0]) * step.vals[0].element_size()
+            weight_bytes = [math.ceil(total * _share(s.results[0])) for s in strategies]
+        elif step.kind == "call" and step.vals:
+            elements = sum(self._elements(v) for v in step.vals if v is not None)
+            products = 0
+            if rule is not None and rule.reduces and not any(t.is_sum for dims in rule.operands for t in dims):
+                products = math.prod(size_hint(size, self.fake_mode) for size in rule.sizes.values())
+            work = [cost.work_us(rule, s, elements, products) for s in strategies]
+        return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node))
+
+    def fallbacks(self) -> list[Fallback]:
+        return [
+            Fallback(s.node.name, op_name(s.node.target), module_path(s.node), source_line(s.node), reason)
+            for index, reason in self.reasons.items()
+            for s in self.folded.sites[index].steps
+        ]
+
+
+def _fake(value: object) -> object:
+    return value.meta.get("val") if isinstance(value, fx.Node) else value
+
+
+def _share(layout: Layout) -> float:
+    return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
+
+
+__all__ = ["Assignment", "Fallback", "Pins", "assign_layouts"]

@@ -1,0 +1,73 @@
+"""The cost model: microseconds for reshards and for work, from a few documented constants.
+
+It only has to rank assignments, so it is small: a reshard costs a latency plus its bytes over the link, an operator the
+larger of its arithmetic and its memory traffic. Absolute times are not promised.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
+from shardwright.rules.rule import Rule, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Constants of a device and its links. The defaults are those of a current data-centre GPU with direct links.
+
+    ``latency_us``: time of a collective on an empty tensor. ``link_bytes_per_us``: one direction, per rank
+    (200 GB/s, about half of an NVLink 4 rank's 450 GB/s, as collectives reach in practice). ``memory_bytes_per_us``:
+    2.5 TB/s. ``flops_per_us``: 400 TFLOP/s, bfloat16 as matmuls reach in practice.
+    """
+
+    latency_us: float = 10.0
+    link_bytes_per_us: float = 200e3
+    memory_bytes_per_us: float = 2.5e6
+    flops_per_us: float = 400e6
+
+    def reshard_us(self, source: Layout, target: Layout, num_bytes: int, num_ranks: int) -> float:
+        """The time to bring a value of ``num_bytes`` (whole) from one layout to another."""
+        if source == target:
+            return 0.0
+        if isinstance(source, Replicate):
+            return 0.01 + 0.1 * num_bytes / self.memory_bytes_per_us
+        share = num_bytes * (num_ranks - 1) / num_ranks
+        if isinstance(source, Shard) and isinstance(target, Shard):
+            share *= max(cut_of(source).largest_fraction, cut_of(target).largest_fraction)
+        elif isinstance(source, Partial) and isinstance(target, Replicate):
+            share *= 2
+        elif isinstance(source, Shard):
+            share *= cut_of(source).largest_fraction * num_ranks
+        elif isinstance(target, Shard):
+            share *= cut_of(target).largest_fraction * num_ranks
+        return self.latency_us + share / self.link_bytes_per_us
+
+    def work_us(self, rule: Rule | None, strategy: Strategy, num_elements: int, num_products: int) -> float:
+        """The time of the busiest rank: ``num_elements`` read and written, ``num_products`` multiply-adds."""
+        if rule is not None and rule.moves and rule.size_arg is not None:
+            return 0.0
+        traffic = 4 * num_elements / self.memory_bytes_per_us
+        return strategy.fraction * max(traffic, 2 * num_products / self.flops_per_us)
+
+
+def reshard_kind(source: Layout, target: Layout) -> str:
+    """The collective a reshard takes: all_reduce, all_gather, reduce_scatter, all_to_all, or '' for a local one."""
+    if source == target or isinstance(source, Replicate):
+        return ""
+    if isinstance(source, Partial):
+        return "all_reduce" if isinstance(target, Replicate) else "reduce_scatter"
+    return "all_gather" if isinstance(target, Replicate) else "all_to_all"
+
+
+def can_reshard(source: Layout, target: Layout, dtype: torch.dtype | None = None) -> bool:
+    """Whether one reshard leads from ``source`` to ``target``.
+
+    Nothing but itself becomes ``Partial``, save the whole value (one rank keeps it, the others hold zeros); a boolean
+    or a maximum cannot be spread so.
+    """
+    if source == target:
+        return True
+    if isinstance(target, Partial):
+        return isinstance(source, Replicate) and target.op == "sum" and dtype is not torch.bool
+    return True

@@ -1,0 +1,158 @@
+"""Fold repeated layers: equal steps of equal layers share one set of variables.
+
+A *unit* is what lies under one numbered module (``layers.7``), outermost number first. Two units of the same container
+are equal when their steps agree one by one in operator, constants, shapes, dtypes, pins and wiring. Folding only makes
+steps share a choice, so it can never make an assignment wrong; it makes 80 layers cost what one costs.
+
+Units that hold fewer than `MIN_WEIGHTS` matrices are left unfolded: in a plain stack of equal linear layers the best
+assignment alternates between them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardwright.assign.steps import Step, Steps, Value
+from shardwright.layout import Layout
+from shardwright.program import module_path
+from shardwright.rules.call import leaves
+
+MIN_WEIGHTS = 2
+
+
+@dataclass(slots=True)
+class Site:
+    """A class of equal steps; ``steps[0]`` speaks for all.
+
+    ``reads``: per operand, the (site, result) values that members read there.
+    """
+
+    index: int
+    steps: list[Step] = field(default_factory=list)
+    reads: list[dict[Value, None]] = field(default_factory=list)
+
+    @property
+    def step(self) -> Step:
+        """The representative."""
+        return self.steps[0]
+
+
+@dataclass(slots=True)
+class Folded:
+    """The sites in order of their first step, the site of each step, and the groups of equal values.
+
+    ``values``: (site, result, readers) → how many values are so; readers are (site, operand) pairs, sorted.
+    """
+
+    sites: list[Site]
+    site_of: list[int]
+    values: dict[tuple[int, int, tuple[Value, ...]], int]
+
+
+def fold(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -> Folded:
+    """Group equal steps. ``targets``: placeholder name → FQN; ``pins``: placeholder name → pinned layout."""
+    units: dict[tuple[str, str], list[Step]] = {}
+    place: dict[int, tuple[tuple[str, str], int]] = {}
+    for step in steps.items:
+        unit = _unit_of(step, targets)
+        if unit is not None:
+            members = units.setdefault(unit, [])
+            place[step.index] = (unit, len(members))
+            members.append(step)
+    signatures: dict[tuple[Any, ...], tuple[str, str]] = {}
+    leader: dict[tuple[str, str], tuple[str, str]] = {}
+    for unit, members in units.items():
+        signature = (unit[0], *(_step_key(step, unit, place, targets, pins) for step in members))
+        matrices = sum(step.kind == "input" and _ndim(step) >= 2 for step in members)
+        leader[unit] = signatures.setdefault(signature, unit) if matrices >= MIN_WEIGHTS else unit
+    sites: list[Site] = []
+    site_of = [-1] * len(steps.items)
+    for step in steps.items:
+        if step.index in place:
+            unit, position = place[step.index]
+            first = units[leader[unit]][position].index
+            if first != step.index:
+                # A leader is the first unit seen with its signature, but its later steps may come after this one.
+                if site_of[first] < 0:
+                    site_of[first] = _new_site(sites, steps.items[first])
+                site_of[step.index] = site_of[first]
+                sites[site_of[first]].steps.append(step)
+                continue
+        if site_of[step.index] < 0:
+            site_of[step.index] = _new_site(sites, step)
+    return Folded(sites, site_of, _group_values(steps, sites, site_of))
+
+
+def _new_site(sites: list[Site], step: Step) -> int:
+    sites.append(Site(len(sites), [step], [{} for _ in step.reads]))
+    return len(sites) - 1
+
+
+def _group_values(
+    steps: Steps, sites: list[Site], site_of: Sequence[int]
+) -> dict[tuple[int, int, tuple[Value, ...]], int]:
+    readers: dict[Value, list[Value]] = {}
+    for step in steps.items:
+        for position, (source, result) in enumerate(step.reads):
+            sites[site_of[step.index]].reads[position].setdefault((site_of[source], result), None)
+            readers.setdefault((source, result), []).append((site_of[step.index], position))
+    groups: dict[tuple[int, int, tuple[Value, ...]], int] = {}
+    for (source, result), found in readers.items():
+        key = (site_of[source], result, tuple(sorted(set(found))))
+        groups[key] = groups.get(key, 0) + 1
+    return groups
+
+
+def _unit_of(step: Step, targets: Mapping[str, str]) -> tuple[str, str] | None:
+    """(container, number) of the outermost numbered module of a step; None outside of any."""
+    path = targets.get(step.node.name, "") if step.kind == "input" else module_path(step.node)
+    if step.kind == "output":
+        return None
+    tokens = path.split(".")
+    for position, token in enumerate(tokens):
+        if token.isdigit() and position:
+            return ".".join(tokens[:position]), token
+    return None
+
+
+def _relative(path: str, unit: tuple[str, str]) -> str:
+    prefix = f"{unit[0]}.{unit[1]}"
+    return path.removeprefix(prefix)
+
+
+def _step_key(
+    step: Step,
+    unit: tuple[str, str],
+    place: Mapping[int, tuple[tuple[str, str], int]],
+    targets: Mapping[str, str],
+    pins: Mapping[str, Layout],
+) -> tuple[Any, ...]:
+    node = step.node
+    shapes = tuple(None if v is None else (_shape(v), v.dtype) for v in step.vals)
+    if step.kind == "input":
+        return ("input", _relative(targets.get(node.name, node.name), unit), shapes, pins.get(node.name))
+    wiring = []
+    for source, result in step.reads:
+        owner = place.get(source)
+        wiring.append((owner[1], result) if owner is not None and owner[0] == unit else ("outside", result))
+    constants = tuple(
+        leaf if not isinstance(leaf, fx.Node) else "tensor" if _has_tensor(leaf) else str(leaf.meta.get("val"))
+        for leaf in leaves((node.args, node.kwargs))
+    )
+    path = _relative(module_path(node), unit)
+    return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
+
+
+def _shape(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(size if isinstance(size, int) else str(size) for size in tensor.shape)
+
+
+def _ndim(step: Step) -> int:
+    return 0 if not step.vals or step.vals[0] is None else step.vals[0].dim()
+
+
+def _has_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)

@@ -1,0 +1,187 @@
+"""The graph as the assignment sees it: a list of steps, each with the values it reads and the results it makes.
+
+A *step* is a placeholder, an operator call, one output, or a *constraint* (an identity that holds one layout, put
+where the plan pins what enters or leaves a module). A *value* is (step, result number); ``getitem`` only names one.
+Steps without tensors (sizes and their arithmetic, asserts on them) are kept in order but choose nothing.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardwright.errors import Finding
+from shardwright.layout import Layout
+from shardwright.program import Program, module_stack
+from shardwright.rules.call import bind_arguments, leaves
+
+Value = tuple[int, int]
+"""(step number, result number)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleBoundary:
+    """The plan's wish that what enters ("input") or leaves ("output") a module has a layout.
+
+    ``position``: which of the module's tensors, in the order they are first used; None: all of them.
+    """
+
+    module: str
+    side: str
+    layout: Layout
+    key: str
+    position: int | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """One step. ``kind``: input, call, output, constraint, or plain (no tensors)."""
+
+    index: int
+    kind: str
+    node: fx.Node
+    reads: tuple[Value, ...] = ()
+    vals: tuple[Any, ...] = ()
+    """The original's fake results, one each (None where a result is no tensor)."""
+    output: int = -1
+    """For an output: its position."""
+    layout: Layout | None = None
+    """For a constraint: the layout it holds."""
+    key: str = ""
+    """For a constraint: the plan key that asked for it."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """All steps in program order, and which value each tensor node names."""
+
+    items: list[Step]
+    value_of: dict[fx.Node, Value] = field(default_factory=dict)
+
+
+def operand_nodes(node: fx.Node) -> list[fx.Node]:
+    """The tensor arguments of a node in schema order, lists flattened: the order of `Call.operands`."""
+    arguments: Any = (node.args, node.kwargs)
+    if node.kwargs and hasattr(node.target, "_schema"):
+        arguments = list(bind_arguments(node.target, node.args, node.kwargs).values())
+    return [leaf for leaf in leaves(arguments) if isinstance(leaf, fx.Node) and _is_tensor(leaf)]
+
+
+def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> tuple[Steps, list[Finding]]:
+    """The steps of a program, constraints in place; findings for boundaries that match nothing."""
+    steps = Steps([])
+    constraints = _Constraints(steps, boundaries, frozenset(i.name for i in program.inputs if i.is_state))
+    for node in program.graph.nodes:
+        if node.op == "output":
+            break
+        if node.target is operator.getitem and node.args[0] in steps.value_of:
+            step, _ = steps.value_of[node.args[0]]
+            steps.value_of[node] = constraints.leaving(node, (step, int(node.args[1])))
+            continue
+        val = node.meta.get("val")
+        vals = tuple(val) if isinstance(val, (list, tuple)) else (val,)
+        if not any(isinstance(v, torch.Tensor) for v in vals):
+            reads = tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
+            steps.items.append(Step(len(steps.items), "call" if reads else "plain", node, reads))
+            continue
+        reads = tuple(constraints.entering(node, a) for a in operand_nodes(node))
+        kind = "input" if node.op == "placeholder" else "call" if node.op == "call_function" else "input"
+        index = len(steps.items)
+        steps.items.append(Step(index, kind, node, reads, tuple(v if isinstance(v, torch.Tensor) else None for v in vals)))
+        steps.value_of[node] = (index, 0) if isinstance(val, (list, tuple)) else constraints.leaving(node, (index, 0))
+    output = program.graph.output_node()
+    for position, value in enumerate(program.output_values()):
+        if isinstance(value, fx.Node) and value in steps.value_of:
+            read = steps.value_of[value]
+            steps.items.append(Step(len(steps.items), "output", output, (read,), output=position))
+    return steps, constraints.findings()
+
+
+class _Constraints:
+    """Puts constraint steps at module boundaries while the steps are built."""
+
+    def __init__(self, steps: Steps, boundaries: Sequence[ModuleBoundary], state: frozenset[str]) -> None:
+        self.steps, self.state = steps, state
+        self.by_module: dict[str, list[ModuleBoundary]] = {}
+        for boundary in boundaries:
+            self.by_module.setdefault(boundary.module, []).append(boundary)
+        self.made: dict[tuple[Value, str, str], Value] = {}
+        self.inside: dict[str, dict[fx.Node, None]] = {}
+        self.left: dict[str, int] = {}
+        self.matched: set[ModuleBoundary] = set()
+
+    def entering(self, user: fx.Node, source: fx.Node) -> Value:
+        """The value ``user`` reads for ``source``: constrained where the edge goes into a pinned module."""
+        value = self.steps.value_of[source]
+        if not self.by_module or source.name in self.state:
+            return value
+        within = _paths(source)
+        for path in _paths(user):
+            wishes = [b for b in self.by_module.get(path, ()) if b.side == "input"]
+            if not wishes or path in within:
+                continue
+            seen = self.inside.setdefault(path, {})
+            seen.setdefault(source, None)
+            position = list(seen).index(source)
+            for wish in wishes:
+                if wish.position in (None, position):
+                    value = self._constrain(value, wish, user)
+        return value
+
+    def leaving(self, node: fx.Node, value: Value) -> Value:
+        """The value that ``node`` names: constrained where it is what a pinned module returns."""
+        if not self.by_module:
+            return value
+        for path in reversed(_paths(node)):
+            wishes = [b for b in self.by_module.get(path, ()) if b.side == "output"]
+            if not wishes or all(path in _paths(user) for user in node.users if user.target is not operator.getitem):
+                continue
+            position = self.left[path] = self.left.get(path, -1) + 1
+            for wish in wishes:
+                if wish.position in (None, position):
+                    value = self._constrain(value, wish, node)
+        return value
+
+    def _constrain(self, value: Value, wish: ModuleBoundary, node: fx.Node) -> Value:
+        self.matched.add(wish)
+        place = (value, wish.module, wish.side)
+        if place not in self.made:
+            index = len(self.steps.items)
+            vals = (self.steps.items[value[0]].vals[value[1]],)
+            self.steps.items.append(
+                Step(index, "constraint", node, (value,), vals, layout=wish.layout, key=wish.key)
+            )
+            self.made[place] = (index, 0)
+        return self.made[place]
+
+    def findings(self) -> list[Finding]:
+        return [
+            Finding(
+                f"plan entry {b.key!r} pins {b.side} {b.position or 0} of module {b.module!r}, "
+                f"but the exported graph has no such tensor there",
+                remedies=("export the model so that this module runs, or remove the layout from the entry",),
+            )
+            for wishes in self.by_module.values()
+            for b in wishes
+            if b not in self.matched
+        ]
+
+
+def _paths(node: fx.Node) -> list[str]:
+    return list(dict.fromkeys(path for path, _ in module_stack(node)))
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def consumers(steps: Steps) -> Mapping[Value, list[tuple[int, int]]]:
+    """For every value, the (step, operand number) pairs that read it."""
+    found: dict[Value, list[tuple[int, int]]] = {}
+    for step in steps.items:
+        for position, value in enumerate(step.reads):
+            found.setdefault(value, []).append((step.index, position))
+    return found

@@ -1,0 +1,385 @@
+"""`partition`: walk the graph and write one rank's side of every step.
+
+For each step the operands are brought to the layouts its strategy wants (each value once per layout, shared by all
+readers), size arguments are made local, and the operator is written with metadata from a run on fake tensors.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import InputKind
+
+from shardwright.assign.assignment import Assignment
+from shardwright.assign.steps import Step, Value, operand_nodes
+from shardwright.errors import RuleError
+from shardwright.layout import REPLICATE, Layout, Replicate, Shard, cut_of, local_shape
+from shardwright.partition.causes import explain
+from shardwright.partition.collectives import COLLECTIVES, Collective
+from shardwright.partition.emit import Emitter, fake_like
+from shardwright.partition.reshard import reshard
+from shardwright.program import Input, Program, Weight, describe, module_path, source_line
+from shardwright.rules.call import bind_arguments, map_values, unbind_arguments
+from shardwright.rules.localize import localize
+from shardwright.rules.rule import Call, Rule, Strategy
+
+_KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node")
+
+
+@dataclass
+class GraphLocal:
+    """A `Local` that writes operators into one rank's graph."""
+
+    walk: "_Walk"
+    call: Call
+    rule: Rule
+    strategy: Strategy
+    rank: int
+    arguments: dict[str, Any]
+    name: str
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write ``op``; a list or tuple result comes as a list of nodes."""
+        return self._open(self.walk.emit.call(op, *args, **kwargs))
+
+    def run_call(self, **changed: Any) -> Any:
+        """Write the call's own operator, some arguments changed."""
+        args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
+        return self._open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))
+
+    def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
+        """A constant of the program: this rank's number, so that the code is the same on all ranks."""
+        return self.walk.rank_value(tuple(per_rank), dtype)
+
+    def _open(self, node: fx.Node) -> Any:
+        val = node.meta["val"]
+        if not isinstance(val, (list, tuple)):
+            return node
+        return [self.walk.emit.write(operator.getitem, (node, i), {}, v) for i, v in enumerate(val)]
+
+
+def partition(
+    program: Program, assignment: Assignment, axis: str, rank: int, plan_keys: Mapping[str, str] | None = None
+) -> tuple[Program, list[Collective]]:
+    """The program of coordinate ``rank`` on ``axis``, and its collectives. ``plan_keys``: placeholder → plan entry.
+
+    Weights stay lazy. Raises `RuleError` when an operator cannot run on its local operands.
+    """
+    walk = _Walk(program, assignment, axis, rank, dict(plan_keys or {}))
+    return walk.run(), walk.collectives
+
+
+class _Walk:
+    def __init__(
+        self, program: Program, assignment: Assignment, axis: str, rank: int, plan_keys: Mapping[str, str]
+    ) -> None:
+        self.program, self.assignment, self.axis, self.rank = program, assignment, axis, rank
+        self.plan_keys = plan_keys
+        self.emit = Emitter(program.owner, program.fake_mode)
+        self.env: dict[fx.Node, fx.Node] = {}
+        self.made: dict[Value, dict[Layout, fx.Node]] = {}
+        self.collectives: list[Collective] = []
+        self.origins: dict[str, tuple[str, Layout]] = {}
+        self.rank_values: dict[tuple[Any, ...], tuple[Input, torch.Tensor, fx.Node]] = {}
+        self.inputs = {i.name: i for i in program.inputs}
+        self.whole_wanted = self._whole_wanted()
+
+    def run(self) -> Program:
+        outputs: dict[int, fx.Node] = {}
+        for step in self.assignment.steps.items:
+            if step.kind == "output":
+                wanted = self._strategy(step).operands[0]
+                outputs[step.output] = self.get(step.reads[0], wanted, step)
+                continue
+            self.emit.meta = {k: step.node.meta[k] for k in _KEPT_META if k in step.node.meta}
+            try:
+                self._write(step)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise RuleError(
+                    f"rank {self.rank} cannot run {describe(step.node)} on its piece: {error}\n"
+                    f"  under {self._strategy(step) if self.assignment.strategies[step.index] else 'no strategy'}\n"
+                    "  try: pin the module 'replicate' in the plan, and report the operator"
+                ) from error
+        self.emit.meta = {}
+        values = [
+            outputs[i] if i in outputs else self.env.get(v, v) if isinstance(v, fx.Node) else v
+            for i, v in enumerate(self.program.output_values())
+        ]
+        output = self.emit.graph.output(tuple(values))
+        output.meta = dict(self.program.graph.output_node().meta)
+        output.meta["val"] = map_values(tuple(values), lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v)
+        return self._finish()
+
+    def _finish(self) -> Program:
+        by_name = {i.name: i for i in self.program.inputs}
+        extra = {node.name: item for item, _, node in self.rank_values.values()}
+        renamed = {self.env[n].name: by_name[n.name] for n in self.program.placeholders()}
+        inputs = tuple(
+            replace(renamed[n.name], name=n.name) if n.name in renamed else extra[n.name]
+            for n in self.emit.graph.nodes
+            if n.op == "placeholder"
+        )
+        weights = {}
+        for item in self.program.inputs:
+            if item.is_state and item.target is not None:
+                layout = self.assignment.layouts.get(item.name, REPLICATE)
+                weights[item.target] = self.program.weights[item.target].cut(layout, self.rank)
+        for item, tensor, _ in self.rank_values.values():
+            assert item.target is not None, "a rank constant has a name"
+            weights[item.target] = Weight(tensor)
+        return Program(
+            self.program.source, self.emit.graph, inputs, self.program.outputs, weights, self.program.owner, self.origins
+        )
+
+    def _strategy(self, step: Step) -> Strategy:
+        strategy = self.assignment.strategies[step.index]
+        assert strategy is not None, f"{step.node.name} has no strategy"
+        return strategy
+
+    def _whole_wanted(self) -> set[Value]:
+        """Values that some reader wants whole: other layouts are then cut locally from the whole, for free."""
+        found = set()
+        for step in self.assignment.steps.items:
+            strategy = self.assignment.strategies[step.index]
+            if strategy is None or (step.kind == "call" and not step.vals):
+                continue
+            found.update(v for v, layout in zip(step.reads, strategy.operands, strict=False) if layout == REPLICATE)
+        return found
+
+    def _write(self, step: Step) -> None:
+        if step.kind == "input":
+            self._write_input(step)
+        elif step.kind == "constraint":
+            wanted = self._strategy(step).operands[0]
+            node = self.get(step.reads[0], wanted, step)
+            self.made[(step.index, 0)] = {wanted: node}
+        elif step.kind == "plain" or not step.vals:
+            self._write_plain(step)
+        else:
+            self._write_call(step)
+
+    def _write_input(self, step: Step) -> None:
+        node, layout = step.node, self._strategy(step).results[0]
+        if node.op == "get_attr":
+            local = self.emit.graph.get_attr(str(node.target))
+        else:
+            local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
+        local.meta = dict(node.meta)
+        whole = step.vals[0]
+        if isinstance(layout, Shard):
+            shape = self._local_shape(whole, layout)
+            local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
+            local.meta.pop("tensor_meta", None)
+        self._keep(step, node, {(step.index, 0): layout}, [local])
+
+    def _local_shape(self, whole: torch.Tensor, layout: Shard) -> tuple[Any, ...]:
+        cut = cut_of(layout)
+        if cut.is_concrete:
+            return tuple(local_shape(tuple(whole.shape), layout, self.rank))
+        share = whole.shape[layout.dim] * _owned(cut.runs, self.rank) // cut.period
+        return (*whole.shape[: layout.dim], share, *whole.shape[layout.dim + 1 :])
+
+    def _write_plain(self, step: Step) -> None:
+        node = step.node
+        if node.op == "placeholder":
+            local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
+            local.meta = dict(node.meta)
+            self.env[node] = local
+            return
+        if node.op == "get_attr":
+            local = self.emit.graph.get_attr(str(node.target))
+            local.meta = dict(node.meta)
+            self.env[node] = local
+            return
+        reads = dict(zip(operand_nodes(node), step.reads, strict=True))
+        layouts = {source: self._any(value) for source, value in reads.items()}
+        if node.target is torch.ops.aten.sym_size.int:
+            self.env[node] = self._size(node, *layouts[node.args[0]])  # type: ignore[index]
+            return
+        if node.target is torch.ops.aten._assert_tensor_metadata.default and not _asserts_sizes(node):
+            return
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: layouts[n][1] if n in layouts else self.env[n])
+        self.env[node] = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
+
+    def _size(self, node: fx.Node, layout: Layout, local: fx.Node) -> fx.Node:
+        """The global size of a dim, from a local tensor."""
+        dim = int(node.args[1]) % local.meta["val"].dim()  # type: ignore[arg-type]
+        size = self.emit.write(node.target, (local, dim), {}, node.meta["val"], name=node.name)
+        if isinstance(layout, Shard) and layout.dim == dim:
+            cut = cut_of(layout)
+            size.meta["val"] = local.meta["val"].shape[dim]
+            scaled = self.emit.call(operator.mul, size, cut.period)
+            return self.emit.call(operator.floordiv, scaled, _owned(cut.runs, self.rank))
+        return size
+
+    def _any(self, value: Value) -> tuple[Layout, fx.Node]:
+        """A version of a value that is there already, whole if possible."""
+        made = self.made[value]
+        return (REPLICATE, made[REPLICATE]) if REPLICATE in made else next(iter(made.items()))
+
+    def _write_call(self, step: Step) -> None:
+        node, strategy = step.node, self._strategy(step)
+        sources = operand_nodes(node)
+        locals_ = [self.get(v, layout, step) for v, layout in zip(step.reads, strategy.operands, strict=True)]
+        values = iter(locals_)
+        operands = set(sources)
+
+        def local(leaf: Any) -> Any:
+            if not isinstance(leaf, fx.Node):
+                return leaf
+            return next(values) if leaf in operands else self.env[leaf]
+
+        rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
+        if call is None or rule is None or self._is_plain(strategy, step, locals_):
+            # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
+            args, kwargs = self._map_in_order(node, local)
+            written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
+            results = self._results(step, written)
+        else:
+            bound = bind_arguments(node.target, node.args, node.kwargs)
+            arguments = {name: map_values(value, local) for name, value in bound.items()}
+            result = localize(GraphLocal(self, call, rule, strategy, self.rank, arguments, node.name))
+            results = list(result) if isinstance(result, (list, tuple)) else [result]
+        layouts = {(step.index, i): layout for i, layout in enumerate(strategy.results)}
+        self._keep(step, node, layouts, results)
+
+    def _map_in_order(self, node: fx.Node, local: Any) -> tuple[Any, Any]:
+        if node.kwargs and hasattr(node.target, "_schema"):
+            bound = bind_arguments(node.target, node.args, node.kwargs)
+            mapped = {name: map_values(value, local) for name, value in bound.items()}
+            names = list(bound)
+            return tuple(mapped[n] for n in names[: len(node.args)]), {k: mapped[k] for k in node.kwargs}
+        return map_values((tuple(node.args), dict(node.kwargs)), local)
+
+    def _is_plain(self, strategy: Strategy, step: Step, locals_: Sequence[fx.Node]) -> bool:
+        """Whether the original call, metadata included, serves as it stands: nothing is cut."""
+        return not any(isinstance(layout, Shard) for layout in (*strategy.operands, *strategy.results))
+
+    def _results(self, step: Step, written: fx.Node) -> list[fx.Node]:
+        val = written.meta["val"]
+        if not isinstance(val, (list, tuple)):
+            return [written]
+        return [self.emit.write(operator.getitem, (written, i), {}, v) for i, v in enumerate(val)]
+
+    def _keep(self, step: Step, node: fx.Node, layouts: Mapping[Value, Layout], nodes: Sequence[fx.Node]) -> None:
+        if node not in self.env and len(nodes) == 1:
+            self.env[node] = nodes[0]
+        for (value, layout), local in zip(layouts.items(), nodes, strict=True):
+            self.made[value] = {layout: local}
+            if isinstance(local, fx.Node):
+                name = node.name if len(layouts) == 1 else f"{node.name}[{value[1]}]"
+                self.origins[local.name] = (name, layout)
+
+    def get(self, value: Value, layout: Layout, reader: Step) -> fx.Node:
+        """The local node that holds ``value`` in ``layout``, resharded once and shared by all readers."""
+        made = self.made[value]
+        if layout in made:
+            return made[layout]
+        source = next(iter(made))
+        if source != REPLICATE and layout != REPLICATE and (value in self.whole_wanted or _via_whole(source, layout)):
+            self._reshard(value, REPLICATE, reader)
+            source = REPLICATE
+        return self._reshard(value, layout, reader, source)
+
+    def _reshard(self, value: Value, target: Layout, reader: Step, source: Layout | None = None) -> fx.Node:
+        made = self.made[value]
+        if target in made:
+            return made[target]
+        source = next(iter(made)) if source is None else source
+        maker = self.assignment.steps.items[value[0]]
+        whole = maker.vals[value[1]]
+        kept, self.emit.meta = self.emit.meta, {k: maker.node.meta[k] for k in _KEPT_META if k in maker.node.meta}
+        self.emit.meta.pop("torch_fn", None)
+        before = len(self.emit.graph.nodes)
+        local = reshard(self.emit, made[source], source, target, whole, self.axis, self.rank)
+        self.emit.meta = kept
+        if len(self.emit.graph.nodes) > before:
+            written = list(_last(self.emit.graph, len(self.emit.graph.nodes) - before))
+            for node in written:
+                if node.target in COLLECTIVES:
+                    self._note(node, value, source, target, reader, whole)
+        made[target] = local
+        name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
+        if local.name not in self.origins:
+            self.origins[local.name] = (name, target)
+        return local
+
+    def _note(
+        self, node: fx.Node, value: Value, source: Layout, target: Layout, reader: Step, whole: torch.Tensor
+    ) -> None:
+        maker = self.assignment.steps.items[value[0]]
+        cause, key = explain(self.assignment, value, source, target, reader, self.plan_keys)
+        shape = tuple(size if isinstance(size, int) else str(size) for size in whole.shape)
+        numbers = [size if isinstance(size, int) else size.node.hint or 1 for size in whole.shape]
+        count = 1
+        for number in numbers:
+            count *= number
+        place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
+        self.collectives.append(
+            Collective(
+                kind=node.target.__name__,  # type: ignore[union-attr]
+                axis=self.axis,
+                num_bytes=count * whole.element_size(),
+                shape=shape,
+                module=module_path(place),
+                source=source_line(place),
+                node=maker.node.name,
+                cause=cause,
+                plan_key=key,
+            )
+        )
+
+    def rank_value(self, per_rank: tuple[float, ...], dtype: torch.dtype) -> fx.Node:
+        """A placeholder for a constant that differs by rank, made once for equal numbers."""
+        key = (per_rank, dtype)
+        if key not in self.rank_values:
+            target = f"_rank_value_{len(self.rank_values)}_{self.axis}"
+            graph = self.emit.graph
+            first_user = next(
+                (n for n in graph.nodes if n.op != "placeholder" or self._is_user(n)), None
+            )
+            with graph.inserting_before(first_user):
+                node = graph.create_node("placeholder", f"c{target}", name=f"c{target}")
+            tensor = torch.tensor(per_rank[self.rank], dtype=dtype)
+            device = next((v.device for s in self.assignment.steps.items for v in s.vals if v is not None), None)
+            node.meta = {"val": self.emit.fake((), dtype, device or torch.device("cpu"))}
+            if device is not None and device.type != "meta":
+                tensor = tensor.to(device)
+            item = Input(node.name, InputKind.CONSTANT_TENSOR, target, None)
+            self.rank_values[key] = (item, tensor, node)
+        return self.rank_values[key][2]
+
+    def _is_user(self, node: fx.Node) -> bool:
+        item = self.inputs.get(node.name)
+        return item is not None and item.kind == InputKind.USER_INPUT
+
+
+def _via_whole(source: Layout, target: Layout) -> bool:
+    return isinstance(source, Shard) and not isinstance(target, (Replicate, Shard))
+
+
+def _owned(runs: Sequence[tuple[int, int]], rank: int) -> int:
+    return sum(length for owner, length in runs if owner == rank)
+
+
+def _asserts_sizes(node: fx.Node) -> bool:
+    return any(value is not None for value in node.args[1:3])
+
+
+def _copied(fake_mode: Any, node: fx.Node) -> Any:
+    val = node.meta.get("val")
+    return map_values(val, lambda v: fake_like(fake_mode, v) if isinstance(v, torch.Tensor) and fake_mode else v)
+
+
+def _last(graph: fx.Graph, count: int) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    for node in reversed(graph.nodes):
+        if len(found) == count:
+            break
+        found.append(node)
+    return found[::-1]
+
+

@@ -1,0 +1,379 @@
+"""What is read off an `ExportedProgram`, and how one is put back together.
+
+A `Program` is a functional ATen graph with what surrounds it: the signature (which placeholder is which parameter,
+buffer, constant or user input; which output mutates which buffer), lazy weights, module paths. Compiler passes take a
+Program and give a Program; only this file touches the insides of `ExportedProgram`.
+"""
+
+import copy
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ConstantArgument,
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    TensorArgument,
+)
+
+from shardwright.errors import ProgramError
+from shardwright.layout import REPLICATE, Layout, Size, local_shape, take_shard
+
+STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_USER_CODE_SKIP = ("/torch/nn/", "/torch/_dynamo/", "/torch/export/", "/torch/_export/", "/torch/utils/", "/torch/fx/")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter, buffer or constant: the whole tensor and the cuts that lead to this rank's piece, not yet made.
+
+    ``cuts``: (layout, coordinate) one a mesh axis, applied in order when the piece is needed.
+    """
+
+    tensor: torch.Tensor
+    cuts: tuple[tuple[Layout, int], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The local shape."""
+        shape: tuple[Size, ...] = tuple(self.tensor.shape)
+        for layout, coordinate in self.cuts:
+            shape = local_shape(shape, layout, coordinate)
+        return tuple(int(size) for size in shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of this rank's piece."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.tensor.element_size()
+
+    def cut(self, layout: Layout, coordinate: int) -> "Weight":
+        """The piece that ``coordinate`` holds under ``layout``."""
+        return self if layout == REPLICATE else Weight(self.tensor, (*self.cuts, (layout, coordinate)))
+
+    def materialize(self) -> torch.Tensor:
+        """This rank's piece, with storage of its own unless it is the whole tensor; parameters stay parameters."""
+        piece = self.tensor.detach()
+        for layout, coordinate in self.cuts:
+            piece = take_shard(piece, layout, coordinate)
+        if self.cuts:
+            # A view of the whole would keep all of it alive, and torch.export.save would write all of it.
+            piece = piece.clone(memory_format=torch.contiguous_format)
+        if isinstance(self.tensor, torch.nn.Parameter):
+            return torch.nn.Parameter(piece, requires_grad=self.tensor.requires_grad)
+        return piece.requires_grad_(self.tensor.requires_grad) if self.tensor.requires_grad else piece
+
+
+@dataclass(frozen=True)
+class Input:
+    """One placeholder of the graph."""
+
+    name: str
+    kind: InputKind
+    target: str | None
+    persistent: bool | None = None
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is a parameter, a buffer or a lifted constant tensor."""
+        return self.kind in STATE_KINDS
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the graph; ``target`` is the buffer or user input it mutates, if any."""
+
+    kind: OutputKind
+    target: str | None
+    name: str | None
+
+
+@dataclass
+class Program:
+    """A functional graph and what surrounds it. ``source`` supplies what every pass keeps: specs, ranges, modules."""
+
+    source: ExportedProgram
+    graph: fx.Graph
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    weights: dict[str, Weight]
+    owner: torch.nn.Module
+    origins: dict[str, tuple[str, Layout]] = field(default_factory=dict)
+    """For a partitioned program: the original node that a node stands for, and the layout it holds it in."""
+
+    def user_inputs(self) -> list[Input]:
+        """The inputs the user gives, in order."""
+        return [i for i in self.inputs if i.kind == InputKind.USER_INPUT]
+
+    def placeholders(self) -> list[fx.Node]:
+        """The placeholder nodes, in order of `inputs`."""
+        return [node for node in self.graph.nodes if node.op == "placeholder"]
+
+    def output_values(self) -> Sequence[Any]:
+        """The values returned, in order of `outputs`."""
+        return self.graph.output_node().args[0]  # type: ignore[return-value]
+
+    @property
+    def fake_mode(self) -> Any:
+        """The fake-tensor mode of the graph's metadata; None for a graph without tensors."""
+        for node in self.graph.nodes:
+            for value in _tensors(node.meta.get("val")):
+                return getattr(value, "fake_mode", None)
+        return None
+
+    def modules(self) -> dict[str, str]:
+        """Every module path that ran (and the containers above it), with its class name, '' where unknown."""
+        found: dict[str, str] = {}
+        for node in self.graph.nodes:
+            for path, name in module_stack(node):
+                parts = path.split(".")
+                for depth in range(1, len(parts)):
+                    found.setdefault(".".join(parts[:depth]), "")
+                found[path] = name
+        for item in self.inputs:
+            if item.target and item.kind in STATE_KINDS:
+                parts = item.target.split(".")
+                for depth in range(1, len(parts)):
+                    found.setdefault(".".join(parts[:depth]), "")
+        return found
+
+    def mutations(self) -> dict[int, str]:
+        """For each output that mutates a buffer or an input: the name of the placeholder it mutates."""
+        by_target = {i.target: i.name for i in self.inputs if i.target is not None}
+        found = {}
+        for index, output in enumerate(self.outputs):
+            if output.kind == OutputKind.BUFFER_MUTATION:
+                found[index] = by_target[output.target]
+            elif output.kind == OutputKind.USER_INPUT_MUTATION:
+                found[index] = str(output.target)
+        return found
+
+
+def read(exported: ExportedProgram) -> Program:
+    """Read an exported program; the exported program itself stays as it is.
+
+    A graph that mutates is functionalised first (torch's own ``run_decompositions({})``, which keeps composite
+    operators whole); a functional one is taken as it stands. Regions without gradients are inlined.
+
+    Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
+    """
+    if not isinstance(exported, ExportedProgram):
+        raise ProgramError(
+            f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
+            "  try: ep = torch.export.export(model, example_inputs), then pass ep"
+        )
+    if _needs_functionalization(exported.graph_module):
+        exported = exported.run_decompositions({})
+    graph = exported.graph
+    if any(_is_inlined(node) for node in graph.nodes):
+        graph = _inline_regions(exported.graph_module)
+    signature = exported.graph_signature
+    inputs = tuple(
+        Input(spec.arg.name, spec.kind, spec.target, spec.persistent)  # type: ignore[union-attr]
+        for spec in signature.input_specs
+    )
+    unsupported = [i.name for i in inputs if i.kind not in (*STATE_KINDS, InputKind.USER_INPUT)]
+    if unsupported:
+        raise ProgramError(f"inputs {unsupported} are neither tensors nor numbers; such programs cannot be sharded yet")
+    outputs = tuple(
+        Output(spec.kind, spec.target, getattr(spec.arg, "name", None) or None) for spec in signature.output_specs
+    )
+    tensors = {**exported.state_dict, **exported.constants}
+    weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
+    return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
+
+
+def write(program: Program) -> ExportedProgram:
+    """The `ExportedProgram` of a program whose weights are made now; it keeps specs, ranges and module paths."""
+    source = program.source
+    kept = {spec.target: spec for spec in source.graph_signature.input_specs if spec.target is not None}
+    specs = []
+    for item, spec_name in zip(program.inputs, program.placeholders(), strict=True):
+        old = kept.get(item.target)
+        if old is None and item.kind == InputKind.CONSTANT_TENSOR:
+            specs.append(InputSpec(item.kind, TensorArgument(spec_name.name), item.target, item.persistent))
+        elif old is not None:
+            specs.append(replace(old, arg=TensorArgument(spec_name.name)))
+        else:
+            specs.append(next(s for s in source.graph_signature.input_specs if s.arg.name == item.name))  # type: ignore[union-attr]
+    out_specs = []
+    for spec, value in zip(source.graph_signature.output_specs, program.output_values(), strict=True):
+        arg = spec.arg
+        if isinstance(value, fx.Node) and not isinstance(arg, ConstantArgument):
+            arg = type(arg)(value.name)  # type: ignore[call-arg]
+        out_specs.append(replace(spec, arg=arg))
+    state: dict[str, Any] = {}
+    constants: dict[str, Any] = {
+        key: value for key, value in source.constants.items() if not isinstance(value, torch.Tensor)
+    }
+    made: dict[Weight, torch.Tensor] = {}
+    for item in program.inputs:
+        if not item.is_state or item.target is None:
+            continue
+        weight = program.weights[item.target]
+        key = (id(weight.tensor), weight.cuts)
+        piece = made.setdefault(key, weight.materialize()) if key not in made else made[key]  # type: ignore[arg-type]
+        persistent = item.kind == InputKind.PARAMETER or (item.kind == InputKind.BUFFER and item.persistent)
+        (state if persistent else constants)[item.target] = piece
+    return ExportedProgram(
+        root=program.owner,
+        graph=program.graph,
+        graph_signature=ExportGraphSignature(input_specs=specs, output_specs=out_specs),
+        state_dict=state,
+        range_constraints=copy.copy(source.range_constraints),
+        module_call_graph=[copy.copy(entry) for entry in source.module_call_graph],
+        example_inputs=source.example_inputs,
+        constants=constants,
+        verifiers=source.verifiers,
+    )
+
+
+def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:
+    """(path, class name) of the modules a node ran in, outermost first."""
+    for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+        if path.startswith("_empty_nn_module_stack"):
+            continue
+        name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        # Nodes the exporter could not place carry a marker instead of a path; a second call is marked "path@1".
+        yield path.split("@")[0], name
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module a node ran in; '' for the root."""
+    stack = node.meta.get("nn_module_stack")
+    path = next(reversed(stack.values()))[0].split("@")[0] if stack else ""
+    return "" if path.startswith("_empty_nn_module_stack") else path
+
+
+def source_line(node: fx.Node) -> str:
+    """``file:line`` of the user's code behind a node, the innermost frame outside torch; '' when unknown."""
+    frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "']
+    for frame in reversed([f for f in frames if not any(skip in f for skip in _USER_CODE_SKIP)] or frames[:1]):
+        path, _, rest = frame[6:].partition('", line ')
+        return f"{path}:{rest.split(',')[0]}"
+    return ""
+
+
+def describe(node: fx.Node) -> str:
+    """A node for an error message: name, operator, module path and source line."""
+    where = f" in {module_path(node)!r}" if module_path(node) else ""
+    line = source_line(node)
+    return f"{node.name} ({op_name(node.target)}){where}" + (f" at {line}" if line else "")
+
+
+def op_name(target: Any) -> str:
+    """``aten.linear.default`` for an operator, the function's name otherwise."""
+    return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+
+
+def size_hint(size: Size, fake_mode: Any, *, unknown: int = 1024) -> int:
+    """A number for a size: itself, or what it was when the program was exported; ``unknown`` for data-dependent."""
+    if isinstance(size, int):
+        return size
+    env = getattr(fake_mode, "shape_env", None)
+    values: Mapping[Any, Any] = getattr(env, "backed_var_to_val", None) or getattr(env, "var_to_val", None) or {}
+    hinted = sympy.sympify(size).xreplace({s: values[s] for s in sympy.sympify(size).free_symbols if s in values})
+    hinted = hinted.xreplace(dict.fromkeys(hinted.free_symbols, sympy.Integer(unknown)))
+    return int(hinted)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [v for v in values if isinstance(v, torch.Tensor)]
+
+
+def _needs_functionalization(module: fx.GraphModule) -> bool:
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if _mutates(node):
+            return True
+        if _is_hop(node, "wrap_with_autocast") and node.args[2] is not False:
+            return True
+        if _is_inlined(node) and _needs_functionalization(_region(node)):
+            return True
+    return False
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return False
+    if schema.is_mutable:
+        return True
+    # These update running statistics without saying so in their schema.
+    if schema.name in ("aten::batch_norm", "aten::instance_norm"):
+        position = 5
+        return len(node.args) > position and bool(node.args[position]) and node.args[3] is not None
+    return False
+
+
+def _is_hop(node: fx.Node, name: str) -> bool:
+    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() == name
+
+
+def _is_inlined(node: fx.Node) -> bool:
+    return node.op == "call_function" and (
+        _is_hop(node, "wrap_with_set_grad_enabled")
+        or (_is_hop(node, "wrap_with_autocast") and node.args[2] is False)
+    )
+
+
+def _region(node: fx.Node) -> fx.GraphModule:
+    position = 1 if _is_hop(node, "wrap_with_set_grad_enabled") else 4
+    getter = node.args[position]
+    assert isinstance(getter, fx.Node), "a region is called through its get_attr node"
+    module = getter.graph.owning_module
+    return module.get_submodule(str(getter.target))  # type: ignore[union-attr,return-value]
+
+
+def _inline_regions(module: fx.GraphModule) -> fx.Graph:
+    """A copy of the graph with gradient-free regions written out in place."""
+    graph = fx.Graph(module)
+    _copy_into(graph, module.graph, {}, top=True)
+    _drop_unused_getters(graph)
+    return graph
+
+
+def _copy_into(graph: fx.Graph, source: fx.Graph, env: dict[fx.Node, Any], *, top: bool) -> Any:
+    result: Any = None
+    for node in source.nodes:
+        if node.op == "placeholder" and not top:
+            continue
+        if node.op == "output":
+            result = fx.map_arg(node.args[0], lambda n: env[n])
+            if top:
+                graph.output(result).meta = dict(node.meta)
+        elif _is_inlined(node):
+            region = _region(node)
+            position = 2 if _is_hop(node, "wrap_with_set_grad_enabled") else 5
+            params = [n for n in region.graph.nodes if n.op == "placeholder"]
+            inner: dict[fx.Node, Any] = {
+                p: env[a] if isinstance(a, fx.Node) else a for p, a in zip(params, node.args[position:], strict=True)
+            }
+            env[node] = _copy_into(graph, region.graph, inner, top=False)
+        elif node.target is operator.getitem and not isinstance(env[node.args[0]], fx.Node):
+            env[node] = env[node.args[0]][node.args[1]]  # type: ignore[index]
+        else:
+            env[node] = graph.node_copy(node, lambda n: env[n])
+    return result
+
+
+def _drop_unused_getters(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+
+
+__all__ = ["Input", "Output", "Program", "Weight", "describe", "module_path", "read", "source_line", "write"]
+

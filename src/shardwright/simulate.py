@@ -1,0 +1,218 @@
+"""All ranks of a sharded program in lockstep, in one process, with simulated collectives.
+
+Every rank's graph runs as a generator that stops at each collective; when all ranks of a group stand at theirs, the
+collective is worked out from all their operands at once. No process group, no threads, the same order every time.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx
+from torch.export.graph_signature import InputKind, OutputKind
+
+from shardwright.errors import RunError
+from shardwright.program import Program
+
+_REDUCE = {
+    "sum": lambda ts: torch.stack(ts).sum(0).to(ts[0].dtype) if ts[0].dtype != torch.bool else torch.stack(ts).any(0),
+    "max": lambda ts: torch.stack(ts).amax(0),
+    "min": lambda ts: torch.stack(ts).amin(0),
+    "product": lambda ts: torch.stack(ts).prod(0),
+    "avg": lambda ts: torch.stack(ts).mean(0),
+}
+
+Watch = Callable[[int, fx.Node, Any], None]
+"""Called with rank, node and value for every node that runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A collective a rank stands at: the operator, its operands and its group."""
+
+    name: str
+    tensor: torch.Tensor
+    args: tuple[Any, ...]
+    group: str
+
+
+class Simulation:
+    """The ranks of one sharded program with their weights and buffers.
+
+    ``programs``: one lowered program a rank. ``groups``: group name → the groups' rank lists. Buffers that the program
+    mutates keep their new values from call to call, as they would on real ranks.
+    """
+
+    def __init__(self, programs: Sequence[Program], groups: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        self.programs = list(programs)
+        self.groups = groups
+        self.state = [
+            {t: w.materialize().detach() for t, w in program.weights.items()} for program in self.programs
+        ]
+
+    def __call__(self, *args: Any, watch: Watch | None = None, **kwargs: Any) -> list[Any]:
+        """Every rank's outputs, in the original's structure, for one set of (whole) inputs."""
+        flat = flat_inputs(self.programs[0], args, kwargs)
+        results = self.run_flat([flat] * len(self.programs), watch)
+        return [unflatten_outputs(p, r) for p, r in zip(self.programs, results, strict=True)]
+
+    def run_flat(self, inputs: Sequence[Sequence[Any]], watch: Watch | None = None) -> list[list[Any]]:
+        """Every rank's flat user outputs for every rank's flat inputs."""
+        runs = [
+            _run(program, state, given, rank, watch)
+            for rank, (program, state, given) in enumerate(zip(self.programs, self.state, inputs, strict=True))
+        ]
+        answers: list[Any] = [None] * len(runs)
+        outputs: list[list[Any] | None] = [None] * len(runs)
+        pending: dict[int, _Pending] = {}
+        with torch.no_grad():
+            while any(output is None for output in outputs):
+                progressed = False
+                for rank, run in enumerate(runs):
+                    if outputs[rank] is not None or rank in pending:
+                        continue
+                    progressed = True
+                    try:
+                        pending[rank] = run.send(answers[rank])
+                    except StopIteration as stop:
+                        outputs[rank] = self._store(rank, stop.value)
+                for rank in sorted(pending):
+                    if rank in pending:
+                        progressed |= self._meet(rank, pending, answers)
+                if not progressed:
+                    raise RunError(
+                        "the ranks wait for each other: "
+                        + ", ".join(f"rank {r} at {p.name} of group {p.group!r}" for r, p in sorted(pending.items()))
+                    )
+        return [output for output in outputs if output is not None]
+
+    def _meet(self, rank: int, pending: dict[int, _Pending], answers: list[Any]) -> bool:
+        name = pending[rank].group
+        members = next((list(g) for g in self.groups.get(name, ()) if rank in g), None)
+        if members is None:
+            raise RunError(f"rank {rank} uses group {name!r}, which the mesh does not have")
+        if not all(m in pending and pending[m].group == name for m in members):
+            return False
+        calls = [pending[m] for m in members]
+        if len({call.name for call in calls}) != 1:
+            raise RunError(f"ranks {members} meet at different collectives: {[call.name for call in calls]}")
+        for member, result in zip(members, _collective(calls), strict=True):
+            answers[member] = result
+            del pending[member]
+        return True
+
+    def _store(self, rank: int, values: Sequence[Any]) -> list[Any]:
+        kept = []
+        for output, value in zip(self.programs[rank].outputs, values, strict=True):
+            if output.kind == OutputKind.BUFFER_MUTATION:
+                self.state[rank][str(output.target)] = value
+            elif output.kind == OutputKind.USER_OUTPUT:
+                kept.append(value)
+        return kept
+
+
+def flat_inputs(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """User inputs in the order of the graph's placeholders."""
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    expected = program.source.call_spec.in_spec
+    if expected is not None and spec != expected:
+        reordered = (args, {key: kwargs[key] for key in _keyword_order(expected) if key in kwargs})
+        flat, spec = pytree.tree_flatten(reordered)
+    return flat
+
+
+def _keyword_order(spec: Any) -> list[str]:
+    children = spec.children() if callable(getattr(spec, "children", None)) else spec.children_specs
+    return list(children[1].context)
+
+
+def unflatten_outputs(program: Program, flat: Sequence[Any]) -> Any:
+    """User outputs in the structure the model returned."""
+    spec = program.source.call_spec.out_spec
+    return pytree.tree_unflatten(list(flat), spec) if spec is not None else list(flat)
+
+
+def run_graph(program: Program, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], watch: Watch | None) -> list[Any]:
+    """Run a program that has no collectives: all flat outputs, mutations included."""
+    try:
+        next(_run(program, state, inputs, 0, watch))
+    except StopIteration as stop:
+        return stop.value
+    raise RunError("this program communicates; simulate all its ranks")
+
+
+def _run(
+    program: Program, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], rank: int, watch: Watch | None
+) -> Generator[_Pending, Any, list[Any]]:
+    given = iter(inputs)
+    by_name = {i.name: i for i in program.inputs}
+    env: dict[fx.Node, Any] = {}
+    last_use = _last_uses(program.graph)
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            item = by_name[node.name]
+            env[node] = next(given) if item.kind == InputKind.USER_INPUT else state[str(item.target)]
+        elif node.op == "get_attr":
+            env[node] = _attribute(program.owner, str(node.target))
+        elif node.op == "output":
+            return list(fx.map_arg(node.args[0], lambda n: env[n]))
+        else:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+            name = _collective_name(node)
+            if name == "wait_tensor":
+                env[node] = args[0]
+            elif name:
+                env[node] = yield _Pending(name, args[0], tuple(args[1:-1]), args[-1])
+            else:
+                env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        if watch is not None:
+            watch(rank, node, env[node])
+        for dead in last_use.get(node, ()):
+            del env[dead]
+    raise AssertionError("a graph ends with its output")
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    seen: set[fx.Node] = set()
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(graph.nodes):
+        for source in node.all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                found.setdefault(node, []).append(source)
+    return found
+
+
+def _attribute(module: torch.nn.Module, target: str) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _collective_name(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.name.startswith("_c10d_functional::"):
+        return ""
+    return schema.name.split("::")[1]
+
+
+def _collective(calls: Sequence[_Pending]) -> list[torch.Tensor]:
+    tensors = [call.tensor for call in calls]
+    kind, first = calls[0].name, calls[0]
+    if len({(tuple(t.shape), t.dtype) for t in tensors}) != 1 and kind != "all_to_all_single":
+        raise RunError(f"{kind} of unequal tensors: {[(tuple(t.shape), t.dtype) for t in tensors]}")
+    if kind == "all_reduce":
+        total = _REDUCE[first.args[0]](tensors)
+        return [total.clone() for _ in tensors]
+    if kind == "all_gather_into_tensor":
+        whole = torch.cat(tensors, 0)
+        return [whole.clone() for _ in tensors]
+    if kind == "reduce_scatter_tensor":
+        return list(_REDUCE[first.args[0]](tensors).chunk(len(tensors), 0))
+    if kind == "all_to_all_single":
+        split = [t.split(list(call.args[1]), 0) for t, call in zip(tensors, calls, strict=True)]
+        return [torch.cat([pieces[rank] for pieces in split], 0) for rank in range(len(tensors))]
+    raise RunError(f"the simulator does not know the collective {kind!r}")
