@@ -12,6 +12,7 @@ from shardwright.assign.cost import CostModel
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, solve
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
+from shardwright.collectives import COLLECTIVES
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Layout, Partial, Shard, cut_of, resolve
 from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
@@ -117,7 +118,9 @@ class _Builder:
 
     def _call(self, site: Site) -> Call | None:
         step = site.step
-        if step.kind != "call" or not hasattr(step.node.target, "_schema") or not step.vals:
+        if step.kind != "call" or not step.vals:
+            return None
+        if not hasattr(step.node.target, "_schema") and step.node.target not in COLLECTIVES:
             return None
         values = map_values((step.node.args, step.node.kwargs), _fake)
         result = step.node.meta["val"]

@@ -148,7 +148,7 @@ def _choose_joint(
 def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut]) -> None:
     if any(name in rule.fixed for name in choice) or len(found.choices[site.index]) >= 4 * MAX_CUTS:
         return
-    if max(cut.largest_fraction for cut in choice.values()) >= 1:
+    if min(cut.largest_fraction for cut in choice.values()) >= 1:
         return
     try:
         if strategy_for(rule, choice) is not None:

@@ -13,7 +13,7 @@ import torch.distributed._functional_collectives  # noqa: F401 - registers the _
 from torch import fx
 
 from shardwright.layout import Cut
-from shardwright.partition.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
+from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
 from shardwright.partition.emit import Emitter
 from shardwright.program import Program
 

@@ -15,10 +15,11 @@ from torch.export.graph_signature import InputKind
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, Value, operand_nodes
+from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError
 from shardwright.layout import REPLICATE, Layout, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.causes import explain
-from shardwright.partition.collectives import COLLECTIVES, Collective
+from shardwright.partition.collectives import Collective
 from shardwright.partition.emit import Emitter, fake_like
 from shardwright.partition.reshard import reshard
 from shardwright.program import Input, Program, Weight, describe, module_path, source_line

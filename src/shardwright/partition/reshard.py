@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardwright import collectives
 from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
-from shardwright.partition import collectives
 from shardwright.partition.emit import Emitter
 
 aten = torch.ops.aten

@@ -1,10 +1,35 @@
 """Rules: for every operator, how its factors lie in operands and results. One file a family, one registry."""
 
-from shardwright.rules import matmul, pointwise, views
+from shardwright.rules import (
+    attention,
+    collectives,
+    embedding,
+    factories,
+    indexing,
+    matmul,
+    norms,
+    pointwise,
+    reductions,
+    slicing,
+    views,
+)
 from shardwright.rules.registry import Registry
 
+FAMILIES = (
+    attention,
+    collectives,
+    embedding,
+    factories,
+    indexing,
+    matmul,
+    norms,
+    pointwise,
+    reductions,
+    slicing,
+    views,
+)
+
 REGISTRY = Registry()
-for _family in (matmul, views):
+for _family in FAMILIES:
     REGISTRY.add_table(_family.RULES, getattr(_family, "UNSUPPORTED", None))
-REGISTRY.add_table(pointwise.RULES)
 REGISTRY.add_fallback(pointwise.find)

@@ -1,5 +1,6 @@
 """From arguments to a `Call`: the schema's names bound, tensors replaced by metadata."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,9 @@ from shardwright.rules.rule import Call, TensorMeta
 
 @lru_cache(maxsize=4096)
 def schema_arguments(op: Any) -> tuple[tuple[str, Any, bool], ...]:
-    """Name, default and whether keyword-only, for each argument of an operator's schema."""
+    """Name, default and whether keyword-only, for each argument of an operator's schema (or a Python function)."""
+    if not hasattr(op, "_schema"):
+        return tuple((name, None, False) for name in inspect.signature(op).parameters)
     return tuple((a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in op._schema.arguments)
 
 
@@ -44,6 +47,8 @@ def unbind_arguments(op: Any, arguments: Mapping[str, Any]) -> tuple[tuple[Any, 
 
 @lru_cache(maxsize=4096)
 def _defaults(op: Any) -> frozenset[str]:
+    if not hasattr(op, "_schema"):
+        return frozenset()
     return frozenset(a.name for a in op._schema.arguments if a.has_default_value())
 
 

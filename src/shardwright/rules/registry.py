@@ -71,17 +71,26 @@ def einsum(
     return Entry(build, notation)
 
 
-def rule_of(bound: Bound, *, reduce: str = "sum", joint: tuple[tuple[str, ...], ...] = (), **algebra: Any) -> Rule:
-    """A rule from a bound pattern: factors that no result carries are reduced by ``reduce``."""
+def rule_of(
+    bound: Bound,
+    *,
+    reduce: str = "sum",
+    joint: tuple[tuple[str, ...], ...] = (),
+    fixed: tuple[str, ...] = (),
+    dropped: tuple[str, ...] = (),
+    **algebra: Any,
+) -> Rule:
+    """A rule from a bound pattern: factors that no result carries are reduced by ``reduce``, unless ``dropped``."""
     carried = {name for dims in bound.results for term in dims for name in term.factors}
     sums = {term.factors for dims in bound.operands + bound.results for term in dims if term.is_sum}
     return Rule(
         operands=bound.operands,
         results=bound.results,
         sizes=bound.sizes,
-        fixed=bound.fixed,
+        fixed=bound.fixed | set(fixed),
         joint=joint or tuple(sorted(sums)),
-        reduces={name: reduce for name in bound.sizes if name not in carried},
+        reduces={name: reduce for name in bound.sizes if name not in carried and name not in dropped},
+        dropped=frozenset(dropped),
         **algebra,
     )
 
@@ -147,6 +156,6 @@ class Registry:
 def op_names(op: Any) -> list[str]:
     """The names an operator may be registered under, most specific first."""
     if not hasattr(op, "_schema"):
-        return [getattr(op, "__name__", str(op))]
+        return [f"shardwright::{getattr(op, '__name__', str(op))}"]
     packet, overload = op._schema.name, op._schema.overload_name or "default"
     return [f"{packet}.{overload}", packet]

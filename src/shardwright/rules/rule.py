@@ -110,7 +110,8 @@ class Rule:
     """How one call's factors lie in its operands and results.
 
     ``sizes``: the global size of each factor. ``fixed``: factors that may not be cut. ``joint``: factors that are cut
-    together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each.
+    together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each. ``dropped``: factors
+    absent from every result because the call leaves them out (a slice) or looks at nothing but shapes.
     ``added``: operands added to what is reduced (a bias). ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
@@ -124,6 +125,7 @@ class Rule:
     joint: tuple[tuple[str, ...], ...] = ()
     reduces: Mapping[str, str] = field(default_factory=dict)
     added: frozenset[int] = frozenset()
+    dropped: frozenset[str] = frozenset()
     linear: tuple[frozenset[int], ...] = ()
     moves: bool = False
     size_arg: str | None = None
@@ -220,6 +222,8 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
         return Shard(*found[0]) if found else None
 
     reductions = {rule.reduces[name] for name in cuts if name in rule.reduces}
+    if any(name not in rule.reduces and name not in rule.dropped and not _carried(rule, name) for name in cuts):
+        return None
     try:
         operands = [side(dims) for dims in rule.operands]
         results = [None if dims is None else side(dims) for dims in rule.results]
@@ -231,6 +235,9 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
             operands[index] = Partial("sum") if is_added else REPLICATE
     for index, layout in enumerate(results):
         if layout is None and rule.results[index] is not None:
+            if not reductions and all(name in rule.dropped for name in cuts):
+                results[index] = REPLICATE
+                continue
             if len(reductions) != 1:
                 return None
             results[index] = Partial(next(iter(reductions)))
@@ -239,6 +246,10 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
     return Strategy(
         tuple(cuts.items()), tuple(o or REPLICATE for o in operands), tuple(r or REPLICATE for r in results)
     )
+
+
+def _carried(rule: Rule, name: str) -> bool:
+    return any(name in term.factors for dims in rule.results if dims is not None for term in dims)
 
 
 def whole_strategy(rule: Rule) -> Strategy:

@@ -1,0 +1,125 @@
+"""Normalisations: what is normalised over may not be cut; features of batch and group norms may."""
+
+from typing import Any
+
+from shardwright.layout import Shard, Size, cut_of, product
+from shardwright.rules.registry import Entry, notation_rule, tensor_slots
+from shardwright.rules.rule import Call, Local, Rule, Term
+
+
+def layer_norm_rule(call: Call) -> Rule:
+    """``layer_norm``, ``rms_norm`` and their native forms: the trailing ``normalized_shape`` dims are whole."""
+    shape = call.operands[0].shape
+    count = len(call["normalized_shape"])
+    lead = len(shape) - count
+    dims = tuple(Term((f"d{dim}",)) for dim in range(len(shape)))
+    sizes: dict[str, Size] = {f"d{dim}": size for dim, size in enumerate(shape)}
+    results: list[tuple[Term, ...] | None] = []
+    for index, result in enumerate(call.results):
+        results.append(None if result is None else dims if index == 0 else dims[:lead] + (Term(),) * (result.ndim - lead))
+    operands = (dims,) + (dims[lead:],) * (len(call.operands) - 1)
+    return Rule(operands, tuple(results), sizes, frozenset(f"d{dim}" for dim in range(lead, len(shape))))
+
+
+def group_norm_rule(call: Call) -> Rule:
+    """``group_norm``: channels are (groups, within), cut at whole groups."""
+    tensor = call.operands[0]
+    groups = int(call.arguments.get("num_groups", call.arguments.get("group", 1)))
+    spatial = " ".join(f"s{i}!" for i in range(tensor.ndim - 2))
+    slots = [slot for slot in tensor_slots(call)]
+    operands = [f"n (g c!) {spatial}"] + ["(g c!)"] * (len(slots) - 1)
+    outs = [f"n (g c!) {spatial}"] + ["n g"] * (len(call.results) - 1)
+    rule = notation_rule(
+        f"{', '.join(o for o, s in zip(operands, slots, strict=True) if s is not None)} -> {', '.join(outs)}",
+        [slot.shape for slot in slots if slot is not None],
+        [r.shape for r in call.results if r is not None],
+        localize=local_group_norm,
+    ) if len(call.results) > 1 or _even(tensor.shape[1], groups) is None else _group_rule(call, groups)
+    return rule
+
+
+def _even(size: Size, groups: int) -> int | None:
+    return size // groups if isinstance(size, int) else None
+
+
+def _group_rule(call: Call, groups: int) -> Rule:
+    tensor = call.operands[0]
+    within = _even(tensor.shape[1], groups)
+    assert within is not None, "channels are a number"
+    sizes: dict[str, Size] = {"n": tensor.shape[0], "g": groups, "c": within}
+    sizes.update((f"s{i}", size) for i, size in enumerate(tensor.shape[2:]))
+    channel = Term(("g", "c"))
+    dims = (Term(("n",)), channel, *(Term((f"s{i}",)) for i in range(tensor.ndim - 2)))
+    fixed = frozenset(name for name in sizes if name not in ("n", "g"))
+    operands = (dims, *((channel,) for _ in call.operands[1:]))
+    return Rule(operands, (dims,), sizes, fixed, localize=local_group_norm)
+
+
+def local_group_norm(local: Local) -> Any:
+    """The norm over this rank's groups; the native form also spells sizes."""
+    layout = local.strategy.operands[0]
+    if not isinstance(layout, Shard):
+        return local.run_call()
+    changed: dict[str, Any] = {}
+    cut = cut_of(layout)
+    if layout.dim == 1:
+        name = "num_groups" if "num_groups" in local.arguments else "group"
+        whole = int(local.arguments[name])
+        channels = local.call.operands[0].shape[1]
+        assert isinstance(channels, int), "channels are a number"
+        changed[name] = int(cut.local_size(local.rank)) * whole // channels
+        if "C" in local.arguments:
+            changed["C"] = cut.local_size(local.rank)
+    elif "N" in local.arguments:
+        changed["N"] = cut.local_size(local.rank)
+    return local.run_call(**changed)
+
+
+def batch_norm_rule(call: Call) -> Rule:
+    """Batch norm in every form: features may be cut; the batch only where its statistics are given, not taken."""
+    tensor = call.operands[0]
+    takes = bool(call.arguments.get("training", call.arguments.get("train", call.arguments.get("use_input_stats", False))))
+    if "legit_no_training" in call.op._schema.name:
+        takes = False
+    if call.op._overloadname == "no_stats":
+        takes = True
+    per_sample = "instance_norm" in call.op._schema.name
+    sizes: dict[str, Size] = {f"s{i}": size for i, size in enumerate(tensor.shape) if i != 1}
+    sizes["c"] = tensor.shape[1] if tensor.ndim > 1 else 1
+    dims = tuple(Term(("c",)) if i == 1 else Term((f"s{i}",)) for i in range(tensor.ndim))
+    # Running statistics of an instance norm average over the batch too.
+    batch_is_fixed = (takes and not per_sample) or (per_sample and len(call.operands) > 3)
+    fixed = {f"s{i}" for i in range(2, tensor.ndim)} if takes else set()
+    fixed |= {"s0"} if batch_is_fixed or (takes and not per_sample) else set()
+    results: list[tuple[Term, ...] | None] = []
+    for index, result in enumerate(call.results):
+        if result is None:
+            results.append(None)
+        elif index == 0:
+            results.append(dims)
+        else:
+            results.append((Term(("c",)),) if product(result.shape) != 0 else (Term(),))
+    operands = (dims, *((Term(("c",)),) for _ in call.operands[1:]))
+    if not takes and any(r is not None and r.ndim == 1 for r in call.results[1:]):
+        fixed |= {"s0"}
+    return Rule(operands, tuple(results), sizes, frozenset(fixed))
+
+
+_LAYER, _BATCH = Entry(layer_norm_rule), Entry(batch_norm_rule)
+
+RULES: dict[str, Entry] = {
+    "aten::_batch_norm_no_update": _BATCH,
+    "aten::_batch_norm_with_update_functional": _BATCH,
+    "aten::_fused_rms_norm": _LAYER,
+    "aten::_native_batch_norm_legit.no_stats": _BATCH,
+    "aten::_native_batch_norm_legit_functional": _BATCH,
+    "aten::_native_batch_norm_legit_no_training": _BATCH,
+    "aten::batch_norm": _BATCH,
+    "aten::group_norm": Entry(group_norm_rule),
+    "aten::instance_norm": _BATCH,
+    "aten::layer_norm": _LAYER,
+    "aten::native_batch_norm": _BATCH,
+    "aten::native_group_norm": Entry(group_norm_rule),
+    "aten::native_layer_norm": _LAYER,
+    "aten::rms_norm": _LAYER,
+}
