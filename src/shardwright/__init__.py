@@ -1,0 +1,43 @@
+"""Shardwright: tensor parallelism for exported PyTorch programs."""
+
+from shardwright.api import shard, tensor_parallel_transformation
+from shardwright.errors import (
+    AssignmentError,
+    BudgetError,
+    InputError,
+    LayoutError,
+    PackageError,
+    PlanError,
+    ProgramError,
+    RuleError,
+    RunError,
+    ShardwrightError,
+)
+from shardwright.layout import Blocks, Partial, Replicate, Shard
+from shardwright.mesh import Mesh
+from shardwright.runtime.groups import rebind
+from shardwright.sharded import ShardedProgram
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AssignmentError",
+    "Blocks",
+    "BudgetError",
+    "InputError",
+    "LayoutError",
+    "Mesh",
+    "PackageError",
+    "Partial",
+    "PlanError",
+    "ProgramError",
+    "Replicate",
+    "RuleError",
+    "RunError",
+    "Shard",
+    "ShardedProgram",
+    "ShardwrightError",
+    "rebind",
+    "shard",
+    "tensor_parallel_transformation",
+]

@@ -45,6 +45,7 @@ class Assignment:
     fallbacks: list[Fallback]
     solution: Solution
     num_sites: int = 0
+    boundaries: Sequence[ModuleBoundary] = ()
 
 
 @dataclass
@@ -95,6 +96,7 @@ def assign_layouts(
         fallbacks=builder.fallbacks(),
         solution=solution,
         num_sites=len(folded.sites),
+        boundaries=tuple(pins.boundaries),
     )
 
 

@@ -65,10 +65,8 @@ def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int)
     if repeat is not None:
         return _from_front(emit, whole, padded, dim, num_ranks, repeat)
     rows = emit.sizes(padded)[0]
-    pieces = [
-        emit.call(aten.slice.Tensor, whole, 0, owner * rows, (owner + 1) * rows) if num_ranks > 1 else whole
-        for owner in range(num_ranks)
-    ]
+    ends = [_times(emit, rows, owner) for owner in range(num_ranks + 1)]
+    pieces = [emit.call(aten.slice.Tensor, whole, 0, ends[owner], ends[owner + 1]) for owner in range(num_ranks)]
     offsets = [0] * num_ranks
     parts = []
     for owner, length in cut.flat_runs():

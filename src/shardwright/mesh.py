@@ -1,0 +1,86 @@
+"""The mesh: named axes of ranks, and rank ↔ coordinate."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardwright.errors import ShardwrightError
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """Named axes of ranks, row-major: the last axis varies fastest.
+
+    >>> Mesh.of({"dp": 2, "tp": 4}).coordinate(6)
+    {'dp': 1, 'tp': 2}
+    """
+
+    axes: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(mesh: Any) -> "Mesh":
+        """A mesh from an int (one axis, ``"tp"``), a dict of axis sizes, a torch ``DeviceMesh``, or a `Mesh`."""
+        if isinstance(mesh, Mesh):
+            return mesh
+        if isinstance(mesh, int) and not isinstance(mesh, bool):
+            return Mesh._checked({"tp": mesh})
+        if isinstance(mesh, Mapping):
+            return Mesh._checked(mesh)
+        names, shape = getattr(mesh, "mesh_dim_names", None), getattr(mesh, "shape", None)
+        if shape is None:
+            raise ShardwrightError(
+                f"mesh: expected an int, a dict of axis sizes or a DeviceMesh, got {mesh!r}\n"
+                '  try: mesh=4, or mesh={"dp": 2, "tp": 4}'
+            )
+        if names is None:
+            names = ("tp",) if len(shape) == 1 else tuple(f"axis{i}" for i in range(len(shape)))
+        return Mesh._checked(dict(zip(names, shape, strict=True)))
+
+    @staticmethod
+    def _checked(axes: Mapping[Any, Any]) -> "Mesh":
+        bad = [name for name, size in axes.items() if not isinstance(size, int) or size < 1 or not isinstance(name, str)]
+        if bad or not axes:
+            raise ShardwrightError(f"mesh: every axis needs a name and at least one rank, got {dict(axes)!r}")
+        return Mesh(tuple(axes.items()))
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of ranks."""
+        return math.prod(size for _, size in self.axes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axis names, in order."""
+        return tuple(name for name, _ in self.axes)
+
+    def size(self, axis: str) -> int:
+        """The number of ranks along an axis."""
+        return dict(self.axes)[axis]
+
+    def coordinate(self, rank: int) -> dict[str, int]:
+        """The position of a rank on every axis; raises for a rank the mesh does not have."""
+        if not 0 <= rank < self.num_ranks:
+            raise ShardwrightError(f"rank {rank} is not in the mesh {dict(self.axes)}: it has ranks 0 to {self.num_ranks - 1}")
+        found = {}
+        for name, size in reversed(self.axes):
+            rank, found[name] = divmod(rank, size)
+        return {name: found[name] for name in self.names}
+
+    def rank(self, coordinate: Mapping[str, int]) -> int:
+        """The rank at a coordinate: the inverse of `coordinate`."""
+        total = 0
+        for name, size in self.axes:
+            total = total * size + coordinate[name]
+        return total
+
+    def groups(self, axis: str) -> list[list[int]]:
+        """The rank lists that communicate along an axis: one list for every position on the other axes."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for rank in range(self.num_ranks):
+            where = self.coordinate(rank)
+            found.setdefault(tuple(where[name] for name in self.names if name != axis), []).append(rank)
+        return list(found.values())
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self.axes)

@@ -1,0 +1,91 @@
+"""Plan files: YAML, keys to styles.
+
+A style is a string (``colwise``) or a mapping: ``{shard: 0, parts: [4096, 1024, 1024], unit: 128}`` or ``{replicate:}``.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shardwright.errors import PlanError
+from shardwright.layout import Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
+
+
+def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The plan in a YAML file; raises `PlanError` naming the file and the entry that is wrong."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path} is not a YAML plan: {error}") from error
+    if not isinstance(data, Mapping):
+        raise PlanError(f"{path} holds {type(data).__name__}, not a mapping of names to styles")
+    return {str(key): _style(value, f"{path}: {key!r}") for key, value in data.items()}
+
+
+def write_plan(path: str | os.PathLike[str], plan: Mapping[str, Any], *, comment: str = "") -> None:
+    """Write a plan as YAML, whole or not at all."""
+    target = Path(path)
+    text = "".join(f"# {line}\n" for line in comment.splitlines())
+    text += yaml.safe_dump({key: spell(value) for key, value in plan.items()}, sort_keys=False, default_flow_style=None)
+    write_whole(target, text)
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it into place."""
+    handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def spell(style: Any) -> Any:
+    """A style or layout as YAML holds it."""
+    if isinstance(style, Replicate):
+        return "replicate"
+    if isinstance(style, Partial):
+        return {"partial": style.op}
+    if isinstance(style, Shard):
+        how = describe_cut(style.cut) if isinstance(style.cut, Cut) else style.cut
+        found: dict[str, Any] = {"shard": style.dim}
+        if isinstance(how, Blocks):
+            found |= {"parts": list(how.parts)} if how.parts else {}
+            found |= {"unit": how.unit} if how.unit != 1 else {}
+        elif isinstance(how, Cut):
+            found["owners"] = [list(run) for run in how.flat_runs()]
+        return found
+    return style
+
+
+def _style(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping):
+        raise PlanError(f"{where}: expected a style name or a mapping such as {{shard: 0}}, got {value!r}")
+    unknown = set(value) - {"shard", "parts", "unit", "owners", "replicate", "partial"}
+    if unknown:
+        raise PlanError(f"{where}: unknown fields {sorted(unknown)}; known are shard, parts, unit, replicate, partial")
+    if "replicate" in value:
+        return Replicate()
+    if "partial" in value:
+        return Partial(str(value["partial"]))
+    return _shard(value, where)
+
+
+def _shard(value: Mapping[str, Any], where: str) -> Layout:
+    dim, parts, unit = value.get("shard"), value.get("parts", []), value.get("unit", 1)
+    if not isinstance(dim, int) or not isinstance(unit, int) or not all(isinstance(p, int) for p in parts):
+        raise PlanError(f"{where}: shard and unit are numbers, parts a list of numbers; got {dict(value)!r}")
+    if "owners" in value:
+        runs = [(int(owner), int(length)) for owner, length in value["owners"]]
+        return Shard(dim, Cut.of(max(owner for owner, _ in runs) + 1, runs))
+    return Shard(dim, Blocks(tuple(parts), unit)) if parts or unit != 1 else Shard(dim)

@@ -1,0 +1,166 @@
+"""Resolve a plan against a program's tensors and modules: pinned layouts, module boundaries, or all errors at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
+from shardwright.layout import REPLICATE, Layout, Shard, Size, resolve
+from shardwright.plan.patterns import generalize, matches
+from shardwright.plan.styles import Ask, ask
+
+Plan = Mapping[str, Any]
+"""Key pattern → style, in the order given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A parameter or buffer, as plans see it: global shape, and ``"parameter"`` or ``"buffer"``."""
+
+    shape: tuple[Size, ...]
+    kind: str = "parameter"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A tensor's pinned layout. ``exact``: as it stands; else its dim is pinned and the graph says how it is cut."""
+
+    layout: Layout
+    key: str
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """A pinned layout of what enters (``side="input"``) or leaves (``"output"``) a module; see `assign.steps`."""
+
+    module: str
+    side: str
+    position: int | None
+    layout: Layout
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPlan:
+    """Pins by tensor FQN, and module boundaries."""
+
+    pins: Mapping[str, Pin] = field(default_factory=dict)
+    boundaries: tuple[Boundary, ...] = ()
+
+
+def resolve_plan(
+    plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str], num_ranks: int
+) -> ResolvedPlan:
+    """What a plan pins. ``modules``: path → class name, '' where unknown.
+
+    Raises one `PlanError` with every finding: keys that match nothing (with near misses), unknown styles, styles that
+    do not fit a module, entries that disagree on a tensor, dims that cannot be cut.
+    """
+    state = _Resolution(tensors, modules, num_ranks)
+    for key, style in plan.items():
+        state.entry(key, style)
+    raise_findings(PlanError, state.findings, summary="the plan does not fit the program")
+    return ResolvedPlan(state.pins, tuple(state.boundaries))
+
+
+class _Resolution:
+    def __init__(self, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str], num_ranks: int) -> None:
+        self.tensors, self.modules, self.num_ranks = tensors, modules, num_ranks
+        self.pins: dict[str, Pin] = {}
+        self.boundaries: list[Boundary] = []
+        self.findings: list[Finding] = []
+
+    def entry(self, key: str, style: Any) -> None:
+        if not isinstance(key, str):
+            self.findings.append(Finding(f"plan key {key!r} is not a string", remedies=("use a module or parameter name",)))
+            return
+        tensors, modules = matches(key, self.tensors), matches(key, self.modules)
+        if not tensors and not modules:
+            self._unmatched(key)
+            return
+        try:
+            for name in tensors:
+                self._tensor(key, style, name)
+            for path in modules:
+                self._module(key, ask(style, self.modules[path]), path, style)
+        except ValueError as error:
+            self.findings.append(Finding(f"plan entry {key!r}: {error}"))
+
+    def _unmatched(self, key: str) -> None:
+        known = dict.fromkeys([*map(generalize, self.modules), *map(generalize, self.tensors), *self.modules])
+        close = near_misses(key, known) or near_misses(generalize(key), known)
+        remedies = tuple(f"{name!r}" for name in close) or ("list the names with `shardwright inspect`",)
+        self.findings.append(Finding(f"plan key {key!r} matches no module, parameter or buffer", remedies=remedies))
+
+    def _tensor(self, key: str, style: Any, name: str) -> None:
+        owner = self.modules.get(name.rpartition(".")[0], "")
+        wish = ask(style, owner)
+        last = name.rpartition(".")[2]
+        layout = REPLICATE if wish.whole else wish.weights.get(last, wish.weights.get("weight"))
+        if layout is None or wish.sides:
+            self.findings.append(
+                Finding(
+                    f"plan entry {key!r}: the style {style!r} is for modules, but {name!r} is a tensor",
+                    remedies=("name the module instead", "use Shard(dim) or Replicate()"),
+                )
+            )
+            return
+        self._pin(name, layout, key, exact=wish.exact)
+
+    def _module(self, key: str, wish: Ask, path: str, style: Any) -> None:
+        prefix = f"{path}." if path else ""
+        own = [n for n in self.tensors if n.startswith(prefix) and "." not in n[len(prefix) :]]
+        if wish.whole:
+            for name in (n for n in self.tensors if n.startswith(prefix)):
+                self._pin(name, REPLICATE, key, exact=True)
+        if wish.weights:
+            weight = prefix + "weight"
+            if weight not in self.tensors:
+                self.findings.append(self._unfit(key, style, path, own))
+                return
+            for name, layout in wish.weights.items():
+                if prefix + name in self.tensors:
+                    self._pin(prefix + name, layout, key, exact=wish.exact)
+        self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in wish.sides]
+
+    def _unfit(self, key: str, style: Any, path: str, own: list[str]) -> Finding:
+        kind = self.modules.get(path) or "a container"
+        spelled = style if isinstance(style, str) else getattr(style, "__name__", type(style).__name__)
+        inside = [m for m in self.modules if m.startswith(f"{path}.") and m.count(".") == path.count(".") + 1]
+        remedies = [f"{generalize(m)!r}" for m in inside[:3]] + [f"{n!r}: Shard(dim)" for n in own[:2]]
+        return Finding(
+            f"plan entry {key!r}: the style {spelled!r} does not fit module {path!r} ({kind}), which has no weight",
+            remedies=tuple(remedies),
+        )
+
+    def _pin(self, name: str, layout: Layout, key: str, *, exact: bool) -> None:
+        shape = self.tensors[name].shape
+        where = f"{name!r} of shape {tuple(shape)}"
+        try:
+            resolved = resolve(layout, shape, self.num_ranks)
+        except LayoutError as error:
+            self.findings.append(Finding(f"plan entry {key!r}: {where}: {error}"))
+            return
+        if isinstance(resolved, Shard):
+            size = shape[resolved.dim]
+            if isinstance(size, int) and size < self.num_ranks:
+                self.findings.append(
+                    Finding(
+                        f"plan entry {key!r}: dim {resolved.dim} of {where} cannot be cut among {self.num_ranks} ranks: "
+                        f"it has only {size} indices",
+                        remedies=(f"at most {size} ranks on this axis", f"{key!r}: 'replicate'"),
+                    )
+                )
+                return
+        known = self.pins.get(name)
+        if known is not None and known.layout != resolved and known.key != key:
+            self.findings.append(
+                Finding(
+                    f"plan entries {known.key!r} and {key!r} disagree on {name!r}: {known.layout} against {resolved}",
+                    remedies=("narrow one of the two keys so that only one matches",),
+                )
+            )
+            return
+        if known is None or exact:
+            self.pins[name] = Pin(resolved, key, exact or not isinstance(resolved, Shard))

@@ -1,0 +1,161 @@
+"""What a style asks for: which tensors of a module are cut how, and what enters and leaves it.
+
+A style's default layouts pin only parameters. The layouts between modules follow from those at the least cost, which
+may be less than the defaults would allow (a parallel attention and MLP block needs one all-reduce, not two); only
+layout arguments that differ from the defaults pin what enters or leaves a module.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.distributed.tensor import Placement
+from torch.distributed.tensor import Replicate as TorchReplicate
+from torch.distributed.tensor import Shard as TorchShard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    PrepareModuleInputOutput,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+)
+
+from shardwright.errors import near_misses
+from shardwright.layout import REPLICATE, Layout, Partial, Replicate, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one entry asks of the module or tensor it matches.
+
+    ``weights``: tensor name within the module → layout. ``exact``: the cut is as given; else the dim is pinned and its
+    parts and units come from the graph. ``sides``: (side, position, layout) for what enters or leaves the module.
+    ``whole``: every other tensor of the module is replicated.
+    """
+
+    weights: Mapping[str, Layout] = field(default_factory=dict)
+    exact: bool = False
+    sides: tuple[tuple[str, int | None, Layout], ...] = ()
+    whole: bool = False
+    needs_weight: bool = True
+
+
+def _colwise(class_name: str) -> Mapping[str, Layout]:
+    if is_embedding(class_name):
+        return {"weight": Shard(1)}
+    return {"weight": Shard(1 if is_transposed(class_name) else 0), "bias": Shard(0)}
+
+
+def _rowwise(class_name: str) -> Mapping[str, Layout]:
+    return {"weight": Shard(0 if is_embedding(class_name) or is_transposed(class_name) else 1)}
+
+
+def is_embedding(class_name: str) -> bool:
+    """Whether a module class is an embedding: its weight is (vocabulary, features)."""
+    return "Embedding" in class_name.rsplit(".", 1)[-1]
+
+
+def is_transposed(class_name: str) -> bool:
+    """Whether a linear module's weight is (in, out), as GPT-2's ``Conv1D`` has it."""
+    return class_name.rsplit(".", 1)[-1] == "Conv1D"
+
+
+_OUT_WHOLE = (("output", None, REPLICATE),)
+_SEQUENCE = (("input", 0, Shard(1)), ("output", None, Shard(1)))
+
+_STRINGS: dict[str, Callable[[str], Ask]] = {
+    "colwise": lambda name: Ask(_colwise(name)),
+    "colwise_gather_output": lambda name: Ask(_colwise(name), sides=_OUT_WHOLE),
+    "colwise_rep": lambda name: Ask(_colwise(name), sides=_OUT_WHOLE),
+    "embedding_colwise": lambda name: Ask({"weight": Shard(1)}),
+    "embedding_rowwise": lambda name: Ask({"weight": Shard(0)}),
+    "gather": lambda name: Ask(sides=_OUT_WHOLE, needs_weight=False),
+    "local": lambda name: Ask(needs_weight=False),
+    "local_colwise": lambda name: Ask(_colwise(name)),
+    "local_packed_rowwise": lambda name: Ask(_rowwise(name)),
+    "local_rowwise": lambda name: Ask(_rowwise(name)),
+    "packed_colwise": lambda name: Ask(_colwise(name)),
+    "packed_rowwise": lambda name: Ask(_rowwise(name)),
+    "replicate": lambda name: Ask(whole=True, needs_weight=False),
+    "replicated_with_grad_allreduce": lambda name: Ask(whole=True, needs_weight=False),
+    "rowwise": lambda name: Ask(_rowwise(name)),
+    "rowwise_rep": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
+    "rowwise_split_input": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
+    "sequence_parallel": lambda name: Ask(whole=True, sides=_SEQUENCE, needs_weight=False),
+}
+
+STYLE_NAMES = tuple(sorted(_STRINGS))
+"""The style strings a plan may use."""
+
+
+def ask(style: Any, class_name: str) -> Ask:
+    """What a style asks of a module of this class; raises ValueError in words for a style that is none."""
+    if isinstance(style, str):
+        if style not in _STRINGS:
+            close = near_misses(style, _STRINGS)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; known are {', '.join(STYLE_NAMES)}"
+            raise ValueError(f"unknown style {style!r}{hint}")
+        return _STRINGS[style](class_name)
+    if isinstance(style, type) and issubclass(style, ParallelStyle):
+        try:
+            style = style()
+        except TypeError as error:
+            raise ValueError(f"{style.__name__} needs its layout arguments: pass an instance ({error})") from error
+    if isinstance(style, ColwiseParallel):
+        return Ask(_colwise(class_name), sides=_differing(style, Replicate(), Shard(-1)))
+    if isinstance(style, RowwiseParallel):
+        default_in = REPLICATE if is_embedding(class_name) else Shard(-1)
+        return Ask(_rowwise(class_name), sides=_differing(style, default_in, Replicate()))
+    if isinstance(style, SequenceParallel):
+        layout = as_layout(style.sequence_sharding[0])
+        return Ask(whole=True, sides=(("input", 0, layout), ("output", None, layout)), needs_weight=False)
+    if isinstance(style, PrepareModuleInputOutput):
+        sides = (*_inputs(style.prepare_module_input), *_outputs(style.prepare_module_output))
+        return Ask(sides=sides, needs_weight=False)
+    if isinstance(style, PrepareModuleInput):
+        return Ask(sides=_inputs(style), needs_weight=False)
+    if isinstance(style, PrepareModuleOutput):
+        return Ask(sides=_outputs(style), needs_weight=False)
+    if isinstance(style, (Placement, Replicate, Shard, Partial)):
+        layout = as_layout(style)
+        return Ask({"weight": layout}, exact=isinstance(layout, Shard))
+    raise ValueError(
+        f"{style!r} is no style: use a string ({', '.join(STYLE_NAMES[:4])} …), a torch ParallelStyle, or Shard/Replicate"
+    )
+
+
+def as_layout(placement: Any) -> Layout:
+    """A torch placement (or a layout of ours) as a layout."""
+    if isinstance(placement, (Replicate, Shard, Partial)):
+        return placement
+    if isinstance(placement, TorchShard):
+        return Shard(placement.dim)
+    if isinstance(placement, TorchReplicate):
+        return REPLICATE
+    if placement.is_partial():
+        return Partial(placement.reduce_op)
+    raise ValueError(f"{placement!r} is no placement a plan may use")
+
+
+def _differing(style: Any, default_in: Layout, default_out: Layout) -> tuple[tuple[str, int | None, Layout], ...]:
+    entering, leaving = as_layout(style.input_layouts[0]), as_layout(style.output_layouts[0])
+    sides: list[tuple[str, int | None, Layout]] = []
+    if entering not in (default_in, Shard(-1) if isinstance(style, RowwiseParallel) else default_in):
+        sides.append(("input", 0, entering))
+    if leaving != default_out:
+        sides.append(("output", None, leaving))
+    return tuple(sides)
+
+
+def _inputs(style: PrepareModuleInput) -> tuple[tuple[str, int | None, Layout], ...]:
+    desired = style.desired_input_layouts or ()
+    keywords = list(style.desired_input_kwarg_layouts.values())
+    wanted = [*desired, *keywords]
+    return tuple(("input", i, as_layout(layout)) for i, layout in enumerate(wanted) if layout is not None)
+
+
+def _outputs(style: PrepareModuleOutput) -> tuple[tuple[str, int | None, Layout], ...]:
+    desired = style.desired_output_layouts
+    return tuple(("output", i, as_layout(layout)) for i, layout in enumerate(desired) if layout is not None)

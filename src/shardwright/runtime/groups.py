@@ -1,0 +1,55 @@
+"""Process groups by mesh axis, and the group names inside an exported program."""
+
+from collections.abc import Mapping
+
+import torch.distributed as dist
+from torch.export import ExportedProgram
+
+from shardwright.errors import ShardwrightError
+from shardwright.mesh import Mesh
+
+
+def current_group_names(mesh: Mesh) -> dict[str, str]:
+    """The default process group's name for the only axis of a mesh of its size; otherwise the axis names."""
+    if len(mesh.names) == 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == mesh.num_ranks:
+        return {mesh.names[0]: dist.group.WORLD.group_name}  # type: ignore[union-attr]
+    return {axis: axis for axis in mesh.names}
+
+
+def make_groups(mesh: Mesh) -> dict[str, str]:
+    """Create (every rank must call it) the process groups of a mesh; this rank's group name by axis."""
+    if dist.get_world_size() != mesh.num_ranks:
+        raise ShardwrightError(
+            f"the program is for {mesh.num_ranks} ranks ({dict(mesh.axes)}), but {dist.get_world_size()} are running\n"
+            f"  try: torchrun --nproc-per-node {mesh.num_ranks} …"
+        )
+    if len(mesh.names) == 1:
+        return {mesh.names[0]: dist.group.WORLD.group_name}  # type: ignore[union-attr]
+    names = {}
+    for axis in mesh.names:
+        for ranks in mesh.groups(axis):
+            group = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                names[axis] = group.group_name
+    return names
+
+
+def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> ExportedProgram:
+    """Give an exported program's collectives other process groups, in place: old name → new name.
+
+    Raises `ShardwrightError` when a name to replace is not in the program.
+    """
+    found = set()
+    for node in exported.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.name.startswith("_c10d_functional::") or "wait" in schema.name:
+            continue
+        old = node.args[-1]
+        found.add(old)
+        if old in group_names:
+            node.args = (*node.args[:-1], group_names[old])
+    missing = set(group_names) - found
+    if missing and found:
+        raise ShardwrightError(f"no collective uses group {sorted(missing)}; the program's groups are {sorted(found)}")
+    exported.graph_module.recompile()
+    return exported

@@ -1,0 +1,225 @@
+"""A sharded program: every rank's `ExportedProgram`, made when asked for, and what it took."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from shardwright.assign.assignment import Assignment, Fallback
+from shardwright.assign.steps import build_steps
+from shardwright.errors import AssignmentError
+from shardwright.layout import Layout, Shard, cut_of
+from shardwright.mesh import Mesh
+from shardwright.partition import Collective, lower, partition
+from shardwright.program import Program, write
+from shardwright.simulate import Simulation
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLayout:
+    """Where a parameter, buffer or constant lives: one layout a mesh axis, and the bytes each rank holds."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    layouts: Mapping[str, Layout]
+    num_bytes: int
+    rank_bytes: tuple[int, ...]
+    plan_key: str = ""
+
+
+@dataclass
+class AxisPass:
+    """One mesh axis of the compilation: its assignment for a given program, and what the plan pinned there."""
+
+    axis: str
+    assign: Any
+    """Program → Assignment: the solver with this axis's pins."""
+    plan_keys: Mapping[str, str] = field(default_factory=dict)
+    solved: dict[tuple[int, ...], Assignment] = field(default_factory=dict)
+
+
+class ShardedProgram:
+    """The result of `shardwright.shard`. Nothing is computed for a rank before it is asked for."""
+
+    def __init__(self, program: Program, mesh: Mesh, passes: Sequence[AxisPass], *, plan: Any = None) -> None:
+        self.program, self.mesh, self.passes, self.plan = program, mesh, list(passes), plan
+        self._partitioned: dict[tuple[int, ...], tuple[Program, list[Collective]]] = {}
+        self._simulation: Simulation | None = None
+
+    def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
+        """The `ExportedProgram` of one rank, with its own weights.
+
+        ``group_names``: process-group name by mesh axis; absent, the running default group's for a mesh of one axis,
+        else the axis name (bind it later with `shardwright.rebind`).
+        """
+        return write(self.rank_program(rank, group_names=group_names or self.group_names()))
+
+    def group_names(self) -> dict[str, str]:
+        """The process-group name of every axis: the real one where a process group is up and fits."""
+        from shardwright.runtime.groups import current_group_names
+
+        return current_group_names(self.mesh)
+
+    def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
+        """One rank's lowered `Program`; group names are the axis names unless given."""
+        names = dict(group_names or {axis: axis for axis in self.mesh.names})
+        program, _ = self._partition(self._coordinate(rank), cache=False)
+        return lower(program, names)
+
+    @property
+    def assignment(self) -> Assignment:
+        """The assignment on the first axis."""
+        return self.assignments[self.mesh.names[0]]
+
+    @property
+    def assignments(self) -> dict[str, Assignment]:
+        """The assignment on every axis, as the first rank sees it."""
+        found = {}
+        for depth, one in enumerate(self.passes):
+            found[one.axis] = self._assignment(depth, (0,) * depth)
+        return found
+
+    @property
+    def collectives(self) -> list[Collective]:
+        """Every collective of the program, in order, with its cause."""
+        return self._partition((0,) * len(self.passes))[1]
+
+    @property
+    def fallbacks(self) -> list[Fallback]:
+        """Operators that run whole on every rank for want of a rule."""
+        seen: dict[str, Fallback] = {}
+        for assignment in self.assignments.values():
+            for fallback in assignment.fallbacks:
+                seen.setdefault(fallback.node, fallback)
+        return list(seen.values())
+
+    @property
+    def weights(self) -> list[WeightLayout]:
+        """Where every parameter, buffer and constant lives."""
+        found = []
+        assignments = self.assignments
+        programs = [self._weights_of(self._coordinate(rank)) for rank in range(self.mesh.num_ranks)]
+        for item in self.program.inputs:
+            if not item.is_state or item.target is None:
+                continue
+            tensor = self.program.weights[item.target].tensor
+            layouts = {axis: a.layouts[item.name] for axis, a in assignments.items() if item.name in a.layouts}
+            key = next((p.plan_keys[item.name] for p in self.passes if item.name in p.plan_keys), "")
+            found.append(
+                WeightLayout(
+                    name=item.target,
+                    kind=item.kind.name.lower(),
+                    shape=tuple(tensor.shape),
+                    dtype=tensor.dtype,
+                    layouts=layouts,
+                    num_bytes=tensor.numel() * tensor.element_size(),
+                    rank_bytes=tuple(weights[item.target].num_bytes for weights in programs),
+                    plan_key=key,
+                )
+            )
+        return found
+
+    def simulation(self) -> Simulation:
+        """All ranks with their weights, in this process; buffers keep their values from call to call."""
+        programs = [self.rank_program(rank) for rank in range(self.mesh.num_ranks)]
+        return Simulation(programs, {axis: self.mesh.groups(axis) for axis in self.mesh.names})
+
+    def simulate(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The outputs of every rank for whole inputs, all ranks run in this process from the initial state."""
+        from shardwright.inputs import check_inputs
+
+        check_inputs(self.program, args, kwargs)
+        return self.simulation()(*args, **kwargs)
+
+    def save(self, path: str, **options: Any) -> None:
+        """Write a package folder: the graphs, and every rank's weights in safetensors. See `package.save`."""
+        from shardwright.package import save
+
+        save(self, path, **options)
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name}={size}" for name, size in self.mesh)
+        return f"ShardedProgram({axes}; {len(self.weights)} tensors, {len(self.collectives)} collectives)"
+
+    def _coordinate(self, rank: int) -> tuple[int, ...]:
+        return tuple(self.mesh.coordinate(rank).values())
+
+    def _partition(self, where: tuple[int, ...], *, cache: bool = True) -> tuple[Program, list[Collective]]:
+        """The program after the axes of ``where``; lowering changes it in place, so the last stage is not shared."""
+        if not where:
+            return self.program, []
+        if where in self._partitioned:
+            return self._partitioned[where]
+        depth = len(where) - 1
+        before, collectives = self._partition(where[:-1])
+        one = self.passes[depth]
+        after, more = partition(before, self._assignment(depth, where[:-1]), one.axis, where[-1], one.plan_keys)
+        result = after, [*collectives, *more]
+        if cache:
+            self._partitioned[where] = result
+        return result
+
+    def _assignment(self, depth: int, where: tuple[int, ...]) -> Assignment:
+        """The assignment on axis number ``depth`` for the ranks at ``where`` on the axes before it.
+
+        Ranks whose programs have equal shapes share the first one's choices, so their collectives agree.
+        """
+        one = self.passes[depth]
+        if where not in one.solved:
+            program, _ = self._partition(where)
+            first = (0,) * depth
+            if where != first:
+                leader = self._assignment(depth, first)
+                one.solved[where] = _rebase(leader, program, self._partition(first)[0])
+            else:
+                one.solved[where] = one.assign(program)
+        return one.solved[where]
+
+    def _weights_of(self, where: tuple[int, ...]) -> Mapping[str, Any]:
+        weights = dict(self.program.weights)
+        for depth, coordinate in enumerate(where):
+            layouts = self._assignment(depth, (0,) * depth).layouts
+            for item in self.program.inputs:
+                if item.is_state and item.target is not None:
+                    layout = layouts.get(item.name)
+                    if layout is not None:
+                        weights[item.target] = weights[item.target].cut(layout, coordinate)
+        return weights
+
+
+def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
+    """The leader's choices for another rank's program; they must agree in every shape."""
+    steps, _ = build_steps(program, leader.boundaries)
+    ours = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in steps.items]
+    theirs = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in leader.steps.items]
+    if ours != theirs:
+        raise AssignmentError(
+            "an axis is cut unevenly and another axis follows it, so the ranks would not agree on collectives\n"
+            f"  try: put the uneven axis last in the mesh (now {[a for a, _ in program_axes(led)] or 'first'}), "
+            "or pin sizes that divide"
+        )
+    return Assignment(
+        steps=steps,
+        strategies=leader.strategies,
+        rules=leader.rules,
+        calls=leader.calls,
+        layouts=leader.layouts,
+        fallbacks=leader.fallbacks,
+        solution=leader.solution,
+        num_sites=leader.num_sites,
+        boundaries=leader.boundaries,
+    )
+
+
+def program_axes(program: Program) -> list[tuple[str, int]]:
+    """The axes along which a program's weights are cut already, with the number of ranks."""
+    found: dict[str, int] = {}
+    for weight in program.weights.values():
+        for number, (layout, _) in enumerate(weight.cuts):
+            if isinstance(layout, Shard):
+                found.setdefault(f"axis {number}", cut_of(layout).num_ranks)
+    return list(found.items())
