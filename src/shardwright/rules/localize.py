@@ -1,15 +1,23 @@
 """One rank's side of a call: the operator on local tensors, size arguments worked out from the cut factors."""
 
+import math
 import operator
 from typing import Any
 
-from shardwright.layout import Cut, Layout, Shard, cut_of
-from shardwright.rules.rule import Local
+import torch
+
+from shardwright.layout import Cut, Layout, Partial, Shard, cut_of, local_shape
+from shardwright.rules.call import leaves
+from shardwright.rules.rule import Local, TensorMeta
+
+_IDENTITY = {"sum": 0.0, "max": -math.inf, "min": math.inf, "product": 1.0}
 
 
 def localize(local: Local) -> Any:
     """Run or emit one rank's side of a call under its strategy."""
     rule = local.rule
+    if _is_empty(local):
+        return fill_results(local)
     if rule.localize is not None and local.strategy.cuts:
         return rule.localize(local)
     if rule.size_arg is None:
@@ -19,12 +27,19 @@ def localize(local: Local) -> Any:
 
 
 def local_sizes(local: Local, sizes: Any, layout: Layout) -> Any:
-    """A shape argument with the entry of the cut dim made local; ``-1`` stays, as it follows from the rest."""
+    """A shape argument with the entry of the cut dim made local; ``-1`` stays, as it follows from the rest.
+
+    On a rank whose piece may be empty ``-1`` is spelled, since nothing follows from no elements.
+    """
     if not isinstance(layout, Shard):
         return sizes
     entries = list(sizes)
+    cut = cut_of(layout)
+    shape = local.call.result.shape
+    if cut.is_concrete and cut.local_size(local.rank) == 0:
+        entries = [size if isinstance(size, int) else entry for entry, size in zip(entries, shape, strict=True)]
     if not (isinstance(entries[layout.dim], int) and entries[layout.dim] == -1):
-        entries[layout.dim] = local_size(local, entries[layout.dim], cut_of(layout))
+        entries[layout.dim] = local_size(local, entries[layout.dim], cut)
     return entries
 
 
@@ -34,3 +49,40 @@ def local_size(local: Local, size: Any, cut: Cut) -> Any:
         return cut.local_size(local.rank)
     owned = sum(length for owner, length in cut.runs if owner == local.rank)
     return local.run(operator.floordiv, local.run(operator.mul, size, owned), cut.period)
+
+
+def fill_results(local: Local) -> Any:
+    """What a rank without a share gives: empty pieces, and neutral elements for what is reduced.
+
+    Many operators refuse empty tensors, and there is nothing to compute.
+    """
+    source = next(
+        value
+        for name, argument in local.arguments.items()
+        for value, meta in zip(leaves(argument), leaves(local.call.arguments[name]), strict=True)
+        if isinstance(meta, TensorMeta)
+    )
+    found = []
+    for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
+        assert meta is not None, "only calls whose results are all tensors are filled"
+        shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
+        value = _IDENTITY[layout.op] if isinstance(layout, Partial) else 0.0
+        if not meta.dtype.is_floating_point and math.isinf(value):
+            info = torch.iinfo(meta.dtype)
+            value = info.min if value < 0 else info.max
+        number = value if meta.dtype.is_floating_point else int(value)
+        found.append(local.run(torch.ops.aten.new_full.default, source, shape, number, dtype=meta.dtype))
+    return found if len(found) > 1 else found[0]
+
+
+def _is_empty(local: Local) -> bool:
+    """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers."""
+    cuts = [cut for _, cut in local.strategy.cuts]
+    if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
+        return False
+    for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
+        if meta is None or not isinstance(layout, (Shard, Partial)):
+            return False
+        if not all(isinstance(size, int) for size in meta.shape):
+            return False
+    return bool(local.call.operands)

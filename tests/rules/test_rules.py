@@ -1,0 +1,72 @@
+"""Every registered rule against its own operator, on simulated ranks; and the notation every rule reads as."""
+
+import pytest
+import torch
+
+from shardwright.rules import FAMILIES, REGISTRY
+from shardwright.rules.check import check_strategies
+from tests.rules.samples import SAMPLES, aten, t
+
+TABLED = sorted(name for family in FAMILIES for name in family.RULES if not name.startswith("shardwright::"))
+
+
+def cases():
+    for name, calls in sorted(SAMPLES.items()):
+        for number, (op, args, kwargs) in enumerate(calls):
+            yield pytest.param(op, args, kwargs, id=f"{name.removeprefix('aten::')}-{number}")
+
+
+def rule_for(op, args, kwargs):
+    from shardwright.rules.call import make_call
+
+    return REGISTRY.entry(op).build(make_call(op, args, kwargs, op(*args, **kwargs)))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize(("op", "args", "kwargs"), cases())
+def test_rule_gives_what_the_operator_gives(op, args, kwargs, num_ranks):
+    rule = rule_for(op, args, kwargs)
+    assert rule is not None, "the table has an entry, but it does not cover this sample"
+    assert check_strategies(rule, op, args, kwargs, num_ranks=num_ranks) == []
+
+
+def test_every_entry_has_a_sample():
+    assert [name for name in TABLED if name not in SAMPLES] == []
+
+
+def test_every_entry_names_an_operator():
+    for name in TABLED:
+        packet, _, overload = name.removeprefix("aten::").partition(".")
+        found = getattr(torch.ops.aten, packet)
+        assert not overload or hasattr(found, overload), name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__.rsplit(".", 1)[-1])
+def test_tables_are_alphabetical(family):
+    assert list(family.RULES) == sorted(family.RULES)
+
+
+GOLDEN = {
+    "linear": (aten.linear.default, (t(2, 5, 8), t(12, 8), t(12)), "_0 _1 i, o i, o -> _0 _1 o"),
+    "heads": (aten.view.default, (t(2, 5, 12), [2, 5, 3, 4]), "f0 f1 (f2 f3) -> f0 f1 f2 f3"),
+    "merge": (aten.reshape.default, (t(2, 5, 3, 4), [10, 12]), "f0 f1 f2 f3 -> (f0 f1) (f2 f3)"),
+    "no refinement": (aten.reshape.default, (t(6, 4), [4, 6]), "(f0 f1!) f2! -> (f0 f3!) f4!"),
+    "attention": (
+        aten.scaled_dot_product_attention.default,
+        (t(2, 6, 5, 4), t(2, 2, 5, 4), t(2, 2, 5, 4), None, 0.0, False),
+        "b0 (g r!) s d!, b0 g t! d!, b0 g t! v! -> b0 (g r!) s v!",
+    ),
+    "split": (aten.split_with_sizes.default, (t(3, 8), [4, 2, 2], 1), "d0 [p0+p1+p2] -> d0 p0, d0 p1, d0 p2"),
+    "slice": (aten.slice.Tensor, (t(3, 8), 1, 2, 6), "d0 [before+kept+after] -> d0 kept"),
+    "layer norm": (aten.layer_norm.default, (t(3, 8), [8], t(8), t(8)), "d0 d1!, d1!, d1! -> d0 d1!"),
+    "softmax": (aten.softmax.int, (t(3, 8), -1), "d0 d1! -> d0 d1!"),
+    "group norm": (aten.group_norm.default, (t(2, 8, 5), 4, t(8), t(8)), "n (g c!) s0!, (g c!), (g c!) -> n (g c!) s0!"),
+    "embedding": (aten.embedding.default, (t(9, 4), torch.tensor([1, 2])), "v d, _0 -> _0 d"),
+    "expand": (aten.expand.default, (t(4, 1), [4, 6]), "d0 1 -> d0 d1"),
+}
+
+
+@pytest.mark.parametrize(("op", "args", "wanted"), GOLDEN.values(), ids=GOLDEN)
+def test_notation(op, args, wanted):
+    kwargs = {"enable_gqa": True} if op is aten.scaled_dot_product_attention.default else {}
+    assert str(rule_for(op, args, kwargs)) == wanted
