@@ -100,6 +100,8 @@ SAMPLES = {
             {},
         ),
     ],
+    "aten::_scaled_dot_product_efficient_attention": [],
+    "aten::_scaled_dot_product_flash_attention": [],
     "aten::scaled_dot_product_attention": sdpa(aten.scaled_dot_product_attention.default),
     "aten::embedding": [
         (aten.embedding.default, (t(12, 8), ints(12, 3, 4)), {}),
@@ -219,7 +221,7 @@ SAMPLES = {
     "aten::native_layer_norm": norm_samples(aten.native_layer_norm.default, 1e-5),
     "aten::rms_norm": norm_samples(aten.rms_norm.default, 1e-6, bias=False),
     # pointwise
-    "aten::_conj": unary(aten._conj.default),
+    "aten::_conj": [(aten._conj.default, (torch.complex(t(4, 6), t(4, 6)),), {})],
     "aten::_to_copy": [*unary(aten._to_copy.default, dtype=torch.float64), *unary(aten._to_copy.default, dtype=torch.long)],
     "aten::add.Tensor": [*binary(aten.add.Tensor), *binary(aten.add.Tensor, alpha=2), *unary(aten.add.Tensor, 1.5)],
     "aten::alias": unary(aten.alias.default),

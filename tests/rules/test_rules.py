@@ -23,7 +23,7 @@ def rule_for(op, args, kwargs):
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
-@pytest.mark.parametrize(("op", "args", "kwargs"), cases())
+@pytest.mark.parametrize(("op", "args", "kwargs"), list(cases()))
 def test_rule_gives_what_the_operator_gives(op, args, kwargs, num_ranks):
     rule = rule_for(op, args, kwargs)
     assert rule is not None, "the table has an entry, but it does not cover this sample"

@@ -51,6 +51,10 @@ class GraphLocal:
         args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
         return self._open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))
 
+    def is_dense(self, value: fx.Node) -> bool:
+        """Whether a local tensor is contiguous."""
+        return value.meta["val"].is_contiguous()
+
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
         """A constant of the program: this rank's number, so that the code is the same on all ranks."""
         return self.walk.rank_value(tuple(per_rank), dtype)

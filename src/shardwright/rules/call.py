@@ -36,7 +36,7 @@ def unbind_arguments(op: Any, arguments: Mapping[str, Any]) -> tuple[tuple[Any, 
         value = arguments[name]
         is_default = value is None if default is None else type(value) is type(default) and value == default
         if keyword_only:
-            if not is_default:
+            if not is_default or not _has_default(op, name):
                 keywords[name] = value
         else:
             pending.append(value)

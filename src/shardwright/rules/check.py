@@ -42,6 +42,10 @@ class EagerLocal:
         args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
         return self.call.op(*args, **kwargs)
 
+    def is_dense(self, value: torch.Tensor) -> bool:
+        """Whether ``value`` is contiguous."""
+        return value.is_contiguous()
+
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
         """This rank's number as a 0-d tensor."""
         return torch.tensor(per_rank[self.rank], dtype=dtype)

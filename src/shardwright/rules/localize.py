@@ -51,6 +51,13 @@ def local_size(local: Local, size: Any, cut: Cut) -> Any:
     return local.run(operator.floordiv, local.run(operator.mul, size, owned), cut.period)
 
 
+def dense(local: Local, value: Any) -> Any:
+    """A local tensor made contiguous, for kernels that take no other."""
+    if local.is_dense(value):
+        return value
+    return local.run(torch.ops.aten.clone.default, value, memory_format=torch.contiguous_format)
+
+
 def fill_results(local: Local) -> Any:
     """What a rank without a share gives: empty pieces, and neutral elements for what is reduced.
 
@@ -78,6 +85,8 @@ def fill_results(local: Local) -> Any:
 def _is_empty(local: Local) -> bool:
     """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers."""
     cuts = [cut for _, cut in local.strategy.cuts]
+    if any(isinstance(layout, Partial) for layout in local.strategy.operands):
+        return False
     if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
         return False
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):

@@ -37,11 +37,11 @@ def einsum_rule(call: Call) -> Rule | None:
 
 RULES: dict[str, Entry] = {
     "aten::addbmm": einsum("m n, b m k, b k n -> m n", multilinear=True, added=(0,)),
-    "aten::addmm": einsum("... n, m k, k n -> m n", multilinear=True, added=(0,)),
+    "aten::addmm": einsum("m n, m k, k n -> m n", multilinear=True, added=(0,)),
     "aten::addmv": einsum("m, m k, k -> m", multilinear=True, added=(0,)),
     "aten::addr": einsum("m n, m, n -> m n", multilinear=True, added=(0,)),
-    "aten::baddbmm": einsum("... m n, b m k, b k n -> b m n", multilinear=True, added=(0,)),
-    "aten::bilinear": einsum("... i, ... j, o i j, o -> ... o", multilinear=True, added=(3,)),
+    "aten::baddbmm": einsum("b m n, b m k, b k n -> b m n", multilinear=True, added=(0,)),
+    "aten::bilinear": einsum("... i!, ... j!, o i j, o -> ... o", multilinear=True, added=(3,)),
     "aten::bmm": einsum("b i k, b k j -> b i j", multilinear=True),
     "aten::dot": einsum("k, k -> ", multilinear=True),
     "aten::einsum": Entry(einsum_rule),

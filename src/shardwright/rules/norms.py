@@ -3,6 +3,7 @@
 from typing import Any
 
 from shardwright.layout import Shard, Size, cut_of, product
+from shardwright.rules.localize import dense
 from shardwright.rules.registry import Entry, notation_rule, tensor_slots
 from shardwright.rules.rule import Call, Local, Rule, Term
 
@@ -72,7 +73,7 @@ def local_group_norm(local: Local) -> Any:
             changed["C"] = cut.local_size(local.rank)
     elif "N" in local.arguments:
         changed["N"] = cut.local_size(local.rank)
-    return local.run_call(**changed)
+    return local.run_call(input=dense(local, local.arguments["input"]), **changed)
 
 
 def batch_norm_rule(call: Call) -> Rule:

@@ -11,7 +11,7 @@ sum unless the rule says otherwise. A dim of size 1 where the factor is larger i
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,20 +56,35 @@ def parse(text: str) -> Pattern:
     if len(sides) != 2:
         raise RuleError(f"rule {text!r} needs exactly one '->' between operands and results")
     fixed: set[str] = set()
-    operands, results = (tuple(_parse_tensor(part, text, fixed) for part in _commas(side)) for side in sides)
+    # Nothing left of the arrow is no operand; nothing right of it is a result without dims.
+    left = sides[0].split(",") if sides[0].strip() else []
+    operands = tuple(_parse_tensor(part, text, fixed) for part in left)
+    results = tuple(_parse_tensor(part, text, fixed) for part in sides[1].split(","))
     if sum(dims.count(_ELLIPSIS) > 1 for dims in operands + results):
         raise RuleError(f"rule {text!r} has '...' twice in one tensor")
     return Pattern(text, operands, results, frozenset(fixed))
 
 
-def bind(pattern: Pattern, operands: Sequence[Sequence[Size] | None], results: Sequence[Sequence[Size]]) -> Bound:
-    """Apply a pattern to shapes; None stands for an absent operand. Raises `RuleError` when they do not fit."""
+def bind(
+    pattern: Pattern,
+    operands: Sequence[Sequence[Size] | None],
+    results: Sequence[Sequence[Size]],
+    loose: Collection[int] = (),
+) -> Bound:
+    """Apply a pattern to shapes; None stands for an absent operand. Raises `RuleError` when they do not fit.
+
+    ``loose``: operands that broadcast, so that leading dims of their pattern may be missing (a bias).
+    """
     if len(operands) > len(pattern.operands) or len(results) != len(pattern.results):
         raise RuleError(
             f"rule {pattern.text!r} describes {len(pattern.operands)} operands and {len(pattern.results)} results, "
             f"but the call has {len(operands)} and {len(results)}"
         )
-    pairs = [(dims, shape) for dims, shape in zip(pattern.operands, operands, strict=False) if shape is not None]
+    pairs = [
+        (dims[max(len(dims) - len(shape), 0) :] if index in loose else dims, shape)
+        for index, (dims, shape) in enumerate(zip(pattern.operands, operands, strict=False))
+        if shape is not None
+    ]
     count = len(pairs)
     pairs += list(zip(pattern.results, results, strict=True))
     width = max((len(shape) - len(dims) + 1 for dims, shape in pairs if _ELLIPSIS in dims), default=0)
@@ -80,10 +95,6 @@ def bind(pattern: Pattern, operands: Sequence[Sequence[Size] | None], results: S
         for dims, shape in spelled
     )
     return Bound(tensors[:count], tensors[count:], sizes, pattern.fixed)
-
-
-def _commas(side: str) -> list[str]:
-    return [part for part in side.split(",")] if side.strip() else []
 
 
 def _parse_tensor(part: str, text: str, fixed: set[str]) -> Dims:

@@ -52,7 +52,8 @@ def einsum(
     def build(call: Call) -> Rule | None:
         slots = tensor_slots(call)
         present = [index for index, slot in enumerate(slots) if slot is not None]
-        bound = bind(pattern, [slot and slot.shape for slot in slots], [r.shape for r in call.results if r is not None])
+        results = [r.shape for r in call.results if r is not None]
+        bound = bind(pattern, [slot and slot.shape for slot in slots], results, loose=added)
         renumber = {old: new for new, old in enumerate(present)}
 
         def keep(group: frozenset[int]) -> frozenset[int]:

@@ -96,6 +96,10 @@ class Local(Protocol):
         """Run or emit the call's own operator on the local arguments, some of them changed."""
         ...
 
+    def is_dense(self, value: Any) -> bool:
+        """Whether a local tensor is contiguous in memory."""
+        ...
+
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> Any:
         """A 0-d tensor with this rank's number."""
         ...

@@ -134,7 +134,7 @@ def _named(call: Call, arguments: dict[str, Any]) -> dict[str, Any]:
 def squeeze_rule(call: Call) -> Rule:
     """``squeeze`` and ``unsqueeze``: dims of size 1 come and go."""
     source, target, sizes, fixed = refine(call.operands[0].shape, call.result.shape)
-    spelled = local_squeeze if call.op is aten.squeeze.default else None
+    spelled = local_squeeze if "unsqueeze" not in call.op._schema.name else None
     return Rule(
         (source,), (target,), sizes, frozenset(fixed), linear=(frozenset({0}),), moves=True, localize=spelled
     )
@@ -142,7 +142,10 @@ def squeeze_rule(call: Call) -> Rule:
 
 def local_squeeze(local: Local) -> Any:
     """Only the dims of global size 1: a local size may be 1 by chance."""
-    ones = [dim for dim, size in enumerate(local.call.operands[0].shape) if size == 1]
+    shape = local.call.operands[0].shape
+    named = local.call.arguments.get("dim", range(len(shape)))
+    named = {int(dim) % max(len(shape), 1) for dim in ([named] if isinstance(named, int) else named)}
+    ones = [dim for dim, size in enumerate(shape) if size == 1 and dim in named]
     return local.run(aten.squeeze.dims, local.arguments["self"], ones)
 
 
