@@ -17,6 +17,7 @@ from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
+from shardwright.verify import verify
 
 __version__ = "0.1.0"
 
@@ -40,4 +41,5 @@ __all__ = [
     "rebind",
     "shard",
     "tensor_parallel_transformation",
+    "verify",
 ]

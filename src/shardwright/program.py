@@ -108,8 +108,8 @@ class Program:
     outputs: tuple[Output, ...]
     weights: dict[str, Weight]
     owner: torch.nn.Module
-    origins: dict[str, tuple[str, Layout]] = field(default_factory=dict)
-    """For a partitioned program: the original node that a node stands for, and the layout it holds it in."""
+    origins: dict[str, tuple[str, tuple[Layout, ...]]] = field(default_factory=dict)
+    """For a partitioned program: the original node that a node stands for, and its layout on each axis so far."""
 
     def user_inputs(self) -> list[Input]:
         """The inputs the user gives, in order."""
@@ -236,6 +236,35 @@ def write(program: Program) -> ExportedProgram:
         constants=constants,
         verifiers=source.verifiers,
     )
+
+
+def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor]) -> ExportedProgram:
+    """Put tensors in place of an exported program's parameters, buffers and constants, by name; changed in place."""
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind not in STATE_KINDS or spec.target is None:
+            continue
+        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        tensor = tensors[spec.target]
+        if spec.kind == InputKind.PARAMETER:
+            tensor = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
+        held[spec.target] = tensor
+    return exported
+
+
+def without_weights(exported: ExportedProgram) -> ExportedProgram:
+    """The same program with its weights on the meta device and no example inputs, to be saved as a graph alone."""
+    meta = {
+        spec.target: (exported.state_dict if spec.target in exported.state_dict else exported.constants)[spec.target]
+        .detach()
+        .to("meta")
+        for spec in exported.graph_signature.input_specs
+        if spec.kind in STATE_KINDS and spec.target is not None
+    }
+    bare = copy.copy(exported)
+    bare._state_dict = dict(exported.state_dict)
+    bare._constants = dict(exported.constants)
+    bare._example_inputs = None
+    return attach_weights(bare, meta)
 
 
 def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:

@@ -59,7 +59,12 @@ class Simulation:
         return [unflatten_outputs(p, r) for p, r in zip(self.programs, results, strict=True)]
 
     def run_flat(self, inputs: Sequence[Sequence[Any]], watch: Watch | None = None) -> list[list[Any]]:
-        """Every rank's flat user outputs for every rank's flat inputs."""
+        """Every rank's flat user outputs for every rank's flat inputs; mutated buffers keep their new values."""
+        found = self.run_raw(inputs, watch)
+        return [self._store(rank, values) for rank, values in enumerate(found)]
+
+    def run_raw(self, inputs: Sequence[Sequence[Any]], watch: Watch | None = None) -> list[list[Any]]:
+        """Every rank's outputs in the order of the program's, mutated buffers included; nothing is kept."""
         runs = [
             _run(program, state, given, rank, watch)
             for rank, (program, state, given) in enumerate(zip(self.programs, self.state, inputs, strict=True))
@@ -77,7 +82,7 @@ class Simulation:
                     try:
                         pending[rank] = run.send(answers[rank])
                     except StopIteration as stop:
-                        outputs[rank] = self._store(rank, stop.value)
+                        outputs[rank] = stop.value
                 for rank in sorted(pending):
                     if rank in pending:
                         progressed |= self._meet(rank, pending, answers)

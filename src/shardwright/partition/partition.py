@@ -87,7 +87,7 @@ class _Walk:
         self.env: dict[fx.Node, fx.Node] = {}
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
         self.collectives: list[Collective] = []
-        self.origins: dict[str, tuple[str, Layout]] = {}
+        self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
         self.rank_values: dict[tuple[Any, ...], tuple[Input, torch.Tensor, fx.Node]] = {}
         self.inputs = {i.name: i for i in program.inputs}
         self.whole_wanted = self._whole_wanted()
@@ -276,7 +276,7 @@ class _Walk:
             self.made[value] = {layout: local}
             if isinstance(local, fx.Node):
                 name = node.name if len(layouts) == 1 else f"{node.name}[{value[1]}]"
-                self.origins[local.name] = (name, layout)
+                self._trace(local.name, name, layout)
 
     def get(self, value: Value, layout: Layout, reader: Step) -> fx.Node:
         """The local node that holds ``value`` in ``layout``, resharded once and shared by all readers."""
@@ -309,8 +309,16 @@ class _Walk:
         made[target] = local
         name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
         if local.name not in self.origins:
-            self.origins[local.name] = (name, target)
+            self._trace(local.name, name, target)
         return local
+
+    def _trace(self, local: str, node: str, layout: Layout) -> None:
+        """Note which original value a local node holds; what earlier axes traced comes first."""
+        if not self.program.origins:
+            self.origins[local] = (node, (layout,))
+        elif node in self.program.origins:
+            origin, layouts = self.program.origins[node]
+            self.origins[local] = (origin, (*layouts, layout))
 
     def _note(
         self, node: fx.Node, value: Value, source: Layout, target: Layout, reader: Step, whole: torch.Tensor
