@@ -221,6 +221,11 @@ SAMPLES = {
     "aten::native_layer_norm": norm_samples(aten.native_layer_norm.default, 1e-5),
     "aten::rms_norm": norm_samples(aten.rms_norm.default, 1e-6, bias=False),
     # pointwise
+    "aten::__and__": [(aten.__and__.Tensor, (ints(9, 4, 6), ints(9, 6)), {})],
+    "aten::__lshift__": [(aten.__lshift__.Tensor, (ints(9, 4, 6), ints(3, 6)), {})],
+    "aten::__or__": [(aten.__or__.Tensor, (ints(9, 4, 6), ints(9, 6)), {}), (aten.__or__.Scalar, (ints(9, 5, 6), 3), {})],
+    "aten::__rshift__": [(aten.__rshift__.Tensor, (ints(9, 4, 6), ints(3, 6)), {})],
+    "aten::__xor__": [(aten.__xor__.Tensor, (ints(9, 4, 6), ints(9, 4, 1)), {})],
     "aten::_conj": [(aten._conj.default, (torch.complex(t(4, 6), t(4, 6)),), {})],
     "aten::_to_copy": [*unary(aten._to_copy.default, dtype=torch.float64), *unary(aten._to_copy.default, dtype=torch.long)],
     "aten::add.Tensor": [*binary(aten.add.Tensor), *binary(aten.add.Tensor, alpha=2), *unary(aten.add.Tensor, 1.5)],

@@ -8,13 +8,13 @@ import torch
 from torch import fx
 
 from shardwright.assign.candidates import Candidates, discover, site_strategies
-from shardwright.assign.cost import CostModel
+from shardwright.assign.cost import CostModel, share
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, solve
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
-from shardwright.layout import REPLICATE, Layout, Partial, Shard, cut_of, resolve
+from shardwright.layout import REPLICATE, Layout, Partial, Shard, resolve
 from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values, tensor_meta
@@ -276,14 +276,20 @@ class _Builder:
         work = [0.0] * len(strategies)
         if step.kind == "input" and (item := self.kinds.get(step.node.name)) is not None and item.is_state:
             total = self._elements(step.vals[0]) * step.vals[0].element_size()
-            weight_bytes = [math.ceil(total * _share(s.results[0])) for s in strategies]
+            weight_bytes = [math.ceil(total * share(s.results[0])) for s in strategies]
         elif step.kind == "call" and step.vals:
-            elements = sum(self._elements(v) for v in step.vals if v is not None)
             products = 0
             if rule is not None and rule.reduces and not any(t.is_sum for dims in rule.operands for t in dims):
                 products = math.prod(size_hint(size, self.fake_mode) for size in rule.sizes.values())
-            work = [cost.work_us(rule, s, elements, products) for s in strategies]
+            moved = [] if rule is not None and rule.moves else self._moved(step)
+            work = [cost.work_us(s, moved, products) for s in strategies]
         return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node))
+
+    def _moved(self, step: Step) -> list[int]:
+        """The bytes of a step's whole operands, then results."""
+        values = [self.steps.items[source].vals[result] for source, result in step.reads]
+        values += list(step.vals)
+        return [0 if v is None else self._elements(v) * v.element_size() for v in values]
 
     def fallbacks(self) -> list[Fallback]:
         return [
@@ -295,10 +301,6 @@ class _Builder:
 
 def _fake(value: object) -> object:
     return value.meta.get("val") if isinstance(value, fx.Node) else value
-
-
-def _share(layout: Layout) -> float:
-    return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 
 __all__ = ["Assignment", "Fallback", "Pins", "assign_layouts"]

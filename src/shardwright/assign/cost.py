@@ -4,12 +4,13 @@ It only has to rank assignments, so it is small: a reshard costs a latency plus 
 larger of its arithmetic and its memory traffic. Absolute times are not promised.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
-from shardwright.rules.rule import Rule, Strategy
+from shardwright.rules.rule import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,19 @@ class CostModel:
             share *= cut_of(target).largest_fraction * num_ranks
         return self.latency_us + share / self.link_bytes_per_us
 
-    def work_us(self, rule: Rule | None, strategy: Strategy, num_elements: int, num_products: int) -> float:
-        """The time of the busiest rank: ``num_elements`` read and written, ``num_products`` multiply-adds."""
-        if rule is not None and rule.moves and rule.size_arg is not None:
-            return 0.0
-        traffic = 4 * num_elements / self.memory_bytes_per_us
-        return strategy.fraction * max(traffic, 2 * num_products / self.flops_per_us)
+    def work_us(self, strategy: Strategy, tensor_bytes: Sequence[int], num_products: int) -> float:
+        """The time of the busiest rank: its pieces of the operands and results moved, its multiply-adds done.
+
+        ``tensor_bytes``: of the whole operands, then results; ``num_products``: multiply-adds of the whole call.
+        """
+        layouts = (*strategy.operands, *strategy.results)
+        moved = sum(size * share(layout) for size, layout in zip(tensor_bytes, layouts, strict=False))
+        return max(moved / self.memory_bytes_per_us, strategy.fraction * 2 * num_products / self.flops_per_us)
+
+
+def share(layout: Layout) -> float:
+    """The share of a tensor that the rank with most of it holds."""
+    return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 
 def reshard_kind(source: Layout, target: Layout) -> str:

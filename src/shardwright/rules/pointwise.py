@@ -70,6 +70,11 @@ _CAST = pointwise((0,), when=_keeps_floats, moves=True)
 _SAME = pointwise((0,), when=lambda call: call.operands[0].dtype == call.result.dtype, moves=True)
 
 RULES: dict[str, Entry] = {
+    "aten::__and__": _PLAIN,
+    "aten::__lshift__": _PLAIN,
+    "aten::__or__": _PLAIN,
+    "aten::__rshift__": _PLAIN,
+    "aten::__xor__": _PLAIN,
     "aten::_conj": pointwise((0,)),
     "aten::_to_copy": _CAST,
     "aten::add.Tensor": pointwise((0, 1), when=_both_tensors),
