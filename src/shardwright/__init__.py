@@ -15,11 +15,13 @@ from shardwright.errors import (
 )
 from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
+from shardwright.package import load
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
 from shardwright.verify import verify
+from shardwright.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AssignmentError",
@@ -38,6 +40,7 @@ __all__ = [
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
+    "load",
     "rebind",
     "shard",
     "tensor_parallel_transformation",

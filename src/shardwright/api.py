@@ -20,7 +20,6 @@ from shardwright.mesh import Mesh
 from shardwright.plan import ResolvedPlan, TensorInfo, read_plan, resolve_plan
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
-from shardwright.rules.call import as_size
 from shardwright.sharded import AxisPass, ShardedProgram
 
 PlanLike = Mapping[str, Any] | str | os.PathLike[str]
@@ -64,12 +63,8 @@ def shard(
         resolved = ResolvedPlan() if is_auto else resolve_axis(program, _load(chosen), num_ranks)
         pins = make_pins(program, resolved, all_inputs.get(axis), all_outputs.get(axis))
 
-        def assign(
-            on: Program, pins: Pins = pins, num_ranks: int = num_ranks, is_auto: bool = is_auto
-        ) -> Assignment:
-            return assign_layouts(
-                on, pins, num_ranks, auto=is_auto, cost=cost, slack=slack, time_limit_s=time_limit_s
-            )
+        def assign(on: Program, pins: Pins = pins, num_ranks: int = num_ranks, is_auto: bool = is_auto) -> Assignment:
+            return assign_layouts(on, pins, num_ranks, auto=is_auto, cost=cost, slack=slack, time_limit_s=time_limit_s)
 
         keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
         passes.append(AxisPass(axis, assign, keys))
@@ -176,6 +171,8 @@ def _load(plan: Any) -> Mapping[str, Any]:
         return plan
     if isinstance(plan, (str, os.PathLike)):
         if isinstance(plan, str) and not os.path.exists(plan) and not plan.endswith((".yaml", ".yml")):  # noqa: PTH110
-            raise PlanError(f"plan {plan!r} is neither 'auto' nor a file\n  try: plan='auto', a mapping, or a YAML path")
+            raise PlanError(
+                f"plan {plan!r} is neither 'auto' nor a file\n  try: plan='auto', a mapping, or a YAML path"
+            )
         return read_plan(plan)
     raise PlanError(f"a plan is 'auto', a mapping or the path of a YAML file, got {type(plan).__name__}")

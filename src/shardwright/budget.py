@@ -16,7 +16,9 @@ def check_budget(sharded: ShardedProgram, budget: Mapping[str, int] | None) -> N
     for kind in budget:
         if kind not in KINDS:
             close = near_misses(kind, KINDS) or list(KINDS)
-            raise ShardwrightError(f"budget: unknown kind of collective {kind!r}\n  try: {' or '.join(map(repr, close))}")
+            raise ShardwrightError(
+                f"budget: unknown kind of collective {kind!r}\n  try: {' or '.join(map(repr, close))}"
+            )
     found = sharded.collectives
     counts = Counter(c.kind for c in found)
     findings = [

@@ -12,14 +12,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import sympy
 import torch
 
 from shardwright.errors import LayoutError
 
-Size: TypeAlias = int | sympy.Expr
+if TYPE_CHECKING:
+    Size: TypeAlias = Any  # sympy publishes no types for its arithmetic
+else:
+    Size: TypeAlias = int | sympy.Expr
 """A size: an int, or a sympy expression where it is not known before the program runs."""
 
 
@@ -362,6 +365,14 @@ def product(sizes: Iterable[Size]) -> Size:
     for size in sizes:
         total = total * size
     return total
+
+
+def total(sizes: Iterable[Size]) -> Size:
+    """The sum of sizes; 0 for none."""
+    result: Size = 0
+    for size in sizes:
+        result = result + size
+    return result
 
 
 def _owned(cut: Cut, rank: int) -> int:

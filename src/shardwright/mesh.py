@@ -39,7 +39,9 @@ class Mesh:
 
     @staticmethod
     def _checked(axes: Mapping[Any, Any]) -> "Mesh":
-        bad = [name for name, size in axes.items() if not isinstance(size, int) or size < 1 or not isinstance(name, str)]
+        bad = [
+            name for name, size in axes.items() if not isinstance(size, int) or size < 1 or not isinstance(name, str)
+        ]
         if bad or not axes:
             raise ShardwrightError(f"mesh: every axis needs a name and at least one rank, got {dict(axes)!r}")
         return Mesh(tuple(axes.items()))
@@ -61,7 +63,9 @@ class Mesh:
     def coordinate(self, rank: int) -> dict[str, int]:
         """The position of a rank on every axis; raises for a rank the mesh does not have."""
         if not 0 <= rank < self.num_ranks:
-            raise ShardwrightError(f"rank {rank} is not in the mesh {dict(self.axes)}: it has ranks 0 to {self.num_ranks - 1}")
+            raise ShardwrightError(
+                f"rank {rank} is not in the mesh {dict(self.axes)}: it has ranks 0 to {self.num_ranks - 1}"
+            )
         found = {}
         for name, size in reversed(self.axes):
             rank, found[name] = divmod(rank, size)

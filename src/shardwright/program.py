@@ -7,8 +7,11 @@ Program and give a Program; only this file touches the insides of `ExportedProgr
 
 import copy
 import operator
+import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -153,7 +156,7 @@ class Program:
         found = {}
         for index, output in enumerate(self.outputs):
             if output.kind == OutputKind.BUFFER_MUTATION:
-                found[index] = by_target[output.target]
+                found[index] = by_target[str(output.target)]
             elif output.kind == OutputKind.USER_INPUT_MUTATION:
                 found[index] = str(output.target)
         return found
@@ -193,13 +196,36 @@ def read(exported: ExportedProgram) -> Program:
     return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
 
 
+def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
+    """The exported program in a ``.pt2`` file; raises `ProgramError` when it is missing, damaged or no such."""
+    file = Path(path)
+    if not file.exists():
+        raise ProgramError(f"there is no file {path}")
+    if file.is_dir():
+        raise ProgramError(f"{path} is a folder, not an exported program\n  try: the .pt2 file torch.export.save wrote")
+    if not zipfile.is_zipfile(file):
+        raise ProgramError(
+            f"{path} is not an exported program, or it is truncated: a .pt2 file is a zip archive\n"
+            "  try: torch.export.save(exported, 'model.pt2')"
+        )
+    try:
+        return torch.export.load(file)
+    except Exception as error:
+        # torch raises many kinds for a damaged archive; all mean that the file is no use.
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ProgramError(
+            f"{path} cannot be read as an exported program: {first}\n"
+            f"  try: save it again with torch {torch.__version__} (torch.export.save)"
+        ) from error
+
+
 def write(program: Program) -> ExportedProgram:
     """The `ExportedProgram` of a program whose weights are made now; it keeps specs, ranges and module paths."""
     source = program.source
     kept = {spec.target: spec for spec in source.graph_signature.input_specs if spec.target is not None}
     specs = []
     for item, spec_name in zip(program.inputs, program.placeholders(), strict=True):
-        old = kept.get(item.target)
+        old = kept.get(item.target or "")
         if old is None and item.kind == InputKind.CONSTANT_TENSOR:
             specs.append(InputSpec(item.kind, TensorArgument(spec_name.name), item.target, item.persistent))
         elif old is not None:
@@ -286,7 +312,9 @@ def module_path(node: fx.Node) -> str:
 
 def source_line(node: fx.Node) -> str:
     """``file:line`` of the user's code behind a node, the innermost frame outside torch; '' when unknown."""
-    frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "']
+    frames = [
+        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "'
+    ]
     for frame in reversed([f for f in frames if not any(skip in f for skip in _USER_CODE_SKIP)] or frames[:1]):
         path, _, rest = frame[6:].partition('", line ')
         return f"{path}:{rest.split(',')[0]}"
@@ -353,8 +381,7 @@ def _is_hop(node: fx.Node, name: str) -> bool:
 
 def _is_inlined(node: fx.Node) -> bool:
     return node.op == "call_function" and (
-        _is_hop(node, "wrap_with_set_grad_enabled")
-        or (_is_hop(node, "wrap_with_autocast") and node.args[2] is False)
+        _is_hop(node, "wrap_with_set_grad_enabled") or (_is_hop(node, "wrap_with_autocast") and node.args[2] is False)
     )
 
 
@@ -405,4 +432,3 @@ def _drop_unused_getters(graph: fx.Graph) -> None:
 
 
 __all__ = ["Input", "Output", "Program", "Weight", "describe", "module_path", "read", "source_line", "write"]
-

@@ -137,7 +137,7 @@ class ShardedProgram:
 
     def save(self, path: str, **options: Any) -> None:
         """Write a package folder: the graphs, and every rank's weights in safetensors. See `package.save`."""
-        from shardwright.package import save
+        from shardwright.package.save import save
 
         save(self, path, **options)
 

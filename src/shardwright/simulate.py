@@ -48,9 +48,7 @@ class Simulation:
     def __init__(self, programs: Sequence[Program], groups: Mapping[str, Sequence[Sequence[int]]]) -> None:
         self.programs = list(programs)
         self.groups = groups
-        self.state = [
-            {t: w.materialize().detach() for t, w in program.weights.items()} for program in self.programs
-        ]
+        self.state = [{t: w.materialize().detach() for t, w in program.weights.items()} for program in self.programs]
 
     def __call__(self, *args: Any, watch: Watch | None = None, **kwargs: Any) -> list[Any]:
         """Every rank's outputs, in the original's structure, for one set of (whole) inputs."""
@@ -139,7 +137,9 @@ def unflatten_outputs(program: Program, flat: Sequence[Any]) -> Any:
     return pytree.tree_unflatten(list(flat), spec) if spec is not None else list(flat)
 
 
-def run_graph(program: Program, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], watch: Watch | None) -> list[Any]:
+def run_graph(
+    program: Program, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], watch: Watch | None
+) -> list[Any]:
     """Run a program that has no collectives: all flat outputs, mutations included."""
     try:
         next(_run(program, state, inputs, 0, watch))

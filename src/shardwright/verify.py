@@ -143,7 +143,11 @@ def _tolerance(values: Sequence[Any]) -> float:
 
 
 def _compare_outputs(
-    program: Program, sharded: ShardedProgram, simulation: Simulation, wanted: Sequence[Any], got: Sequence[Sequence[Any]]
+    program: Program,
+    sharded: ShardedProgram,
+    simulation: Simulation,
+    wanted: Sequence[Any],
+    got: Sequence[Sequence[Any]],
 ) -> Iterator[tuple[OutputCheck, bool]]:
     for position, (output, whole) in enumerate(zip(program.outputs, wanted, strict=True)):
         values = [rank[position] for rank in got]
@@ -158,7 +162,10 @@ def _compare_outputs(
         for rank, value in enumerate(joined):
             if value.shape != whole.shape or value.dtype != whole.dtype:
                 problem = f"has shape {tuple(value.shape)} and dtype {value.dtype}"
-                yield OutputCheck(name, rank, float("inf"), f"{problem}, not {tuple(whole.shape)} {whole.dtype}"), is_buffer
+                yield (
+                    OutputCheck(name, rank, float("inf"), f"{problem}, not {tuple(whole.shape)} {whole.dtype}"),
+                    is_buffer,
+                )
             else:
                 yield OutputCheck(name, rank, relative_error(value, whole)), is_buffer
 
@@ -256,5 +263,3 @@ def _errors(
     with torch.no_grad():
         run_graph(program, state, inputs, hold_against)
     return errors
-
-

@@ -32,7 +32,12 @@ def unary(op, *args, **kwargs):
 
 def binary(op, **kwargs):
     found = [(op, (t(*shape), t(*shape, seed=9)), kwargs) for shape in SHAPES]
-    return [*found, (op, (t(4, 8, 12), t(12)), kwargs), (op, (t(4, 1, 12), t(8, 1)), kwargs), (op, (t(6, 4), t()), kwargs)]
+    return [
+        *found,
+        (op, (t(4, 8, 12), t(12)), kwargs),
+        (op, (t(4, 1, 12), t(8, 1)), kwargs),
+        (op, (t(6, 4), t()), kwargs),
+    ]
 
 
 def norm_samples(op, *tail, bias=True):
@@ -57,7 +62,8 @@ def sdpa(op, **kwargs):
     same = [(op, (t(*q), t(*q, seed=1), t(*q, seed=2)), kwargs)]
     odd = [(op, (t(1, 3, 6, 4), t(1, 3, 7, 4), t(1, 3, 7, 6)), {})]
     masks = [
-        (op, (t(*q), t(*q, seed=1), t(*q, seed=2), t(*mask)), {}) for mask in ((5, 5), (2, 1, 5, 5), (2, 8, 5, 5), (1, 8, 1, 5))
+        (op, (t(*q), t(*q, seed=1), t(*q, seed=2), t(*mask)), {})
+        for mask in ((5, 5), (2, 1, 5, 5), (2, 8, 5, 5), (1, 8, 1, 5))
     ]
     grouped = [
         (op, (t(*q), t(*kv, seed=1), t(*kv, seed=2)), {"enable_gqa": True}),
@@ -74,7 +80,11 @@ def split_samples(op, arg, dim=1):
 def reduced(op, **kwargs):
     found = unary(op, **kwargs)
     for shape in SHAPES:
-        found += [(op, (t(*shape), [1]), kwargs), (op, (t(*shape), [-1], True), kwargs), (op, (t(*shape), [0, 2]), kwargs)]
+        found += [
+            (op, (t(*shape), [1]), kwargs),
+            (op, (t(*shape), [-1], True), kwargs),
+            (op, (t(*shape), [0, 2]), kwargs),
+        ]
     return found
 
 
@@ -223,11 +233,17 @@ SAMPLES = {
     # pointwise
     "aten::__and__": [(aten.__and__.Tensor, (ints(9, 4, 6), ints(9, 6)), {})],
     "aten::__lshift__": [(aten.__lshift__.Tensor, (ints(9, 4, 6), ints(3, 6)), {})],
-    "aten::__or__": [(aten.__or__.Tensor, (ints(9, 4, 6), ints(9, 6)), {}), (aten.__or__.Scalar, (ints(9, 5, 6), 3), {})],
+    "aten::__or__": [
+        (aten.__or__.Tensor, (ints(9, 4, 6), ints(9, 6)), {}),
+        (aten.__or__.Scalar, (ints(9, 5, 6), 3), {}),
+    ],
     "aten::__rshift__": [(aten.__rshift__.Tensor, (ints(9, 4, 6), ints(3, 6)), {})],
     "aten::__xor__": [(aten.__xor__.Tensor, (ints(9, 4, 6), ints(9, 4, 1)), {})],
     "aten::_conj": [(aten._conj.default, (torch.complex(t(4, 6), t(4, 6)),), {})],
-    "aten::_to_copy": [*unary(aten._to_copy.default, dtype=torch.float64), *unary(aten._to_copy.default, dtype=torch.long)],
+    "aten::_to_copy": [
+        *unary(aten._to_copy.default, dtype=torch.float64),
+        *unary(aten._to_copy.default, dtype=torch.long),
+    ],
     "aten::add.Tensor": [*binary(aten.add.Tensor), *binary(aten.add.Tensor, alpha=2), *unary(aten.add.Tensor, 1.5)],
     "aten::alias": unary(aten.alias.default),
     "aten::alias_copy": unary(aten.alias_copy.default),
@@ -237,7 +253,11 @@ SAMPLES = {
     "aten::detach": unary(aten.detach.default),
     "aten::detach_copy": unary(aten.detach_copy.default),
     "aten::div.Scalar": unary(aten.div.Scalar, 3),
-    "aten::div.Tensor": [*binary(aten.div.Tensor), *unary(aten.div.Tensor, 4.0), (aten.div.Tensor, (ints(9, 4, 6), 2), {})],
+    "aten::div.Tensor": [
+        *binary(aten.div.Tensor),
+        *unary(aten.div.Tensor, 4.0),
+        (aten.div.Tensor, (ints(9, 4, 6), 2), {}),
+    ],
     "aten::div.Tensor_mode": [
         (aten.div.Tensor_mode, (t(4, 6), t(6)), {"rounding_mode": "floor"}),
         (aten.div.Tensor_mode, (t(4, 6), t(6)), {"rounding_mode": None}),
@@ -328,7 +348,10 @@ SAMPLES = {
     "aten::flip": unary(aten.flip.default, [1]),
     "aten::narrow": [(aten.narrow.default, (t(*s), 1, 1, 4), {}) for s in SHAPES],
     "aten::narrow_copy": [(aten.narrow_copy.default, (t(4, 8), 1, 2, 4), {})],
-    "aten::pad": [(aten.pad.default, (t(4, 6, 8), [1, 1]), {}), (aten.pad.default, (t(4, 6, 8), [1, 1], "reflect"), {})],
+    "aten::pad": [
+        (aten.pad.default, (t(4, 6, 8), [1, 1]), {}),
+        (aten.pad.default, (t(4, 6, 8), [1, 1], "reflect"), {}),
+    ],
     "aten::roll": unary(aten.roll.default, [1], [1]),
     "aten::select.int": along(aten.select.int, 0),
     "aten::select_copy.int": along(aten.select_copy.int, -1),
@@ -432,4 +455,4 @@ SAMPLES = {
     "aten::view_as_real": [(aten.view_as_real.default, (torch.complex(t(4, 6), t(4, 6)),), {})],
     "aten::view_copy": [(aten.view_copy.default, (t(4, 6), [24]), {})],
 }
-"""Operator name → sample calls. An empty list: the result is not determined (uninitialised memory), or it needs a GPU."""
+"""Operator name → sample calls. An empty list: the result is uninitialised memory, or the operator needs a GPU."""

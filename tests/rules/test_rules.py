@@ -60,7 +60,11 @@ GOLDEN = {
     "slice": (aten.slice.Tensor, (t(3, 8), 1, 2, 6), "d0 [before+kept+after] -> d0 kept"),
     "layer norm": (aten.layer_norm.default, (t(3, 8), [8], t(8), t(8)), "d0 d1!, d1!, d1! -> d0 d1!"),
     "softmax": (aten.softmax.int, (t(3, 8), -1), "d0 d1! -> d0 d1!"),
-    "group norm": (aten.group_norm.default, (t(2, 8, 5), 4, t(8), t(8)), "n (g c!) s0!, (g c!), (g c!) -> n (g c!) s0!"),
+    "group norm": (
+        aten.group_norm.default,
+        (t(2, 8, 5), 4, t(8), t(8)),
+        "n (g c!) s0!, (g c!), (g c!) -> n (g c!) s0!",
+    ),
     "embedding": (aten.embedding.default, (t(9, 4), torch.tensor([1, 2])), "v d, _0 -> _0 d"),
     "expand": (aten.expand.default, (t(4, 1), [4, 6]), "d0 1 -> d0 d1"),
 }

@@ -43,7 +43,8 @@ def discover(
     num_ranks: int,
 ) -> Candidates:
     """Candidate cuts for every site. ``links``: output site → (placeholder site of the same layout, its number
-    of dims), for mutations."""
+    of dims), for mutations.
+    """
     found = Candidates(num_ranks, choices=[{} for _ in folded.sites])
     neighbours = _neighbours(folded, links)
     for site, layout in pinned.items():
@@ -60,8 +61,14 @@ def discover(
         index = next(iter(pending))
         del pending[index]
         site = folded.sites[index]
-        changed = _spread_link(found, site, links.get(index)) if rules[index] is None else _spread(
-            found, site, rules[index]  # type: ignore[arg-type]
+        changed = (
+            _spread_link(found, site, links.get(index))
+            if rules[index] is None
+            else _spread(
+                found,
+                site,
+                rules[index],  # type: ignore[arg-type]
+            )
         )
         if changed:
             pending.update(dict.fromkeys(neighbours[index]))
@@ -142,7 +149,9 @@ def _choose_joint(
         cuts = dict.fromkeys([Cut.even(size, found.num_ranks), *parts.get(name, ())])
         known.append(list(cuts))
     for position in range(max(len(cuts) for cuts in known)):
-        _choose(found, site, rule, {n: cuts[min(position, len(cuts) - 1)] for n, cuts in zip(group, known, strict=True)})
+        _choose(
+            found, site, rule, {n: cuts[min(position, len(cuts) - 1)] for n, cuts in zip(group, known, strict=True)}
+        )
 
 
 def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut]) -> None:

@@ -14,7 +14,7 @@ Constraints
 
 - one strategy a site: ``Σ_s x[n,s] = 1``                                       (`_Model.choose_one`)
 - readers find what they need: ``Σ_{s: operand j of s wants L} x[n,s] ≤ a[v,L]``  (`_Model.supply_readers`)
-- nothing from nothing: ``a[v,L] ≤ P[v,L] + Σ_K y[v,K→L] + z[v,L]``, where ``P[v,L] = Σ_{s: result of s is L} x[p(v),s]``;
+- nothing from nothing: ``a[v,L] ≤ P[v,L] + Σ_K y[v,K→L] + z[v,L]`` with ``P[v,L] = Σ_{s: result of s is L} x[p(v),s]``;
   ``y[v,K→L] ≤ P[v,K]``; ``z[v,L] ≤ a[v,Replicate]``                            (`_Model.account_for`)
 - a mutated buffer keeps its layout: ``Σ x[output, L] = Σ x[buffer, L]``          (`_Model.tie`)
 - memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ (1 + slack) · least``   (`_Model.limit`)
@@ -213,7 +213,9 @@ class _Model:
         """A mutated buffer has one layout before and after."""
         for output, placeholder in self.problem.ties:
             before, after = self.problem.sites[placeholder], self.problem.sites[output]
-            layouts = dict.fromkeys([s.results[0] for s in before.strategies] + [s.operands[0] for s in after.strategies])
+            layouts = dict.fromkeys(
+                [s.results[0] for s in before.strategies] + [s.operands[0] for s in after.strategies]
+            )
             for layout in layouts:
                 row = {
                     self.first_choice[placeholder] + i: 1.0
@@ -228,7 +230,7 @@ class _Model:
                 self._row(row, 0.0, 0.0)
 
     def limit(self, cost: np.ndarray, bound: float) -> None:
-        """cost · variables ≤ bound."""
+        """Cost · variables ≤ bound."""
         self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost)}, -np.inf, bound)
 
     def minimize(self, cost: np.ndarray) -> tuple[float, np.ndarray, float]:

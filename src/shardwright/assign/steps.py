@@ -84,13 +84,17 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
         val = node.meta.get("val")
         vals = tuple(val) if isinstance(val, (list, tuple)) else (val,)
         if not any(isinstance(v, torch.Tensor) for v in vals):
-            reads = tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
+            reads = (
+                tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
+            )
             steps.items.append(Step(len(steps.items), "call" if reads else "plain", node, reads))
             continue
         reads = tuple(constraints.entering(node, a) for a in operand_nodes(node))
         kind = "input" if node.op == "placeholder" else "call" if node.op == "call_function" else "input"
         index = len(steps.items)
-        steps.items.append(Step(index, kind, node, reads, tuple(v if isinstance(v, torch.Tensor) else None for v in vals)))
+        steps.items.append(
+            Step(index, kind, node, reads, tuple(v if isinstance(v, torch.Tensor) else None for v in vals))
+        )
         steps.value_of[node] = (index, 0) if isinstance(val, (list, tuple)) else constraints.leaving(node, (index, 0))
     output = program.graph.output_node()
     for position, value in enumerate(program.output_values()):
@@ -151,9 +155,7 @@ class _Constraints:
         if place not in self.made:
             index = len(self.steps.items)
             vals = (self.steps.items[value[0]].vals[value[1]],)
-            self.steps.items.append(
-                Step(index, "constraint", node, (value,), vals, layout=wish.layout, key=wish.key)
-            )
+            self.steps.items.append(Step(index, "constraint", node, (value,), vals, layout=wish.layout, key=wish.key))
             self.made[place] = (index, 0)
         return self.made[place]
 

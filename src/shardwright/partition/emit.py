@@ -18,7 +18,7 @@ class Emitter:
     """One rank's graph under construction."""
 
     def __init__(self, owner: torch.nn.Module, fake_mode: Any) -> None:
-        self.graph = fx.Graph(owner)
+        self.graph = fx.Graph(owner)  # type: ignore[arg-type]
         self.fake_mode = fake_mode
         self.meta: dict[str, Any] = {}
         """Metadata (module stack, stack trace) given to every node written now."""
@@ -31,7 +31,9 @@ class Emitter:
         """
         return self.write(op, args, kwargs, self.evaluate(op, args, kwargs), name=name)
 
-    def write(self, op: Any, args: Sequence[Any], kwargs: dict[str, Any], val: Any, *, name: str | None = None) -> fx.Node:
+    def write(
+        self, op: Any, args: Sequence[Any], kwargs: dict[str, Any], val: Any, *, name: str | None = None
+    ) -> fx.Node:
         """Write a call whose result metadata is known."""
         node = self.graph.create_node("call_function", op, tuple(args), kwargs, name=name)
         node.meta = {**self.meta, "val": val}
@@ -46,7 +48,7 @@ class Emitter:
         if key is not None and key in self._seen:
             return map_values(self._seen[key], self._fresh)
         fake_args, fake_kwargs = map_values((tuple(args), kwargs), _val)
-        if self.fake_mode is None or op in (operator.getitem,):
+        if self.fake_mode is None or op == operator.getitem:
             result = op(*fake_args, **fake_kwargs)
         else:
             with self.fake_mode, torch.no_grad():

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed._functional_collectives  # noqa: F401 - registers the _c10d_functional operators
+import torch.distributed._functional_collectives
 from torch import fx
 
-from shardwright.layout import Cut
 from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
+from shardwright.layout import Cut
 from shardwright.partition.emit import Emitter
 from shardwright.program import Program
 
@@ -56,10 +56,8 @@ def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int)
     """One all-gather; uneven shards are padded before and trimmed after."""
     num_ranks = cut.num_ranks
     longest = max(cut.local_sizes(), key=lambda size: size if isinstance(size, int) else 0)
-    if not cut.is_concrete or cut.is_even:
-        padded = x
-    else:
-        padded = _pad(emit, x, dim, longest - cut.local_size(rank))  # type: ignore[operator]
+    is_even = not cut.is_concrete or cut.is_even
+    padded = x if is_even else _pad(emit, x, dim, longest - cut.local_size(rank))
     whole = _wait(emit, c10d.all_gather_into_tensor.default, _dense(emit, padded), num_ranks, group)
     repeat = _rounds(cut)
     if repeat is not None:

@@ -90,6 +90,7 @@ class _Walk:
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
         self.rank_values: dict[tuple[Any, ...], tuple[Input, torch.Tensor, fx.Node]] = {}
         self.inputs = {i.name: i for i in program.inputs}
+        self.targets = {i.name: i.target for i in program.inputs if i.target is not None}
         self.whole_wanted = self._whole_wanted()
 
     def run(self) -> Program:
@@ -136,7 +137,13 @@ class _Walk:
             assert item.target is not None, "a rank constant has a name"
             weights[item.target] = Weight(tensor)
         return Program(
-            self.program.source, self.emit.graph, inputs, self.program.outputs, weights, self.program.owner, self.origins
+            self.program.source,
+            self.emit.graph,
+            inputs,
+            self.program.outputs,
+            weights,
+            self.program.owner,
+            self.origins,
         )
 
     def _strategy(self, step: Step) -> Strategy:
@@ -284,7 +291,7 @@ class _Walk:
         if layout in made:
             return made[layout]
         source = next(iter(made))
-        if source != REPLICATE and layout != REPLICATE and (value in self.whole_wanted or _via_whole(source, layout)):
+        if REPLICATE not in (source, layout) and (value in self.whole_wanted or _via_whole(source, layout)):
             self._reshard(value, REPLICATE, reader)
             source = REPLICATE
         return self._reshard(value, layout, reader, source)
@@ -324,7 +331,7 @@ class _Walk:
         self, node: fx.Node, value: Value, source: Layout, target: Layout, reader: Step, whole: torch.Tensor
     ) -> None:
         maker = self.assignment.steps.items[value[0]]
-        cause, key = explain(self.assignment, value, source, target, reader, self.plan_keys)
+        cause, key = explain(self.assignment, value, source, target, reader, self.plan_keys, self.targets)
         shape = tuple(size if isinstance(size, int) else str(size) for size in whole.shape)
         numbers = [size if isinstance(size, int) else size.node.hint or 1 for size in whole.shape]
         count = 1
@@ -351,9 +358,7 @@ class _Walk:
         if key not in self.rank_values:
             target = f"_rank_value_{len(self.rank_values)}_{self.axis}"
             graph = self.emit.graph
-            first_user = next(
-                (n for n in graph.nodes if n.op != "placeholder" or self._is_user(n)), None
-            )
+            first_user = next((n for n in graph.nodes if n.op != "placeholder" or self._is_user(n)), None)
             with graph.inserting_before(first_user):
                 node = graph.create_node("placeholder", f"c{target}", name=f"c{target}")
             tensor = torch.tensor(per_rank[self.rank], dtype=dtype)
@@ -394,5 +399,3 @@ def _last(graph: fx.Graph, count: int) -> list[fx.Node]:
             break
         found.append(node)
     return found[::-1]
-
-

@@ -14,7 +14,9 @@ from shardwright.partition.emit import Emitter
 aten = torch.ops.aten
 
 
-def reshard(emit: Emitter, x: fx.Node, source: Layout, target: Layout, whole: torch.Tensor, axis: str, rank: int) -> fx.Node:
+def reshard(
+    emit: Emitter, x: fx.Node, source: Layout, target: Layout, whole: torch.Tensor, axis: str, rank: int
+) -> fx.Node:
     """``x``, held in layout ``source``, brought to ``target``. ``whole``: the fake tensor of the global value.
 
     Emits at most one collective, except from one uneven shard to another, which gathers and cuts.
@@ -81,5 +83,3 @@ def _local(whole: torch.Tensor, target: Layout, rank: int) -> tuple[Any, ...]:
 
 def _write(emit: Emitter, op: Any, args: Sequence[Any], shape: Sequence[Any], whole: torch.Tensor) -> fx.Node:
     return emit.write(op, args, {}, emit.fake(shape, whole.dtype, whole.device))
-
-

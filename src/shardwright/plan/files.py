@@ -1,6 +1,7 @@
 """Plan files: YAML, keys to styles.
 
-A style is a string (``colwise``) or a mapping: ``{shard: 0, parts: [4096, 1024, 1024], unit: 128}`` or ``{replicate:}``.
+A style is a string (``colwise``) or a mapping,
+``{shard: 0, parts: [4096, 1024, 1024], unit: 128}`` or ``{replicate:}``.
 """
 
 import os

@@ -25,9 +25,7 @@ def compile_key(key: str) -> re.Pattern[str]:
     ``*`` stands for any text within one token (``layers.*.mlp``, ``*_proj``), ``**`` for any number of tokens,
     ``[qkv]`` for one of the letters, ``[gate,up]`` for one of the words. Everything else stands for itself.
     """
-    parts = []
-    for token in split_tokens(key):
-        parts.append(r"(?:[^.]+(?:\.[^.]+)*)?" if token == "**" else _token_pattern(token))
+    parts = [r"(?:[^.]+(?:\.[^.]+)*)?" if token == "**" else _token_pattern(token) for token in split_tokens(key)]
     text = r"\.".join(parts).replace(r"\.(?:[^.]+(?:\.[^.]+)*)?", r"(?:\.[^.]+)*")
     return re.compile(text.replace(r"(?:[^.]+(?:\.[^.]+)*)?\.", r"(?:[^.]+\.)*"))
 
@@ -40,7 +38,9 @@ def _token_pattern(token: str) -> str:
         elif piece.startswith("[") and piece.endswith("]"):
             inside = piece[1:-1]
             words = inside.split(",")
-            found += f"(?:{'|'.join(re.escape(w.strip()) for w in words)})" if len(words) > 1 else f"[{_letters(inside)}]"
+            found += (
+                f"(?:{'|'.join(re.escape(w.strip()) for w in words)})" if len(words) > 1 else f"[{_letters(inside)}]"
+            )
         else:
             found += re.escape(piece)
     return found

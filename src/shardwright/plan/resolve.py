@@ -73,7 +73,9 @@ class _Resolution:
 
     def entry(self, key: str, style: Any) -> None:
         if not isinstance(key, str):
-            self.findings.append(Finding(f"plan key {key!r} is not a string", remedies=("use a module or parameter name",)))
+            self.findings.append(
+                Finding(f"plan key {key!r} is not a string", remedies=("use a module or parameter name",))
+            )
             return
         tensors, modules = matches(key, self.tensors), matches(key, self.modules)
         if not tensors and not modules:
@@ -147,7 +149,7 @@ class _Resolution:
             if isinstance(size, int) and size < self.num_ranks:
                 self.findings.append(
                     Finding(
-                        f"plan entry {key!r}: dim {resolved.dim} of {where} cannot be cut among {self.num_ranks} ranks: "
+                        f"plan entry {key!r}: dim {resolved.dim} of {where} cannot be cut in {self.num_ranks}: "
                         f"it has only {size} indices",
                         remedies=(f"at most {size} ranks on this axis", f"{key!r}: 'replicate'"),
                     )

@@ -95,7 +95,9 @@ def ask(style: Any, class_name: str) -> Ask:
     if isinstance(style, str):
         if style not in _STRINGS:
             close = near_misses(style, _STRINGS)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; known are {', '.join(STYLE_NAMES)}"
+            hint = (
+                f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; known are {', '.join(STYLE_NAMES)}"
+            )
             raise ValueError(f"unknown style {style!r}{hint}")
         return _STRINGS[style](class_name)
     if isinstance(style, type) and issubclass(style, ParallelStyle):
@@ -122,7 +124,7 @@ def ask(style: Any, class_name: str) -> Ask:
         layout = as_layout(style)
         return Ask({"weight": layout}, exact=isinstance(layout, Shard))
     raise ValueError(
-        f"{style!r} is no style: use a string ({', '.join(STYLE_NAMES[:4])} …), a torch ParallelStyle, or Shard/Replicate"
+        f"{style!r} is no style: use a string ({', '.join(STYLE_NAMES[:4])} …), a ParallelStyle or a placement"
     )
 
 

@@ -54,7 +54,9 @@ def attention_rule(call: Call) -> Rule | None:
 def _mask(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:
     own = dims[len(dims) - len(shape) :]
     whole = [sizes[t.factors[0]] if len(t.factors) == 1 else sizes["g"] * sizes["r"] for t in own]
-    return tuple(Term() if size == 1 and full != 1 else term for size, full, term in zip(shape, whole, own, strict=True))
+    return tuple(
+        Term() if size == 1 and full != 1 else term for size, full, term in zip(shape, whole, own, strict=True)
+    )
 
 
 _ATTENTION = Entry(attention_rule)

@@ -16,7 +16,9 @@ def schema_arguments(op: Any) -> tuple[tuple[str, Any, bool], ...]:
     """Name, default and whether keyword-only, for each argument of an operator's schema (or a Python function)."""
     if not hasattr(op, "_schema"):
         return tuple((name, None, False) for name in inspect.signature(op).parameters)
-    return tuple((a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in op._schema.arguments)
+    return tuple(
+        (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in op._schema.arguments
+    )
 
 
 def bind_arguments(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +61,10 @@ def _has_default(op: Any, name: str) -> bool:
 def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply ``function`` to every leaf of nested lists, tuples and dicts, keeping their types."""
     if isinstance(value, (list, tuple)):
-        return type(value)(map_values(item, function) for item in value) if type(value) in (list, tuple) else tuple(
-            map_values(item, function) for item in value
+        return (
+            type(value)(map_values(item, function) for item in value)
+            if type(value) in (list, tuple)
+            else tuple(map_values(item, function) for item in value)
         )
     if isinstance(value, dict):
         return {key: map_values(item, function) for key, item in value.items()}
@@ -96,4 +100,6 @@ def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: A
     }
     operands = tuple(v for v in leaves(list(described.values())) if isinstance(v, TensorMeta))
     results = result if isinstance(result, (list, tuple)) else (result,)
-    return Call(op, described, operands, tuple(tensor_meta(r) if isinstance(r, torch.Tensor) else None for r in results))
+    return Call(
+        op, described, operands, tuple(tensor_meta(r) if isinstance(r, torch.Tensor) else None for r in results)
+    )

@@ -39,4 +39,3 @@ def local_embedding(local: Local) -> Any:
 RULES: dict[str, Entry] = {
     "aten::embedding": einsum("v d, ... -> ... d", linear=((0,),), localize=local_embedding),
 }
-

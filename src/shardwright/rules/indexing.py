@@ -122,7 +122,11 @@ def rows_rule(call: Call) -> Rule:
     linear: tuple[frozenset[int], ...] = ()
     if len(call.operands) > 2:
         full = call.operands[2].ndim == source.ndim
-        operands.append(tuple(Term(("n",)) if i == dim else t for i, t in enumerate(dims)) if full else (Term(),) * call.operands[2].ndim)
+        operands.append(
+            tuple(Term(("n",)) if i == dim else t for i, t in enumerate(dims))
+            if full
+            else (Term(),) * call.operands[2].ndim
+        )
         linear = (frozenset({0, 2}),) if full else ()
     return Rule(tuple(operands), (dims,), sizes, frozenset({f"d{dim}", "n"}), linear=linear)
 

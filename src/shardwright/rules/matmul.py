@@ -11,9 +11,7 @@ def matmul_rule(call: Call) -> Rule:
     b = "k" if right.ndim == 1 else "... k n"
     out = " ".join(["..."] + ["m"] * (left.ndim > 1) + ["n"] * (right.ndim > 1))
     shapes = [left.shape, right.shape]
-    return notation_rule(
-        f"{a}, {b} -> {out}", shapes, [call.result.shape], linear=(frozenset({0}), frozenset({1}))
-    )
+    return notation_rule(f"{a}, {b} -> {out}", shapes, [call.result.shape], linear=(frozenset({0}), frozenset({1})))
 
 
 def einsum_rule(call: Call) -> Rule | None:

@@ -17,7 +17,9 @@ def layer_norm_rule(call: Call) -> Rule:
     sizes: dict[str, Size] = {f"d{dim}": size for dim, size in enumerate(shape)}
     results: list[tuple[Term, ...] | None] = []
     for index, result in enumerate(call.results):
-        results.append(None if result is None else dims if index == 0 else dims[:lead] + (Term(),) * (result.ndim - lead))
+        results.append(
+            None if result is None else dims if index == 0 else dims[:lead] + (Term(),) * (result.ndim - lead)
+        )
     operands = (dims,) + (dims[lead:],) * (len(call.operands) - 1)
     return Rule(operands, tuple(results), sizes, frozenset(f"d{dim}" for dim in range(lead, len(shape))))
 
@@ -27,16 +29,19 @@ def group_norm_rule(call: Call) -> Rule:
     tensor = call.operands[0]
     groups = int(call.arguments.get("num_groups", call.arguments.get("group", 1)))
     spatial = " ".join(f"s{i}!" for i in range(tensor.ndim - 2))
-    slots = [slot for slot in tensor_slots(call)]
+    slots = list(tensor_slots(call))
     operands = [f"n (g c!) {spatial}"] + ["(g c!)"] * (len(slots) - 1)
     outs = [f"n (g c!) {spatial}"] + ["n g"] * (len(call.results) - 1)
-    rule = notation_rule(
-        f"{', '.join(o for o, s in zip(operands, slots, strict=True) if s is not None)} -> {', '.join(outs)}",
-        [slot.shape for slot in slots if slot is not None],
-        [r.shape for r in call.results if r is not None],
-        localize=local_group_norm,
-    ) if len(call.results) > 1 or _even(tensor.shape[1], groups) is None else _group_rule(call, groups)
-    return rule
+    return (
+        notation_rule(
+            f"{', '.join(o for o, s in zip(operands, slots, strict=True) if s is not None)} -> {', '.join(outs)}",
+            [slot.shape for slot in slots if slot is not None],
+            [r.shape for r in call.results if r is not None],
+            localize=local_group_norm,
+        )
+        if len(call.results) > 1 or _even(tensor.shape[1], groups) is None
+        else _group_rule(call, groups)
+    )
 
 
 def _even(size: Size, groups: int) -> int | None:
@@ -79,7 +84,9 @@ def local_group_norm(local: Local) -> Any:
 def batch_norm_rule(call: Call) -> Rule:
     """Batch norm in every form: features may be cut; the batch only where its statistics are given, not taken."""
     tensor = call.operands[0]
-    takes = bool(call.arguments.get("training", call.arguments.get("train", call.arguments.get("use_input_stats", False))))
+    takes = bool(
+        call.arguments.get("training", call.arguments.get("train", call.arguments.get("use_input_stats", False)))
+    )
     if "legit_no_training" in call.op._schema.name:
         takes = False
     if call.op._overloadname == "no_stats":

@@ -18,7 +18,7 @@ from functools import lru_cache
 import sympy
 
 from shardwright.errors import RuleError
-from shardwright.layout import Size, product
+from shardwright.layout import Size, product, total
 from shardwright.rules.rule import Dims, Term
 
 _DIM = re.compile(r"\s*(\.\.\.|\(([^()\[\]]*)\)|\[([^()\[\]]*)\]|1(?![\w])|[A-Za-z_]\w*!?)")
@@ -151,14 +151,14 @@ def _solve_sizes(spelled: Sequence[tuple[Dims, tuple[Size, ...]]], text: str) ->
     if missing:
         raise RuleError(f"rule {text!r}: the sizes of {missing} do not follow from the shapes")
     for term, size in pairs:
-        whole = sum((sizes[n] for n in term.factors), 0) if term.is_sum else product(sizes[n] for n in term.factors)
+        whole = total(sizes[n] for n in term.factors) if term.is_sum else product(sizes[n] for n in term.factors)
         if isinstance(whole, int) and isinstance(size, int) and size not in (whole, 1):
             raise RuleError(f"rule {text!r}: dim {term} should have size {whole}, but has {size}")
     return {name: sizes[name] for name in names}
 
 
 def _minus(size: Size, parts: Sequence[Size]) -> Size:
-    return size - sum(parts, 0)
+    return size - total(parts)
 
 
 def _over(size: Size, rest: Size, text: str) -> Size:

@@ -11,7 +11,7 @@ import torch
 
 from shardwright.rules.notation import bind, parse
 from shardwright.rules.registry import Entry, rule_of
-from shardwright.rules.rule import Call, Rule
+from shardwright.rules.rule import Call, Rule, Term
 
 
 def pointwise_rule(call: Call, linear: tuple[tuple[int, ...], ...] = (), *, moves: bool = False) -> Rule:
@@ -64,6 +64,16 @@ def dropout_rule(call: Call) -> Rule | None:
     return pointwise_rule(call, ((0,),)) if _is_eval(call) or not call["p"] else None
 
 
+def like_rule(call: Call) -> Rule:
+    """``type_as``/``to(other)``: the other tensor gives only its dtype, in whatever layout it lies."""
+    source, other = call.operands[0].shape, call.operands[1].shape
+    dims = tuple(Term((f"d{i}",)) for i in range(len(source)))
+    own = tuple(Term((f"x{i}",)) for i in range(len(other)))
+    sizes = {**{f"d{i}": s for i, s in enumerate(source)}, **{f"x{i}": s for i, s in enumerate(other)}}
+    linear = (frozenset({0}),) if _keeps_floats(call) else ()
+    return Rule((dims, own), (dims,), sizes, dropped=frozenset(f"x{i}" for i in range(len(other))), linear=linear)
+
+
 _PLAIN = pointwise()
 _MOVE = pointwise((0,), moves=True)
 _CAST = pointwise((0,), when=_keeps_floats, moves=True)
@@ -105,19 +115,7 @@ RULES: dict[str, Entry] = {
     "aten::to.device": _CAST,
     "aten::to.dtype": _CAST,
     "aten::to.dtype_layout": _CAST,
-    "aten::to.other": Entry(lambda call: pointwise_rule_to_other(call)),
-    "aten::type_as": Entry(lambda call: pointwise_rule_to_other(call)),
+    "aten::to.other": Entry(like_rule),
+    "aten::type_as": Entry(like_rule),
     "aten::where.self": pointwise((1, 2), when=lambda call: call.result.dtype.is_floating_point),
 }
-
-
-def pointwise_rule_to_other(call: Call) -> Rule:
-    """``type_as``/``to(other)``: the other tensor gives only its dtype, in whatever layout it lies."""
-    from shardwright.rules.rule import Term
-
-    source, other = call.operands[0].shape, call.operands[1].shape
-    dims = tuple(Term((f"d{i}",)) for i in range(len(source)))
-    own = tuple(Term((f"x{i}",)) for i in range(len(other)))
-    sizes = {**{f"d{i}": s for i, s in enumerate(source)}, **{f"x{i}": s for i, s in enumerate(other)}}
-    linear = (frozenset({0}),) if _keeps_floats(call) else ()
-    return Rule((dims, own), (dims,), sizes, dropped=frozenset(f"x{i}" for i in range(len(other))), linear=linear)

@@ -39,8 +39,10 @@ def reduction_rule(
     source = tuple(Term((f"d{dim}",)) for dim in range(len(shape)))
     keeps = len(shape) > 0 and all(r is None or r.ndim == len(shape) for r in call.results)
     kept = tuple(Term() if dim in dims else term for dim, term in enumerate(source))
-    result = kept if keeps and len(dims) < len(shape) + 1 and call.result.ndim == len(shape) else tuple(
-        term for dim, term in enumerate(source) if dim not in dims
+    result = (
+        kept
+        if keeps and len(dims) < len(shape) + 1 and call.result.ndim == len(shape)
+        else tuple(term for dim, term in enumerate(source) if dim not in dims)
     )
     sizes: dict[str, Size] = {f"d{dim}": size for dim, size in enumerate(shape)}
     gone = [f"d{dim}" for dim in dims]
@@ -72,9 +74,7 @@ def local_mean(local: Local) -> Any:
         return local.run_call()
     count = product(local.call.operands[0].shape[dim] for dim in dims)
     keepdim = bool(local.arguments.get("keepdim", False))
-    total = local.run(
-        aten.sum.dim_IntList, local.arguments["self"], dims, keepdim, dtype=local.arguments.get("dtype")
-    )
+    total = local.run(aten.sum.dim_IntList, local.arguments["self"], dims, keepdim, dtype=local.arguments.get("dtype"))
     return local.run(aten.div.Scalar, total, count)
 
 
@@ -101,6 +101,16 @@ def along_rule(call: Call) -> Rule:
     linear = (frozenset({0}),) if call.op._schema.name == "aten::cumsum" else ()
     fixed = frozenset({f"d{along}"}) if shape else frozenset()
     return Rule((dims,), (dims,) * len(call.results), sizes, fixed, linear=linear)
+
+
+def topk_rule(call: Call) -> Rule:
+    """``topk``: along one dim, which may not be cut; values and indices."""
+    shape, dim = call.operands[0].shape, int(call["dim"]) % max(call.operands[0].ndim, 1)
+    dims = tuple(Term((f"d{i}",)) for i in range(len(shape)))
+    sizes: dict[str, Size] = {f"d{i}": size for i, size in enumerate(shape)}
+    result = tuple(Term(("k",)) if i == dim else term for i, term in enumerate(dims))
+    sizes["k"] = call.result.shape[dim] if shape else 1
+    return Rule((dims,), (result if shape else (),) * 2, sizes, frozenset({f"d{dim}", "k"}))
 
 
 _ALONG, _BOTH, _WHOLE = Entry(along_rule), Entry(both_rule), reduction(None)
@@ -141,19 +151,9 @@ RULES: dict[str, Entry] = {
     "aten::std.dim": _WHOLE,
     "aten::std_mean.correction": _WHOLE,
     "aten::sum": reduction("sum", linear=True),
-    "aten::topk": Entry(lambda call: topk_rule(call)),
+    "aten::topk": Entry(topk_rule),
     "aten::var": _WHOLE,
     "aten::var.correction": _WHOLE,
     "aten::var.dim": _WHOLE,
     "aten::var_mean.correction": _WHOLE,
 }
-
-
-def topk_rule(call: Call) -> Rule:
-    """``topk``: along one dim, which may not be cut; values and indices."""
-    shape, dim = call.operands[0].shape, int(call["dim"]) % max(call.operands[0].ndim, 1)
-    dims = tuple(Term((f"d{i}",)) for i in range(len(shape)))
-    sizes: dict[str, Size] = {f"d{i}": size for i, size in enumerate(shape)}
-    result = tuple(Term(("k",)) if i == dim else term for i, term in enumerate(dims))
-    sizes["k"] = call.result.shape[dim] if shape else 1
-    return Rule((dims,), (result if shape else (),) * 2, sizes, frozenset({f"d{dim}", "k"}))

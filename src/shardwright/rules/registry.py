@@ -53,7 +53,7 @@ def einsum(
         slots = tensor_slots(call)
         present = [index for index, slot in enumerate(slots) if slot is not None]
         results = [r.shape for r in call.results if r is not None]
-        bound = bind(pattern, [slot and slot.shape for slot in slots], results, loose=added)
+        bound = bind(pattern, [None if slot is None else slot.shape for slot in slots], results, loose=added)
         renumber = {old: new for new, old in enumerate(present)}
 
         def keep(group: frozenset[int]) -> frozenset[int]:

@@ -114,8 +114,8 @@ class Rule:
     """How one call's factors lie in its operands and results.
 
     ``sizes``: the global size of each factor. ``fixed``: factors that may not be cut. ``joint``: factors that are cut
-    together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each. ``dropped``: factors
-    absent from every result because the call leaves them out (a slice) or looks at nothing but shapes.
+    together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each.
+    ``dropped``: factors absent from every result because the call leaves them out (a slice) or looks only at shapes.
     ``added``: operands added to what is reduced (a bias). ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's

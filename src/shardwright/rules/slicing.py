@@ -100,7 +100,7 @@ def _span(call: Call, size: Size, kept: Size) -> tuple[int, Any] | None:
     start = 0 if start is None else start
     if call.arguments.get("step", 1) != 1:
         return None
-    if kept == size and isinstance(start, int) and start in (0,):
+    if kept == size and isinstance(start, int) and start == 0:
         return 0, size
     if not isinstance(size, int) or not isinstance(kept, int) or not isinstance(start, int):
         return None
@@ -146,7 +146,12 @@ def cat_rule(call: Call) -> Rule:
             sizes[f"p{index}"] = tensor.shape[dim]
     together = frozenset(range(len(operands)))
     return Rule(
-        tuple(operands), (_with(dims, dim, Term(names, is_sum=True)),), sizes, joint=(names,), linear=(together,), moves=True
+        tuple(operands),
+        (_with(dims, dim, Term(names, is_sum=True)),),
+        sizes,
+        joint=(names,),
+        linear=(together,),
+        moves=True,
     )
 
 

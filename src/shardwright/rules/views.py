@@ -135,9 +135,7 @@ def squeeze_rule(call: Call) -> Rule:
     """``squeeze`` and ``unsqueeze``: dims of size 1 come and go."""
     source, target, sizes, fixed = refine(call.operands[0].shape, call.result.shape)
     spelled = local_squeeze if "unsqueeze" not in call.op._schema.name else None
-    return Rule(
-        (source,), (target,), sizes, frozenset(fixed), linear=(frozenset({0}),), moves=True, localize=spelled
-    )
+    return Rule((source,), (target,), sizes, frozenset(fixed), linear=(frozenset({0}),), moves=True, localize=spelled)
 
 
 def local_squeeze(local: Local) -> Any:
@@ -154,7 +152,7 @@ def expand_rule(call: Call) -> Rule:
     source, target = call.operands[0].shape, call.result.shape
     offset = len(target) - len(source)
     names = [f"d{dim}" for dim in range(len(target))]
-    sizes = {name: size for name, size in zip(names, target, strict=True)}
+    sizes = dict(zip(names, target, strict=True))
     result = tuple(Term((name,)) for name in names)
     own = tuple(
         Term() if size == 1 and target[dim + offset] != 1 else result[dim + offset] for dim, size in enumerate(source)
@@ -190,7 +188,9 @@ def repeat_interleave_rule(call: Call) -> Rule | None:
     sizes: dict[str, Size] = {**{f"d{i}": size for i, size in enumerate(shape)}, "r": repeats}
     source = tuple(Term((f"d{i}",)) for i in range(len(shape)))
     target = tuple(Term((f"d{i}", "r")) if i == dim else Term((f"d{i}",)) for i in range(len(shape)))
-    return Rule((source,), (target,), sizes, frozenset({"r"}), linear=(frozenset({0}),), moves=True, localize=_without_size)
+    return Rule(
+        (source,), (target,), sizes, frozenset({"r"}), linear=(frozenset({0}),), moves=True, localize=_without_size
+    )
 
 
 def _without_size(local: Local) -> Any:

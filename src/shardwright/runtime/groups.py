@@ -11,7 +11,12 @@ from shardwright.mesh import Mesh
 
 def current_group_names(mesh: Mesh) -> dict[str, str]:
     """The default process group's name for the only axis of a mesh of its size; otherwise the axis names."""
-    if len(mesh.names) == 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() == mesh.num_ranks:
+    if (
+        len(mesh.names) == 1
+        and dist.is_available()
+        and dist.is_initialized()
+        and dist.get_world_size() == mesh.num_ranks
+    ):
         return {mesh.names[0]: dist.group.WORLD.group_name}  # type: ignore[union-attr]
     return {axis: axis for axis in mesh.names}
 
@@ -30,7 +35,7 @@ def make_groups(mesh: Mesh) -> dict[str, str]:
         for ranks in mesh.groups(axis):
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
-                names[axis] = group.group_name
+                names[axis] = group.group_name  # type: ignore[union-attr]
     return names
 
 

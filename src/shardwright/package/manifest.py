@@ -1,0 +1,134 @@
+"""The manifest of a package: what is in the folder, checked before anything else is opened."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardwright.errors import PackageError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "shardwright.json"
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the package: name within the folder, size in bytes, SHA-256 in hex."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A parameter, buffer or constant: global shape, dtype, and its layout on each mesh axis as plan files spell it."""
+
+    name: str
+    kind: str
+    shape: list[int]
+    dtype: str
+    layouts: dict[str, Any]
+    alias_of: str = ""
+
+
+class ValueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user input or output: sizes as numbers or, where dynamic, as text."""
+
+    name: str
+    shape: list[int | str]
+    dtype: str
+
+
+class CollectiveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One collective of the program and its cause."""
+
+    kind: str
+    axis: str
+    num_bytes: int
+    module: str
+    source: str
+    cause: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a package says about itself. ``graphs`` and ``weights``: file name by rank."""
+
+    format_version: int
+    shardwright_version: str
+    torch_version: str
+    mesh: dict[str, int]
+    graphs: list[str]
+    weights: list[str]
+    files: list[FileEntry]
+    tensors: list[TensorEntry]
+    inputs: list[ValueEntry]
+    outputs: list[ValueEntry]
+    collectives: list[CollectiveEntry]
+    plan: Any = None
+    source_fingerprint: str = ""
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of ranks the package is for."""
+        return len(self.graphs)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a package folder; raises `PackageError` saying what is missing or wrong."""
+    path = Path(folder) / MANIFEST_NAME
+    if not Path(folder).is_dir():
+        raise PackageError(f"{folder} is no package folder: there is no such folder")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PackageError(f"{folder} is no package: it has no readable {MANIFEST_NAME} ({error.strerror})") from error
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("format_version")
+        if version != FORMAT_VERSION:
+            raise PackageError(
+                f"{path} has format version {version!r}; this Shardwright reads version {FORMAT_VERSION}\n"
+                "  try: save the package again with this version"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PackageError(f"{path} is damaged: {error}") from error
+    _check(manifest, path)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into a folder that is still being made."""
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (folder / MANIFEST_NAME).write_bytes(encoded + b"\n")
+
+
+def check_file(folder: Path, entry: FileEntry, *, contents: bool = True) -> Path:
+    """The path of a package file after checking its size and (``contents``) its SHA-256."""
+    path = folder / entry.name
+    if not path.is_file():
+        raise PackageError(f"the package {folder} lacks {entry.name}\n  try: copy the whole folder again")
+    size = path.stat().st_size
+    if size != entry.num_bytes:
+        raise PackageError(f"{path} has {size} bytes, the manifest says {entry.num_bytes}: it is truncated or altered")
+    if contents and file_sha256(path) != entry.sha256:
+        raise PackageError(f"{path} does not have the contents the manifest says: it is altered or damaged")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(manifest: Manifest, path: Path) -> None:
+    names = {entry.name for entry in manifest.files}
+    product = 1
+    for size in manifest.mesh.values():
+        product *= size
+    missing = [name for name in (*manifest.graphs, *manifest.weights) if name not in names]
+    if missing or product != len(manifest.graphs) or len(manifest.graphs) != len(manifest.weights):
+        raise PackageError(f"{path} contradicts itself: mesh {manifest.mesh}, {len(manifest.graphs)} graphs, {missing}")
+    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
+    if outside:
+        raise PackageError(f"{path} names files outside the package: {outside}")

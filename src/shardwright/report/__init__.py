@@ -1,0 +1,1 @@
+"""Reports: tables for people, plain data for programs."""

@@ -1,0 +1,61 @@
+"""Inputs and outputs as safetensors files, by name."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.export import ExportedProgram
+
+from shardwright.errors import Finding, InputError, near_misses, raise_findings
+from shardwright.program import read
+
+
+def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, which must be exactly ``names``."""
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read inputs from {path}: {error}\n  try: safetensors.torch.save_file(…)") from error
+    findings = [Finding(f"{path} lacks input {name!r}") for name in names if name not in found]
+    for name in found:
+        if name not in names:
+            close = tuple(map(repr, near_misses(name, names)))
+            findings.append(Finding(f"{path} holds {name!r}, which is no input", remedies=close))
+    raise_findings(InputError, findings, summary="the inputs do not fit the program")
+    return found
+
+
+def write_outputs(path: str | os.PathLike[str], outputs: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors to a safetensors file, whole or not at all."""
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in outputs.items()}, name)
+        Path(name).replace(target)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {path}: {error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def example_inputs(exported: ExportedProgram, path: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs: from a file, or those the program was exported with."""
+    if path is None:
+        if exported.example_inputs is None:
+            raise InputError("the program carries no example inputs\n  try: --inputs FILE.safetensors")
+        args, kwargs = exported.example_inputs
+        return tuple(args), dict(kwargs)
+    import torch.utils._pytree as pytree
+
+    names = [item.name for item in read(exported).user_inputs()]
+    found = read_inputs(path, names)
+    spec = exported.call_spec.in_spec
+    if spec is None:
+        return tuple(found[name] for name in names), {}
+    return pytree.tree_unflatten([found[name] for name in names], spec)
