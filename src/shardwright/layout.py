@@ -63,8 +63,9 @@ class Cut:
         period = _shortest_period(merged)
         if period != len(merged):
             repeat, merged = repeat * (len(merged) // period), merged[:period]
-        if len(merged) == 1 and isinstance(repeat, int):
-            repeat, merged = 1, [(merged[0][0], merged[0][1] * repeat)]
+        if merged and merged[0][0] == merged[-1][0] and isinstance(repeat, int) and repeat != 1:
+            # The last run of a period joins the first of the next, so the period is not what repeats.
+            return Cut.of(num_ranks, merged * repeat, inner=inner)
         return Cut(num_ranks, tuple(merged), repeat, inner)
 
     @staticmethod
@@ -177,9 +178,12 @@ class Cut:
         if outer == 1:
             return self
         if isinstance(outer, int) and isinstance(self.repeat, int):
-            if outer == 0 or self.repeat % outer:
+            if outer and self.repeat % outer == 0:
+                return Cut.of(self.num_ranks, self.runs, self.repeat // outer, self.inner)
+            if outer == 0 or self.inner != 1 or self.size % outer:
                 return None
-            return Cut.of(self.num_ranks, self.runs, self.repeat // outer, self.inner)
+            part = self.slice(0, self.size // outer)
+            return part if part.tile(outer) == self else None
         rest = sympy.simplify(self.repeat / outer)
         return Cut.of(self.num_ranks, self.runs, _as_size(rest), self.inner) if _is_integer(rest) else None
 
