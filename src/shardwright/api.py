@@ -114,14 +114,37 @@ def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: An
             if not pin.exact:
                 free.add(item.name)
     pins.free_cut = frozenset(free)
+    _pin_ties(program, pins, resolved, findings)
     names = [item.name for item in program.user_inputs()]
     for name, layout in _layouts(inputs, names, findings, "input").items():
         pins.inputs[name] = layout
     out_names = output_names(program)
     for name, layout in _layouts(outputs, list(out_names), findings, "output").items():
         pins.outputs[out_names[name]] = layout
-    raise_findings(PlanError, findings, summary="inputs= or outputs= do not fit the program")
+    raise_findings(PlanError, findings, summary="the plan does not fit the program")
     return pins
+
+
+def _pin_ties(program: Program, pins: Pins, resolved: ResolvedPlan, findings: list[Finding]) -> None:
+    """Pin every name of a tied weight as one of its names is pinned; entries that disagree are findings."""
+    first: dict[int, Any] = {}
+    for item in program.inputs:
+        if item.is_state and item.name in pins.state:
+            leader = first.setdefault(id(program.weights[item.target].tensor), item)
+            if pins.state[leader.name] != pins.state[item.name]:
+                findings.append(
+                    Finding(
+                        f"{leader.target!r} and {item.target!r} are one tied tensor, but plan entries "
+                        f"{resolved.pins[leader.target].key!r} and {resolved.pins[item.target].key!r} disagree: "
+                        f"{pins.state[leader.name]} against {pins.state[item.name]}",
+                        remedies=("give both the same layout", "name only one of them"),
+                    )
+                )
+    for item in program.inputs:
+        leader = first.get(id(program.weights[item.target].tensor)) if item.is_state else None
+        if leader is not None and item.name not in pins.state:
+            pins.state[item.name] = pins.state[leader.name]
+            pins.free_cut |= {item.name} & ({item.name} if leader.name in pins.free_cut else set())
 
 
 def output_names(program: Program) -> dict[str, int]:

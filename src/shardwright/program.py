@@ -223,15 +223,16 @@ def write(program: Program) -> ExportedProgram:
     """The `ExportedProgram` of a program whose weights are made now; it keeps specs, ranges and module paths."""
     source = program.source
     kept = {spec.target: spec for spec in source.graph_signature.input_specs if spec.target is not None}
+    given = iter(spec for spec in source.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
     specs = []
-    for item, spec_name in zip(program.inputs, program.placeholders(), strict=True):
-        old = kept.get(item.target or "")
-        if old is None and item.kind == InputKind.CONSTANT_TENSOR:
-            specs.append(InputSpec(item.kind, TensorArgument(spec_name.name), item.target, item.persistent))
-        elif old is not None:
-            specs.append(replace(old, arg=TensorArgument(spec_name.name)))
+    for item, node in zip(program.inputs, program.placeholders(), strict=True):
+        if item.kind == InputKind.USER_INPUT:
+            old = next(given)
+            specs.append(replace(old, arg=replace(old.arg, name=node.name)))
+        elif (item.target or "") in kept:
+            specs.append(replace(kept[item.target], arg=TensorArgument(node.name)))
         else:
-            specs.append(next(s for s in source.graph_signature.input_specs if s.arg.name == item.name))  # type: ignore[union-attr]
+            specs.append(InputSpec(item.kind, TensorArgument(node.name), item.target, item.persistent))
     out_specs = []
     for spec, value in zip(source.graph_signature.output_specs, program.output_values(), strict=True):
         arg = spec.arg

@@ -10,11 +10,11 @@ from torch.export import ExportedProgram
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError
-from shardwright.layout import Layout, Shard, cut_of
+from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.partition import Collective, lower, partition
 from shardwright.program import Program, write
-from shardwright.simulate import Simulation
+from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,23 @@ class ShardedProgram:
         from shardwright.inputs import check_inputs
 
         check_inputs(self.program, args, kwargs)
-        return self.simulation()(*args, **kwargs)
+        simulation = self.simulation()
+        found = simulation.run_flat(self.rank_inputs(flat_inputs(self.program, args, kwargs)))
+        return [unflatten_outputs(self.program, flat) for flat in found]
+
+    def rank_inputs(self, flat: Sequence[Any]) -> list[list[Any]]:
+        """Every rank's inputs for flat whole inputs: the pieces where ``inputs=`` cut them."""
+        assignments = list(self.assignments.values())
+        found = []
+        for rank in range(self.mesh.num_ranks):
+            pieces = list(flat)
+            for position, item in enumerate(self.program.user_inputs()):
+                for assignment, coordinate in zip(assignments, self._coordinate(rank), strict=True):
+                    layout = assignment.layouts.get(item.name, REPLICATE)
+                    if isinstance(pieces[position], torch.Tensor) and layout != REPLICATE:
+                        pieces[position] = take_shard(pieces[position], layout, coordinate)
+            found.append(pieces)
+        return found
 
     def save(self, path: str, **options: Any) -> None:
         """Write a package folder: the graphs, and every rank's weights in safetensors. See `package.save`."""

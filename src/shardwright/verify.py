@@ -101,7 +101,7 @@ def verify(
         wanted = run_graph(program, state, inputs, None)
     allowed = tolerance if tolerance is not None else _tolerance(wanted)
     simulation = sharded.simulation()
-    got = simulation.run_raw([inputs] * sharded.mesh.num_ranks)
+    got = simulation.run_raw(sharded.rank_inputs(inputs))
     checks = list(_compare_outputs(program, sharded, simulation, wanted, got))
     outputs = tuple(check for check, is_buffer in checks if not is_buffer)
     buffers = tuple(check for check, is_buffer in checks if is_buffer)
@@ -259,7 +259,7 @@ def _errors(
             same = joined.shape == value.shape
             errors[node.name] = relative_error(joined, value) if same else float("inf")
 
-    sharded.simulation().run_raw([inputs] * len(kept), watch=keep)
+    sharded.simulation().run_raw(sharded.rank_inputs(inputs), watch=keep)
     with torch.no_grad():
         run_graph(program, state, inputs, hold_against)
     return errors

@@ -82,8 +82,8 @@ def assign_layouts(
     targets = {i.name: i.target or i.name for i in program.inputs}
     fixed = {**pins.state, **pins.inputs}
     folded = fold(steps, targets, fixed)
-    builder = _Builder(program, pins, num_ranks, steps, folded)
-    problem = builder.problem(auto=auto, cost=cost or CostModel(), slack=slack, time_limit_s=time_limit_s)
+    builder = _Builder(program, pins, num_ranks, steps, folded, auto=auto, cost=cost or CostModel())
+    problem = builder.problem(slack=slack, time_limit_s=time_limit_s)
     solution = solve(problem)
     chosen = [builder.strategies[site.index][solution.chosen[site.index]] for site in folded.sites]
     by_step: list[Strategy | None] = [chosen[site] for site in folded.site_of]
@@ -103,7 +103,18 @@ def assign_layouts(
 class _Builder:
     """Makes the solver's problem: calls, rules and candidate strategies of every site."""
 
-    def __init__(self, program: Program, pins: Pins, num_ranks: int, steps: Steps, folded: Folded) -> None:
+    def __init__(
+        self,
+        program: Program,
+        pins: Pins,
+        num_ranks: int,
+        steps: Steps,
+        folded: Folded,
+        *,
+        auto: bool,
+        cost: CostModel,
+    ) -> None:
+        self.auto, self.cost = auto, cost
         self.program, self.pins, self.num_ranks, self.steps, self.folded = program, pins, num_ranks, steps, folded
         self.fake_mode = program.fake_mode
         self.kinds = {i.name: i for i in program.inputs}
@@ -114,9 +125,27 @@ class _Builder:
         self.links = self._links()
         self.free_state = self._free_state()
         pinned = {s.index: layout for s in folded.sites if (layout := self._pinned(s)) is not None}
-        self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks)
+        self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks, self._seeds)
         self.strategies = [self._strategies(site) for site in folded.sites]
         self._add_input_strategies()
+
+    def _seeds(self, site: Site, group: tuple[str, ...]) -> bool:
+        """Whether a factor's equal chunks are worth trying by themselves; all other cuts are these, passed on.
+
+        They are when it gives a dim structure (the heads of a view, the parts of a split), cuts a weight, or cuts so
+        much work that a collective's time is small.
+        """
+        rule = self.rules[site.index]
+        assert rule is not None, "only rules have factors"
+        terms = [term for dims in (*rule.operands, *rule.results) if dims is not None for term in dims]
+        if any(len(term.factors) > 1 and name in term.factors for term in terms for name in group):
+            return True
+        for dims, sources in zip(rule.operands, site.reads, strict=True):
+            if any(name in term.factors for term in dims for name in group):
+                makers = (self.folded.sites[source].step for source, _ in sources)
+                if any(maker.kind == "input" and self.kinds[maker.node.name].is_state for maker in makers):
+                    return True
+        return self.auto and sum(self._moved(site.step)) > self.cost.latency_us * self.cost.memory_bytes_per_us / 8
 
     def _call(self, site: Site) -> Call | None:
         step = site.step
@@ -155,13 +184,21 @@ class _Builder:
         return rule
 
     def _links(self) -> dict[int, tuple[int, int]]:
-        """Output site → (placeholder site, number of dims) for every mutated buffer."""
+        """Site → (placeholder site, number of dims): outputs that mutate buffers, and tied weights."""
         inputs = {step.node.name: step for step in self.steps.items if step.kind == "input"}
         found = {}
         for site in self.folded.sites:
             if site.step.kind == "output" and site.step.output in self.mutated:
                 step = inputs[self.mutated[site.step.output]]
                 found[site.index] = (self.folded.site_of[step.index], step.vals[0].dim())
+        leaders: dict[int, int] = {}
+        for item in self.program.inputs:
+            if item.is_state and item.target is not None and item.name in inputs:
+                step = inputs[item.name]
+                site = self.folded.site_of[step.index]
+                leader = leaders.setdefault(id(self.program.weights[item.target].tensor), site)
+                if leader != site:
+                    found[site] = (leader, step.vals[0].dim())
         return found
 
     def _free_state(self) -> set[int]:
@@ -216,7 +253,7 @@ class _Builder:
                 for source, _ in sources:
                     layouts = (s.operands[position] for s in self.strategies[site.index])
                     wanted.setdefault(source, {}).update(dict.fromkeys(layouts))
-        mutated = {placeholder for placeholder, _ in self.links.values()}
+        mutated = {site for placeholder, _ in self.links.values() for site in (placeholder, *self.links)}
         for site in self.folded.sites:
             step = site.step
             if step.kind == "input":
@@ -248,8 +285,8 @@ class _Builder:
         value = self.steps.items[source].vals[result]
         return [resolve(wish, tensor_meta(value).shape, self.num_ranks)]
 
-    def problem(self, *, auto: bool, cost: CostModel, slack: float, time_limit_s: float) -> Problem:
-        sites = [self._site_choices(site, cost) for site in self.folded.sites]
+    def problem(self, *, slack: float, time_limit_s: float) -> Problem:
+        sites = [self._site_choices(site) for site in self.folded.sites]
         values = []
         for (source, result, readers), count in self.folded.values.items():
             maker = self.folded.sites[source].step
@@ -259,9 +296,13 @@ class _Builder:
             solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.vals or self._is_output(r[0]))
             if solvable:
                 num_bytes = self._elements(value) * value.element_size()
-                values.append(ValueFlow(count, source, result, solvable, num_bytes, value.dtype == torch.bool))
+                values.append(ValueFlow(count, source, result, solvable, num_bytes, value.dtype == torch.bool, self._is_parameter(maker)))
         ties = [(output, placeholder) for output, (placeholder, _) in self.links.items()]
-        return Problem(self.num_ranks, sites, values, ties, cost, auto, slack, time_limit_s)
+        return Problem(self.num_ranks, sites, values, ties, self.cost, self.auto, slack, time_limit_s)
+
+    def _is_parameter(self, step: Step) -> bool:
+        item = self.kinds.get(step.node.name) if step.kind == "input" else None
+        return item is not None and item.kind.name == "PARAMETER"
 
     def _is_output(self, site: int) -> bool:
         return self.folded.sites[site].step.kind == "output"
@@ -269,7 +310,7 @@ class _Builder:
     def _elements(self, value: torch.Tensor) -> int:
         return math.prod(size_hint(size, self.fake_mode) for size in tensor_meta(value).shape)
 
-    def _site_choices(self, site: Site, cost: CostModel) -> SiteChoices:
+    def _site_choices(self, site: Site) -> SiteChoices:
         step, rule = site.step, self.rules[site.index]
         strategies = self.strategies[site.index]
         weight_bytes = [0] * len(strategies)
@@ -282,7 +323,7 @@ class _Builder:
             if rule is not None and rule.reduces and not any(t.is_sum for dims in rule.operands for t in dims):
                 products = math.prod(size_hint(size, self.fake_mode) for size in rule.sizes.values())
             moved = [] if rule is not None and rule.moves else self._moved(step)
-            work = [cost.work_us(s, moved, products) for s in strategies]
+            work = [self.cost.work_us(s, moved, products) for s in strategies]
         return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node))
 
     def _moved(self, step: Step) -> list[int]:

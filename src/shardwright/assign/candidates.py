@@ -7,7 +7,7 @@ split says "these parts, each cut", a key-value group says "queries go with thei
 which index, so where sizes divide, all of these are one candidate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from shardwright.assign.folding import Folded, Site
@@ -41,9 +41,11 @@ def discover(
     links: Mapping[int, tuple[int, int]],
     pinned: Mapping[int, Layout],
     num_ranks: int,
+    seeds: Callable[[Site, tuple[str, ...]], bool],
 ) -> Candidates:
-    """Candidate cuts for every site. ``links``: output site → (placeholder site of the same layout, its number
-    of dims), for mutations.
+    """Candidate cuts for every site. ``links``: site → (placeholder site of the same layout, number of dims),
+    for the outputs that mutate buffers and for tied weights. ``seeds``: whether a factor group of a site is worth
+    cutting for its own sake, rather than because a neighbour is cut.
     """
     found = Candidates(num_ranks, choices=[{} for _ in folded.sites])
     neighbours = _neighbours(folded, links)
@@ -53,7 +55,7 @@ def discover(
     for site in folded.sites:
         rule = rules[site.index]
         for group in rule.groups() if rule is not None else ():
-            if all(isinstance(rule.sizes[name], int) for name in group):  # type: ignore[union-attr]
+            if seeds(site, group) and all(isinstance(rule.sizes[name], int) for name in group):  # type: ignore[union-attr]
                 choice = {name: Cut.even(rule.sizes[name], num_ranks) for name in group}  # type: ignore[union-attr]
                 _choose(found, site, rule, choice)  # type: ignore[arg-type]
     pending = dict.fromkeys(range(len(folded.sites)))
@@ -167,12 +169,13 @@ def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut]
 
 
 def _spread_link(found: Candidates, site: Site, link: tuple[int, int] | None) -> bool:
-    """A mutated buffer has one layout before and after: its cuts and those of its new value are the same."""
+    """Values of one layout (a mutated buffer and its new value, tied weights) have the same candidate cuts."""
     if link is None:
         return False
     placeholder, num_dims = link
     changed = False
-    values = [*site.reads[0], (placeholder, 0)]
+    own = list(site.reads[0]) if site.reads else [(site.index, 0)]
+    values = [*own, (placeholder, 0)]
     for dim in range(num_dims):
         cuts = dict.fromkeys(cut for value in values for cut in found.dims.get((value, dim), ()))
         for value in values:

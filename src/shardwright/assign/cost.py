@@ -7,8 +7,6 @@ larger of its arithmetic and its memory traffic. Absolute times are not promised
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
 from shardwright.rules.rule import Strategy
 
@@ -68,14 +66,17 @@ def reshard_kind(source: Layout, target: Layout) -> str:
     return "all_gather" if isinstance(target, Replicate) else "all_to_all"
 
 
-def can_reshard(source: Layout, target: Layout, dtype: torch.dtype | None = None) -> bool:
-    """Whether one reshard leads from ``source`` to ``target``.
+def has_collective(source: Layout, target: Layout) -> bool:
+    """Whether one collective leads from ``source`` to ``target``.
 
-    Nothing but itself becomes ``Partial``, save the whole value (one rank keeps it, the others hold zeros); a boolean
-    or a maximum cannot be spread so.
+    Nothing becomes ``Partial`` by a collective, and one cut becomes another on the same dim only by way of the whole.
     """
-    if source == target:
-        return True
-    if isinstance(target, Partial):
-        return isinstance(source, Replicate) and target.op == "sum" and dtype is not torch.bool
-    return True
+    if isinstance(source, Replicate) or isinstance(target, Partial):
+        return False
+    return not isinstance(source, Shard) or not isinstance(target, Shard) or exchanges(source, target)
+
+
+def exchanges(source: Shard, target: Shard) -> bool:
+    """Whether an all-to-all leads from one cut to another: two dims, both in equal chunks of known size."""
+    cuts = cut_of(source), cut_of(target)
+    return source.dim != target.dim and all(cut.is_even and cut.is_chunked and cut.is_concrete for cut in cuts)

@@ -16,7 +16,7 @@ Constraints
 - readers find what they need: ``Σ_{s: operand j of s wants L} x[n,s] ≤ a[v,L]``  (`_Model.supply_readers`)
 - nothing from nothing: ``a[v,L] ≤ P[v,L] + Σ_K y[v,K→L] + z[v,L]`` with ``P[v,L] = Σ_{s: result of s is L} x[p(v),s]``;
   ``y[v,K→L] ≤ P[v,K]``; ``z[v,L] ≤ a[v,Replicate]``                            (`_Model.account_for`)
-- a mutated buffer keeps its layout: ``Σ x[output, L] = Σ x[buffer, L]``          (`_Model.tie`)
+- mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
 - memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ (1 + slack) · least``   (`_Model.limit`)
 
 Objectives, one after the other, each bounding the next                          (`solve`)
@@ -28,20 +28,29 @@ The preferences break ties the same way everywhere: reduce early, cut rather tha
 runs on one thread with fixed settings, and nothing depends on hash order, so every rank finds the same assignment.
 """
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from shardwright.assign.cost import CostModel, can_reshard
+from shardwright.assign.cost import CostModel, has_collective
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial
 from shardwright.rules.rule import Strategy
 
 TIE = 1e-4
 """Size in microseconds of the first preference; those after it are smaller."""
+
+GAP = 1e-4
+"""The solver stops when its answer is proven to be within this share of the optimum."""
+
+WEIGHT_GATHER_US = 1e4
+"""Added to the cost of resharding a parameter, in microseconds: more than any activation's."""
 
 
 @dataclass
@@ -65,11 +74,12 @@ class ValueFlow:
     readers: tuple[tuple[int, int], ...]
     num_bytes: int
     is_bool: bool = False
+    is_weight: bool = False
 
 
 @dataclass
 class Problem:
-    """Everything the solver needs. ``ties``: (output site, placeholder site) pairs with one layout."""
+    """Everything the solver needs. ``ties``: pairs of sites that hold one layout."""
 
     num_ranks: int
     sites: list[SiteChoices]
@@ -99,12 +109,13 @@ def solve(problem: Problem) -> Solution:
         least, _, got = model.minimize(model.bytes_cost)
         gap = max(gap, got)
         model.limit(model.bytes_cost, least * (1 + problem.slack) + 1)
-        _, values, got = model.minimize(model.reshard_cost + model.work_cost + model.preference)
+        _, values, got = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
     else:
         reshard, values, got = model.minimize(model.reshard_cost)
         gap = max(gap, got)
-        model.limit(model.reshard_cost, reshard * (1 + 1e-6) + 1e-6)
-        _, values, got = model.minimize(model.work_cost + model.preference + TIE * model.reshard_cost)
+        # Looser than the solver's tolerances, far tighter than one collective's latency.
+        model.limit(model.reshard_cost, reshard * (1 + 1e-6) + 1e-2)
+        _, values, got = model.minimize(model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost)
     gap = max(gap, got)
     chosen = []
     for first, site in zip(model.first_choice, problem.sites, strict=True):
@@ -127,11 +138,13 @@ class _Model:
             self.num_variables += len(site.strategies)
         self.num_choices = self.num_variables
         self._reshards: list[tuple[int, float]] = []
+        self._cuts: list[tuple[int, float]] = []
         self.choose_one()
         for value in self.problem.values:
             self.account_for(value)
         self.tie()
         self.reshard_cost = self._vector(dict(self._reshards))
+        self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
         self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s])
         self.preference = self._by_choice(lambda site, s: TIE * site.members * _preference(site.strategies[s], s))
@@ -184,16 +197,18 @@ class _Model:
             for source, choices in produced.items():
                 if source == layout:
                     row.update(dict.fromkeys(choices, -1.0))
-                elif source != REPLICATE and can_reshard(source, layout):
+                elif has_collective(source, layout):
                     reshard = self._new()
                     cost = self.problem.cost.reshard_us(source, layout, value.num_bytes, self.problem.num_ranks)
+                    # A weight that is gathered on every call was not worth cutting: only where nothing else works.
+                    cost += WEIGHT_GATHER_US * value.is_weight
                     self._reshards.append((reshard, value.members * cost))
                     self._row({reshard: 1.0, **dict.fromkeys(choices, -1.0)}, -np.inf, 0.0)
                     row[reshard] = -1.0
             if layout != REPLICATE and (not isinstance(layout, Partial) or (layout.op == "sum" and not value.is_bool)):
                 local = self._new()
                 cost = self.problem.cost.reshard_us(REPLICATE, layout, value.num_bytes, self.problem.num_ranks)
-                self._reshards.append((local, TIE * value.members * cost))
+                self._cuts.append((local, TIE * value.members * cost))
                 self._row({local: 1.0, available[REPLICATE]: -1.0}, -np.inf, 0.0)
                 row[local] = -1.0
             self._row(row, -np.inf, 0.0)
@@ -210,23 +225,13 @@ class _Model:
         return wanted
 
     def tie(self) -> None:
-        """A mutated buffer has one layout before and after."""
-        for output, placeholder in self.problem.ties:
-            before, after = self.problem.sites[placeholder], self.problem.sites[output]
-            layouts = dict.fromkeys(
-                [s.results[0] for s in before.strategies] + [s.operands[0] for s in after.strategies]
-            )
-            for layout in layouts:
-                row = {
-                    self.first_choice[placeholder] + i: 1.0
-                    for i, s in enumerate(before.strategies)
-                    if s.results[0] == layout
-                }
-                row.update(
-                    (self.first_choice[output] + i, -1.0)
-                    for i, s in enumerate(after.strategies)
-                    if s.operands[0] == layout
-                )
+        """A mutated buffer has one layout before and after; tied weights have one layout."""
+        for tied in self.problem.ties:
+            held = [[(s.results or s.operands)[0] for s in self.problem.sites[site].strategies] for site in tied]
+            for layout in dict.fromkeys(held[0] + held[1]):
+                row: dict[int, float] = {}
+                for site, layouts, sign in zip(tied, held, (1.0, -1.0), strict=True):
+                    row.update((self.first_choice[site] + i, sign) for i, one in enumerate(layouts) if one == layout)
                 self._row(row, 0.0, 0.0)
 
     def limit(self, cost: np.ndarray, bound: float) -> None:
@@ -243,13 +248,14 @@ class _Model:
         matrix = scipy.sparse.csr_array((data, (rows, columns)), shape=(len(self.rows), self.num_variables))
         integrality = np.zeros(self.num_variables)
         integrality[: self.num_choices] = 1
-        result = scipy.optimize.milp(
-            cost,
-            constraints=scipy.optimize.LinearConstraint(matrix, self.lower, self.upper),
-            integrality=integrality,
-            bounds=scipy.optimize.Bounds(0, 1),
-            options={"time_limit": self.problem.time_limit_s, "mip_rel_gap": 1e-7, "presolve": True},
-        )
+        with _quiet_stdout():
+            result = scipy.optimize.milp(
+                cost,
+                constraints=scipy.optimize.LinearConstraint(matrix, self.lower, self.upper),
+                integrality=integrality,
+                bounds=scipy.optimize.Bounds(0, 1),
+                options={"time_limit": self.problem.time_limit_s, "mip_rel_gap": GAP, "presolve": True},
+            )
         if result.x is None:
             if result.status == 2:
                 raise AssignmentError(
@@ -261,6 +267,23 @@ class _Model:
                 "  try: a plan that pins more tensors, or a longer time limit"
             )
         return float(result.fun), result.x, float(result.mip_gap or 0.0)
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """HiGHS prints a line of its own to file descriptor 1 now and then, whatever its options say.
+
+    Programs that print JSON cannot have that, so the descriptor points elsewhere while it runs.
+    """
+    sys.stdout.flush()
+    saved, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(sink)
 
 
 def _preference(strategy: Strategy, number: int) -> float:

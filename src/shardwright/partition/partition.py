@@ -178,7 +178,7 @@ class _Walk:
         if node.op == "get_attr":
             local = self.emit.graph.get_attr(str(node.target))
         else:
-            local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
+            local = self._placeholder(node)
         local.meta = dict(node.meta)
         whole = step.vals[0]
         if isinstance(layout, Shard):
@@ -186,6 +186,13 @@ class _Walk:
             local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
             local.meta.pop("tensor_meta", None)
         self._keep(step, node, {(step.index, 0): layout}, [local])
+
+    def _placeholder(self, node: fx.Node) -> fx.Node:
+        """A copy of a placeholder under its own name, also where that is a Python name (``input``)."""
+        local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
+        local.name = node.name
+        local.meta = dict(node.meta)
+        return local
 
     def _local_shape(self, whole: torch.Tensor, layout: Shard) -> tuple[Any, ...]:
         cut = cut_of(layout)
@@ -197,9 +204,7 @@ class _Walk:
     def _write_plain(self, step: Step) -> None:
         node = step.node
         if node.op == "placeholder":
-            local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
-            local.meta = dict(node.meta)
-            self.env[node] = local
+            self.env[node] = self._placeholder(node)
             return
         if node.op == "get_attr":
             local = self.emit.graph.get_attr(str(node.target))

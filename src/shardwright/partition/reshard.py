@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from shardwright import collectives
+from shardwright.assign.cost import exchanges
 from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
 from shardwright.partition.emit import Emitter
 
@@ -37,7 +38,7 @@ def reshard(
     if isinstance(target, Replicate):
         args = (x, source.dim, source.cut, axis, rank)
         return _write(emit, collectives.all_gather, args, tuple(whole.shape), whole)
-    if _exchanges(source, target):
+    if exchanges(source, target):
         args = (x, source.dim, source.cut, target.dim, target.cut, axis, rank)
         return _write(emit, collectives.all_to_all, args, _local(whole, target, rank), whole)
     gathered = reshard(emit, x, source, Replicate(), whole, axis, rank)
@@ -60,18 +61,6 @@ def cut_locally(emit: Emitter, x: fx.Node, target: Shard, rank: int) -> fx.Node:
 def spread(emit: Emitter, x: fx.Node, rank: int) -> fx.Node:
     """A value that is there whole as a partial sum: the first rank keeps it, the others hold zeros."""
     return x if rank == 0 else emit.call(aten.zeros_like.default, x)
-
-
-def _exchanges(source: Shard, target: Shard) -> bool:
-    return (
-        source.dim != target.dim
-        and cut_of(source).is_even
-        and cut_of(target).is_even
-        and cut_of(source).is_chunked
-        and cut_of(target).is_chunked
-        and cut_of(source).is_concrete
-        and cut_of(target).is_concrete
-    )
 
 
 def _local(whole: torch.Tensor, target: Layout, rank: int) -> tuple[Any, ...]:

@@ -125,6 +125,14 @@ class Registry:
             raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'aten::linear'")
         self._entries[name] = entry
 
+    def remove(self, name: str) -> None:
+        """Forget an entry; raises KeyError for a name that has none."""
+        del self._entries[name]
+
+    def entry_named(self, name: str) -> Entry | None:
+        """The entry registered under exactly this name."""
+        return self._entries.get(name)
+
     def add_table(self, table: Mapping[str, Entry], unsupported: Mapping[str, str] | None = None) -> None:
         """Register a family's table, and the operators it knows to have no rule."""
         for name, entry in table.items():

@@ -1,0 +1,92 @@
+"""`verify` finds what is wrong: shown with rules that are deliberately so."""
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from shardwright.rules import REGISTRY
+from shardwright.rules.registry import einsum
+from tests.models import MEGATRON, Decoder, redraw
+
+IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def wrong_rule():
+    """Registers a wrong entry, and puts the right one back."""
+    changed = []
+
+    def register(name, entry):
+        changed.append((name, REGISTRY.entry_named(name)))
+        REGISTRY.add(name, entry)
+
+    yield register
+    for name, entry in changed:
+        REGISTRY.remove(name) if entry is None else REGISTRY.add(name, entry)
+
+
+def verified(plan=MEGATRON, **options):
+    exported = torch.export.export(redraw(Decoder()), (IDS,))
+    sharded = sw.shard(exported, mesh=2, plan=plan)
+    return sw.verify(sharded, exported, (IDS,), **options)
+
+
+def test_a_right_program_is_equal():
+    report = verified()
+    assert report.ok
+    assert report.first_wrong is None
+    assert "equal on every rank" in str(report)
+    assert len(report.outputs) == 2
+
+
+def test_a_non_linear_operator_called_linear_is_named(wrong_rule):
+    # The silu of a partial sum is not the partial sum of silus.
+    wrong_rule("aten::silu", einsum("... -> ...", linear=((0,),)))
+    plan = {
+        **{key: style for key, style in MEGATRON.items() if "mlp" not in key},
+        "layers.*.mlp.gate_proj": "rowwise",
+        "layers.*.mlp.[up,down]_proj": "replicate",
+    }
+    report = verified(plan)
+    assert not report.ok
+    assert report.first_wrong.op == "aten.silu.default"
+    assert report.first_wrong.module == "layers.0.mlp"
+    assert "models.py:" in report.first_wrong.source
+    assert "first wrong node: silu" in str(report)
+
+
+class Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 16)
+
+    def forward(self, x):
+        return self.fc(x).exp().mean(-1, keepdim=True) + 1
+
+
+def test_a_mean_claimed_to_be_a_sum_is_named(wrong_rule):
+    wrong_rule("aten::mean.dim", einsum("b n -> b 1"))
+    model, inputs = redraw(Mean()), (torch.randn(64, 8),)
+    exported = torch.export.export(model, inputs)
+    sharded = sw.shard(exported, mesh=2, plan={"fc": "colwise"})
+    report = sw.verify(sharded, exported, inputs)
+    assert not report.ok
+    assert report.first_wrong.op == "aten.mean.dim"
+    assert report.first_wrong.layouts == ("Partial()",)
+    assert report.first_wrong.error == pytest.approx(1.0, abs=0.01)
+
+
+def test_tolerance_is_the_callers():
+    assert not verified(tolerance=0.0).ok
+
+
+def test_inputs_are_checked_first():
+    exported = torch.export.export(redraw(Decoder()), (IDS,))
+    sharded = sw.shard(exported, mesh=2, plan=MEGATRON)
+    with pytest.raises(sw.InputError, match="takes 1 inputs"):
+        sw.verify(sharded, exported, (IDS, IDS))
+    with pytest.raises(sw.InputError, match=r"dtype torch.int64, got torch.float32"):
+        sw.verify(sharded, exported, (IDS.float(),))
+
+
