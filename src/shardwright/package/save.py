@@ -59,16 +59,16 @@ def save(sharded: ShardedProgram, path: str | os.PathLike[str], *, progress: Pro
             graphs.append(digests[digest])
             report(f"rank {rank}: weights", (rank + 0.5) / num_ranks)
             weights.append(f"weights-{rank:05d}-of-{num_ranks:05d}.safetensors")
+            if any(weight.tensor.is_meta for weight in local.weights.values()):
+                raise PackageError(
+                    "the program's weights are on the meta device, so there is nothing to write\n"
+                    "  try: export the model with real weights"
+                )
             tensors = {
                 name: weight.materialize().detach().contiguous().cpu()
                 for name, weight in local.weights.items()
                 if name not in aliases
             }
-            if any(tensor.is_meta for tensor in tensors.values()):
-                raise PackageError(
-                    "the program's weights are on the meta device, so there is nothing to write\n"
-                    "  try: export the model with real weights, or shard a checkpoint"
-                )
             save_file(tensors, folder / weights[-1])
         names = sorted({*graphs, *weights})
         files = [FileEntry(n, (folder / n).stat().st_size, file_sha256(folder / n)) for n in names]
