@@ -158,7 +158,7 @@ def test_dynamic_batch_and_sequence_without_a_false_constraint():
     sharded = check(model, (IDS,), 2, {**MEGATRON, "embed": "embedding_rowwise"}, dynamic=dynamic)
     exported = sharded.exported(0)
     assert exported.range_constraints == sharded.program.source.range_constraints
-    assert "%" not in str([g for g in exported.range_constraints.values()])
+    assert "%" not in str(list(exported.range_constraints.values()))
     for shape in ((1, 3), (5, 7), (3, 2)):
         ids = torch.randint(0, 96, shape)
         for got in sharded.simulate(ids):
@@ -205,7 +205,8 @@ def test_instances_equal_classes():
 
 def test_layout_arguments_are_honoured():
     model, inputs = redraw(Gated(blocks=1)), (torch.randn(4, 6, 16),)
-    whole = {"blocks.0.[gate,up]_proj": ColwiseParallel(output_layouts=TorchReplicate()), "blocks.0.down_proj": "rowwise"}
+    gathered = ColwiseParallel(output_layouts=TorchReplicate())
+    whole = {"blocks.0.[gate,up]_proj": gathered, "blocks.0.down_proj": "rowwise"}
     assert kinds(check(model, inputs, 2, whole)) == {"all_gather": 2, "all_reduce": 1}
     scattered = {**GLU_PLAN, "blocks.*.down_proj": RowwiseParallel(output_layouts=TorchShard(1))}
     assert kinds(check(model, inputs, 2, scattered)) == {"reduce_scatter": 1, "all_gather": 1}
@@ -241,7 +242,7 @@ def test_uneven_batch_norm_and_an_operator_without_a_rule():
 
 @pytest.mark.parametrize("mesh", [{"dp": 2, "tp": 2}, {"tp": 2, "sp": 2}])
 def test_two_axes(mesh):
-    plans = {axis: MEGATRON for axis in mesh}
+    plans = dict.fromkeys(mesh, MEGATRON)
     sharded = check(redraw(Decoder()), (IDS,), mesh, plans)
     assert Counter((c.kind, c.axis) for c in sharded.collectives) == {("all_reduce", axis): 4 for axis in mesh}
 
@@ -292,14 +293,15 @@ def test_every_collective_says_where_and_why():
 def test_a_budget_names_the_cause():
     exported = torch.export.export(redraw(Decoder()), (IDS,))
     sw.shard(exported, mesh=2, plan=MEGATRON, budget={"all_reduce": 4})
-    with pytest.raises(sw.BudgetError, match=r"(?s)all_reduce on axis 'tp' \(4 in all.*allows 3.*layers.0.self_attn.o_proj"):
+    says = r"(?s)all_reduce on axis 'tp' \(4 in all.*allows 3.*layers.0.self_attn.o_proj"
+    with pytest.raises(sw.BudgetError, match=says):
         sw.shard(exported, mesh=2, plan=MEGATRON, budget={"all_reduce": 3})
     with pytest.raises(sw.ShardwrightError, match="unknown kind of collective 'allreduce'"):
         sw.shard(exported, mesh=2, plan=MEGATRON, budget={"allreduce": 3})
 
 
 def test_shard_refuses_what_it_cannot_read():
-    with pytest.raises(sw.ProgramError, match="expected a torch.export.ExportedProgram, got Linear"):
+    with pytest.raises(sw.ProgramError, match=r"expected a torch.export.ExportedProgram, got Linear"):
         sw.shard(nn.Linear(2, 2), mesh=2)
     exported = torch.export.export(redraw(Gated()), (torch.randn(3, 16),))
     with pytest.raises(sw.PlanError, match="the program has no input 'y'"):

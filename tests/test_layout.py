@@ -137,7 +137,8 @@ def test_layouts_that_do_not_fit(layout, shape, says):
 
 
 def test_repr_can_be_pasted():
-    for layout in (Shard(0), Shard(1, Blocks(parts=(4, 2), unit=2)), Replicate(), Partial("max"), Shard(0, Cut.even(5, 2))):
+    blocked = Shard(1, Blocks(parts=(4, 2), unit=2))
+    for layout in (Shard(0), blocked, Replicate(), Partial("max"), Shard(0, Cut.even(5, 2))):
         assert eval(repr(layout)) in (layout, Shard(0))
 
 

@@ -202,7 +202,7 @@ def test_a_manifest_that_is_no_manifest(damaged, text):
 def test_a_folder_that_is_no_package(tmp_path):
     with pytest.raises(sw.PackageError, match="no such folder"):
         open_rank(tmp_path / "nothing")
-    with pytest.raises(sw.PackageError, match="no readable shardwright.json"):
+    with pytest.raises(sw.PackageError, match=r"no readable shardwright.json"):
         open_rank(tmp_path)
 
 

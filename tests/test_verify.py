@@ -88,5 +88,3 @@ def test_inputs_are_checked_first():
         sw.verify(sharded, exported, (IDS, IDS))
     with pytest.raises(sw.InputError, match=r"dtype torch.int64, got torch.float32"):
         sw.verify(sharded, exported, (IDS.float(),))
-
-

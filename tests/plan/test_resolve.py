@@ -119,9 +119,7 @@ def test_layout_arguments_become_boundaries():
     sequence = [("input", 0, Shard(1)), ("output", None, Shard(1))]
     assert sides(SequenceParallel, "norm") == sides("sequence_parallel", "norm") == sequence
     assert sides(SequenceParallel(sequence_dim=0), "norm")[0] == ("input", 0, Shard(0))
-    prepare = PrepareModuleInput(
-        input_layouts=(TorchShard(1), None), desired_input_layouts=(TorchReplicate(), None)
-    )
+    prepare = PrepareModuleInput(input_layouts=(TorchShard(1), None), desired_input_layouts=(TorchReplicate(), None))
     assert sides(prepare, "layers.0") == [("input", 0, REPLICATE)]
     leave = PrepareModuleOutput(output_layouts=TorchReplicate(), desired_output_layouts=TorchShard(0))
     assert sides(leave, "layers.0") == [("output", 0, Shard(0))]

@@ -145,7 +145,7 @@ class _Builder:
                 makers = (self.folded.sites[source].step for source, _ in sources)
                 if any(maker.kind == "input" and self.kinds[maker.node.name].is_state for maker in makers):
                     return True
-        return self.auto and sum(self._moved(site.step)) > self.cost.latency_us * self.cost.memory_bytes_per_us / 8
+        return self.auto and sum(self._moved(site.step)) > self.cost.latency_us * self.cost.memory_bytes_per_us
 
     def _call(self, site: Site) -> Call | None:
         step = site.step
@@ -296,7 +296,8 @@ class _Builder:
             solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.vals or self._is_output(r[0]))
             if solvable:
                 num_bytes = self._elements(value) * value.element_size()
-                values.append(ValueFlow(count, source, result, solvable, num_bytes, value.dtype == torch.bool, self._is_parameter(maker)))
+                flags = {"is_bool": value.dtype == torch.bool, "is_weight": self._is_parameter(maker)}
+                values.append(ValueFlow(count, source, result, solvable, num_bytes, **flags))
         ties = [(output, placeholder) for output, (placeholder, _) in self.links.items()]
         return Problem(self.num_ranks, sites, values, ties, self.cost, self.auto, slack, time_limit_s)
 

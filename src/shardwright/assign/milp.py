@@ -3,21 +3,23 @@
 Sets: sites ``n`` (equal steps folded, ``m_n`` members), each with strategies ``s``; values ``v`` (``m_v`` members)
 made by site ``p(v)`` and read by operands ``(n, j)``; layouts ``L``.
 
-Variables                                                                     (made in `_Model.variables`)
+Variables                                                                     (made in `_Model`)
 
 - ``x[n,s]`` ∈ {0,1}: site n uses strategy s.
-- ``a[v,L]`` ≥ 0: value v is available in layout L. Made once, used by all readers.
-- ``y[v,K→L]`` ≥ 0: one reshard of v from K, the layout it is produced in, to L.
-- ``z[v,L]`` ≥ 0: v in layout L cut locally from the whole value.
+- ``y[v,K→L]`` ≥ 0: one collective brings v from K, the layout it is produced in, to L. Made once, used by all readers.
+- ``f[r,K→L]`` ≥ 0: reader r = (n, j) of v gets its L straight from K: as it is, by a local cut, or by ``y[v,K→L]``.
+- ``g[r,K→L]`` ≥ 0: it gets L from K by way of the whole value: ``y[v,K→Replicate]``, then a local cut.
 
 Constraints
 
 - one strategy a site: ``Σ_s x[n,s] = 1``                                       (`_Model.choose_one`)
-- readers find what they need: ``Σ_{s: operand j of s wants L} x[n,s] ≤ a[v,L]``  (`_Model.supply_readers`)
-- nothing from nothing: ``a[v,L] ≤ P[v,L] + Σ_K y[v,K→L] + z[v,L]`` with ``P[v,L] = Σ_{s: result of s is L} x[p(v),s]``;
-  ``y[v,K→L] ≤ P[v,K]``; ``z[v,L] ≤ a[v,Replicate]``                            (`_Model.account_for`)
+- what flows is what is made: ``Σ_L f[r,K→L] + g[r,K→L] = Σ_{s: result of s is K} x[p(v),s]``   (`_Model.supply`)
+- and what is read: ``Σ_K f[r,K→L] + g[r,K→L] = Σ_{s: operand j of s is L} x[n,s]``            (`_Model.supply`)
+- collectives carry it: ``f[r,K→L] ≤ y[v,K→L]`` unless local; ``f[r,K→R] + Σ_L g[r,K→L] ≤ y[v,K→R]``   (`_Model.supply`)
 - mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
 - memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ (1 + slack) · least``   (`_Model.limit`)
+
+Flows per reader keep the linear relaxation tight: half a reshard cannot serve one reader twice.
 
 Objectives, one after the other, each bounding the next                          (`solve`)
 
@@ -30,7 +32,7 @@ runs on one thread with fixed settings, and nothing depends on hash order, so ev
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -46,7 +48,7 @@ from shardwright.rules.rule import Strategy
 TIE = 1e-4
 """Size in microseconds of the first preference; those after it are smaller."""
 
-GAP = 1e-4
+GAP = 1e-6
 """The solver stops when its answer is proven to be within this share of the optimum."""
 
 WEIGHT_GATHER_US = 1e4
@@ -115,7 +117,8 @@ def solve(problem: Problem) -> Solution:
         gap = max(gap, got)
         # Looser than the solver's tolerances, far tighter than one collective's latency.
         model.limit(model.reshard_cost, reshard * (1 + 1e-6) + 1e-2)
-        _, values, got = model.minimize(model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost)
+        rest = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
+        _, values, got = model.minimize(rest)
     gap = max(gap, got)
     chosen = []
     for first, site in zip(model.first_choice, problem.sites, strict=True):
@@ -141,7 +144,7 @@ class _Model:
         self._cuts: list[tuple[int, float]] = []
         self.choose_one()
         for value in self.problem.values:
-            self.account_for(value)
+            self.supply(value)
         self.tie()
         self.reshard_cost = self._vector(dict(self._reshards))
         self.local_cost = self._vector(dict(self._cuts))
@@ -178,51 +181,77 @@ class _Model:
                 raise AssignmentError(f"{site.name}: no strategy satisfies the plan")
             self._row({first + s: 1.0 for s in range(len(site.strategies))}, 1.0, 1.0)
 
-    def account_for(self, value: ValueFlow) -> None:
-        """The availability of one value: supply of its readers, reshards, local cuts."""
-        wanted = self.supply_readers(value)
-        produced: dict[Layout, list[int]] = {}
-        maker = self.problem.sites[value.producer]
-        for s, strategy in enumerate(maker.strategies):
-            layout = strategy.results[value.result]
-            produced.setdefault(layout, []).append(self.first_choice[value.producer] + s)
-        # The whole value is a stepping stone to any other layout, even when nobody reads it whole.
-        layouts = dict.fromkeys([*wanted, REPLICATE])
-        available = {layout: self._new() for layout in layouts}
-        for layout, uses in wanted.items():
-            for use in uses:
-                self._row({**dict.fromkeys(use, 1.0), available[layout]: -1.0}, -np.inf, 0.0)
-        for layout in layouts:
-            row = {available[layout]: 1.0}
-            for source, choices in produced.items():
-                if source == layout:
-                    row.update(dict.fromkeys(choices, -1.0))
-                elif has_collective(source, layout):
-                    reshard = self._new()
-                    cost = self.problem.cost.reshard_us(source, layout, value.num_bytes, self.problem.num_ranks)
-                    # A weight that is gathered on every call was not worth cutting: only where nothing else works.
-                    cost += WEIGHT_GATHER_US * value.is_weight
-                    self._reshards.append((reshard, value.members * cost))
-                    self._row({reshard: 1.0, **dict.fromkeys(choices, -1.0)}, -np.inf, 0.0)
-                    row[reshard] = -1.0
-            if layout != REPLICATE and (not isinstance(layout, Partial) or (layout.op == "sum" and not value.is_bool)):
-                local = self._new()
-                cost = self.problem.cost.reshard_us(REPLICATE, layout, value.num_bytes, self.problem.num_ranks)
-                self._cuts.append((local, TIE * value.members * cost))
-                self._row({local: 1.0, available[REPLICATE]: -1.0}, -np.inf, 0.0)
-                row[local] = -1.0
-            self._row(row, -np.inf, 0.0)
-
-    def supply_readers(self, value: ValueFlow) -> dict[Layout, list[list[int]]]:
-        """For each layout some reader may want: the choices, grouped by reader, that want it."""
-        wanted: dict[Layout, list[list[int]]] = {}
+    def supply(self, value: ValueFlow) -> None:
+        """Flows of one value from its producer to each of its readers, and the collectives they share."""
+        made = self._choices_by_layout(value.producer, lambda s: s.results[value.result])
+        shared: dict[tuple[Layout, Layout], int] = {}
         for site, operand in value.readers:
-            uses: dict[Layout, list[int]] = {}
-            for s, strategy in enumerate(self.problem.sites[site].strategies):
-                uses.setdefault(strategy.operands[operand], []).append(self.first_choice[site] + s)
-            for layout, choices in uses.items():
-                wanted.setdefault(layout, []).append(choices)
-        return wanted
+            read = self._choices_by_layout(site, lambda s, operand=operand: s.operands[operand])
+            if set(made) == set(read) and len(made) == 1:
+                continue
+            leaving: dict[Layout, list[int]] = {source: [] for source in made}
+            arriving: dict[Layout, list[int]] = {target: [] for target in read}
+            for source in made:
+                through: list[int] = []
+                for target in read:
+                    for flow, by_whole in self._routes(value, source, target, shared):
+                        leaving[source].append(flow)
+                        arriving[target].append(flow)
+                        if by_whole:
+                            through.append(flow)
+                if through:
+                    carrier = self._collective(value, source, REPLICATE, shared)
+                    self._row({**dict.fromkeys(through, 1.0), carrier: -1.0}, -np.inf, 0.0)
+            for choices, flows in ((made, leaving), (read, arriving)):
+                for layout, numbers in choices.items():
+                    self._row({**dict.fromkeys(flows[layout], 1.0), **dict.fromkeys(numbers, -1.0)}, 0.0, 0.0)
+
+    def _routes(
+        self, value: ValueFlow, source: Layout, target: Layout, shared: dict[tuple[Layout, Layout], int]
+    ) -> list[tuple[int, bool]]:
+        """New flow variables from ``source`` to ``target``, and whether each goes by way of the whole value."""
+        if source == target:
+            return [(self._new(), False)]
+        can_cut = not isinstance(target, Partial) or (target.op == "sum" and not value.is_bool)
+        found = []
+        if source == REPLICATE:
+            if can_cut:
+                found.append((self._cut(value, target), False))
+            return found
+        if target != REPLICATE and has_collective(source, target):
+            direct = self._new()
+            self._row({direct: 1.0, self._collective(value, source, target, shared): -1.0}, -np.inf, 0.0)
+            found.append((direct, False))
+        if target == REPLICATE:
+            found.append((self._new(), True))
+        elif can_cut:
+            found.append((self._cut(value, target), True))
+        return found
+
+    def _cut(self, value: ValueFlow, target: Layout) -> int:
+        """A flow that ends in a local cut of the whole value, at its small cost."""
+        flow = self._new()
+        cost = self.problem.cost.reshard_us(REPLICATE, target, value.num_bytes, self.problem.num_ranks)
+        self._cuts.append((flow, TIE * value.members * cost))
+        return flow
+
+    def _collective(
+        self, value: ValueFlow, source: Layout, target: Layout, shared: dict[tuple[Layout, Layout], int]
+    ) -> int:
+        """The variable of one collective of a value, the same for all its readers."""
+        if (source, target) not in shared:
+            shared[source, target] = self._new()
+            cost = self.problem.cost.reshard_us(source, target, value.num_bytes, self.problem.num_ranks)
+            # A weight that is gathered on every call was not worth cutting: only where nothing else works.
+            cost += WEIGHT_GATHER_US * value.is_weight
+            self._reshards.append((shared[source, target], value.members * cost))
+        return shared[source, target]
+
+    def _choices_by_layout(self, site: int, layout: Callable[[Strategy], Layout]) -> dict[Layout, list[int]]:
+        found: dict[Layout, list[int]] = {}
+        for s, strategy in enumerate(self.problem.sites[site].strategies):
+            found.setdefault(layout(strategy), []).append(self.first_choice[site] + s)
+        return found
 
     def tie(self) -> None:
         """A mutated buffer has one layout before and after; tied weights have one layout."""

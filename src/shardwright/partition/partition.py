@@ -14,10 +14,11 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from shardwright.assign.assignment import Assignment
+from shardwright.assign.cost import has_collective
 from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError
-from shardwright.layout import REPLICATE, Layout, Replicate, Shard, cut_of, local_shape
+from shardwright.layout import REPLICATE, Layout, Shard, cut_of, local_shape
 from shardwright.partition.causes import explain
 from shardwright.partition.collectives import Collective
 from shardwright.partition.emit import Emitter, fake_like
@@ -175,10 +176,7 @@ class _Walk:
 
     def _write_input(self, step: Step) -> None:
         node, layout = step.node, self._strategy(step).results[0]
-        if node.op == "get_attr":
-            local = self.emit.graph.get_attr(str(node.target))
-        else:
-            local = self._placeholder(node)
+        local = self.emit.graph.get_attr(str(node.target)) if node.op == "get_attr" else self._placeholder(node)
         local.meta = dict(node.meta)
         whole = step.vals[0]
         if isinstance(layout, Shard):
@@ -296,7 +294,7 @@ class _Walk:
         if layout in made:
             return made[layout]
         source = next(iter(made))
-        if REPLICATE not in (source, layout) and (value in self.whole_wanted or _via_whole(source, layout)):
+        if REPLICATE not in (source, layout) and (value in self.whole_wanted or not has_collective(source, layout)):
             self._reshard(value, REPLICATE, reader)
             source = REPLICATE
         return self._reshard(value, layout, reader, source)
@@ -378,10 +376,6 @@ class _Walk:
     def _is_user(self, node: fx.Node) -> bool:
         item = self.inputs.get(node.name)
         return item is not None and item.kind == InputKind.USER_INPUT
-
-
-def _via_whole(source: Layout, target: Layout) -> bool:
-    return isinstance(source, Shard) and not isinstance(target, (Replicate, Shard))
 
 
 def _owned(runs: Sequence[tuple[int, int]], rank: int) -> int:
