@@ -128,20 +128,21 @@ def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: An
 def _pin_ties(program: Program, pins: Pins, resolved: ResolvedPlan, findings: list[Finding]) -> None:
     """Pin every name of a tied weight as one of its names is pinned; entries that disagree are findings."""
     first: dict[int, Any] = {}
-    for item in program.inputs:
-        if item.is_state and item.name in pins.state:
-            leader = first.setdefault(id(program.weights[item.target].tensor), item)
+    held = [(item, str(item.target)) for item in program.inputs if item.is_state]
+    for item, name in held:
+        if item.name in pins.state:
+            leader = first.setdefault(id(program.weights[name].tensor), item)
             if pins.state[leader.name] != pins.state[item.name]:
                 findings.append(
                     Finding(
-                        f"{leader.target!r} and {item.target!r} are one tied tensor, but plan entries "
-                        f"{resolved.pins[leader.target].key!r} and {resolved.pins[item.target].key!r} disagree: "
+                        f"{leader.target!r} and {name!r} are one tied tensor, but plan entries "
+                        f"{resolved.pins[leader.target].key!r} and {resolved.pins[name].key!r} disagree: "
                         f"{pins.state[leader.name]} against {pins.state[item.name]}",
                         remedies=("give both the same layout", "name only one of them"),
                     )
                 )
-    for item in program.inputs:
-        leader = first.get(id(program.weights[item.target].tensor)) if item.is_state else None
+    for item, name in held:
+        leader = first.get(id(program.weights[name].tensor))
         if leader is not None and item.name not in pins.state:
             pins.state[item.name] = pins.state[leader.name]
             pins.free_cut |= {item.name} & ({item.name} if leader.name in pins.free_cut else set())

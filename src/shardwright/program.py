@@ -138,6 +138,8 @@ class Program:
         """Every module path that ran (and the containers above it), with its class name, '' where unknown."""
         found: dict[str, str] = {}
         for node in self.graph.nodes:
+            if module_path(node) in found:
+                continue
             for path, name in module_stack(node):
                 parts = path.split(".")
                 for depth in range(1, len(parts)):
@@ -230,7 +232,7 @@ def write(program: Program) -> ExportedProgram:
             old = next(given)
             specs.append(replace(old, arg=replace(old.arg, name=node.name)))
         elif (item.target or "") in kept:
-            specs.append(replace(kept[item.target], arg=TensorArgument(node.name)))
+            specs.append(replace(kept[item.target or ""], arg=TensorArgument(node.name)))
         else:
             specs.append(InputSpec(item.kind, TensorArgument(node.name), item.target, item.persistent))
     out_specs = []

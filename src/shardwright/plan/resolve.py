@@ -112,13 +112,13 @@ class _Resolution:
 
     def _module(self, key: str, wish: Ask, path: str, style: Any) -> None:
         prefix = f"{path}." if path else ""
-        own = [n for n in self.tensors if n.startswith(prefix) and "." not in n[len(prefix) :]]
         if wish.whole:
             for name in (n for n in self.tensors if n.startswith(prefix)):
                 self._pin(name, REPLICATE, key, exact=True)
         if wish.weights:
             weight = prefix + "weight"
             if weight not in self.tensors:
+                own = [n for n in self.tensors if n.rpartition(".")[0] == path]
                 self.findings.append(self._unfit(key, style, path, own))
                 return
             for name, layout in wish.weights.items():

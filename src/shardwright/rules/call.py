@@ -59,13 +59,12 @@ def _has_default(op: Any, name: str) -> bool:
 
 
 def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply ``function`` to every leaf of nested lists, tuples and dicts, keeping their types."""
+    """Apply ``function`` to every leaf of nested lists, tuples and dicts; other sequence types become tuples."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([map_values(item, function) for item in value])
     if isinstance(value, (list, tuple)):
-        return (
-            type(value)(map_values(item, function) for item in value)
-            if type(value) in (list, tuple)
-            else tuple(map_values(item, function) for item in value)
-        )
+        return tuple(map_values(item, function) for item in value)
     if isinstance(value, dict):
         return {key: map_values(item, function) for key, item in value.items()}
     return function(value)
@@ -74,8 +73,19 @@ def map_values(value: Any, function: Callable[[Any], Any]) -> Any:
 def leaves(value: Any) -> list[Any]:
     """The leaves of nested lists, tuples and dicts, in order."""
     found: list[Any] = []
-    map_values(value, found.append)
+    _collect(value, found)
     return found
+
+
+def _collect(value: Any, found: list[Any]) -> None:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _collect(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
+    else:
+        found.append(value)
 
 
 def as_size(value: Any) -> Any:

@@ -1,0 +1,38 @@
+"""Sample calls for every operator of `shardwright.rules.indexing`."""
+
+import torch
+
+from tests.rules.harness import aten, ints, t
+
+SAMPLES = {
+    "aten::_unsafe_index.Tensor": [(aten._unsafe_index.Tensor, (t(4, 8, 6), [None, ints(8, 5)]), {})],
+    "aten::_unsafe_index_put": [(aten._unsafe_index_put.default, (t(4, 8, 6), [None, ints(8, 1)], t(4, 1, 6)), {})],
+    "aten::gather": [
+        (aten.gather.default, (t(4, 8, 6), 1, ints(8, 4, 3, 6)), {}),
+        (aten.gather.default, (t(5, 7), 1, ints(7, 3, 7)), {}),
+    ],
+    "aten::index.Tensor": [
+        (aten.index.Tensor, (t(4, 8, 6), [ints(4, 5)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6), [None, ints(8, 5, 2)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6), [ints(4, 5, 1), ints(8, 3)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6), [ints(4, 5), None, ints(6, 5)]), {}),
+    ],
+    "aten::index_add": [(aten.index_add.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6)), {})],
+    "aten::index_copy": [(aten.index_copy.default, (t(4, 8, 6), 1, torch.tensor([2, 5, 7]), t(4, 3, 6)), {})],
+    "aten::index_fill.int_Scalar": [(aten.index_fill.int_Scalar, (t(4, 8, 6), 1, ints(8, 3), 2.0), {})],
+    "aten::index_put": [
+        (aten.index_put.default, (t(4, 8, 6), [None, torch.tensor([1, 5])], t(4, 2, 6)), {}),
+        (aten.index_put.default, (t(4, 8, 6), [None, None, torch.tensor([3])], t(4, 8, 1)), {}),
+        (aten.index_put.default, (t(4, 8, 6), [ints(4, 5), ints(8, 5)], t(5, 6), True), {}),
+    ],
+    "aten::index_select": [(aten.index_select.default, (t(4, 8, 6), 1, ints(8, 6)), {})],
+    "aten::scatter.src": [(aten.scatter.src, (t(4, 8, 6), 1, ints(8, 4, 1, 6), t(4, 1, 6)), {})],
+    "aten::scatter.value": [(aten.scatter.value, (t(4, 8), 1, ints(8, 4, 2), 1.0), {})],
+    "aten::scatter_add": [
+        (aten.scatter_add.default, (t(4, 8, 6), 1, ints(8, 4, 3, 6), t(4, 3, 6)), {}),
+        (aten.scatter_add.default, (t(5, 7), 0, ints(5, 3, 6), t(3, 6)), {}),
+    ],
+    "aten::scatter_reduce.two": [
+        (aten.scatter_reduce.two, (t(4, 8), 1, ints(8, 4, 3), t(4, 3), "amax"), {}),
+    ],
+}
