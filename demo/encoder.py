@@ -32,7 +32,9 @@ def model_folder() -> Path:
 def load_encoder() -> SentenceEncoder:
     """The trained model, ready to export."""
     from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     bert = AutoModel.from_pretrained(model_folder(), attn_implementation="sdpa", local_files_only=True)
     return SentenceEncoder(bert).eval()
 
@@ -47,9 +49,9 @@ def tokenize(sentences: list[str]) -> dict[str, torch.Tensor]:
 
 
 def export_encoder(model: SentenceEncoder, example: dict[str, torch.Tensor]) -> torch.export.ExportedProgram:
-    """The exported program, for any number of sentences of any length the model takes."""
-    batch = torch.export.Dim("batch", min=2, max=256)
-    sequence = torch.export.Dim("sequence", min=4, max=512)
+    """The exported program, for 1 to 256 sentences of 2 to 512 tokens."""
+    batch = torch.export.Dim("batch", min=1, max=256)
+    sequence = torch.export.Dim("sequence", min=2, max=512)
     shapes = {name: {0: batch, 1: sequence} for name in example}
     with torch.no_grad():
         return torch.export.export(model, (), example, dynamic_shapes=shapes)

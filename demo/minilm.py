@@ -18,7 +18,7 @@ from encoder import export_encoder, load_encoder, tokenize
 from rich.table import Table
 
 import shardwright as sw
-from shardwright.report.tables import collectives_table, make_console, memory_table, weights_table
+from shardwright.report.tables import collectives_table, fallbacks_table, make_console, memory_table, weights_table
 from shardwright.runtime.launch import launch
 
 NUM_RANKS = 2
@@ -58,6 +58,11 @@ def main() -> None:
     weights_table(sharded).show(console)
     console.print()
     collectives_table(sharded).show(console)
+    console.print()
+    if sharded.fallbacks:
+        fallbacks_table(sharded).show(console)
+    else:
+        console.print("every operator has a rule: none runs replicated for want of one")
     console.print()
     memory_table(sharded).show(console)
     console.print()
