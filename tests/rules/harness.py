@@ -1,7 +1,8 @@
 """Checking rules against their operators: sample makers, the samples of every family, and the check itself.
 
-Every family ``shardwright.rules.<family>`` has a ``tests.rules.samples_<family>`` with a dict ``SAMPLES``: operator name
-→ list of ``(op, args, kwargs)``; and, where operators cannot be checked by running them, ``UNCHECKED``: name → reason.
+Every family ``shardwright.rules.<family>`` has a ``tests.rules.samples_<family>`` with a dict ``SAMPLES``: operator
+name → list of ``(op, args, kwargs)``; and, for operators that cannot be checked by running them, ``UNCHECKED``: name →
+reason.
 A new table entry is done when its line is in ``SAMPLES``; ``test_rules`` runs every sample on 2, 3 and 4 ranks.
 """
 
@@ -84,16 +85,13 @@ def sample_cases():
 def unchecked_entries(family):
     """What keeps a family's table and its samples from covering each other: one sentence a fault."""
     module = samples_module(family)
+    if module is None:
+        return []
     unchecked = getattr(module, "UNCHECKED", {})
-    faults = [
-        f"{name}: no sample"
-        for name in family.RULES
-        if module and not name.startswith("shardwright::") and not module.SAMPLES.get(name) and name not in unchecked
-    ]
-    for name in [*module.SAMPLES, *unchecked] if module else ():
-        if name not in family.RULES:
-            faults.append(f"{name}: a sample without an entry")
-    for name, calls in module.SAMPLES.items() if module else ():
+    sampled = [*module.SAMPLES, *unchecked]
+    faults = [f"{name}: no sample" for name in family.RULES if not module.SAMPLES.get(name) and name not in unchecked]
+    faults += [f"{name}: a sample without an entry" for name in sampled if name not in family.RULES]
+    for name, calls in module.SAMPLES.items():
         faults += [f"{name}: the sample calls {op}" for op, _, _ in calls if name not in op_names(op)]
     return faults
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from shardwright.collectives import COLLECTIVES
 from shardwright.rules import FAMILIES
 from tests.rules.harness import aten, family_name, faults_of, rule_for, sample_cases, t, unchecked_entries
 
@@ -20,11 +21,15 @@ def test_every_entry_has_a_sample(family):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=family_name)
 def test_every_entry_names_an_operator(family):
-    for name in family.RULES:
-        namespace, _, rest = name.partition("::")
-        packet, _, overload = rest.partition(".")
-        found = getattr(getattr(torch.ops, namespace), packet)
-        assert not overload or overload in found.overloads(), name
+    own = {f"shardwright::{function.__name__}" for function in COLLECTIVES}
+    assert [name for name in family.RULES if name not in own and not is_operator(name)] == []
+
+
+def is_operator(name):
+    namespace, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    found = getattr(getattr(torch.ops, namespace), packet, None)
+    return found is not None and (not overload or overload in found.overloads())
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=family_name)
