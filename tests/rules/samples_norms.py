@@ -21,6 +21,7 @@ def bn(op, *tail, stats=True):
 
 
 SAMPLES = {
+    "aten::_fused_rms_norm": norm_samples(aten._fused_rms_norm.default, 1e-6, bias=False),
     "aten::_batch_norm_no_update": bn(aten._batch_norm_no_update.default, 0.1, 1e-5),
     "aten::_batch_norm_with_update_functional": bn(aten._batch_norm_with_update_functional.default, 0.1, 1e-5),
     "aten::_native_batch_norm_legit.no_stats": bn(aten._native_batch_norm_legit.no_stats, True, 0.1, 1e-5, stats=False),
@@ -45,8 +46,4 @@ SAMPLES = {
     ],
     "aten::native_layer_norm": norm_samples(aten.native_layer_norm.default, 1e-5),
     "aten::rms_norm": norm_samples(aten.rms_norm.default, 1e-6, bias=False),
-}
-
-UNCHECKED = {
-    "aten::_fused_rms_norm": "needs a GPU",
 }

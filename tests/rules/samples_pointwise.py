@@ -5,6 +5,7 @@ import torch
 from tests.rules.harness import aten, binary, ints, t, unary
 
 SAMPLES = {
+    "aten::one_hot": [(aten.one_hot.default, (ints(4, 3, 5), 4), {})],
     "aten::__and__": [(aten.__and__.Tensor, (ints(9, 4, 6), ints(9, 6)), {})],
     "aten::__lshift__": [(aten.__lshift__.Tensor, (ints(9, 4, 6), ints(3, 6)), {})],
     "aten::__or__": [
@@ -61,8 +62,4 @@ SAMPLES = {
         (aten.where.self, (t(4, 8) > 0, t(4, 8), t(8)), {}),
         (aten.where.self, (t(5, 1) > 0, t(5, 7), t()), {}),
     ],
-}
-
-UNCHECKED = {
-    "aten::one_hot": "?",
 }

@@ -10,6 +10,7 @@ def perm(op, *args):
 
 
 SAMPLES = {
+    "aten::_reshape_alias": [(aten._reshape_alias.default, (t(4, 6, 8), [24, 8], [8, 1]), {})],
     "aten::_reshape_copy": [(aten._reshape_copy.default, (t(4, 6), [24]), {})],
     "aten::_unsafe_view": [(aten._unsafe_view.default, (t(4, 6, 8), [4, 48]), {})],
     "aten::broadcast_to": [(aten.broadcast_to.default, (t(4, 1), [3, 4, 6]), {})],
@@ -74,8 +75,4 @@ SAMPLES = {
     "aten::view_as_complex": [(aten.view_as_complex.default, (t(4, 6, 2),), {})],
     "aten::view_as_real": [(aten.view_as_real.default, (torch.complex(t(4, 6), t(4, 6)),), {})],
     "aten::view_copy": [(aten.view_copy.default, (t(4, 6), [24]), {})],
-}
-
-UNCHECKED = {
-    "aten::_reshape_alias": "?",
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shardwright.rules.notation import bind, parse
-from shardwright.rules.registry import Entry, rule_of
+from shardwright.rules.registry import Entry, einsum, rule_of
 from shardwright.rules.rule import Call, Rule, Term
 
 
@@ -111,7 +111,7 @@ RULES: dict[str, Entry] = {
     "aten::native_dropout": Entry(dropout_rule),
     "aten::neg": pointwise((0,)),
     "aten::negative": pointwise((0,)),
-    "aten::one_hot": Entry(lambda call: None),
+    "aten::one_hot": einsum("... -> ... n!"),
     "aten::rsub.Tensor": pointwise((0, 1), when=_both_tensors),
     "aten::sub.Tensor": pointwise((0, 1), when=_both_tensors),
     "aten::subtract.Tensor": pointwise((0, 1), when=_both_tensors),

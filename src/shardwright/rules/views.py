@@ -35,7 +35,7 @@ def local_view(local: Local) -> Any:
     """The view with its local shape spelled out; made dense first where local strides do not allow it."""
     name = next((n for n in ("size", "shape", "sizes") if n in local.arguments), None)
     source = local.arguments[next(iter(local.arguments))]
-    if name is None or name == "sizes":
+    if name is None or name == "sizes" or "stride" in local.arguments:
         return local.run(aten.reshape.default, source, _result_sizes(local, source))
     sizes = local_sizes(local, list(local.arguments[name]), local.strategy.results[0])
     try:
