@@ -165,6 +165,19 @@ def test_dynamic_batch_and_sequence_without_a_false_constraint():
             torch.testing.assert_close(got, model(ids), rtol=1e-4, atol=1e-4)
 
 
+def test_a_symbolic_dim_is_cut_where_its_divisibility_is_known():
+    model = redraw(Gated(blocks=1))
+    pair = {0: 2 * Dim("half", min=1, max=32)}
+    x = torch.randn(4, 16)
+    cut = {"inputs": {"x": sw.Shard(0)}, "outputs": sw.Shard(0)}
+    sharded = check(model, (x,), 2, {}, dynamic=(pair,), **cut)
+    assert kinds(sharded) == {}
+    longer = torch.randn(10, 16)
+    torch.testing.assert_close(torch.cat(sharded.simulate(longer)), model(longer))
+    with pytest.raises(sw.PlanError, match="not known to be a multiple of 2"):
+        check(model, (x,), 2, {}, dynamic=({0: Dim("any", min=2, max=32)},), **cut)
+
+
 def test_three_dimensional_inputs_and_uneven_features():
     model = redraw(nn.Sequential(nn.Linear(10, 7), nn.GELU(), nn.Linear(7, 10)))
     sharded = check(model, (torch.randn(2, 3, 10),), 4, {"0": "colwise", "2": "rowwise"})

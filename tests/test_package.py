@@ -51,6 +51,17 @@ def test_two_axes_on_real_ranks(tmp_path):
         assert relative_error(got, wanted) < 1e-5
 
 
+@pytest.mark.ranks
+def test_scattered_sums_on_real_ranks(tmp_path):
+    plan = {**MEGATRON, "layers.*.norm[12]": "sequence_parallel", "norm": "sequence_parallel"}
+    sharded = sharded_decoder(plan=plan)
+    assert {c.kind for c in sharded.collectives} == {"reduce_scatter", "all_gather"}
+    sharded.save(tmp_path / "p")
+    wanted = redraw(Decoder())(IDS)
+    for _, got in launch(2, run_loaded, str(tmp_path / "p"), IDS).values():
+        assert relative_error(got, wanted) < 1e-5
+
+
 def run_cache_three_times(path, x):
     with torch.no_grad():
         module = sw.load(path)

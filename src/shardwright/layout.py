@@ -322,7 +322,7 @@ def take_shard(tensor: torch.Tensor, layout: Layout, rank: int) -> torch.Tensor:
         return torch.zeros_like(tensor)
     if not isinstance(layout, Shard):
         return tensor
-    spans = cut_of(layout).intervals(rank)
+    spans = _on_size(cut_of(layout), tensor.shape[layout.dim]).intervals(rank)
     if not spans:
         return tensor.narrow(layout.dim, 0, 0)
     pieces = [tensor.narrow(layout.dim, start, stop - start) for start, stop in spans]
@@ -341,13 +341,8 @@ def join_shards(shards: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
         for shard in shards[1:]:
             total = _REDUCE[layout.op](total, shard)
         return total
-    cut, dim = cut_of(layout), layout.dim
-    if cut.is_chunked or not cut.is_concrete:
-        owners = [owner for owner, _ in cut.runs]
-        if cut.repeat == 1:
-            return torch.cat([shards[owner] for owner in owners], dim) if owners else shards[0]
-        repeat = shards[owners[0]].shape[dim] // _owned(cut, owners[0])
-        cut = Cut(cut.num_ranks, cut.runs, repeat)
+    dim = layout.dim
+    cut = _on_size(cut_of(layout), sum(shard.shape[dim] for shard in shards))
     offsets = [0] * cut.num_ranks
     pieces: list[torch.Tensor] = []
     for owner, length in cut.flat_runs():
@@ -379,8 +374,14 @@ def total(sizes: Iterable[Size]) -> Size:
     return result
 
 
-def _owned(cut: Cut, rank: int) -> int:
-    return sum(length for owner, length in cut.runs if owner == rank)
+def _on_size(cut: Cut, size: int) -> Cut:
+    """A cut of symbolic size on a dim whose size has become known."""
+    if cut.is_concrete:
+        return cut
+    if isinstance(cut.repeat, int):
+        return Cut.of(cut.num_ranks, cut.runs, cut.repeat, size // (cut.repeat * cut.period))
+    assert isinstance(cut.inner, int), "either the repeats or the inner size of a cut are symbolic"
+    return Cut.of(cut.num_ranks, cut.runs, size // (cut.period * cut.inner), cut.inner)
 
 
 def _shortest_period(runs: list[tuple[int, int]]) -> int:
