@@ -47,7 +47,7 @@ class GraphLocal:
         """Write ``op``; a list or tuple result comes as a list of nodes."""
         return self._open(self.walk.emit.call(op, *args, **kwargs))
 
-    def run_call(self, **changed: Any) -> Any:
+    def run_call(self, /, **changed: Any) -> Any:
         """Write the call's own operator, some arguments changed."""
         args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
         return self._open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))

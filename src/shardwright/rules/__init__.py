@@ -3,6 +3,7 @@
 from shardwright.rules import (
     attention,
     collectives,
+    convolution,
     embedding,
     factories,
     indexing,
@@ -18,6 +19,7 @@ from shardwright.rules.registry import Registry
 FAMILIES = (
     attention,
     collectives,
+    convolution,
     embedding,
     factories,
     indexing,

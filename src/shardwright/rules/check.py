@@ -37,7 +37,7 @@ class EagerLocal:
         """Run ``op``."""
         return op(*args, **kwargs)
 
-    def run_call(self, **changed: Any) -> Any:
+    def run_call(self, /, **changed: Any) -> Any:
         """Run the call's operator with some arguments changed."""
         args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
         return self.call.op(*args, **kwargs)

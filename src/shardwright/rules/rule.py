@@ -92,7 +92,7 @@ class Local(Protocol):
         """Run or emit ``op`` on local values."""
         ...
 
-    def run_call(self, **changed: Any) -> Any:
+    def run_call(self, /, **changed: Any) -> Any:
         """Run or emit the call's own operator on the local arguments, some of them changed."""
         ...
 

@@ -1,0 +1,182 @@
+"""Convolutions and what goes with them: batch and channels are cut, space is whole."""
+
+from typing import Any
+
+import torch
+
+from shardwright.layout import Size
+from shardwright.rules.localize import dense
+from shardwright.rules.registry import Entry
+from shardwright.rules.rule import Call, Dims, Local, Rule, Term
+
+aten = torch.ops.aten
+
+
+def convolution_rule(call: Call) -> Rule | None:
+    """``n (g i) s…, (g o) i k…, (g o) -> n (g o) s'…``; input channels are summed, the bias joins once.
+
+    With one group, output channels and input channels may be cut; with several, whole groups (depthwise included).
+    Transposed: the weight is ``(g i) o k…``.
+    """
+    source, weight = call.operands[0], call.operands[1]
+    space = weight.ndim - 2
+    if isinstance(call.arguments.get("padding"), str) or source.ndim < space + 1:
+        return None
+    groups = int(call.arguments.get("groups", 1))
+    is_transposed = bool(call.arguments.get("transposed", "transpose" in call.op._schema.name))
+    per_group = [size // groups if isinstance(size, int) else None for size in _channels(call, space)]
+    if None in per_group:
+        return None
+    sizes: dict[str, Size] = {"i": per_group[0], "o": per_group[1], "g": groups}
+    fixed = {"i", "o"} if groups > 1 else {"g"}
+    outer, inner = Term(("g", "i")), Term(("g", "o"))
+    kernel = tuple(Term((f"k{d}",)) for d in range(space))
+    sizes.update((f"k{d}", size) for d, size in enumerate(weight.shape[2:]))
+    weight_dims = (outer, Term(("o",)), *kernel) if is_transposed else (inner, Term(("i",)), *kernel)
+    left, right = _spatial(call, space, sizes)
+    batch = tuple(Term((f"n{d}",)) for d in range(source.ndim - space - 1))
+    sizes.update((term.factors[0], size) for term, size in zip(batch, source.shape, strict=False))
+    fixed |= {name for name in sizes if name[0] in "kst"}
+    operands: list[Dims] = [(*batch, outer, *left), weight_dims]
+    with_bias = len(call.operands) > 2
+    if with_bias:
+        operands.append((inner,))
+    added = frozenset({2} if with_bias else ())
+    return Rule(
+        operands=tuple(operands),
+        results=((*batch, inner, *right),),
+        sizes=sizes,
+        fixed=frozenset(fixed),
+        reduces={"i": "sum"},
+        added=added,
+        linear=(frozenset({0}) | added, frozenset({1}) | added),
+        localize=local_convolution,
+    )
+
+
+def _channels(call: Call, space: int) -> tuple[Size, Size]:
+    return call.operands[0].shape[-space - 1], call.result.shape[-space - 1]
+
+
+def _spatial(call: Call, space: int, sizes: dict[str, Size]) -> tuple[Dims, Dims]:
+    """The spatial dims before and after, none of them shared."""
+    sides = []
+    for prefix, tensor in (("s", call.operands[0]), ("t", call.result)):
+        names = [f"{prefix}{d}" for d in range(space)]
+        sizes.update(zip(names, tensor.shape[-space:] if space else (), strict=True))
+        sides.append(tuple(Term((name,)) for name in names))
+    return sides[0], sides[1]
+
+
+def local_convolution(local: Local) -> Any:
+    """The convolution over this rank's groups, on dense operands.
+
+    A rank without input channels convolves one channel of zeros, which leaves its share of the bias.
+    """
+    inputs = local.strategy.cut("i")
+    if inputs is not None and inputs.local_size(local.rank) == 0:
+        weight_dim = 0 if local.rule.operands[1][0].factors[-1] == "i" else 1
+        channel_dim = local.call.operands[0].ndim - local.call.operands[1].ndim + 1
+        for name, dim in (("input", channel_dim), ("weight", weight_dim)):
+            ndim = local.call.operands[name == "weight"].ndim
+            pad = [0, 0] * (ndim - 1 - dim) + [0, 1]
+            local.arguments[name] = local.run(aten.constant_pad_nd.default, local.arguments[name], pad)
+    cut = local.strategy.cut("g")
+    groups = int(local.arguments.get("groups", 1))
+    if cut is not None:
+        groups = int(cut.local_size(local.rank))
+    changed: dict[str, Any] = {"groups": groups} if "groups" in local.arguments else {}
+    for name in ("input", "weight"):
+        changed[name] = dense(local, local.arguments[name])
+    return local.run_call(**changed)
+
+
+def spatial_rule(call: Call) -> Rule:
+    """Pooling, interpolation, non-constant padding: the leading dims of equal size pass, space may change."""
+    source = call.operands[0]
+    space = _num_spatial(call)
+    lead = source.ndim - space
+    sizes: dict[str, Size] = {f"d{d}": size for d, size in enumerate(source.shape[:lead])}
+    batch = tuple(Term((f"d{d}",)) for d in range(lead))
+    sizes.update((f"s{d}", size) for d, size in enumerate(source.shape[lead:]))
+    results: list[Dims | None] = []
+    for index, result in enumerate(call.results):
+        if result is None:
+            results.append(None)
+            continue
+        names = [f"t{index}{d}" for d in range(space)]
+        sizes.update(zip(names, result.shape[lead:], strict=True))
+        results.append((*batch, *(Term((name,)) for name in names)))
+    fixed = frozenset(name for name in sizes if name[0] != "d")
+    operand = (*batch, *(Term((f"s{d}",)) for d in range(space)))
+    is_linear = "max" not in call.op._schema.name
+    linear = (frozenset({0}),) if is_linear and len(call.operands) == 1 else ()
+    return Rule((operand,) * len(call.operands), tuple(results), sizes, fixed, linear=linear, localize=local_spatial)
+
+
+def _num_spatial(call: Call) -> int:
+    name = call.op._schema.name
+    for count in (1, 2, 3):
+        if f"{count}d" in name:
+            return count
+    # Interpolations without a number in their name: all but batch and channels.
+    return call.operands[0].ndim - 2
+
+
+def local_spatial(local: Local) -> Any:
+    """On dense operands: a channel slice is strided, which some of these kernels refuse."""
+    name = next(iter(local.arguments))
+    return local.run_call(**{name: dense(local, local.arguments[name])})
+
+
+def shuffle_rule(call: Call) -> Rule:
+    """``pixel_shuffle`` and its inverse: only the leading batch dims pass."""
+    source, target = call.operands[0].shape, call.result.shape
+    lead = len(source) - 3
+    batch = tuple(Term((f"d{d}",)) for d in range(lead))
+    sizes: dict[str, Size] = {f"d{d}": size for d, size in enumerate(source[:lead])}
+    sizes.update((f"s{d}", size) for d, size in enumerate(source[lead:]))
+    sizes.update((f"t{d}", size) for d, size in enumerate(target[lead:]))
+    fixed = frozenset(name for name in sizes if name[0] != "d")
+    left, right = ((*batch, *(Term((f"{p}{d}",)) for d in range(3))) for p in "st")
+    return Rule((left,), (right,), sizes, fixed, linear=(frozenset({0}),), moves=True)
+
+
+_CONVOLUTION, _SPATIAL, _SHUFFLE = Entry(convolution_rule), Entry(spatial_rule), Entry(shuffle_rule)
+
+RULES: dict[str, Entry] = {
+    "aten::_adaptive_avg_pool2d": _SPATIAL,
+    "aten::_adaptive_avg_pool3d": _SPATIAL,
+    "aten::adaptive_avg_pool1d": _SPATIAL,
+    "aten::adaptive_avg_pool2d": _SPATIAL,
+    "aten::adaptive_avg_pool3d": _SPATIAL,
+    "aten::adaptive_max_pool2d": _SPATIAL,
+    "aten::avg_pool1d": _SPATIAL,
+    "aten::avg_pool2d": _SPATIAL,
+    "aten::avg_pool3d": _SPATIAL,
+    "aten::conv1d": _CONVOLUTION,
+    "aten::conv2d": _CONVOLUTION,
+    "aten::conv3d": _CONVOLUTION,
+    "aten::conv_transpose1d": _CONVOLUTION,
+    "aten::conv_transpose2d.input": _CONVOLUTION,
+    "aten::conv_transpose3d.input": _CONVOLUTION,
+    "aten::convolution": _CONVOLUTION,
+    "aten::max_pool1d": _SPATIAL,
+    "aten::max_pool2d": _SPATIAL,
+    "aten::max_pool2d_with_indices": _SPATIAL,
+    "aten::max_pool3d": _SPATIAL,
+    "aten::max_pool3d_with_indices": _SPATIAL,
+    "aten::pixel_shuffle": _SHUFFLE,
+    "aten::pixel_unshuffle": _SHUFFLE,
+    "aten::reflection_pad1d": _SPATIAL,
+    "aten::reflection_pad2d": _SPATIAL,
+    "aten::replication_pad1d": _SPATIAL,
+    "aten::replication_pad2d": _SPATIAL,
+    "aten::upsample_bicubic2d": _SPATIAL,
+    "aten::upsample_bilinear2d": _SPATIAL,
+    "aten::upsample_bilinear2d.vec": _SPATIAL,
+    "aten::upsample_linear1d": _SPATIAL,
+    "aten::upsample_nearest1d": _SPATIAL,
+    "aten::upsample_nearest2d": _SPATIAL,
+    "aten::upsample_nearest2d.vec": _SPATIAL,
+}

@@ -1,0 +1,76 @@
+"""Sample calls for every operator of `shardwright.rules.convolution`."""
+
+from tests.rules.harness import aten, t
+
+
+def conv(op, space, *tail, transposed=False, **kwargs):
+    """One group, uneven channels without a bias, no batch dim, two groups, depthwise."""
+    size, kernel = (6, 5, 4)[:space], (3, 2, 2)[:space]
+
+    def call(batch, i, o, groups, *, bias=True):
+        weight = (i, o // groups, *kernel) if transposed else (o, i // groups, *kernel)
+        return op, (t(*batch, i, *size), t(*weight), t(o) if bias else None), {"groups": groups, **kwargs}
+
+    return [
+        call((2,), 4, 8, 1),
+        call((3,), 5, 7, 1, bias=False),
+        call((), 4, 6, 1),
+        call((2,), 4, 8, 2),
+        call((2,), 6, 6, 6),
+    ]
+
+
+def full(groups, i, o, *, transposed=False):
+    """The core operator, which spells everything."""
+    weight = (i, o // groups, 3, 2) if transposed else (o, i // groups, 3, 2)
+    padding = ([1, 1], [0, 1], [1, 1], transposed, [0, 0], groups)
+    return aten.convolution.default, (t(2, i, 6, 5), t(*weight), t(o), *padding), {}
+
+
+def space(op, dims, *args):
+    """A batch of images, and one without a batch dim."""
+    size = (8, 6, 4)[:dims]
+    return [(op, (t(2, 4, *size), *args), {}), (op, (t(5, *size), *args), {})]
+
+
+def resized(op, dims, *args):
+    """Interpolation takes a batch dim."""
+    return [(op, (t(2, 4, *(8, 6, 4)[:dims]), *args), {}), (op, (t(3, 5, *(4, 4, 4)[:dims]), *args), {})]
+
+
+SAMPLES = {
+    "aten::_adaptive_avg_pool2d": space(aten._adaptive_avg_pool2d.default, 2, [2, 3]),
+    "aten::_adaptive_avg_pool3d": space(aten._adaptive_avg_pool3d.default, 3, [2, 3, 2]),
+    "aten::adaptive_avg_pool1d": space(aten.adaptive_avg_pool1d.default, 1, [2]),
+    "aten::adaptive_avg_pool2d": space(aten.adaptive_avg_pool2d.default, 2, [2, 3]),
+    "aten::adaptive_avg_pool3d": space(aten.adaptive_avg_pool3d.default, 3, [2, 3, 2]),
+    "aten::adaptive_max_pool2d": space(aten.adaptive_max_pool2d.default, 2, [2, 3]),
+    "aten::avg_pool1d": space(aten.avg_pool1d.default, 1, [2]),
+    "aten::avg_pool2d": space(aten.avg_pool2d.default, 2, [2, 2]),
+    "aten::avg_pool3d": space(aten.avg_pool3d.default, 3, [2, 2, 2]),
+    "aten::conv1d": conv(aten.conv1d.default, 1),
+    "aten::conv2d": conv(aten.conv2d.default, 2, padding=[1, 0]),
+    "aten::conv3d": conv(aten.conv3d.default, 3),
+    "aten::conv_transpose1d": conv(aten.conv_transpose1d.default, 1, transposed=True),
+    "aten::conv_transpose2d.input": conv(aten.conv_transpose2d.input, 2, transposed=True, stride=[2, 2]),
+    "aten::conv_transpose3d.input": conv(aten.conv_transpose3d.input, 3, transposed=True),
+    "aten::convolution": [full(1, 4, 8), full(2, 4, 8), full(1, 3, 5), full(1, 4, 6, transposed=True)],
+    "aten::max_pool1d": space(aten.max_pool1d.default, 1, [2]),
+    "aten::max_pool2d": space(aten.max_pool2d.default, 2, [2, 2]),
+    "aten::max_pool2d_with_indices": space(aten.max_pool2d_with_indices.default, 2, [2, 2]),
+    "aten::max_pool3d": space(aten.max_pool3d.default, 3, [2, 2, 2]),
+    "aten::max_pool3d_with_indices": space(aten.max_pool3d_with_indices.default, 3, [2, 2, 2]),
+    "aten::pixel_shuffle": [(aten.pixel_shuffle.default, (t(4, 8, 3, 3), 2), {})],
+    "aten::pixel_unshuffle": [(aten.pixel_unshuffle.default, (t(4, 2, 4, 6), 2), {})],
+    "aten::reflection_pad1d": space(aten.reflection_pad1d.default, 1, [1, 2]),
+    "aten::reflection_pad2d": space(aten.reflection_pad2d.default, 2, [1, 2, 0, 1]),
+    "aten::replication_pad1d": space(aten.replication_pad1d.default, 1, [1, 2]),
+    "aten::replication_pad2d": space(aten.replication_pad2d.default, 2, [1, 2, 0, 1]),
+    "aten::upsample_bicubic2d": resized(aten.upsample_bicubic2d.default, 2, [12, 9], False),
+    "aten::upsample_bilinear2d": resized(aten.upsample_bilinear2d.default, 2, [12, 9], False),
+    "aten::upsample_bilinear2d.vec": resized(aten.upsample_bilinear2d.vec, 2, [12, 9], False, None),
+    "aten::upsample_linear1d": resized(aten.upsample_linear1d.default, 1, [12], False),
+    "aten::upsample_nearest1d": resized(aten.upsample_nearest1d.default, 1, [12]),
+    "aten::upsample_nearest2d": resized(aten.upsample_nearest2d.default, 2, [12, 9]),
+    "aten::upsample_nearest2d.vec": resized(aten.upsample_nearest2d.vec, 2, [12, 9], None),
+}
