@@ -1,6 +1,7 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
+from shardwright.custom import check_rule, register_rule
 from shardwright.errors import (
     AssignmentError,
     BudgetError,
@@ -40,8 +41,10 @@ __all__ = [
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
+    "check_rule",
     "load",
     "rebind",
+    "register_rule",
     "shard",
     "tensor_parallel_transformation",
     "verify",

@@ -26,7 +26,8 @@ Objectives, one after the other, each bounding the next                         
 - under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences;
 - under ``"auto"``: 1. weight bytes; 2. reshard time + work + small preferences.
 
-The preferences break ties the same way everywhere: reduce early, cut rather than repeat, first strategy first. HiGHS
+The preferences break ties the same way everywhere: store less, reduce early, cut rather than repeat, first strategy
+first. HiGHS
 runs on one thread with fixed settings, and nothing depends on hash order, so every rank finds the same assignment.
 """
 
@@ -50,6 +51,9 @@ TIE = 1e-4
 
 GAP = 1e-6
 """The solver stops when its answer is proven to be within this share of the optimum."""
+
+STORE_US = 1e-8
+"""The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
 
 WEIGHT_GATHER_US = 1e4
 """Added to the cost of resharding a parameter, in microseconds: more than any activation's."""
@@ -150,7 +154,9 @@ class _Model:
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
         self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s])
-        self.preference = self._by_choice(lambda site, s: TIE * site.members * _preference(site.strategies[s], s))
+        self.preference = self._by_choice(
+            lambda site, s: site.members * (TIE * _preference(site.strategies[s], s) + STORE_US * site.weight_bytes[s])
+        )
 
     def _vector(self, entries: dict[int, float]) -> np.ndarray:
         vector = np.zeros(self.num_variables)

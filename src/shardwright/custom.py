@@ -1,0 +1,78 @@
+"""Rules for a user's own operators, in the same notation as ours, and a check of them against the operator."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from shardwright.errors import RuleError, near_misses
+from shardwright.rules import REGISTRY
+from shardwright.rules.call import make_call
+from shardwright.rules.check import check_strategies
+from shardwright.rules.registry import Entry, einsum
+
+
+def register_rule(
+    name: str,
+    notation: str,
+    *,
+    linear: Sequence[Sequence[int]] = (),
+    added: Sequence[int] = (),
+    reduce: str = "sum",
+    size_arg: str | None = None,
+) -> None:
+    """Say how the factors of an operator lie in its operands and results.
+
+    ``name``: ``"mylib::op"`` (all overloads) or ``"mylib::op.overload"``. ``notation``: as in
+    ``"b s d, d! -> b s d"``, tensor arguments in the order of the operator's schema, keyword ones and optional ones
+    included. ``linear``: sets of tensor arguments in which the operator is jointly linear, so that partial sums pass;
+    absent: none do. ``added``: tensor arguments added to what is summed. ``reduce``: how factors that no result
+    carries are reduced. ``size_arg``: the argument that spells the result's shape.
+
+    Raises `RuleError` when the notation is malformed or the operator does not exist. Check the rule with `check_rule`.
+
+    >>> register_rule("mylib::scale", "b s d, d -> b s d", linear=[[0], [1]])
+    """
+    _operator(name)
+    sets = tuple(tuple(group) for group in linear)
+    REGISTRY.add(name, einsum(notation, linear=sets, added=tuple(added), reduce=reduce, size_arg=size_arg))
+
+
+def check_rule(
+    op: Any, *args: Any, num_ranks: Sequence[int] = (2, 3, 4), tolerance: float = 1e-5, **kwargs: Any
+) -> list[str]:
+    """What is wrong with an operator's rule: run every strategy on cut samples and compare with the whole.
+
+    ``op``: an operator overload (``torch.ops.mylib.op.default``) or its name. ``args``, ``kwargs``: sample arguments;
+    take sizes that do and do not divide. One sentence a failing strategy; an empty list when all are right. Raises
+    `RuleError` when the operator has no rule.
+    """
+    if isinstance(op, str):
+        op = _operator(op)
+    if isinstance(op, torch._ops.OpOverloadPacket):
+        op = getattr(op, op.overloads()[0])
+    entry: Entry | None = REGISTRY.entry(op)
+    if entry is None:
+        raise RuleError(f"{op} has no rule ({REGISTRY.reason(op)})\n  try: shardwright.register_rule(…)")
+    rule = entry.build(make_call(op, args, kwargs, op(*args, **kwargs)))
+    if rule is None:
+        raise RuleError(f"the rule of {op} does not cover these arguments; the call runs whole on every rank")
+    problems = []
+    for count in num_ranks:
+        found = check_strategies(rule, op, args, kwargs, num_ranks=count, tolerance=tolerance)
+        problems += [f"{count} ranks: {problem}" for problem in found]
+    return problems
+
+
+def _operator(name: str) -> Any:
+    namespace, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    if not rest:
+        raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'mylib::op'")
+    found: Any = getattr(getattr(torch.ops, namespace), packet, None)
+    if found is None or (overload and overload not in found.overloads()):
+        known: Mapping[str, Any] = vars(getattr(torch.ops, namespace))
+        close = near_misses(packet, [key for key in known if not key.startswith("_")])
+        hint = f"\n  try: {', '.join(f'{namespace}::{one}' for one in close)}" if close else ""
+        raise RuleError(f"there is no operator {name!r}: load the library that defines it first{hint}")
+    return getattr(found, overload) if overload else found

@@ -1,0 +1,86 @@
+"""Architectures from transformers, tiny and with random weights, sharded without a line of code for any of them."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 96,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 8,
+    "n_positions": 64,
+    "max_position_embeddings": 64,
+    "ffn_dim": 128,
+    "word_embed_proj_dim": 64,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "use_cache": False,
+}
+"""One recipe for every config class: each takes what it has."""
+
+IDS = torch.randint(3, 96, (2, 8), generator=torch.Generator().manual_seed(5))
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        return self.model(input_ids=ids, use_cache=False).logits
+
+
+def build(kind):
+    config = transformers.CONFIG_MAPPING[kind]()
+    for name, value in SMALL.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 1 + 0.1 * noise)
+    return Logits(model).eval()
+
+
+SEQUENTIAL = ["llama", "gpt2", "opt", "phi3", "bert", "stablelm", "mistral", "qwen2"]
+PARALLEL = ["gpt_neox", "falcon", "cohere"]
+EXPERTS = ["mixtral", "qwen2_moe"]
+
+
+@pytest.mark.parametrize("kind", [*SEQUENTIAL, *PARALLEL, *EXPERTS])
+def test_the_automatic_plan_shards_and_matches(kind):
+    exported = torch.export.export(build(kind), (IDS,))
+    for num_ranks in (2, 4):
+        sharded = sw.shard(exported, mesh=num_ranks)
+        report = sw.verify(sharded, exported, (IDS,), tolerance=1e-5)
+        assert report.ok, str(report)
+        whole = sum(w.num_bytes for w in sharded.weights)
+        assert (
+            max(sum(w.rank_bytes[rank] for w in sharded.weights) for rank in range(num_ranks)) < 1.2 * whole / num_ranks
+        )
+        counts = Counter(c.kind for c in sharded.collectives)
+        if kind in SEQUENTIAL:
+            # Two a layer, one or two for the embeddings, one for the logits.
+            assert counts.total() <= 2 * 2 + 3
+        if kind in PARALLEL:
+            assert counts.total() <= 1 * 2 + 3
