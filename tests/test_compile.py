@@ -253,6 +253,39 @@ def test_uneven_batch_norm_and_an_operator_without_a_rule():
     assert "no rule" in sharded.collectives[0].cause
 
 
+class Shared(nn.Module):
+    """One cut value that two readers need whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 12)
+
+    def forward(self, x):
+        y = self.fc(x)
+        return y.softmax(-1) + y.cumsum(-1)
+
+
+def test_one_gather_serves_all_readers():
+    assert kinds(check(redraw(Shared()), (torch.randn(3, 8),), 2, {"fc": "colwise"})) == {"all_gather": 1}
+
+
+def test_a_bias_joins_a_partial_sum_once_without_a_division():
+    model = redraw(nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)))
+    sharded = check(model, (torch.randn(3, 8),), 3, {"0": "colwise", "2": "rowwise"})
+    ranks = [sharded.exported(rank) for rank in range(3)]
+    assert torch.equal(ranks[0].state_dict["2.bias"], model[2].bias)
+    assert all(not rank.state_dict["2.bias"].any() for rank in ranks[1:])
+    for rank in ranks:
+        targets = [str(node.target) for node in rank.graph.nodes if node.op == "call_function"]
+        assert targets == [
+            "aten.linear.default",
+            "aten.relu.default",
+            "aten.linear.default",
+            "_c10d_functional.all_reduce.default",
+            "_c10d_functional.wait_tensor.default",
+        ]
+
+
 @pytest.mark.parametrize("mesh", [{"dp": 2, "tp": 2}, {"tp": 2, "sp": 2}])
 def test_two_axes(mesh):
     plans = dict.fromkeys(mesh, MEGATRON)

@@ -322,8 +322,11 @@ def _quiet_stdout() -> Iterator[None]:
 
 
 def _preference(strategy: Strategy, number: int) -> float:
-    """Reduce early (partial results cost most), prefer a cut to whole work, then the first strategy."""
-    partial = sum(isinstance(layout, Partial) for layout in strategy.results)
+    """Reduce early (partial results cost most), prefer a cut to whole work, then the first strategy.
+
+    A weight stored as a partial sum (a bias on the first rank, zeros on the others) delays nothing.
+    """
+    partial = sum(isinstance(layout, Partial) for layout in strategy.results) if strategy.operands else 0
     return 1.0 * partial + (0.0 if strategy.cuts else 0.1) + 1e-3 * min(number, 50)
 
 
