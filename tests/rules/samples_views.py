@@ -2,77 +2,122 @@
 
 import torch
 
-from tests.rules.harness import SHAPES, aten, t
+from tests.rules.harness import SHAPES, aten, t, unary
+
+SQUARE = ((4, 6), (3, 5), (1, 6))
 
 
-def perm(op, *args):
-    return [(op, (t(*shape), *args), {}) for shape in SHAPES]
+def matrices(op):
+    return [(op, (t(*shape),), {}) for shape in SQUARE]
+
+
+def reshapes(op, *, minus_one=True):
+    """Heads split off and joined, dims of size 1, -1, shapes that share some factors, one dim or nothing."""
+    found = [
+        (t(4, 6, 8), [24, 8]),
+        (t(4, 6, 8), [4, 48]),
+        (t(3, 5, 8), [3, 5, 2, 4]),
+        (t(2, 3, 20), [2, 3, 5, 4]),
+        (t(2, 48), [2, 6, 8]),
+        (t(6, 4), [4, 6]),
+        (t(2, 6, 4, 3), [2, 4, 6, 3]),
+        (t(6, 4, 5), [4, 30]),
+        (t(3, 4), [4, 3]),
+        (t(2, 4, 1, 3), [2, 1, 12]),
+        (t(4, 6), [24]),
+        (t(3, 0, 4), [0, 12]),
+        (t(1, 1), []),
+    ]
+    if minus_one:
+        found += [(t(4, 6, 8), [-1, 8]), (t(4, 6, 8), [4, -1]), (t(5, 6), [5, -1, 2]), (t(3, 4), [-1])]
+    return [(op, args, {}) for args in found]
+
+
+def squeezes(packet):
+    return [
+        (packet.default, (t(4, 1, 6),), {}),
+        (packet.default, (t(1, 4, 3),), {}),
+        (packet.default, (t(1, 1),), {}),
+        (packet.dim, (t(4, 1, 6), 1), {}),
+        (packet.dim, (t(4, 2, 6), 1), {}),
+        (packet.dim, (t(4, 1), -1), {}),
+        (packet.dims, (t(1, 4, 1), [0, 2]), {}),
+        (packet.dims, (t(1, 4, 2), [-1, 0]), {}),
+    ]
+
+
+def movedims(packet):
+    return [*unary(packet.int, 0, 2), *unary(packet.int, -1, 0), *unary(packet.intlist, [0, 1], [1, 2])]
+
+
+def complexes(*shape):
+    return torch.complex(t(*shape), t(*shape, seed=1))
+
+
+def unsqueezes(op):
+    return [*unary(op, 1), *unary(op, -1), (op, (t(), 0), {})]
+
+
+def atleast(op):
+    return [(op, (t(*shape),), {}) for shape in ((), (5,), (4, 6), (2, 4, 3))]
 
 
 SAMPLES = {
     "aten::_reshape_alias": [(aten._reshape_alias.default, (t(4, 6, 8), [24, 8], [8, 1]), {})],
-    "aten::_reshape_copy": [(aten._reshape_copy.default, (t(4, 6), [24]), {})],
-    "aten::_unsafe_view": [(aten._unsafe_view.default, (t(4, 6, 8), [4, 48]), {})],
-    "aten::broadcast_to": [(aten.broadcast_to.default, (t(4, 1), [3, 4, 6]), {})],
-    "aten::expand": [
-        (aten.expand.default, (t(4, 1, 6), [4, 8, 6]), {}),
-        (aten.expand.default, (t(5, 1), [3, -1, 7]), {}),
-    ],
-    "aten::expand_as": [(aten.expand_as.default, (t(4, 1), t(4, 6)), {})],
-    "aten::expand_copy": [(aten.expand_copy.default, (t(4, 1), [4, 6]), {})],
+    "aten::_reshape_alias_copy": [(aten._reshape_alias_copy.default, (t(4, 6, 8), [4, 48], [48, 1]), {})],
+    "aten::_reshape_copy": reshapes(aten._reshape_copy.default),
+    "aten::_unsafe_view": reshapes(aten._unsafe_view.default),
+    "aten::adjoint": [*unary(aten.adjoint.default), (aten.adjoint.default, (complexes(4, 6),), {})],
+    "aten::atleast_1d": atleast(aten.atleast_1d.default),
+    "aten::atleast_2d": atleast(aten.atleast_2d.default),
+    "aten::atleast_3d": atleast(aten.atleast_3d.default),
     "aten::flatten.using_ints": [
-        (aten.flatten.using_ints, (t(*s), a, b), {}) for s in SHAPES for a, b in ((0, -1), (1, 2), (0, 1))
+        (aten.flatten.using_ints, (t(*s), a, b), {}) for s in SHAPES for a, b in ((0, -1), (1, 2), (0, 1), (1, 1))
     ],
-    "aten::mT": perm(aten.mT.default),
-    "aten::movedim.int": perm(aten.movedim.int, 0, 2),
-    "aten::movedim.intlist": perm(aten.movedim.intlist, [0, 1], [1, 2]),
-    "aten::numpy_T": [(aten.numpy_T.default, (t(4, 6),), {})],
-    "aten::permute": perm(aten.permute.default, [2, 0, 1]),
-    "aten::permute_copy": perm(aten.permute_copy.default, [0, 2, 1]),
-    "aten::ravel": perm(aten.ravel.default),
-    "aten::repeat": [(aten.repeat.default, (t(4, 6), [2, 1, 3]), {}), (aten.repeat.default, (t(5, 1), [1, 4]), {})],
-    "aten::repeat_interleave.self_int": [
-        (aten.repeat_interleave.self_int, (t(2, 4, 6), 3, 1), {}),
-        (aten.repeat_interleave.self_int, (t(3, 5), 2, -1), {}),
+    "aten::mH": [*unary(aten.mH.default), (aten.mH.default, (complexes(4, 6),), {})],
+    "aten::mT": unary(aten.mT.default),
+    "aten::matrix_H": [*matrices(aten.matrix_H.default), (aten.matrix_H.default, (complexes(4, 6),), {})],
+    "aten::moveaxis.int": unary(aten.moveaxis.int, 0, 2),
+    "aten::moveaxis.intlist": unary(aten.moveaxis.intlist, [0, 1], [1, 2]),
+    "aten::movedim.int": movedims(aten.movedim)[:6],
+    "aten::movedim.intlist": movedims(aten.movedim)[6:],
+    "aten::numpy_T": [*unary(aten.numpy_T.default)],
+    "aten::permute": [*unary(aten.permute.default, [2, 0, 1]), *unary(aten.permute.default, [-1, 1, 0])],
+    "aten::permute_copy": unary(aten.permute_copy.default, [0, 2, 1]),
+    "aten::ravel": unary(aten.ravel.default),
+    "aten::reshape": reshapes(aten.reshape.default),
+    "aten::reshape_as": [
+        (aten.reshape_as.default, (t(4, 6), t(24)), {}),
+        (aten.reshape_as.default, (t(4, 6), t(4, 2, 3)), {}),
     ],
-    "aten::reshape": [
-        (aten.reshape.default, (t(4, 6, 8), [24, 8]), {}),
-        (aten.reshape.default, (t(4, 6, 8), [4, -1]), {}),
-        (aten.reshape.default, (t(2, 48), [2, 6, 8]), {}),
-        (aten.reshape.default, (t(6, 4), [4, 6]), {}),
-        (aten.reshape.default, (t(2, 4, 1, 3), [2, 1, 12]), {}),
-    ],
-    "aten::reshape_as": [(aten.reshape_as.default, (t(4, 6), t(24)), {})],
-    "aten::squeeze": [
-        (aten.squeeze.default, (t(4, 1, 6),), {}),
-        (aten.squeeze.default, (t(1, 4, 3),), {}),
-        (aten.squeeze.dim, (t(4, 1, 6), 1), {}),
-        (aten.squeeze.dim, (t(4, 2, 6), 1), {}),
-        (aten.squeeze.dims, (t(1, 4, 1), [0, 2]), {}),
-    ],
-    "aten::squeeze_copy": [(aten.squeeze_copy.dim, (t(4, 1, 6), 1), {})],
-    "aten::swapaxes": perm(aten.swapaxes.default, 0, 1),
-    "aten::swapdims": perm(aten.swapdims.default, 0, 1),
-    "aten::t": [(aten.t.default, (t(4, 6),), {}), (aten.t.default, (t(5),), {})],
-    "aten::t_copy": [(aten.t_copy.default, (t(4, 6),), {})],
-    "aten::tile": [(aten.tile.default, (t(4, 6), [2, 1]), {})],
-    "aten::transpose.int": perm(aten.transpose.int, -1, 1),
-    "aten::transpose_copy.int": perm(aten.transpose_copy.int, 0, 1),
+    "aten::squeeze": squeezes(aten.squeeze),
+    "aten::squeeze_copy": squeezes(aten.squeeze_copy),
+    "aten::swapaxes": unary(aten.swapaxes.default, 0, 1),
+    "aten::swapdims": unary(aten.swapdims.default, 0, 1),
+    "aten::t": [*matrices(aten.t.default), (aten.t.default, (t(5),), {})],
+    "aten::t_copy": matrices(aten.t_copy.default),
+    "aten::transpose.int": [*unary(aten.transpose.int, -1, 1), *unary(aten.transpose.int, 0, 0)],
+    "aten::transpose_copy.int": unary(aten.transpose_copy.int, 0, 1),
     "aten::unflatten.int": [
         (aten.unflatten.int, (t(2, 12, 3), 1, [4, 3]), {}),
         (aten.unflatten.int, (t(3, 10), -1, [-1, 2]), {}),
+        (aten.unflatten.int, (t(3, 12), 1, [2, -1, 2]), {}),
+        (aten.unflatten.int, (t(3, 12), 1, [1, -1]), {}),
     ],
-    "aten::unsqueeze": perm(aten.unsqueeze.default, 1),
-    "aten::unsqueeze_copy": perm(aten.unsqueeze_copy.default, -1),
-    "aten::view": [
-        (aten.view.default, (t(4, 6, 8), [24, 8]), {}),
-        (aten.view.default, (t(4, 6, 8), [-1, 8]), {}),
-        (aten.view.default, (t(3, 5, 8), [3, 5, 2, 4]), {}),
-        (aten.view.default, (t(2, 3, 20), [2, 3, 5, 4]), {}),
+    "aten::unsqueeze": unsqueezes(aten.unsqueeze.default),
+    "aten::unsqueeze_copy": unsqueezes(aten.unsqueeze_copy.default),
+    "aten::view": reshapes(aten.view.default),
+    "aten::view.dtype": [
+        (aten.view.dtype, (t(4, 6), torch.int32), {}),
+        (aten.view.dtype, (t(4, 6), torch.int16), {}),
+        (aten.view.dtype, (t(5, 6), torch.int64), {}),
+        (aten.view.dtype, (t(), torch.int32), {}),
     ],
-    "aten::view.dtype": [(aten.view.dtype, (t(4, 6), torch.int32), {})],
-    "aten::view_as": [(aten.view_as.default, (t(4, 6), t(24)), {})],
+    "aten::view_as": [(aten.view_as.default, (t(4, 6), t(24)), {}), (aten.view_as.default, (t(15), t(3, 5)), {})],
     "aten::view_as_complex": [(aten.view_as_complex.default, (t(4, 6, 2),), {})],
-    "aten::view_as_real": [(aten.view_as_real.default, (torch.complex(t(4, 6), t(4, 6)),), {})],
-    "aten::view_copy": [(aten.view_copy.default, (t(4, 6), [24]), {})],
+    "aten::view_as_complex_copy": [(aten.view_as_complex_copy.default, (t(3, 5, 2),), {})],
+    "aten::view_as_real": [(aten.view_as_real.default, (complexes(4, 6),), {})],
+    "aten::view_as_real_copy": [(aten.view_as_real_copy.default, (complexes(3, 5),), {})],
+    "aten::view_copy": reshapes(aten.view_copy.default),
+    "aten::view_copy.dtype": [(aten.view_copy.dtype, (t(4, 6), torch.int32), {})],
 }

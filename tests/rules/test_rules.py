@@ -41,7 +41,7 @@ GOLDEN = {
     "linear": (aten.linear.default, (t(2, 5, 8), t(12, 8), t(12)), "_0 _1 i, o i, o -> _0 _1 o"),
     "heads": (aten.view.default, (t(2, 5, 12), [2, 5, 3, 4]), "f0 f1 (f2 f3) -> f0 f1 f2 f3"),
     "merge": (aten.reshape.default, (t(2, 5, 3, 4), [10, 12]), "f0 f1 f2 f3 -> (f0 f1) (f2 f3)"),
-    "no refinement": (aten.reshape.default, (t(6, 4), [4, 6]), "(f0 f1!) f2! -> (f0 f3!) f4!"),
+    "no refinement": (aten.reshape.default, (t(6, 4), [4, 6]), "(f0 f2!) (f3! f1) -> (f0 f4!) (f5! f1)"),
     "attention": (
         aten.scaled_dot_product_attention.default,
         (t(2, 6, 5, 4), t(2, 2, 5, 4), t(2, 2, 5, 4), None, 0.0, False),

@@ -150,6 +150,7 @@ class _Model:
         for value in self.problem.values:
             self.supply(value)
         self.tie()
+        self.upper_bound = np.ones(self.num_variables)
         self.reshard_cost = self._vector(dict(self._reshards))
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
@@ -270,8 +271,12 @@ class _Model:
                 self._row(row, 0.0, 0.0)
 
     def limit(self, cost: np.ndarray, bound: float) -> None:
-        """Cost · variables ≤ bound."""
-        self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost)}, -np.inf, bound)
+        """Cost · variables ≤ bound. What costs more than that by itself is out, and out of the solver's numbers:
+        HiGHS has called a problem infeasible that had a weight's price of 1e4 in a row bounded by 1e-2.
+        """
+        dear = cost > bound
+        self.upper_bound = np.where(dear, 0.0, self.upper_bound)
+        self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost) if not dear[i]}, -np.inf, bound)
 
     def minimize(self, cost: np.ndarray) -> tuple[float, np.ndarray, float]:
         """(objective, values, proven gap) of the current model."""
@@ -288,7 +293,7 @@ class _Model:
                 cost,
                 constraints=scipy.optimize.LinearConstraint(matrix, self.lower, self.upper),
                 integrality=integrality,
-                bounds=scipy.optimize.Bounds(0, 1),
+                bounds=scipy.optimize.Bounds(0, self.upper_bound),
                 options={"time_limit": self.problem.time_limit_s, "mip_rel_gap": GAP, "presolve": True},
             )
         if result.x is None:

@@ -1,283 +1,267 @@
-"""Taking parts of a dim and laying dims end to end: slice, select, split, chunk, unbind, cat, stack, pad, flip."""
+"""Taking parts of a tensor: slice, select, split, unbind; and writing parts back: the scatters of slices.
+
+A slice reads the dim as ``[before+kept+after]``: the parts are cut together, each among all ranks, so that what is kept
+is spread evenly too. A split reads it as its pieces laid end to end in the same way: this is how a packed projection
+comes apart into q, k and v on every rank.
+"""
 
 from typing import Any
 
 import torch
 
-from shardwright.layout import Shard, Size, cut_of
-from shardwright.rules.registry import Entry
+from shardwright.layout import Cut, Size, same_size, total
+from shardwright.rules.dims import dim_of, named_dims, put
+from shardwright.rules.registry import Builder, Entry
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
 aten = torch.ops.aten
 
-
-def _plain(ndim: int) -> Dims:
-    return tuple(Term((f"d{i}",)) for i in range(ndim))
-
-
-def _with(dims: Dims, dim: int, term: Term) -> Dims:
-    return (*dims[:dim], term, *dims[dim + 1 :])
+_END = torch.iinfo(torch.int64).max
+_FIRST = (frozenset({0}),)
 
 
-def split_rule(call: Call) -> Rule:
-    """``split``, ``chunk``, ``tensor_split`` …: the dim is its parts laid end to end, each cut by itself."""
-    shape = call.operands[0].shape
-    dim = int(call.arguments.get("dim", 0)) % len(shape)
-    parts = [result.shape[dim] for result in call.results if result is not None]
-    names = tuple(f"p{i}" for i in range(len(parts)))
-    dims = _plain(len(shape))
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(shape) if i != dim}
-    sizes.update(zip(names, parts, strict=True))
-    return Rule(
-        operands=(_with(dims, dim, Term(names, is_sum=True)),),
-        results=tuple(_with(dims, dim, Term((name,))) for name in names),
-        sizes=sizes,
-        joint=(names,),
-        linear=(frozenset({0}),),
-        moves=True,
-        localize=local_split,
-    )
+def splits(dim: int | None = None, *, flat_dim: int = 0) -> Builder:
+    """``split``, ``chunk``, ``tensor_split`` …: the dim is its parts laid end to end, each cut by itself.
+
+    ``dim``: where the operator has no such argument; ``flat_dim``: the same for tensors of one dim.
+    """
+
+    def build(call: Call) -> Rule:
+        shape = call.operands[0].shape
+        along = dim_of(call, len(shape)) if dim is None else dim if len(shape) > 1 else flat_dim
+        names = tuple(f"p{i}" for i in range(len(call.results)))
+        dims, sizes = named_dims(shape)
+        parts = {n: r.shape[along] for n, r in zip(names, call.results, strict=True) if r is not None}
+        results = tuple(put(dims, along, Term((name,))) for name in names)
+        if not same_size(total(parts.values()), shape[along]):
+            # tensor_split at [5, 2] gives overlapping parts.
+            fixed = frozenset({f"d{along}", *names})
+            return Rule((dims,), results, {**sizes, **parts}, fixed, linear=_FIRST, moves=True)
+        del sizes[f"d{along}"]
+        sizes.update(parts)
+        return Rule(
+            operands=(put(dims, along, Term(names, is_sum=True)),),
+            results=results,
+            sizes=sizes,
+            joint=(names,),
+            linear=_FIRST,
+            moves=True,
+            localize=local_split,
+        )
+
+    return build
 
 
 def local_split(local: Local) -> Any:
     """Split at this rank's share of every part."""
-    shape = local.call.operands[0].shape
-    dim = int(local.call.arguments.get("dim", 0)) % len(shape)
-    layout = local.strategy.operands[0]
-    if not isinstance(layout, Shard) or layout.dim != dim:
+    dim, parts = _sum_of(local.rule.operands[0])
+    if local.strategy.cut(parts[0]) is None:
         return local.run_call()
-    sizes = [cut_of(r).local_size(local.rank) for r in local.strategy.results if isinstance(r, Shard)]
+    sizes = [_share(local, name) for name in parts]
     return local.run(aten.split_with_sizes.default, local.arguments["self"], sizes, dim)
+
+
+def _sum_of(dims: Dims) -> tuple[int, tuple[str, ...]]:
+    """The dim that is a sum, and its parts."""
+    return next((dim, term.factors) for dim, term in enumerate(dims) if term.is_sum)
+
+
+def _share(local: Local, name: str) -> int:
+    """How much of one part this rank holds."""
+    cut = local.strategy.cut(name)
+    assert isinstance(cut, Cut), f"the parts of a dim are cut together, but {name} is whole"
+    return cut.local_size(local.rank)
 
 
 def unbind_rule(call: Call) -> Rule:
     """``unbind``: the dim falls apart into results and may not be cut."""
-    shape = call.operands[0].shape
-    dim = int(call["dim"]) % len(shape)
-    dims = _plain(len(shape))
-    rest = dims[:dim] + dims[dim + 1 :]
-    sizes = {f"d{i}": s for i, s in enumerate(shape)}
-    return Rule(
-        (dims,), (rest,) * len(call.results), sizes, frozenset({f"d{dim}"}), linear=(frozenset({0}),), moves=True
-    )
+    dims, sizes = named_dims(call.operands[0].shape)
+    dim = dim_of(call, len(dims))
+    results = (put(dims, dim),) * len(call.results)
+    return Rule((dims,), results, sizes, frozenset({f"d{dim}"}), linear=_FIRST, moves=True)
 
 
 def slice_rule(call: Call) -> Rule:
-    """``slice`` and ``narrow``: the dim is before + kept + after; what is left out may lie anywhere."""
-    shape, target = call.operands[0].shape, call.result.shape
-    dim = int(call.arguments.get("dim", 0)) % len(shape)
-    dims = _plain(len(shape))
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(shape)}
-    span = _span(call, shape[dim], target[dim])
-    if span is None:
-        sizes["kept"] = target[dim]
-        target_dims = _with(dims, dim, Term(("kept",)))
-        fixed = frozenset({"kept", f"d{dim}"})
-        return Rule((dims,), (target_dims,), sizes, fixed, linear=(frozenset({0}),), moves=True)
-    if span == (0, shape[dim]):
-        return Rule((dims,), (dims,), sizes, linear=(frozenset({0}),), moves=True)
-    start, stop = span
+    """``slice`` and ``narrow``: the dim is before + kept + after, or with a step (kept, step)."""
+    shape, kept = call.operands[0].shape, call.result.shape
+    dim = dim_of(call, len(shape))
+    dims, sizes = named_dims(shape)
+    if _is_full(call, shape[dim], kept[dim]):
+        return Rule((dims,), (dims,), sizes, linear=_FIRST, moves=True, localize=local_full)
     del sizes[f"d{dim}"]
-    whole = shape[dim]
-    assert isinstance(whole, int), "a span is known only for a dim of known size"
-    sizes.update(before=start, kept=stop - start, after=whole - stop)
-    names = tuple(name for name in ("before", "kept", "after") if sizes[name] != 0)
+    sizes["kept"] = kept[dim]
+    result = put(dims, dim, Term(("kept",)))
+    start, step = _start(call, shape[dim]), call.arguments.get("step", 1)
+    if start is None or not isinstance(kept[dim], int) or kept[dim] == 0 or not isinstance(step, int):
+        return _whole_dim(dims, result, sizes, dim, shape[dim])
+    if step != 1:
+        # Every step-th index is exact for whole steps only: x[..., ::2] of (pairs, 2).
+        if shape[dim] % step or start >= step or kept[dim] * step != shape[dim]:
+            return _whole_dim(dims, result, sizes, dim, shape[dim])
+        sizes["step"] = step
+        source, fixed = put(dims, dim, Term(("kept", "step"))), frozenset({"step"})
+        return Rule((source,), (result,), sizes, fixed, linear=_FIRST, moves=True, localize=local_steps)
+    parts = _parts(sizes, start, kept[dim], shape[dim])
     return Rule(
-        operands=(_with(dims, dim, Term(names, is_sum=True)),),
-        results=(_with(dims, dim, Term(("kept",))),),
-        sizes={name: size for name, size in sizes.items() if name in names or name.startswith("d")},
-        joint=(names,),
+        operands=(put(dims, dim, Term(parts, is_sum=True)),),
+        results=(result,),
+        sizes=sizes,
+        joint=(parts,),
         dropped=frozenset({"before", "after"}),
-        linear=(frozenset({0}),),
+        linear=_FIRST,
         moves=True,
         localize=local_slice,
     )
 
 
-def _span(call: Call, size: Size, kept: Size) -> tuple[int, Any] | None:
-    """The half-open range a slice keeps; None when it is not a known contiguous range."""
+def _is_full(call: Call, size: Size, kept: Size) -> bool:
+    """Whether a slice keeps the dim as it is."""
+    start = call.arguments.get("start")
+    starts_at_zero = start is None or (isinstance(start, int) and start == 0)
+    return starts_at_zero and call.arguments.get("step", 1) == 1 and same_size(size, kept)
+
+
+def _start(call: Call, size: Size) -> int | None:
+    """The first index of a slice counted from the front; None when it is not known."""
     start = call.arguments.get("start")
     start = 0 if start is None else start
-    if call.arguments.get("step", 1) != 1:
+    if not isinstance(size, int) or not isinstance(start, int):
         return None
-    if kept == size and isinstance(start, int) and start == 0:
-        return 0, size
-    if not isinstance(size, int) or not isinstance(kept, int) or not isinstance(start, int):
-        return None
-    start = min(max(start + size if start < 0 else start, 0), size)
-    return start, start + kept
+    return min(max(start + size if start < 0 else start, 0), size)
+
+
+def _whole_dim(dims: Dims, result: Dims, sizes: dict[str, Size], dim: int, size: Size) -> Rule:
+    """A slice whose place is not known, or that no cut expresses: the dim may not be cut."""
+    sizes[f"d{dim}"] = size
+    return Rule((dims,), (result,), sizes, frozenset({f"d{dim}", "kept"}), linear=_FIRST, moves=True)
+
+
+def _parts(sizes: dict[str, Size], start: int, kept: int, size: int) -> tuple[str, ...]:
+    """Note the sizes of what lies before and after what is kept; the names of the parts there are."""
+    sizes.update(before=start, after=size - start - kept)
+    for name in ("before", "after"):
+        if sizes[name] == 0:
+            del sizes[name]
+    return tuple(name for name in ("before", "kept", "after") if name in sizes)
 
 
 def local_slice(local: Local) -> Any:
     """The slice at this rank's positions of the global range."""
-    source = local.arguments[next(iter(local.arguments))]
-    dim = int(local.call.arguments.get("dim", 0)) % len(local.call.operands[0].shape)
-    layout = local.strategy.operands[0]
-    span = _span(local.call, local.call.operands[0].shape[dim], local.call.result.shape[dim])
-    if not isinstance(layout, Shard) or layout.dim != dim or span is None:
+    dim, parts = _sum_of(local.rule.operands[0])
+    if local.strategy.cut("kept") is None:
         return local.run_call()
-    start, stop = (cut_of(layout).owned_below(local.rank, index) for index in span)
-    return local.run(aten.slice.Tensor, source, dim, start, stop)
+    start = _share(local, "before") if "before" in parts else 0
+    return local.run(aten.slice.Tensor, _source(local), dim, start, start + _share(local, "kept"))
+
+
+def local_full(local: Local) -> Any:
+    """All of a dim, whatever its local size."""
+    dim = dim_of(local.call, len(local.rule.operands[0]))
+    return local.run(aten.slice.Tensor, _source(local), dim, 0, _END)
+
+
+def local_steps(local: Local) -> Any:
+    """Every step-th index of this rank's whole steps."""
+    dims = local.rule.operands[0]
+    dim = dim_of(local.call, len(dims))
+    start = _start(local.call, local.call.operands[0].shape[dim])
+    return local.run(aten.slice.Tensor, _source(local), dim, start, _END, local.call["step"])
+
+
+def _source(local: Local) -> Any:
+    return local.arguments[next(iter(local.arguments))]
 
 
 def select_rule(call: Call) -> Rule:
     """``select``: one index of a dim, which may not be cut."""
-    shape = call.operands[0].shape
-    dim = int(call["dim"]) % len(shape)
-    dims = _plain(len(shape))
-    sizes = {f"d{i}": s for i, s in enumerate(shape)}
-    rest = dims[:dim] + dims[dim + 1 :]
-    return Rule((dims,), (rest,), sizes, frozenset({f"d{dim}"}), linear=(frozenset({0}),), moves=True)
+    dims, sizes = named_dims(call.operands[0].shape)
+    dim = dim_of(call, len(dims))
+    return Rule((dims,), (put(dims, dim),), sizes, frozenset({f"d{dim}"}), linear=_FIRST, moves=True)
 
 
-def cat_rule(call: Call) -> Rule:
-    """``cat``: the result's dim is the operands' dims laid end to end, cut together; the others are shared."""
-    ndim = call.result.ndim
-    dim = int(call.arguments.get("dim", 0)) % max(ndim, 1)
-    dims = _plain(ndim)
-    names = tuple(f"p{i}" for i, t in enumerate(call.operands) if t.ndim == ndim)
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(call.result.shape) if i != dim}
-    operands: list[Dims] = []
-    for index, tensor in enumerate(call.operands):
-        # Old programs pad lists with empty 1-d tensors, which cat ignores.
-        is_real = tensor.ndim == ndim
-        operands.append(_with(dims, dim, Term((f"p{index}",))) if is_real else (Term(),))
-        if is_real:
-            sizes[f"p{index}"] = tensor.shape[dim]
-    together = frozenset(range(len(operands)))
+def slice_scatter_rule(call: Call) -> Rule:
+    """``slice_scatter``: what is written replaces the middle part of before + kept + after."""
+    shape, written = call.operands[0].shape, call.operands[1].shape
+    dim = dim_of(call, len(shape))
+    dims, sizes = named_dims(shape)
+    start, step = _start(call, shape[dim]), call.arguments.get("step", 1)
+    source = put(dims, dim, Term(("kept",)))
+    sizes["kept"] = written[dim]
+    together = (frozenset({0, 1}),)
+    if start is None or step != 1 or not isinstance(written[dim], int) or written[dim] == 0:
+        fixed = frozenset({f"d{dim}", "kept"})
+        return Rule((dims, source), (dims,), sizes, fixed, linear=together, moves=True)
+    del sizes[f"d{dim}"]
+    parts = _parts(sizes, start, written[dim], shape[dim])
+    whole = put(dims, dim, Term(parts, is_sum=True))
     return Rule(
-        tuple(operands),
-        (_with(dims, dim, Term(names, is_sum=True)),),
-        sizes,
-        joint=(names,),
-        linear=(together,),
+        operands=(whole, source),
+        results=(whole,),
+        sizes=sizes,
+        joint=(parts,),
+        linear=together,
         moves=True,
+        localize=local_slice_scatter,
     )
 
 
-def stack_rule(call: Call) -> Rule:
-    """``stack``: a new dim, which may not be cut; the others are shared by all operands."""
-    ndim = call.operands[0].ndim
-    dim = int(call.arguments.get("dim", 0)) % (ndim + 1)
-    dims = _plain(ndim)
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(call.operands[0].shape)}
-    sizes["n"] = len(call.operands)
-    result = (*dims[:dim], Term(("n",)), *dims[dim:])
-    together = frozenset(range(len(call.operands)))
-    return Rule((dims,) * len(call.operands), (result,), sizes, frozenset({"n"}), linear=(together,), moves=True)
+def local_slice_scatter(local: Local) -> Any:
+    """Write at this rank's positions of the global range."""
+    _, parts = _sum_of(local.rule.operands[0])
+    if local.strategy.cut("kept") is None:
+        return local.run_call()
+    start = _share(local, "before") if "before" in parts else 0
+    return local.run_call(start=start, end=start + _share(local, "kept"))
 
 
-def touched_rule(call: Call, touched: set[int], *, linear: bool = True) -> Rule:
-    """Every dim passes but the ``touched`` ones, whose size may change."""
-    source, target = call.operands[0].shape, call.result.shape
-    sizes: dict[str, Size] = {}
-    left, right = [], []
-    for dim in range(len(target)):
-        names = (f"d{dim}", f"d{dim}") if dim not in touched else (f"own{dim}", f"new{dim}")
-        sizes[names[0]], sizes[names[1]] = source[dim], target[dim]
-        left.append(Term((names[0],)))
-        right.append(Term((names[1],)))
-    fixed = frozenset(name for name in sizes if not name.startswith("d"))
-    return Rule((tuple(left),), (tuple(right),), sizes, fixed, linear=(frozenset({0}),) if linear else ())
+def part_scatter_rule(*names: str) -> Builder:
+    """``select_scatter``, ``diagonal_scatter``: written along these dims, which may not be cut; the rest is shared."""
+
+    def build(call: Call) -> Rule:
+        dims, sizes = named_dims(call.operands[0].shape)
+        along = {dim_of(call, len(dims), name, default) for default, name in enumerate(names)}
+        rest = tuple(term for dim, term in enumerate(dims) if dim not in along)
+        fixed = {f"d{dim}" for dim in along}
+        if len(rest) < call.operands[1].ndim:
+            # A diagonal comes last, after the dims it does not touch.
+            sizes["written"] = call.operands[1].shape[-1]
+            rest, fixed = (*rest, Term(("written",))), fixed | {"written"}
+        return Rule((dims, rest), (dims,), sizes, frozenset(fixed), linear=(frozenset({0, 1}),), moves=True)
+
+    return build
 
 
-def pad_rule(call: Call) -> Rule | None:
-    """``constant_pad_nd`` and ``pad``: padded dims may not be cut; linear when the padding is zero."""
-    ndim = call.operands[0].ndim
-    pad = call["pad"]
-    touched = {ndim - 1 - i // 2 for i, amount in enumerate(pad) if not (isinstance(amount, int) and amount == 0)}
-    value = call.arguments.get("value")
-    return touched_rule(call, touched, linear=not value and call.arguments.get("mode", "constant") == "constant")
-
-
-def dims_rule(call: Call) -> Rule:
-    """``flip`` and ``roll``: the dims they work along may not be cut."""
-    ndim = call.operands[0].ndim
-    dims = call["dims"]
-    along = range(ndim) if dims is None or (isinstance(dims, (list, tuple)) and not dims) else dims
-    along = [along] if isinstance(along, int) else along
-    return touched_rule(call, {int(dim) % max(ndim, 1) for dim in along})
-
-
-def triangle_rule(call: Call) -> Rule:
-    """``tril`` and ``triu``: the last two dims may not be cut."""
-    ndim = call.operands[0].ndim
-    return touched_rule(call, {ndim - 1, ndim - 2})
-
-
-def diagonal_rule(call: Call) -> Rule:
-    """``diagonal``: the two dims it reads may not be cut; the others keep their order."""
-    shape = call.operands[0].shape
-    first, second = int(call.arguments.get("dim1", 0)) % len(shape), int(call.arguments.get("dim2", 1)) % len(shape)
-    dims = _plain(len(shape))
-    rest = tuple(term for dim, term in enumerate(dims) if dim not in (first, second))
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(shape)}
-    sizes["n"] = call.result.shape[-1]
-    fixed = frozenset({f"d{first}", f"d{second}", "n"})
-    return Rule((dims,), ((*rest, Term(("n",))),), sizes, fixed, linear=(frozenset({0}),), moves=True)
-
-
-def unfold_rule(call: Call) -> Rule:
-    """``Tensor.unfold``: windows over one dim, which may not be cut."""
-    shape = call.operands[0].shape
-    dim = int(call["dimension"]) % max(len(shape), 1)
-    dims = _plain(len(shape))
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(shape)}
-    sizes.update(windows=call.result.shape[dim], width=call.result.shape[-1])
-    result = (*_with(dims, dim, Term(("windows",))), Term(("width",)))
-    fixed = frozenset({f"d{dim}", "windows", "width"})
-    return Rule((dims,), (result,), sizes, fixed, linear=(frozenset({0}),), moves=True)
-
-
-def scatter_rule(call: Call) -> Rule:
-    """``slice_scatter`` and ``select_scatter``: written along one dim, which may not be cut; the rest is shared."""
-    shape = call.operands[0].shape
-    dim = int(call.arguments.get("dim", 0)) % len(shape)
-    dims = _plain(len(shape))
-    sizes: dict[str, Size] = {f"d{i}": s for i, s in enumerate(shape)}
-    is_select = call.operands[1].ndim < len(shape)
-    source = dims[:dim] + dims[dim + 1 :] if is_select else _with(dims, dim, Term(("written",)))
-    if not is_select:
-        sizes["written"] = call.operands[1].shape[dim]
-    fixed = frozenset({f"d{dim}", "written"})
-    return Rule((dims, source), (dims,), sizes, fixed, linear=(frozenset({0, 1}),), moves=True)
-
-
-_SPLIT, _SLICE, _TRIANGLE = Entry(split_rule), Entry(slice_rule), Entry(triangle_rule)
+_SPLIT, _SLICE, _SELECT, _UNBIND = Entry(splits()), Entry(slice_rule), Entry(select_rule), Entry(unbind_rule)
 
 RULES: dict[str, Entry] = {
-    "aten::cat": Entry(cat_rule),
     "aten::chunk": _SPLIT,
-    "aten::concat": Entry(cat_rule),
-    "aten::concatenate": Entry(cat_rule),
-    "aten::constant_pad_nd": Entry(pad_rule),
-    "aten::diagonal": Entry(diagonal_rule),
-    "aten::diagonal_copy": Entry(diagonal_rule),
-    "aten::flip": Entry(dims_rule),
+    "aten::diagonal_scatter": Entry(part_scatter_rule("dim1", "dim2")),
+    "aten::dsplit": Entry(splits(2)),
+    "aten::hsplit": Entry(splits(1)),
     "aten::narrow": _SLICE,
     "aten::narrow_copy": _SLICE,
-    "aten::pad": Entry(pad_rule),
-    "aten::roll": Entry(dims_rule),
-    "aten::select.int": Entry(select_rule),
-    "aten::select_copy.int": Entry(select_rule),
-    "aten::select_scatter": Entry(scatter_rule),
+    "aten::select.int": _SELECT,
+    "aten::select_copy.int": _SELECT,
+    "aten::select_scatter": Entry(part_scatter_rule("dim")),
     "aten::slice.Tensor": _SLICE,
     "aten::slice_copy.Tensor": _SLICE,
-    "aten::slice_scatter": Entry(scatter_rule),
+    "aten::slice_scatter": Entry(slice_scatter_rule),
     "aten::split.Tensor": _SPLIT,
     "aten::split.sizes": _SPLIT,
     "aten::split_copy.Tensor": _SPLIT,
     "aten::split_with_sizes": _SPLIT,
     "aten::split_with_sizes_copy": _SPLIT,
-    "aten::stack": Entry(stack_rule),
     "aten::tensor_split.indices": _SPLIT,
     "aten::tensor_split.sections": _SPLIT,
-    "aten::tril": _TRIANGLE,
-    "aten::triu": _TRIANGLE,
-    "aten::unbind.int": Entry(unbind_rule),
-    "aten::unbind_copy.int": Entry(unbind_rule),
-    "aten::unfold": Entry(unfold_rule),
-    "aten::unfold_copy": Entry(unfold_rule),
+    "aten::unbind.int": _UNBIND,
+    "aten::unbind_copy.int": _UNBIND,
     "aten::unsafe_chunk": _SPLIT,
     "aten::unsafe_split.Tensor": _SPLIT,
+    "aten::unsafe_split_with_sizes": _SPLIT,
+    "aten::vsplit": Entry(splits(0)),
+}
+
+UNSUPPORTED: dict[str, str] = {
+    "aten::narrow.Tensor": "it starts where a tensor says, which is not known before the program runs",
+    "aten::tensor_split.tensor_indices_or_sections": "it splits where a tensor says, unknown before the program runs",
 }
