@@ -136,3 +136,45 @@ def test_groups_can_be_rebound():
     assert names == {"7"}
     with pytest.raises(sw.ShardwrightError, match="no collective uses group"):
         sw.rebind(local, {"tp": "8"})
+
+
+class Solve(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(4) + 0.1 * torch.randn(4, 4))
+
+    def forward(self, x):
+        return torch.linalg.inv(self.matrix) @ x
+
+
+def test_effect_tokens_of_error_checks_are_calls_again():
+    exported = torch.export.export(Solve(), (torch.randn(4, 3),)).run_decompositions()
+    assert any(spec.kind.name == "TOKEN" for spec in exported.graph_signature.input_specs)
+    sharded = sw.shard(exported, mesh=2, plan={})
+    local = sharded.exported(0)
+    local.validate()
+    assert any("check_errors" in str(node.target) for node in local.graph.nodes)
+    assert sw.verify(sharded, exported, (torch.randn(4, 3),)).ok
+
+
+def test_sparse_tensors_are_refused_by_name():
+    class Sparse(nn.Module):
+        def forward(self, x):
+            return x.to_sparse().to_dense()
+
+    with pytest.raises(sw.ProgramError, match=r"to_sparse.*only strided tensors"):
+        sw.shard(torch.export.export(Sparse(), (torch.ones(4, 4),)), mesh=2)
+
+
+def test_results_in_nested_lists():
+    class Histogram(nn.Module):
+        def forward(self, x):
+            counts, edges = torch.histogramdd(x, [3, 4])
+            return counts, edges[1]
+
+    x = torch.rand(8, 2)
+    exported = torch.export.export(Histogram(), (x,))
+    sharded = sw.shard(exported, mesh=2, plan={}, inputs={"x": sw.Shard(0)})
+    assert [c.kind for c in sharded.collectives] == ["all_gather"]
+    assert sw.verify(sharded, exported, (x,)).ok
+    sharded.exported(1).validate()

@@ -88,3 +88,19 @@ def test_inputs_are_checked_first():
         sw.verify(sharded, exported, (IDS, IDS))
     with pytest.raises(sw.InputError, match=r"dtype torch.int64, got torch.float32"):
         sw.verify(sharded, exported, (IDS.float(),))
+
+
+def test_ranks_draw_the_numbers_the_original_drew():
+    class Noise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x):
+            return self.down(self.up(x) + torch.randn(16)) + torch.randn_like(x)
+
+    x = torch.randn(2, 8)
+    exported = torch.export.export(Noise(), (x,))
+    sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
+    assert {f.op for f in sharded.fallbacks} == {"aten.randn.default", "aten.randn_like.default"}
+    assert sw.verify(sharded, exported, (x,)).ok

@@ -9,7 +9,7 @@ import copy
 import operator
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,22 +180,36 @@ def read(exported: ExportedProgram) -> Program:
     if _needs_functionalization(exported.graph_module):
         exported = exported.run_decompositions({})
     graph = exported.graph
-    if any(_is_inlined(node) for node in graph.nodes):
-        graph = _inline_regions(exported.graph_module)
+    if any(_is_inlined(node) or _is_hop(node, "with_effects") for node in graph.nodes):
+        graph = _inline_regions(exported)
+    _refuse_sparse(graph)
     signature = exported.graph_signature
     inputs = tuple(
         Input(spec.arg.name, spec.kind, spec.target, spec.persistent)  # type: ignore[union-attr]
         for spec in signature.input_specs
+        if spec.kind != InputKind.TOKEN
     )
     unsupported = [i.name for i in inputs if i.kind not in (*STATE_KINDS, InputKind.USER_INPUT)]
     if unsupported:
         raise ProgramError(f"inputs {unsupported} are neither tensors nor numbers; such programs cannot be sharded yet")
     outputs = tuple(
-        Output(spec.kind, spec.target, getattr(spec.arg, "name", None) or None) for spec in signature.output_specs
+        Output(spec.kind, spec.target, getattr(spec.arg, "name", None) or None)
+        for spec in signature.output_specs
+        if spec.kind != OutputKind.TOKEN
     )
     tensors = {**exported.state_dict, **exported.constants}
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
     return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
+
+
+def _refuse_sparse(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        for tensor in _tensors(node.meta.get("val")):
+            if tensor.layout != torch.strided:
+                raise ProgramError(
+                    f"{describe(node)} is a tensor of layout {tensor.layout}; only strided tensors can be sharded\n"
+                    "  try: make it dense (.to_dense()) before it enters the exported part"
+                )
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -236,7 +250,8 @@ def write(program: Program) -> ExportedProgram:
         else:
             specs.append(InputSpec(item.kind, TensorArgument(node.name), item.target, item.persistent))
     out_specs = []
-    for spec, value in zip(source.graph_signature.output_specs, program.output_values(), strict=True):
+    kept_outputs = [spec for spec in source.graph_signature.output_specs if spec.kind != OutputKind.TOKEN]
+    for spec, value in zip(kept_outputs, program.output_values(), strict=True):
         arg = spec.arg
         if isinstance(value, fx.Node) and not isinstance(arg, ConstantArgument):
             arg = type(arg)(value.name)  # type: ignore[call-arg]
@@ -396,23 +411,34 @@ def _region(node: fx.Node) -> fx.GraphModule:
     return module.get_submodule(str(getter.target))  # type: ignore[union-attr,return-value]
 
 
-def _inline_regions(module: fx.GraphModule) -> fx.Graph:
-    """A copy of the graph with gradient-free regions written out in place."""
+def _inline_regions(exported: ExportedProgram) -> fx.Graph:
+    """A copy of the graph with gradient-free regions written out in place, and without effect tokens.
+
+    Tokens order operators that have effects (checks of errors); a graph keeps its order, so the calls stand bare.
+    """
+    module = exported.graph_module
     graph = fx.Graph(module)
-    _copy_into(graph, module.graph, {}, top=True)
+    _copy_into(graph, module.graph, {}, _tokens(exported))
     _drop_unused_getters(graph)
     return graph
 
 
-def _copy_into(graph: fx.Graph, source: fx.Graph, env: dict[fx.Node, Any], *, top: bool) -> Any:
-    result: Any = None
+def _copy_into(graph: fx.Graph, source: fx.Graph, env: dict[fx.Node, Any], tokens: Collection[str]) -> Any:
+    """Copy the nodes of ``source``; ``env`` holds the arguments of a region, and is empty for the whole graph."""
+    top, result = not env, None
     for node in source.nodes:
-        if node.op == "placeholder" and not top:
+        if node.op == "placeholder" and (not top or node.name in tokens):
+            env.setdefault(node, None)
             continue
         if node.op == "output":
             result = fx.map_arg(node.args[0], lambda n: env[n])
             if top:
-                graph.output(result).meta = dict(node.meta)
+                kept = tuple(
+                    v for v, n in zip(result, node.args[0], strict=True) if getattr(n, "name", "") not in tokens
+                )
+                graph.output(kept).meta = dict(node.meta)
+        elif _is_hop(node, "with_effects"):
+            env[node] = [None, *_without_token(graph, node, env)]
         elif _is_inlined(node):
             region = _region(node)
             position = 2 if _is_hop(node, "wrap_with_set_grad_enabled") else 5
@@ -420,12 +446,39 @@ def _copy_into(graph: fx.Graph, source: fx.Graph, env: dict[fx.Node, Any], *, to
             inner: dict[fx.Node, Any] = {
                 p: env[a] if isinstance(a, fx.Node) else a for p, a in zip(params, node.args[position:], strict=True)
             }
-            env[node] = _copy_into(graph, region.graph, inner, top=False)
+            env[node] = _copy_into(graph, region.graph, inner, tokens)
         elif node.target is operator.getitem and not isinstance(env[node.args[0]], fx.Node):
             env[node] = env[node.args[0]][node.args[1]]  # type: ignore[index]
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
     return result
+
+
+def _without_token(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any]) -> list[Any]:
+    """The results of an operator that ``with_effects`` calls, as a list."""
+    _, op, *args = node.args
+    results = node.meta["val"][1:]
+    mapped, kwargs = fx.map_arg((tuple(args), dict(node.kwargs)), lambda n: env[n])
+    bare = graph.call_function(op, mapped, kwargs)  # type: ignore[arg-type]
+    bare.meta = {**node.meta, "val": results[0] if len(results) == 1 else results or None}
+    if len(results) < 2:
+        return [bare] * len(results)
+    found = []
+    for number, value in enumerate(results):
+        part = graph.call_function(operator.getitem, (bare, number))
+        part.meta = {**node.meta, "val": value}
+        found.append(part)
+    return found
+
+
+def _tokens(exported: ExportedProgram) -> set[str]:
+    """The names of placeholders and outputs that are effect tokens."""
+    signature = exported.graph_signature
+    specs = (
+        *(spec.arg for spec in signature.input_specs if spec.kind == InputKind.TOKEN),
+        *(spec.arg for spec in signature.output_specs if spec.kind == OutputKind.TOKEN),
+    )
+    return {spec.name for spec in specs}  # type: ignore[union-attr]
 
 
 def _drop_unused_getters(graph: fx.Graph) -> None:

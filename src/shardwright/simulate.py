@@ -2,9 +2,11 @@
 
 Every rank's graph runs as a generator that stops at each collective; when all ranks of a group stand at theirs, the
 collective is worked out from all their operands at once. No process group, no threads, the same order every time.
+Ranks that draw random numbers draw the same ones, as real ranks do when they are seeded alike.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +72,7 @@ class Simulation:
         answers: list[Any] = [None] * len(runs)
         outputs: list[list[Any] | None] = [None] * len(runs)
         pending: dict[int, _Pending] = {}
+        random = _RandomStates(self.programs)
         with torch.no_grad():
             while any(output is None for output in outputs):
                 progressed = False
@@ -78,7 +81,8 @@ class Simulation:
                         continue
                     progressed = True
                     try:
-                        pending[rank] = run.send(answers[rank])
+                        with random.of(rank):
+                            pending[rank] = run.send(answers[rank])
                     except StopIteration as stop:
                         outputs[rank] = stop.value
                 for rank in sorted(pending):
@@ -114,6 +118,32 @@ class Simulation:
             elif output.kind == OutputKind.USER_OUTPUT:
                 kept.append(value)
         return kept
+
+
+class _RandomStates:
+    """A stream of random numbers for each rank, all of which begin where the caller's stood."""
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        draws = any(draws_random_numbers(program) for program in programs)
+        self.states = [torch.get_rng_state() for _ in programs] if draws else None
+
+    @contextmanager
+    def of(self, rank: int) -> Iterator[None]:
+        """Draw from one rank's stream."""
+        if self.states is None:
+            yield
+            return
+        torch.set_rng_state(self.states[rank])
+        try:
+            yield
+        finally:
+            self.states[rank] = torch.get_rng_state()
+
+
+def draws_random_numbers(program: Program) -> bool:
+    """Whether any operator of a program takes numbers from the random generator."""
+    tags = (getattr(node.target, "tags", ()) for node in program.graph.nodes if node.op == "call_function")
+    return any(torch.Tag.nondeterministic_seeded in found for found in tags)
 
 
 def flat_inputs(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

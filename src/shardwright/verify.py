@@ -97,8 +97,11 @@ def verify(
     check_inputs(program, tuple(example_inputs), named)
     inputs = flat_inputs(program, tuple(example_inputs), named)
     state = {name: weight.tensor.detach() for name, weight in program.weights.items()}
+    # Ranks draw what the original drew: all streams begin in one state.
+    drawn = torch.get_rng_state()
     with torch.no_grad():
         wanted = run_graph(program, state, inputs, None)
+    torch.set_rng_state(drawn)
     allowed = tolerance if tolerance is not None else _tolerance(wanted)
     simulation = sharded.simulation()
     got = simulation.run_raw(sharded.rank_inputs(inputs))
@@ -259,7 +262,9 @@ def _errors(
             same = joined.shape == value.shape
             errors[node.name] = relative_error(joined, value) if same else float("inf")
 
+    drawn = torch.get_rng_state()
     sharded.simulation().run_raw(sharded.rank_inputs(inputs), watch=keep)
+    torch.set_rng_state(drawn)
     with torch.no_grad():
         run_graph(program, state, inputs, hold_against)
     return errors

@@ -36,6 +36,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -48,6 +49,9 @@ from shardwright.rules.rule import Strategy
 
 TIE = 1e-4
 """Size in microseconds of the first preference; those after it are smaller."""
+
+_INFEASIBLE = 2
+"""The status by which scipy says so."""
 
 GAP = 1e-6
 """The solver stops when its answer is proven to be within this share of the optimum."""
@@ -288,16 +292,12 @@ class _Model:
         matrix = scipy.sparse.csr_array((data, (rows, columns)), shape=(len(self.rows), self.num_variables))
         integrality = np.zeros(self.num_variables)
         integrality[: self.num_choices] = 1
-        with _quiet_stdout():
-            result = scipy.optimize.milp(
-                cost,
-                constraints=scipy.optimize.LinearConstraint(matrix, self.lower, self.upper),
-                integrality=integrality,
-                bounds=scipy.optimize.Bounds(0, self.upper_bound),
-                options={"time_limit": self.problem.time_limit_s, "mip_rel_gap": GAP, "presolve": True},
-            )
+        result = self._highs(cost, matrix, integrality, presolve=True)
+        if result.status == _INFEASIBLE:
+            # HiGHS's presolve has called solvable problems infeasible whose last row bounds an objective tightly.
+            result = self._highs(cost, matrix, integrality, presolve=False)
         if result.x is None:
-            if result.status == 2:
+            if result.status == _INFEASIBLE:
                 raise AssignmentError(
                     "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"
                     "  try: remove entries until it fits, or pin Replicate() instead of Partial()"
@@ -307,6 +307,16 @@ class _Model:
                 "  try: a plan that pins more tensors, or a longer time limit"
             )
         return float(result.fun), result.x, float(result.mip_gap or 0.0)
+
+    def _highs(self, cost: np.ndarray, matrix: Any, integrality: np.ndarray, *, presolve: bool) -> Any:
+        with _quiet_stdout():
+            return scipy.optimize.milp(
+                cost,
+                constraints=scipy.optimize.LinearConstraint(matrix, self.lower, self.upper),
+                integrality=integrality,
+                bounds=scipy.optimize.Bounds(0, self.upper_bound),
+                options={"time_limit": self.problem.time_limit_s, "mip_rel_gap": GAP, "presolve": presolve},
+            )
 
 
 @contextmanager

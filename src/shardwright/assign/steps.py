@@ -5,8 +5,9 @@ where the plan pins what enters or leaves a module). A *value* is (step, result 
 Steps without tensors (sizes and their arithmetic, asserts on them) are kept in order but choose nothing.
 """
 
+import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,15 +75,19 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
     """The steps of a program, constraints in place; findings for boundaries that match nothing."""
     steps = Steps([])
     constraints = _Constraints(steps, boundaries, frozenset(i.name for i in program.inputs if i.is_state))
+    lists: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.op == "output":
             break
-        if node.target is operator.getitem and node.args[0] in steps.value_of:
-            step, _ = steps.value_of[node.args[0]]
-            steps.value_of[node] = constraints.leaving(node, (step, int(node.args[1])))
+        if node.target is operator.getitem and node.args[0] in lists:
+            found = lists[node.args[0]][int(node.args[1])]
+            if isinstance(found, tuple):
+                steps.value_of[node] = constraints.leaving(node, found)
+            else:
+                lists[node] = found
             continue
         val = node.meta.get("val")
-        vals = tuple(val) if isinstance(val, (list, tuple)) else (val,)
+        vals = tuple(leaves(val))
         if not any(isinstance(v, torch.Tensor) for v in vals):
             reads = (
                 tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
@@ -95,13 +100,23 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
         steps.items.append(
             Step(index, kind, node, reads, tuple(v if isinstance(v, torch.Tensor) else None for v in vals))
         )
-        steps.value_of[node] = (index, 0) if isinstance(val, (list, tuple)) else constraints.leaving(node, (index, 0))
+        if isinstance(val, (list, tuple)):
+            lists[node] = _numbered(val, index, itertools.count())
+        else:
+            steps.value_of[node] = constraints.leaving(node, (index, 0))
     output = program.graph.output_node()
     for position, value in enumerate(program.output_values()):
         if isinstance(value, fx.Node) and value in steps.value_of:
             read = steps.value_of[value]
             steps.items.append(Step(len(steps.items), "output", output, (read,), output=position))
     return steps, constraints.findings()
+
+
+def _numbered(val: Any, step: int, numbers: Iterator[int]) -> Any:
+    """The values of a step in the structure of its result: lists of (step, result number)."""
+    if isinstance(val, (list, tuple)):
+        return [_numbered(item, step, numbers) for item in val]
+    return step, next(numbers)
 
 
 class _Constraints:

@@ -42,6 +42,13 @@ class Emitter:
             node.meta["torch_fn"] = (node.name, f"{type(op).__name__}.{getattr(op, '__name__', op)}")
         return node
 
+    def open(self, node: fx.Node) -> Any:
+        """The results of a call: the node itself, or a (nested) list of the nodes that take it apart."""
+        val = node.meta["val"]
+        if not isinstance(val, (list, tuple)):
+            return node
+        return [self.open(self.write(operator.getitem, (node, i), {}, item)) for i, item in enumerate(val)]
+
     def evaluate(self, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The fake result of a call, memoised over equal operands."""
         key = self._key(op, args, kwargs)

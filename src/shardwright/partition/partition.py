@@ -24,7 +24,7 @@ from shardwright.partition.collectives import Collective
 from shardwright.partition.emit import Emitter, fake_like
 from shardwright.partition.reshard import reshard
 from shardwright.program import Input, Program, Weight, describe, module_path, source_line
-from shardwright.rules.call import bind_arguments, map_values, unbind_arguments
+from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import Call, Rule, Strategy
 
@@ -45,12 +45,12 @@ class GraphLocal:
 
     def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Write ``op``; a list or tuple result comes as a list of nodes."""
-        return self._open(self.walk.emit.call(op, *args, **kwargs))
+        return self.walk.emit.open(self.walk.emit.call(op, *args, **kwargs))
 
     def run_call(self, /, **changed: Any) -> Any:
         """Write the call's own operator, some arguments changed."""
         args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
-        return self._open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))
+        return self.walk.emit.open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))
 
     def is_dense(self, value: fx.Node) -> bool:
         """Whether a local tensor is contiguous."""
@@ -59,12 +59,6 @@ class GraphLocal:
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
         """A constant of the program: this rank's number, so that the code is the same on all ranks."""
         return self.walk.rank_value(tuple(per_rank), dtype)
-
-    def _open(self, node: fx.Node) -> Any:
-        val = node.meta["val"]
-        if not isinstance(val, (list, tuple)):
-            return node
-        return [self.walk.emit.write(operator.getitem, (node, i), {}, v) for i, v in enumerate(val)]
 
 
 def partition(
@@ -252,12 +246,12 @@ class _Walk:
             # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
             args, kwargs = self._map_in_order(node, local)
             written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
-            results = self._results(step, written)
+            results = leaves(self.emit.open(written))
         else:
             bound = bind_arguments(node.target, node.args, node.kwargs)
             arguments = {name: map_values(value, local) for name, value in bound.items()}
             result = localize(GraphLocal(self, call, rule, strategy, self.rank, arguments, node.name))
-            results = list(result) if isinstance(result, (list, tuple)) else [result]
+            results = leaves(result)
         layouts = {(step.index, i): layout for i, layout in enumerate(strategy.results)}
         self._keep(step, node, layouts, results)
 
@@ -272,12 +266,6 @@ class _Walk:
     def _is_plain(self, strategy: Strategy, step: Step, locals_: Sequence[fx.Node]) -> bool:
         """Whether the original call, metadata included, serves as it stands: nothing is cut."""
         return not any(isinstance(layout, Shard) for layout in (*strategy.operands, *strategy.results))
-
-    def _results(self, step: Step, written: fx.Node) -> list[fx.Node]:
-        val = written.meta["val"]
-        if not isinstance(val, (list, tuple)):
-            return [written]
-        return [self.emit.write(operator.getitem, (written, i), {}, v) for i, v in enumerate(val)]
 
     def _keep(self, step: Step, node: fx.Node, layouts: Mapping[Value, Layout], nodes: Sequence[fx.Node]) -> None:
         if node not in self.env and len(nodes) == 1:

@@ -109,7 +109,5 @@ def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: A
         for name, value in arguments.items()
     }
     operands = tuple(v for v in leaves(list(described.values())) if isinstance(v, TensorMeta))
-    results = result if isinstance(result, (list, tuple)) else (result,)
-    return Call(
-        op, described, operands, tuple(tensor_meta(r) if isinstance(r, torch.Tensor) else None for r in results)
-    )
+    results = tuple(tensor_meta(r) if isinstance(r, torch.Tensor) else None for r in leaves(result))
+    return Call(op, described, operands, results)

@@ -95,10 +95,15 @@ def run_strategy(
 
 
 def split_sum(value: torch.Tensor, num_ranks: int) -> list[torch.Tensor]:
-    """Tensors that add up to ``value``, none of them zero."""
+    """Tensors that add up to ``value``, none of them zero or constant: a maximum must not pass for linear."""
     if value.dtype == torch.bool:
         return [value] + [torch.zeros_like(value)] * (num_ranks - 1)
-    shares = [torch.full_like(value, rank + 1) for rank in range(num_ranks - 1)]
+    generator = torch.Generator().manual_seed(11)
+    draws = [torch.randint(1, 9, value.shape, generator=generator) for _ in range(num_ranks - 1)]
+    # As large as the value, so that no more digits cancel than need be.
+    is_whole = not (value.is_floating_point() or value.is_complex())
+    scale = 1 if is_whole or not value.numel() else value.abs().nan_to_num(0, 0, 0).max().item() / 8 or 1
+    shares = [(draw * scale).to(value.dtype).to(value.device) for draw in draws]
     return [value - sum(shares), *shares] if shares else [value]
 
 
