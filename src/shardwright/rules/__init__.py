@@ -9,6 +9,8 @@ from shardwright.rules import (
     factories,
     indexing,
     joining,
+    linalg,
+    losses,
     matmul,
     norms,
     pointwise,
@@ -16,6 +18,7 @@ from shardwright.rules import (
     reductions,
     repeating,
     slicing,
+    transforms,
     views,
 )
 from shardwright.rules.registry import Registry
@@ -29,6 +32,8 @@ FAMILIES = (
     factories,
     indexing,
     joining,
+    linalg,
+    losses,
     matmul,
     norms,
     pointwise,
@@ -36,6 +41,7 @@ FAMILIES = (
     reductions,
     repeating,
     slicing,
+    transforms,
     views,
 )
 
