@@ -125,7 +125,10 @@ SAMPLES = {
     "aten::linalg_pinv": tall(aten.linalg_pinv.default, 1e-6),
     "aten::linalg_qr": tall(aten.linalg_qr.default),
     "aten::linalg_slogdet": each(aten.linalg_slogdet.default),
-    "aten::linalg_solve": [*systems(aten.linalg_solve.default), (aten.linalg_solve.default, (spd(4, 3, 3), t(4, 3)), {})],
+    "aten::linalg_solve": [
+        *systems(aten.linalg_solve.default),
+        (aten.linalg_solve.default, (spd(4, 3, 3), t(4, 3)), {}),
+    ],
     "aten::linalg_solve_triangular": systems(aten.linalg_solve_triangular.default, upper=True),
     "aten::linalg_svd": tall(aten.linalg_svd.default, False),
     "aten::linalg_svdvals": tall(aten.linalg_svdvals.default),

@@ -36,7 +36,9 @@ def solve_rule(call: Call) -> Rule | None:
         return None
     is_vector = right.ndim == 1 or (right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1])
     b, x = ("... n!", "... m!") if is_vector else ("... n! k", "... m! k")
-    extra = [f"... {' '.join(f'e{i}x{d}!' for d in range(n))}" for i, n in enumerate((2, 1, 0)[: len(call.results) - 1])]
+    extra = [
+        f"... {' '.join(f'e{i}x{d}!' for d in range(n))}" for i, n in enumerate((2, 1, 0)[: len(call.results) - 1])
+    ]
     results = [r.shape for r in call.results if r is not None]
     text = f"... a! c!, {b} -> {', '.join([x, *extra])}"
     return notation_rule(text, [matrix.shape, right.shape], results)

@@ -1,13 +1,15 @@
 """Reductions: some dims are summed, maximised … away; cut along them, every rank reduces its share."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from shardwright.layout import Shard, Size, product
-from shardwright.rules.registry import Entry
-from shardwright.rules.rule import Call, Local, Localizer, Rule, Term
+from shardwright.rules.dims import dim_of, named_dims, put
+from shardwright.rules.registry import Entry, einsum
+from shardwright.rules.rule import Call, Local, Localizer, Rule, TensorMeta, Term
 
 aten = torch.ops.aten
 
@@ -113,7 +115,78 @@ def topk_rule(call: Call) -> Rule:
     return Rule((dims,), (result if shape else (),) * 2, sizes, frozenset({f"d{dim}", "k"}))
 
 
+def quantile_rule(call: Call) -> Rule | None:
+    """``quantile``: along one dim or all, which are whole; several quantiles make a new first dim."""
+    if len(call.operands) == 1:
+        return reduction_rule(call, reduced_dims(call), None)
+    if call["dim"] is None or call.operands[1].ndim > 1:
+        return None
+    inner = reduction_rule(
+        replace(call, results=(TensorMeta(call.result.shape[call.operands[1].ndim :]),)), reduced_dims(call), None
+    )
+    several = (Term(("q",)),) * call.operands[1].ndim
+    sizes = {**inner.sizes, "q": call.operands[1].shape[0] if several else 1}
+    result = inner.results[0]
+    assert result is not None, "a quantile is a tensor"
+    return Rule((inner.operands[0], several), ((*several, *result),), sizes, inner.fixed)
+
+
+def first_dim_rule(call: Call) -> Rule:
+    """``msort``: along the first dim, which is whole."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    return Rule((dims,), (dims,), sizes, frozenset({"d0"}))
+
+
+def renorm_rule(call: Call) -> Rule:
+    """``renorm``: each slice along a dim by its own norm; only that dim may be cut."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    return Rule((dims,), (dims,), sizes, frozenset(sizes) - {f"d{dim_of(call, len(dims))}"})
+
+
+def sum_to_size_rule(call: Call) -> Rule:
+    """``sum_to_size``: dims that are 1 in the result, or not there, are summed."""
+    source, target = call.operands[0].shape, call.result.shape
+    dims, sizes = named_dims(source)
+    offset = len(source) - len(target)
+    result = tuple(Term() if size == 1 else dims[offset + i] for i, size in enumerate(target))
+    kept = {name for term in result for name in term.factors}
+    reduces = {name: "sum" for name in sizes if name not in kept}
+    return Rule((dims,), (result,), sizes, reduces=reduces, linear=(frozenset({0}),), size_arg="size")
+
+
+def integral_rule(call: Call) -> Rule | None:
+    """``trapezoid`` and its cumulative form: along a dim, which is whole; sample points lie along it or everywhere."""
+    source, sizes = named_dims(call.operands[0].shape)
+    dim = dim_of(call, len(source), default=-1)
+    operands = [source]
+    if len(call.operands) > 1:
+        points = call.operands[1]
+        if points.ndim not in (1, len(source)) or (points.ndim > 1 and points.shape != call.operands[0].shape):
+            return None
+        operands.append(source if points.ndim == len(source) else (source[dim],))
+    fixed = {f"d{dim}"}
+    if call.result.ndim == len(source):
+        sizes["t"] = call.result.shape[dim]
+        fixed.add("t")
+        result = put(source, dim, Term(("t",)))
+    else:
+        result = put(source, dim)
+    return Rule(tuple(operands), (result,), sizes, frozenset(fixed), linear=(frozenset({0}),))
+
+
+def histogram_rule(call: Call) -> Rule:
+    """``histc``: counts of all elements add up, where the range is given rather than read off the data."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    is_given = call["min"] != call["max"]
+    own = frozenset(sizes)
+    sizes["bins"] = call.result.shape[0]
+    reduces = dict.fromkeys(own, "sum") if is_given else {}
+    fixed = frozenset({"bins"}) | (frozenset() if is_given else own)
+    return Rule((dims,), ((Term(("bins",)),),), sizes, fixed, reduces=reduces)
+
+
 _ALONG, _BOTH, _WHOLE = Entry(along_rule), Entry(both_rule), reduction(None)
+_INTEGRAL = Entry(integral_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_log_softmax": _ALONG,
@@ -122,6 +195,7 @@ RULES: dict[str, Entry] = {
     "aten::all": _WHOLE,
     "aten::amax": Entry(extremum("max")),
     "aten::amin": Entry(extremum("min")),
+    "aten::aminmax": _WHOLE,
     "aten::any": _WHOLE,
     "aten::argmax": _WHOLE,
     "aten::argmin": _WHOLE,
@@ -131,6 +205,9 @@ RULES: dict[str, Entry] = {
     "aten::cummin": _ALONG,
     "aten::cumprod": _ALONG,
     "aten::cumsum": _ALONG,
+    "aten::cumulative_trapezoid": _INTEGRAL,
+    "aten::histc": Entry(histogram_rule),
+    "aten::kthvalue": _BOTH,
     "aten::linalg_vector_norm": _WHOLE,
     "aten::log_softmax.int": _ALONG,
     "aten::logcumsumexp": _ALONG,
@@ -138,22 +215,39 @@ RULES: dict[str, Entry] = {
     "aten::max": Entry(extremum("max")),
     "aten::max.dim": _BOTH,
     "aten::mean": Entry(mean_rule),
+    "aten::median": _WHOLE,
     "aten::median.dim": _BOTH,
     "aten::min": Entry(extremum("min")),
     "aten::min.dim": _BOTH,
+    "aten::mode": _BOTH,
+    "aten::msort": Entry(first_dim_rule),
+    "aten::nanmean": _WHOLE,
+    "aten::nanmedian": _WHOLE,
+    "aten::nanmedian.dim": _BOTH,
+    "aten::nanquantile": Entry(quantile_rule),
+    "aten::nansum": reduction("sum"),
+    "aten::norm.Scalar": _WHOLE,
     "aten::norm.ScalarOpt_dim": _WHOLE,
+    "aten::norm.ScalarOpt_dim_dtype": _WHOLE,
+    "aten::norm.ScalarOpt_dtype": _WHOLE,
     "aten::prod": reduction("product"),
+    "aten::quantile": Entry(quantile_rule),
+    "aten::renorm": Entry(renorm_rule),
     "aten::softmax.int": _ALONG,
     "aten::sort": _ALONG,
     "aten::sort.stable": _ALONG,
     "aten::std": _WHOLE,
     "aten::std.correction": _WHOLE,
     "aten::std.dim": _WHOLE,
-    "aten::std_mean.correction": _WHOLE,
+    "aten::std_mean": _WHOLE,
     "aten::sum": reduction("sum", linear=True),
+    "aten::sum_to_size": Entry(sum_to_size_rule),
     "aten::topk": Entry(topk_rule),
+    "aten::trace": einsum("n! m! -> ", linear=((0,),)),
+    "aten::trapezoid": _INTEGRAL,
+    "aten::trapz": _INTEGRAL,
     "aten::var": _WHOLE,
     "aten::var.correction": _WHOLE,
     "aten::var.dim": _WHOLE,
-    "aten::var_mean.correction": _WHOLE,
+    "aten::var_mean": _WHOLE,
 }
