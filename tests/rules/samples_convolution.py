@@ -38,39 +38,95 @@ def resized(op, dims, *args):
     return [(op, (t(2, 4, *(8, 6, 4)[:dims]), *args), {}), (op, (t(3, 5, *(4, 4, 4)[:dims]), *args), {})]
 
 
+def pooled(dims, kernel):
+    """Operands of an unpooling: what was kept, and where it came from."""
+    pool = (aten.max_pool2d_with_indices, aten.max_pool3d_with_indices)[dims - 2]
+    size = (8, 6, 4)[:dims]
+    return pool.default(t(2, 4, *size), [kernel] * dims)
+
+
+def unpooled(op, dims, *tail):
+    values, indices = pooled(dims, 2)
+    return [(op, (values, indices, list((8, 6, 4)[:dims]), *tail), {})]
+
+
 SAMPLES = {
     "aten::_adaptive_avg_pool2d": space(aten._adaptive_avg_pool2d.default, 2, [2, 3]),
+    "aten::_adaptive_avg_pool2d_backward": [
+        (aten._adaptive_avg_pool2d_backward.default, (t(2, 4, 2, 3), t(2, 4, 8, 6)), {})
+    ],
     "aten::_adaptive_avg_pool3d": space(aten._adaptive_avg_pool3d.default, 3, [2, 3, 2]),
+    "aten::_upsample_bicubic2d_aa": resized(aten._upsample_bicubic2d_aa.default, 2, [12, 9], False),
+    "aten::_upsample_bilinear2d_aa": resized(aten._upsample_bilinear2d_aa.default, 2, [12, 9], False),
+    "aten::_upsample_nearest_exact1d": resized(aten._upsample_nearest_exact1d.default, 1, [12]),
+    "aten::_upsample_nearest_exact2d": resized(aten._upsample_nearest_exact2d.default, 2, [12, 9]),
+    "aten::_upsample_nearest_exact3d": resized(aten._upsample_nearest_exact3d.default, 3, [12, 9, 5]),
     "aten::adaptive_avg_pool1d": space(aten.adaptive_avg_pool1d.default, 1, [2]),
     "aten::adaptive_avg_pool2d": space(aten.adaptive_avg_pool2d.default, 2, [2, 3]),
     "aten::adaptive_avg_pool3d": space(aten.adaptive_avg_pool3d.default, 3, [2, 3, 2]),
+    "aten::adaptive_max_pool1d": space(aten.adaptive_max_pool1d.default, 1, [2]),
     "aten::adaptive_max_pool2d": space(aten.adaptive_max_pool2d.default, 2, [2, 3]),
+    "aten::adaptive_max_pool3d": space(aten.adaptive_max_pool3d.default, 3, [2, 3, 2]),
     "aten::avg_pool1d": space(aten.avg_pool1d.default, 1, [2]),
     "aten::avg_pool2d": space(aten.avg_pool2d.default, 2, [2, 2]),
+    "aten::avg_pool2d_backward": [
+        (aten.avg_pool2d_backward.default, (t(2, 4, 4, 3), t(2, 4, 8, 6), [2, 2], [], [0, 0], False, True, None), {})
+    ],
     "aten::avg_pool3d": space(aten.avg_pool3d.default, 3, [2, 2, 2]),
+    "aten::channel_shuffle": [
+        (aten.channel_shuffle.default, (t(4, 12, 3, 2), 3), {}),
+        (aten.channel_shuffle.default, (t(2, 10, 3), 2), {}),
+    ],
+    "aten::col2im": [(aten.col2im.default, (t(2, 16, 12), [4, 5], [2, 2], [1, 1], [0, 0], [1, 1]), {})],
     "aten::conv1d": conv(aten.conv1d.default, 1),
-    "aten::conv2d": conv(aten.conv2d.default, 2, padding=[1, 0]),
+    "aten::conv2d": [*conv(aten.conv2d.default, 2, padding=[1, 0]), *conv(aten.conv2d.padding, 2, padding="same")],
     "aten::conv3d": conv(aten.conv3d.default, 3),
     "aten::conv_transpose1d": conv(aten.conv_transpose1d.default, 1, transposed=True),
     "aten::conv_transpose2d.input": conv(aten.conv_transpose2d.input, 2, transposed=True, stride=[2, 2]),
     "aten::conv_transpose3d.input": conv(aten.conv_transpose3d.input, 3, transposed=True),
     "aten::convolution": [full(1, 4, 8), full(2, 4, 8), full(1, 3, 5), full(1, 4, 6, transposed=True)],
+    "aten::grid_sampler": [(aten.grid_sampler.default, (t(4, 6, 5, 5), t(4, 3, 8, 2), 0, 0, False), {})],
+    "aten::grid_sampler_2d": [(aten.grid_sampler_2d.default, (t(4, 6, 5, 5), t(4, 3, 8, 2), 0, 0, True), {})],
+    "aten::grid_sampler_3d": [(aten.grid_sampler_3d.default, (t(2, 4, 5, 5, 3), t(2, 3, 4, 2, 3), 0, 0, True), {})],
+    "aten::im2col": [
+        (aten.im2col.default, (t(2, 4, 4, 5), [2, 2], [1, 1], [0, 0], [1, 1]), {}),
+        (aten.im2col.default, (t(5, 4, 5), [2, 2], [1, 1], [0, 0], [1, 1]), {}),
+    ],
     "aten::max_pool1d": space(aten.max_pool1d.default, 1, [2]),
+    "aten::max_pool1d_with_indices": space(aten.max_pool1d_with_indices.default, 1, [2]),
     "aten::max_pool2d": space(aten.max_pool2d.default, 2, [2, 2]),
     "aten::max_pool2d_with_indices": space(aten.max_pool2d_with_indices.default, 2, [2, 2]),
+    "aten::max_pool2d_with_indices_backward": [
+        (
+            aten.max_pool2d_with_indices_backward.default,
+            (t(2, 4, 4, 3), t(2, 4, 8, 6), [2, 2], [2, 2], [0, 0], [1, 1], False, pooled(2, 2)[1]),
+            {},
+        )
+    ],
     "aten::max_pool3d": space(aten.max_pool3d.default, 3, [2, 2, 2]),
     "aten::max_pool3d_with_indices": space(aten.max_pool3d_with_indices.default, 3, [2, 2, 2]),
+    "aten::max_unpool2d": unpooled(aten.max_unpool2d.default, 2),
+    "aten::max_unpool3d": unpooled(aten.max_unpool3d.default, 3, [2, 2, 2], [0, 0, 0]),
+    "aten::native_channel_shuffle": [(aten.native_channel_shuffle.default, (t(4, 12, 3, 2), 3), {})],
     "aten::pixel_shuffle": [(aten.pixel_shuffle.default, (t(4, 8, 3, 3), 2), {})],
     "aten::pixel_unshuffle": [(aten.pixel_unshuffle.default, (t(4, 2, 4, 6), 2), {})],
     "aten::reflection_pad1d": space(aten.reflection_pad1d.default, 1, [1, 2]),
     "aten::reflection_pad2d": space(aten.reflection_pad2d.default, 2, [1, 2, 0, 1]),
+    "aten::reflection_pad3d": space(aten.reflection_pad3d.default, 3, [1, 1, 0, 1, 1, 0]),
     "aten::replication_pad1d": space(aten.replication_pad1d.default, 1, [1, 2]),
     "aten::replication_pad2d": space(aten.replication_pad2d.default, 2, [1, 2, 0, 1]),
+    "aten::replication_pad3d": space(aten.replication_pad3d.default, 3, [1, 1, 0, 1, 1, 0]),
     "aten::upsample_bicubic2d": resized(aten.upsample_bicubic2d.default, 2, [12, 9], False),
-    "aten::upsample_bilinear2d": resized(aten.upsample_bilinear2d.default, 2, [12, 9], False),
-    "aten::upsample_bilinear2d.vec": resized(aten.upsample_bilinear2d.vec, 2, [12, 9], False, None),
+    "aten::upsample_bilinear2d": [
+        *resized(aten.upsample_bilinear2d.default, 2, [12, 9], False),
+        *resized(aten.upsample_bilinear2d.vec, 2, [12, 9], False, None),
+    ],
     "aten::upsample_linear1d": resized(aten.upsample_linear1d.default, 1, [12], False),
     "aten::upsample_nearest1d": resized(aten.upsample_nearest1d.default, 1, [12]),
-    "aten::upsample_nearest2d": resized(aten.upsample_nearest2d.default, 2, [12, 9]),
-    "aten::upsample_nearest2d.vec": resized(aten.upsample_nearest2d.vec, 2, [12, 9], None),
+    "aten::upsample_nearest2d": [
+        *resized(aten.upsample_nearest2d.default, 2, [12, 9]),
+        *resized(aten.upsample_nearest2d.vec, 2, [12, 9], None),
+    ],
+    "aten::upsample_nearest3d": resized(aten.upsample_nearest3d.default, 3, [12, 9, 5]),
+    "aten::upsample_trilinear3d": resized(aten.upsample_trilinear3d.default, 3, [12, 9, 5], False),
 }

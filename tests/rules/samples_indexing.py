@@ -20,19 +20,35 @@ SAMPLES = {
     "aten::index_add": [(aten.index_add.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6)), {})],
     "aten::index_copy": [(aten.index_copy.default, (t(4, 8, 6), 1, torch.tensor([2, 5, 7]), t(4, 3, 6)), {})],
     "aten::index_fill.int_Scalar": [(aten.index_fill.int_Scalar, (t(4, 8, 6), 1, ints(8, 3), 2.0), {})],
+    "aten::index_fill.int_Tensor": [(aten.index_fill.int_Tensor, (t(4, 8, 6), 1, ints(8, 3), torch.tensor(2.0)), {})],
     "aten::index_put": [
         (aten.index_put.default, (t(4, 8, 6), [None, torch.tensor([1, 5])], t(4, 2, 6)), {}),
         (aten.index_put.default, (t(4, 8, 6), [None, None, torch.tensor([3])], t(4, 8, 1)), {}),
         (aten.index_put.default, (t(4, 8, 6), [ints(4, 5), ints(8, 5)], t(5, 6), True), {}),
     ],
+    "aten::index_reduce": [(aten.index_reduce.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6), "amax"), {})],
     "aten::index_select": [(aten.index_select.default, (t(4, 8, 6), 1, ints(8, 6)), {})],
+    "aten::masked_scatter": [(aten.masked_scatter.default, (t(4, 6), t(4, 6, seed=2) > 0, t(4, 6, seed=3)), {})],
+    "aten::put": [
+        (aten.put.default, (t(4, 6), ints(24, 5), t(5)), {}),
+        (aten.put.default, (t(4, 6), ints(24, 5), t(5), True), {}),
+    ],
+    "aten::scatter.reduce": [(aten.scatter.reduce, (t(4, 8), 1, ints(8, 4, 3), t(4, 3)), {"reduce": "add"})],
     "aten::scatter.src": [(aten.scatter.src, (t(4, 8, 6), 1, ints(8, 4, 1, 6), t(4, 1, 6)), {})],
     "aten::scatter.value": [(aten.scatter.value, (t(4, 8), 1, ints(8, 4, 2), 1.0), {})],
+    "aten::scatter.value_reduce": [
+        (aten.scatter.value_reduce, (t(4, 8), 1, ints(8, 4, 3), 2.0), {"reduce": "multiply"})
+    ],
     "aten::scatter_add": [
         (aten.scatter_add.default, (t(4, 8, 6), 1, ints(8, 4, 3, 6), t(4, 3, 6)), {}),
         (aten.scatter_add.default, (t(5, 7), 0, ints(5, 3, 6), t(3, 6)), {}),
     ],
     "aten::scatter_reduce.two": [
         (aten.scatter_reduce.two, (t(4, 8), 1, ints(8, 4, 3), t(4, 3), "amax"), {}),
+    ],
+    "aten::take": [(aten.take.default, (t(4, 6), ints(24, 8, 3)), {})],
+    "aten::take_along_dim": [
+        (aten.take_along_dim.default, (t(4, 8, 6), ints(8, 4, 3, 6), 1), {}),
+        (aten.take_along_dim.default, (t(4, 8), ints(8, 1, 3), 1), {}),
     ],
 }

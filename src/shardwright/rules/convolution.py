@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from shardwright.layout import Size
+from shardwright.layout import Size, product
 from shardwright.rules.localize import dense
-from shardwright.rules.registry import Entry
-from shardwright.rules.rule import Call, Dims, Local, Rule, Term
+from shardwright.rules.registry import Entry, notation_rule
+from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
 
 aten = torch.ops.aten
 
@@ -20,7 +20,7 @@ def convolution_rule(call: Call) -> Rule | None:
     """
     source, weight = call.operands[0], call.operands[1]
     space = weight.ndim - 2
-    if isinstance(call.arguments.get("padding"), str) or source.ndim < space + 1:
+    if source.ndim < space + 1:
         return None
     groups = int(call.arguments.get("groups", 1))
     is_transposed = bool(call.arguments.get("transposed", "transpose" in call.op._schema.name))
@@ -107,11 +107,16 @@ def spatial_rule(call: Call) -> Rule:
         names = [f"t{index}{d}" for d in range(space)]
         sizes.update(zip(names, result.shape[lead:], strict=True))
         results.append((*batch, *(Term((name,)) for name in names)))
+    operands: list[Dims] = [(*batch, *(Term((f"s{d}",)) for d in range(space)))]
+    for index, tensor in enumerate(call.operands[1:]):
+        # Indices, and the image in backward forms: the same batch and channels, a space of their own.
+        names = [f"x{index}{d}" for d in range(space)]
+        sizes.update(zip(names, tensor.shape[lead:], strict=True))
+        operands.append((*batch, *(Term((name,)) for name in names)))
     fixed = frozenset(name for name in sizes if name[0] != "d")
-    operand = (*batch, *(Term((f"s{d}",)) for d in range(space)))
     is_linear = "max" not in call.op._schema.name
     linear = (frozenset({0}),) if is_linear and len(call.operands) == 1 else ()
-    return Rule((operand,) * len(call.operands), tuple(results), sizes, fixed, linear=linear, localize=local_spatial)
+    return Rule(tuple(operands), tuple(results), sizes, fixed, linear=linear, localize=local_spatial)
 
 
 def _num_spatial(call: Call) -> int:
@@ -142,18 +147,77 @@ def shuffle_rule(call: Call) -> Rule:
     return Rule((left,), (right,), sizes, fixed, linear=(frozenset({0}),), moves=True)
 
 
+def patches_rule(call: Call) -> Rule:
+    """``im2col`` and ``col2im``: channels and the window's places share a dim, channels first."""
+    is_col = call.op._schema.name == "aten::col2im"
+    image, columns = (call.result, call.operands[0]) if is_col else (call.operands[0], call.result)
+    batch = "n " if image.ndim == 4 else ""
+    window = product(call["kernel_size"])
+    sizes: dict[str, Size] = {"c": image.shape[-3], "k": window, "h": image.shape[-2], "w": image.shape[-1]}
+    sizes["l"] = columns.shape[-1]
+    sizes.update({"n": image.shape[0]} if batch else {})
+    lead = (Term(("n",)),) if batch else ()
+    whole = (*lead, Term(("c",)), Term(("h",)), Term(("w",)))
+    taken = (*lead, Term(("c", "k")), Term(("l",)))
+    sides = (taken, whole) if is_col else (whole, taken)
+    return Rule((sides[0],), (sides[1],), sizes, frozenset("khwl"), linear=(frozenset({0}),), localize=local_spatial)
+
+
+def grid_rule(call: Call) -> Rule:
+    """``grid_sampler``: channels and sampled places are free, the image's space is whole; linear in the image."""
+    space = call.operands[0].ndim - 2
+    image, places = (" ".join(f"{p}{d}" for d in range(space)) for p in ("s", "t"))
+    image = " ".join(f"{name}!" for name in image.split())
+    shapes = [t.shape for t in call.operands]
+    text = f"n c {image}, n {places} x! -> n c {places}"
+    return notation_rule(text, shapes, [call.result.shape], linear=(frozenset({0}),), localize=local_all_dense)
+
+
+def local_all_dense(local: Local) -> Any:
+    """On dense operands, all of them."""
+    names = [name for name, value in local.call.arguments.items() if isinstance(value, TensorMeta)]
+    return local.run_call(**{name: dense(local, local.arguments[name]) for name in names})
+
+
+def channel_shuffle_rule(call: Call) -> Rule:
+    """``channel_shuffle``: channels (groups, own) become (own, groups); whole groups' own channels may be cut."""
+    source = call.operands[0]
+    groups, channels = int(call["groups"]), source.shape[1]
+    sizes: dict[str, Size] = {f"d{d}": size for d, size in enumerate(source.shape) if d != 1}
+    dims = [Term((f"d{d}",)) for d in range(source.ndim)]
+    if not isinstance(channels, int):
+        sizes["c"] = channels
+        whole = (dims[0], Term(("c",)), *dims[2:])
+        return Rule((whole,), (whole,), sizes, frozenset({"c"}), linear=(frozenset({0}),), moves=True)
+    sizes.update(g=groups, k=channels // groups)
+    left, right = ((dims[0], Term(factors), *dims[2:]) for factors in (("g", "k"), ("k", "g")))
+    return Rule((left,), (right,), sizes, frozenset({"g"}), linear=(frozenset({0}),), moves=True)
+
+
 _CONVOLUTION, _SPATIAL, _SHUFFLE = Entry(convolution_rule), Entry(spatial_rule), Entry(shuffle_rule)
+_GRID, _PATCHES = Entry(grid_rule), Entry(patches_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_adaptive_avg_pool2d": _SPATIAL,
+    "aten::_adaptive_avg_pool2d_backward": _SPATIAL,
     "aten::_adaptive_avg_pool3d": _SPATIAL,
+    "aten::_upsample_bicubic2d_aa": _SPATIAL,
+    "aten::_upsample_bilinear2d_aa": _SPATIAL,
+    "aten::_upsample_nearest_exact1d": _SPATIAL,
+    "aten::_upsample_nearest_exact2d": _SPATIAL,
+    "aten::_upsample_nearest_exact3d": _SPATIAL,
     "aten::adaptive_avg_pool1d": _SPATIAL,
     "aten::adaptive_avg_pool2d": _SPATIAL,
     "aten::adaptive_avg_pool3d": _SPATIAL,
+    "aten::adaptive_max_pool1d": _SPATIAL,
     "aten::adaptive_max_pool2d": _SPATIAL,
+    "aten::adaptive_max_pool3d": _SPATIAL,
     "aten::avg_pool1d": _SPATIAL,
     "aten::avg_pool2d": _SPATIAL,
+    "aten::avg_pool2d_backward": _SPATIAL,
     "aten::avg_pool3d": _SPATIAL,
+    "aten::channel_shuffle": Entry(channel_shuffle_rule),
+    "aten::col2im": _PATCHES,
     "aten::conv1d": _CONVOLUTION,
     "aten::conv2d": _CONVOLUTION,
     "aten::conv3d": _CONVOLUTION,
@@ -161,22 +225,33 @@ RULES: dict[str, Entry] = {
     "aten::conv_transpose2d.input": _CONVOLUTION,
     "aten::conv_transpose3d.input": _CONVOLUTION,
     "aten::convolution": _CONVOLUTION,
+    "aten::grid_sampler": _GRID,
+    "aten::grid_sampler_2d": _GRID,
+    "aten::grid_sampler_3d": _GRID,
+    "aten::im2col": _PATCHES,
     "aten::max_pool1d": _SPATIAL,
+    "aten::max_pool1d_with_indices": _SPATIAL,
     "aten::max_pool2d": _SPATIAL,
     "aten::max_pool2d_with_indices": _SPATIAL,
+    "aten::max_pool2d_with_indices_backward": _SPATIAL,
     "aten::max_pool3d": _SPATIAL,
     "aten::max_pool3d_with_indices": _SPATIAL,
+    "aten::max_unpool2d": _SPATIAL,
+    "aten::max_unpool3d": _SPATIAL,
+    "aten::native_channel_shuffle": Entry(channel_shuffle_rule),
     "aten::pixel_shuffle": _SHUFFLE,
     "aten::pixel_unshuffle": _SHUFFLE,
     "aten::reflection_pad1d": _SPATIAL,
     "aten::reflection_pad2d": _SPATIAL,
+    "aten::reflection_pad3d": _SPATIAL,
     "aten::replication_pad1d": _SPATIAL,
     "aten::replication_pad2d": _SPATIAL,
+    "aten::replication_pad3d": _SPATIAL,
     "aten::upsample_bicubic2d": _SPATIAL,
     "aten::upsample_bilinear2d": _SPATIAL,
-    "aten::upsample_bilinear2d.vec": _SPATIAL,
     "aten::upsample_linear1d": _SPATIAL,
     "aten::upsample_nearest1d": _SPATIAL,
     "aten::upsample_nearest2d": _SPATIAL,
-    "aten::upsample_nearest2d.vec": _SPATIAL,
+    "aten::upsample_nearest3d": _SPATIAL,
+    "aten::upsample_trilinear3d": _SPATIAL,
 }

@@ -1,7 +1,7 @@
 """Indexing: gathers, scatters and masks. The dims that indices point into are whole; the others pass."""
 
 from shardwright.layout import Size
-from shardwright.rules.registry import Entry
+from shardwright.rules.registry import Entry, notation_rule
 from shardwright.rules.rule import Call, Dims, Rule, Term
 
 
@@ -112,6 +112,36 @@ def scatter_rule(call: Call) -> Rule:
     return Rule(tuple(operands), (dims,), sizes, frozenset(fixed), linear=linear)
 
 
+def take_rule(call: Call) -> Rule:
+    """``take``: indices into all elements in order; the source is whole, the indices are not."""
+    source, sizes = _dims("d", call.operands[0].shape)
+    index, own = _dims("i", call.operands[1].shape)
+    return Rule((source, index), (index,), {**sizes, **own}, frozenset(sizes), linear=(frozenset({0}),))
+
+
+def put_rule(call: Call) -> Rule:
+    """``put``, ``masked_scatter``: written in the order of all elements; everything is whole."""
+    sides = [_dims(f"x{i}d", tensor.shape) for i, tensor in enumerate(call.operands)]
+    sizes = {name: size for _, own in sides for name, size in own.items()}
+    result, own = _dims("r", call.result.shape)
+    operands = tuple(dims for dims, _ in sides)
+    values = frozenset({0, len(operands) - 1})
+    return Rule(operands, (result,), {**sizes, **own}, frozenset({*sizes, *own}), linear=(values,))
+
+
+def take_along_rule(call: Call) -> Rule | None:
+    """``take_along_dim``: a gather whose other dims broadcast."""
+    source, index = call.operands
+    if call["dim"] is None or source.ndim != index.ndim:
+        return None
+    dim = int(call["dim"]) % max(source.ndim, 1)
+    names = [f"d{i}" for i in range(source.ndim)]
+    own = " ".join(f"{name}!" if i == dim else name for i, name in enumerate(names))
+    picked = " ".join("i" if i == dim else name for i, name in enumerate(names))
+    shapes = [source.shape, index.shape]
+    return notation_rule(f"{own}, {picked} -> {picked}", shapes, [call.result.shape], linear=(frozenset({0}),))
+
+
 def rows_rule(call: Call) -> Rule:
     """``index_copy``, ``index_add``, ``index_fill``: written along one dim, which is whole; the others pass."""
     source, dim = call.operands[0], int(call["dim"]) % max(call.operands[0].ndim, 1)
@@ -120,6 +150,7 @@ def rows_rule(call: Call) -> Rule:
     sizes["n"] = rows
     operands: list[Dims] = [dims, (Term(("n",)),) if call.operands[1].ndim else ()]
     linear: tuple[frozenset[int], ...] = ()
+    is_linear = call.op._schema.name in ("aten::index_add", "aten::index_copy")
     if len(call.operands) > 2:
         full = call.operands[2].ndim == source.ndim
         operands.append(
@@ -127,7 +158,7 @@ def rows_rule(call: Call) -> Rule:
             if full
             else (Term(),) * call.operands[2].ndim
         )
-        linear = (frozenset({0, 2}),) if full else ()
+        linear = (frozenset({0, 2}),) if full and is_linear else ()
     return Rule(tuple(operands), (dims,), sizes, frozenset({f"d{dim}", "n"}), linear=linear)
 
 
@@ -141,10 +172,18 @@ RULES: dict[str, Entry] = {
     "aten::index_add": _ROWS,
     "aten::index_copy": _ROWS,
     "aten::index_fill.int_Scalar": _ROWS,
+    "aten::index_fill.int_Tensor": _ROWS,
     "aten::index_put": Entry(index_put_rule),
+    "aten::index_reduce": _ROWS,
     "aten::index_select": Entry(select_rows_rule),
+    "aten::masked_scatter": Entry(put_rule),
+    "aten::put": Entry(put_rule),
+    "aten::scatter.reduce": _SCATTER,
     "aten::scatter.src": _SCATTER,
     "aten::scatter.value": _SCATTER,
+    "aten::scatter.value_reduce": _SCATTER,
     "aten::scatter_add": _SCATTER,
     "aten::scatter_reduce.two": _SCATTER,
+    "aten::take": Entry(take_rule),
+    "aten::take_along_dim": Entry(take_along_rule),
 }
