@@ -85,6 +85,14 @@ SAMPLES = {
     "aten::conv_transpose2d.input": conv(aten.conv_transpose2d.input, 2, transposed=True, stride=[2, 2]),
     "aten::conv_transpose3d.input": conv(aten.conv_transpose3d.input, 3, transposed=True),
     "aten::convolution": [full(1, 4, 8), full(2, 4, 8), full(1, 3, 5), full(1, 4, 6, transposed=True)],
+    "aten::convolution_backward": [
+        (
+            aten.convolution_backward.default,
+            (t(4, 8, 5, 4), t(4, 6, 5, 4), t(8, 6, 3, 3), [8], *([1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)),
+            {},
+        )
+        for mask in ([True, True, True], [False, True, False])
+    ],
     "aten::grid_sampler": [(aten.grid_sampler.default, (t(4, 6, 5, 5), t(4, 3, 8, 2), 0, 0, False), {})],
     "aten::grid_sampler_2d": [(aten.grid_sampler_2d.default, (t(4, 6, 5, 5), t(4, 3, 8, 2), 0, 0, True), {})],
     "aten::grid_sampler_3d": [(aten.grid_sampler_3d.default, (t(2, 4, 5, 5, 3), t(2, 3, 4, 2, 3), 0, 0, True), {})],

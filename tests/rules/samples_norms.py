@@ -21,10 +21,10 @@ def bn(op, *tail, stats=True):
 
 
 SAMPLES = {
-    "aten::_fused_rms_norm": norm_samples(aten._fused_rms_norm.default, 1e-6, bias=False),
     "aten::_batch_norm_no_update": bn(aten._batch_norm_no_update.default, 0.1, 1e-5),
     "aten::_batch_norm_with_update_functional": bn(aten._batch_norm_with_update_functional.default, 0.1, 1e-5),
-    "aten::_native_batch_norm_legit.no_stats": bn(aten._native_batch_norm_legit.no_stats, True, 0.1, 1e-5, stats=False),
+    "aten::_fused_rms_norm": norm_samples(aten._fused_rms_norm.default, 1e-6, bias=False),
+    "aten::_native_batch_norm_legit": bn(aten._native_batch_norm_legit.no_stats, True, 0.1, 1e-5, stats=False),
     "aten::_native_batch_norm_legit_functional": [
         *bn(aten._native_batch_norm_legit_functional.default, True, 0.1, 1e-5),
         *bn(aten._native_batch_norm_legit_functional.default, False, 0.1, 1e-5),
@@ -45,5 +45,17 @@ SAMPLES = {
         (aten.native_group_norm.default, (t(2, 8, 3, 3), t(8), t(8, seed=1), 2, 8, 9, 4, 1e-5), {}),
     ],
     "aten::native_layer_norm": norm_samples(aten.native_layer_norm.default, 1e-5),
+    "aten::native_layer_norm_backward": [
+        (
+            aten.native_layer_norm_backward.default,
+            (t(4, 6, 8), t(4, 6, 8, seed=2), [8], t(4, 6, 1), positive(4, 6, 1), t(8), t(8), [True, True, True]),
+            {},
+        ),
+        (
+            aten.native_layer_norm_backward.default,
+            (t(5, 7), t(5, 7, seed=2), [7], t(5, 1), positive(5, 1), t(7), None, [True, True, False]),
+            {},
+        ),
+    ],
     "aten::rms_norm": norm_samples(aten.rms_norm.default, 1e-6, bias=False),
 }

@@ -90,6 +90,7 @@ SAMPLES = {
     "aten::dropout": dropouts(aten.dropout.default),
     "aten::feature_alpha_dropout": dropouts(aten.feature_alpha_dropout.default),
     "aten::feature_dropout": dropouts(aten.feature_dropout.default),
+    "aten::fill.Scalar": unary(aten.fill.Scalar, 2.0),
     "aten::floor_divide": [*quotients(aten.floor_divide.default), *unary(aten.floor_divide.Scalar, 2)],
     "aten::gelu_backward": binary(aten.gelu_backward.default)[:3],
     "aten::glu": [
@@ -99,6 +100,7 @@ SAMPLES = {
     ],
     "aten::hardswish": unary(aten.hardswish.default),
     "aten::isclose": binary(aten.isclose.default),
+    "aten::isreal": unary(aten.isreal.default),
     "aten::ldexp.Tensor": [(aten.ldexp.Tensor, (t(4, 6), ints(4, 6)), {}), (aten.ldexp.Tensor, (t(5), ints(4, 5)), {})],
     "aten::lerp.Scalar": [(aten.lerp.Scalar, (t(4, 6), t(4, 6, seed=2), 0.3), {})],
     "aten::lerp.Tensor": [
@@ -140,6 +142,8 @@ SAMPLES = {
     "aten::rsub.Tensor": sums(aten.rsub.Tensor),
     "aten::sigmoid_backward": binary(aten.sigmoid_backward.default)[:3],
     "aten::silu_backward": binary(aten.silu_backward.default)[:3],
+    "aten::special_ndtr": unary(aten.special_ndtr.default),
+    "aten::special_polygamma": [(aten.special_polygamma.default, (1, positive(4, 6)), {})],
     "aten::sub.Scalar": numbers(aten.sub.Scalar),
     "aten::sub.Tensor": [*sums(aten.sub.Tensor), *unary(aten.sub.Tensor, 1.5)],
     "aten::subtract.Scalar": numbers(aten.subtract.Scalar),
@@ -160,6 +164,7 @@ SAMPLES = {
         (aten.where.self, (t(5, 7) > 0, ints(9, 5, 7), ints(9, 7)), {}),
         (aten.where.self, (t(5, 7) > 0, t(5, 7) > 1, t(7) > 0), {}),
     ],
+    "aten::zero": unary(aten.zero.default),
 }
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from shardwright.layout import Size, product
-from shardwright.rules.localize import dense
+from shardwright.rules.localize import dense, run_dense
 from shardwright.rules.registry import Entry, notation_rule
-from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
+from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
 aten = torch.ops.aten
 
@@ -52,6 +52,36 @@ def convolution_rule(call: Call) -> Rule | None:
         linear=(frozenset({0}) | added, frozenset({1}) | added),
         localize=local_convolution,
     )
+
+
+def convolution_backward_rule(call: Call) -> Rule | None:
+    """Gradients of a convolution of one group: the weight's adds up over the batch, the input's over what comes out."""
+    gradient, source, weight = call.operands
+    if call["groups"] != 1 or call["transposed"]:
+        return None
+    space = weight.ndim - 2
+    sizes: dict[str, Size] = {"n": source.shape[0], "i": source.shape[1], "o": gradient.shape[1]}
+    sides = []
+    for prefix, tensor in (("t", gradient), ("s", source), ("k", weight)):
+        names = [f"{prefix}{d}" for d in range(space)]
+        sizes.update(zip(names, tensor.shape[2:], strict=True))
+        sides.append(tuple(Term((name,)) for name in names))
+    n, i, o = (Term((name,)) for name in "nio")
+    operands = ((n, o, *sides[0]), (n, i, *sides[1]), (o, i, *sides[2]))
+    dims = (operands[1], operands[2], (o,))
+    results = tuple(d if r is not None else None for d, r in zip(dims, call.results, strict=True))
+    # The bias's gradient knows nothing of the input's channels.
+    fixed = frozenset(name for name in sizes if name not in ("n", "o"))
+    return Rule(operands, results, sizes, fixed, reduces={"n": "sum", "o": "sum"}, localize=local_backward)
+
+
+def local_backward(local: Local) -> Any:
+    """The gradients of this rank's channels; the bias has as many."""
+    changed = {name: dense(local, local.arguments[name]) for name in ("grad_output", "input", "weight")}
+    cut = local.strategy.cut("o")
+    if cut is not None and local.arguments["bias_sizes"]:
+        changed["bias_sizes"] = [int(cut.local_size(local.rank))]
+    return local.run_call(**changed)
 
 
 def _channels(call: Call, space: int) -> tuple[Size, Size]:
@@ -170,13 +200,7 @@ def grid_rule(call: Call) -> Rule:
     image = " ".join(f"{name}!" for name in image.split())
     shapes = [t.shape for t in call.operands]
     text = f"n c {image}, n {places} x! -> n c {places}"
-    return notation_rule(text, shapes, [call.result.shape], linear=(frozenset({0}),), localize=local_all_dense)
-
-
-def local_all_dense(local: Local) -> Any:
-    """On dense operands, all of them."""
-    names = [name for name, value in local.call.arguments.items() if isinstance(value, TensorMeta)]
-    return local.run_call(**{name: dense(local, local.arguments[name]) for name in names})
+    return notation_rule(text, shapes, [call.result.shape], linear=(frozenset({0}),), localize=run_dense)
 
 
 def channel_shuffle_rule(call: Call) -> Rule:
@@ -225,6 +249,7 @@ RULES: dict[str, Entry] = {
     "aten::conv_transpose2d.input": _CONVOLUTION,
     "aten::conv_transpose3d.input": _CONVOLUTION,
     "aten::convolution": _CONVOLUTION,
+    "aten::convolution_backward": Entry(convolution_backward_rule),
     "aten::grid_sampler": _GRID,
     "aten::grid_sampler_2d": _GRID,
     "aten::grid_sampler_3d": _GRID,

@@ -39,6 +39,7 @@ RULES: dict[str, Entry] = {
     "aten::full": _FILLED,
     "aten::full_like": _LIKE,
     "aten::linspace": _COUNTED,
+    "aten::logspace": _COUNTED,
     "aten::new_empty": _FILLED,
     "aten::new_full": _FILLED,
     "aten::new_ones": _FILLED,
@@ -46,6 +47,8 @@ RULES: dict[str, Entry] = {
     "aten::ones": _FILLED,
     "aten::ones_like": _LIKE,
     "aten::scalar_tensor": _COUNTED,
+    "aten::tril_indices": _COUNTED,
+    "aten::triu_indices": _COUNTED,
     "aten::zeros": _FILLED,
     "aten::zeros_like": _LIKE,
 }

@@ -58,6 +58,12 @@ def dense(local: Local, value: Any) -> Any:
     return local.run(torch.ops.aten.clone.default, value, memory_format=torch.contiguous_format)
 
 
+def run_dense(local: Local) -> Any:
+    """The call on operands made contiguous, for kernels that read memory as if they were."""
+    names = [name for name, value in local.call.arguments.items() if isinstance(value, TensorMeta)]
+    return local.run_call(**{name: dense(local, local.arguments[name]) for name in names})
+
+
 def fill_results(local: Local) -> Any:
     """What a rank without a share gives: empty pieces, and neutral elements for what is reduced.
 

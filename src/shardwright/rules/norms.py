@@ -3,7 +3,8 @@
 from typing import Any
 
 from shardwright.layout import Shard, Size, cut_of, product
-from shardwright.rules.localize import dense
+from shardwright.rules.dims import named_dims
+from shardwright.rules.localize import dense, run_dense
 from shardwright.rules.registry import Entry, notation_rule, tensor_slots
 from shardwright.rules.rule import Call, Local, Rule, Term
 
@@ -113,13 +114,26 @@ def batch_norm_rule(call: Call) -> Rule:
     return Rule(operands, tuple(results), sizes, frozenset(fixed))
 
 
+def layer_norm_backward_rule(call: Call) -> Rule:
+    """Gradients of a layer norm: the input's is cut with the batch, the weights' add up over it."""
+    shape = call.operands[0].shape
+    lead = len(shape) - len(call["normalized_shape"])
+    dims, sizes = named_dims(shape)
+    statistics = (*dims[:lead], *(Term(),) * (len(shape) - lead))
+    operands = (dims, dims, statistics, statistics, *((dims[lead:],) * (len(call.operands) - 4)))
+    results = tuple(None if r is None else dims if r.ndim == len(shape) else dims[lead:] for r in call.results)
+    fixed = frozenset(f"d{dim}" for dim in range(lead, len(shape)))
+    reduces = {f"d{dim}": "sum" for dim in range(lead)}
+    return Rule(operands, results, sizes, fixed, reduces=reduces, localize=run_dense)
+
+
 _LAYER, _BATCH = Entry(layer_norm_rule), Entry(batch_norm_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_batch_norm_no_update": _BATCH,
     "aten::_batch_norm_with_update_functional": _BATCH,
     "aten::_fused_rms_norm": _LAYER,
-    "aten::_native_batch_norm_legit.no_stats": _BATCH,
+    "aten::_native_batch_norm_legit": _BATCH,
     "aten::_native_batch_norm_legit_functional": _BATCH,
     "aten::_native_batch_norm_legit_no_training": _BATCH,
     "aten::batch_norm": _BATCH,
@@ -129,5 +143,6 @@ RULES: dict[str, Entry] = {
     "aten::native_batch_norm": _BATCH,
     "aten::native_group_norm": Entry(group_norm_rule),
     "aten::native_layer_norm": _LAYER,
+    "aten::native_layer_norm_backward": Entry(layer_norm_backward_rule),
     "aten::rms_norm": _LAYER,
 }

@@ -132,11 +132,13 @@ RULES: dict[str, Entry] = {
     "aten::dropout": _DROPOUT,
     "aten::feature_alpha_dropout": _DROPOUT,
     "aten::feature_dropout": _DROPOUT,
+    "aten::fill.Scalar": _PLAIN,
     "aten::floor_divide": _PLAIN,
     "aten::gelu_backward": _SCALE,
     "aten::glu": Entry(glu_rule),
     "aten::hardswish": _PLAIN,
     "aten::isclose": _PLAIN,
+    "aten::isreal": _PLAIN,
     "aten::ldexp.Tensor": _SCALE,
     "aten::lerp.Scalar": pointwise((0, 1)),
     "aten::lerp.Tensor": pointwise((0, 1)),
@@ -163,6 +165,8 @@ RULES: dict[str, Entry] = {
     "aten::rsub.Tensor": _ADD,
     "aten::sigmoid_backward": _SCALE,
     "aten::silu_backward": _SCALE,
+    "aten::special_ndtr": _PLAIN,
+    "aten::special_polygamma": _PLAIN,
     "aten::sub.Scalar": pointwise((0,), when=_is_zero("other")),
     "aten::sub.Tensor": _ADD,
     "aten::subtract.Scalar": pointwise((0,), when=_is_zero("other")),
@@ -175,9 +179,9 @@ RULES: dict[str, Entry] = {
     "aten::where.ScalarOther": pointwise((1,), when=_is_zero("other")),
     "aten::where.ScalarSelf": pointwise((1,), when=_is_zero("self")),
     "aten::where.self": pointwise((1, 2)),
+    "aten::zero": _PLAIN,
 }
 
 UNSUPPORTED: dict[str, str] = {
-    "aten::bernoulli": "it draws random numbers, which would differ by rank",
     "aten::where.default": "how many indices it finds is not known before the program runs",
 }

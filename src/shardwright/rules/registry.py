@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from shardwright.errors import RuleError
 from shardwright.layout import Size
 from shardwright.rules.notation import Bound, bind, parse
@@ -111,6 +113,17 @@ def tensor_slots(call: Call) -> list[TensorMeta | None]:
     ]
 
 
+_TAGGED = (
+    (
+        torch.Tag.nondeterministic_seeded,
+        "it draws random numbers: every rank draws all of them, so seed all ranks alike (torch.manual_seed)",
+    ),
+    (torch.Tag.dynamic_output_shape, "the shape of its result is not known before the program runs"),
+    (torch.Tag.data_dependent_output, "its result is a number that is not known before the program runs"),
+)
+"""Why operators with these tags have no rule."""
+
+
 class Registry:
     """Entries by operator name; a later `add` of the same name replaces the earlier."""
 
@@ -155,7 +168,9 @@ class Registry:
 
     def reason(self, op: Any) -> str:
         """Why an operator has no rule."""
-        return next((self._unsupported[n] for n in op_names(op) if n in self._unsupported), "no rule is registered")
+        named = next((self._unsupported[n] for n in op_names(op) if n in self._unsupported), None)
+        by_tag = (why for tag, why in _TAGGED if tag in getattr(op, "tags", ()))
+        return named or next(by_tag, "no rule is registered")
 
     def names(self) -> list[str]:
         """Every registered operator name, sorted."""

@@ -116,7 +116,8 @@ class Rule:
     ``sizes``: the global size of each factor. ``fixed``: factors that may not be cut. ``joint``: factors that are cut
     together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each.
     ``dropped``: factors absent from every result because the call leaves them out (a slice) or looks only at shapes.
-    ``added``: operands added to what is reduced (a bias). ``linear``: sets of operands in which the call is jointly
+    A factor may be carried by one result and reduced in another (a gradient of a weight).
+    ``added``: operands added to what is reduced (a bias). ``independent``: results that are the same whatever is cut. ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
     side where needed. ``work``: relative cost of an element (matmuls weigh their contraction by themselves).
@@ -131,6 +132,7 @@ class Rule:
     added: frozenset[int] = frozenset()
     dropped: frozenset[str] = frozenset()
     linear: tuple[frozenset[int], ...] = ()
+    independent: frozenset[int] = frozenset()
     moves: bool = False
     size_arg: str | None = None
     localize: Localizer | None = None
@@ -239,7 +241,7 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
             operands[index] = Partial("sum") if is_added else REPLICATE
     for index, layout in enumerate(results):
         if layout is None and rule.results[index] is not None:
-            if not reductions and all(name in rule.dropped for name in cuts):
+            if index in rule.independent or (not reductions and all(name in rule.dropped for name in cuts)):
                 results[index] = REPLICATE
                 continue
             if len(reductions) != 1:
