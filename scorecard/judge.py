@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 import shardwright as sw
+from shardwright.errors import RuleError
 from shardwright.layout import Shard
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import leaves, make_call
@@ -96,7 +97,10 @@ def _judge_graph(exported: ExportedProgram, findings: Findings, where: str) -> N
             findings.fallbacks.update({f.op: f.reason for f in sharded.fallbacks})
             if not report.ok:
                 findings.wrong.append(f"{place}: {report.first_wrong or str(report).splitlines()[1]}")
-    _Rules(exported.graph_module, findings, where).check(exported)
+    try:
+        _Rules(exported.graph_module, findings, where).check(exported)
+    except RuntimeError as error:
+        findings.unexported.append(f"{where}: the exported program itself cannot run: {_first_line(error)}")
 
 
 def plans(exported: ExportedProgram, num_ranks: int) -> Iterator[dict[str, Any]]:
@@ -135,7 +139,12 @@ class _Rules(fx.Interpreter):
         call = make_call(target, args, kwargs, result)
         dims = {(i, d) for i, meta in enumerate(call.operands) for d, size in enumerate(meta.shape) if size > 1}
         self.findings.dims += len(dims)
-        rule = entry.build(call) if entry is not None else None
+        try:
+            rule = entry.build(call) if entry is not None else None
+        except RuleError as error:
+            # The compiler runs such a call whole and says so; the table could do better.
+            self.findings.fallbacks[str(target)] = str(error)
+            return result
         if rule is None:
             return result
         for num_ranks in (*RANKS, 3):

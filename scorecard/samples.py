@@ -32,6 +32,7 @@ class Program(nn.Module):
             self.register_buffer(f"t{number}", flat[position].detach().clone())
 
     def forward(self) -> Any:
+        """Call the function on the buffers."""
         flat = list(self.constants)
         for number, position in enumerate(self.positions):
             flat[position] = getattr(self, f"t{number}")

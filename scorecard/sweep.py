@@ -69,10 +69,10 @@ def sweep(names: Sequence[str], limit: int, workers: int = 2) -> Iterator[dict[s
         tasks.put(name)
 
     def start() -> tuple[Any, Any, list[str]]:
-        ours, theirs = context.SimpleQueue(), None
-        process = context.Process(target=_worker, args=(tasks, ours, limit), daemon=True)
+        answers = context.SimpleQueue()
+        process = context.Process(target=_worker, args=(tasks, answers, limit), daemon=True)
         process.start()
-        return process, ours, []
+        return process, answers, []
 
     crew = [start() for _ in range(workers)]
     while crew:

@@ -8,6 +8,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.assign.assignment import Assignment, Fallback
+from shardwright.assign.expand import expand
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
@@ -171,9 +172,10 @@ class ShardedProgram:
         if where in self._partitioned:
             return self._partitioned[where]
         depth = len(where) - 1
-        before, collectives = self._partition(where[:-1])
+        _, collectives = self._partition(where[:-1])
         one = self.passes[depth]
-        after, more = partition(before, self._assignment(depth, where[:-1]), one.axis, where[-1], one.plan_keys)
+        assignment = self._assignment(depth, where[:-1])
+        after, more = partition(assignment.program, assignment, one.axis, where[-1], one.plan_keys)
         result = after, [*collectives, *more]
         if cache:
             self._partitioned[where] = result
@@ -209,6 +211,7 @@ class ShardedProgram:
 
 def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
     """The leader's choices for another rank's program; they must agree in every shape."""
+    program = expand(program, leader.expanded) if leader.expanded else program
     steps, _ = build_steps(program, leader.boundaries)
     ours = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in steps.items]
     theirs = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in leader.steps.items]
@@ -219,6 +222,7 @@ def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
             "or pin sizes that divide"
         )
     return Assignment(
+        program=program,
         steps=steps,
         strategies=leader.strategies,
         rules=leader.rules,
@@ -228,6 +232,7 @@ def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
         solution=leader.solution,
         num_sites=leader.num_sites,
         boundaries=leader.boundaries,
+        expanded=leader.expanded,
     )
 
 

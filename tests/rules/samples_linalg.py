@@ -71,7 +71,11 @@ SAMPLES = {
         (aten.cholesky_solve.default, (t(4, 3, 6), triangular(4, 3, 3)), {}),
         (aten.cholesky_solve.default, (t(3, 5), triangular(3, 3)), {}),
     ],
-    "aten::cross": [(aten.cross.default, args, {}) for args in VECTORS[:2]],
+    "aten::cross": [
+        *((aten.cross.default, args, {}) for args in VECTORS[:2]),
+        # A cut dim may come to be of size three on a rank.
+        (aten.cross.default, (t(6, 3, 12), t(6, 3, 12, seed=9)), {}),
+    ],
     "aten::det": each(aten.det.default),
     "aten::geqrf": tall(aten.geqrf.default),
     "aten::inner": [

@@ -9,8 +9,7 @@ def reduced(op, *calls, position, **kwargs):
     """Each call with no reduction, a mean and a sum, ``reduction`` standing at ``position``."""
     found = []
     for args in calls:
-        for reduction in (0, 1, 2):
-            found.append((op, (*args[:position], reduction, *args[position:]), kwargs))
+        found += [(op, (*args[:position], reduction, *args[position:]), kwargs) for reduction in (0, 1, 2)]
     return found
 
 

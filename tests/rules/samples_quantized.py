@@ -1,7 +1,8 @@
 """Sample calls for every operator of `shardwright.rules.quantized`."""
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401 - defines the operators
+import torch.ao.quantization.fx._decomposed
+
 from tests.rules.harness import aten, ints, positive, t
 
 decomposed = torch.ops.quantized_decomposed

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import fx
 
 from shardwright.assign.candidates import Candidates, discover, site_strategies
 from shardwright.assign.cost import CostModel, share
+from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, solve
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
@@ -34,8 +36,12 @@ class Fallback:
 
 @dataclass
 class Assignment:
-    """A strategy, with the rule and call it came from, for every step of a program on one axis."""
+    """A strategy, with the rule and call it came from, for every step of a program on one axis.
 
+    ``program``: the one that was solved, composite operators written out where that saved a gather (``expanded``).
+    """
+
+    program: Program
     steps: Steps
     strategies: list[Strategy | None]
     rules: list[Rule | None]
@@ -46,6 +52,12 @@ class Assignment:
     solution: Solution
     num_sites: int = 0
     boundaries: Sequence[ModuleBoundary] = ()
+    expanded: tuple[str, ...] = ()
+
+    @property
+    def cost_us(self) -> float:
+        """What it takes by the cost model: collectives and work."""
+        return self.solution.reshard_us + self.solution.work_us
 
 
 @dataclass
@@ -75,8 +87,30 @@ def assign_layouts(
     """Choose a strategy for every step of ``program`` on one mesh axis of ``num_ranks`` ranks.
 
     ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
-    pins hold and communication is minimised before work. Raises `AssignmentError` when nothing satisfies the pins.
+    pins hold and communication is minimised before work. Composite operators behind a gather are tried written out,
+    and stay so where that communicates less (``auto``: takes less time). Raises `AssignmentError` when nothing
+    satisfies the pins.
     """
+    options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "time_limit_s": time_limit_s}
+    found = _assign(program, pins, num_ranks, **options)
+    names = gathered_composites(found.steps, found.strategies)
+    if not names:
+        return found
+    other = _assign(expand(program, names), pins, num_ranks, **options)
+    better = other.cost_us < found.cost_us if auto else other.solution.reshard_us < found.solution.reshard_us
+    return replace(other, expanded=tuple(names)) if better else found
+
+
+def _assign(
+    program: Program,
+    pins: Pins,
+    num_ranks: int,
+    *,
+    auto: bool,
+    cost: CostModel | None,
+    slack: float,
+    time_limit_s: float,
+) -> Assignment:
     steps, findings = build_steps(program, pins.boundaries)
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
     targets = {i.name: i.target or i.name for i in program.inputs}
@@ -88,6 +122,7 @@ def assign_layouts(
     chosen = [builder.strategies[site.index][solution.chosen[site.index]] for site in folded.sites]
     by_step: list[Strategy | None] = [chosen[site] for site in folded.site_of]
     return Assignment(
+        program=program,
         steps=steps,
         strategies=[None if step.kind == "plain" else by_step[step.index] for step in steps.items],
         rules=[builder.rules[site] for site in folded.site_of],

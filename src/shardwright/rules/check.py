@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shardwright.layout import Cut, Layout, Partial, join_shards, local_shape, take_shard
-from shardwright.rules.call import leaves, make_call, map_values, unbind_arguments
+from shardwright.rules.call import bind_arguments, leaves, make_call, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import (
     Call,
@@ -102,7 +102,7 @@ def split_sum(value: torch.Tensor, num_ranks: int) -> list[torch.Tensor]:
     draws = [torch.randint(1, 9, value.shape, generator=generator) for _ in range(num_ranks - 1)]
     # As large as the value, so that no more digits cancel than need be.
     is_whole = not (value.is_floating_point() or value.is_complex())
-    scale = 1 if is_whole or not value.numel() else value.abs().nan_to_num(0, 0, 0).max().item() / 8 or 1
+    scale = 1 if is_whole else _scale(value) / 8
     shares = [(draw * scale).to(value.dtype).to(value.device) for draw in draws]
     return [value - sum(shares), *shares] if shares else [value]
 
@@ -117,7 +117,8 @@ def check_strategies(
     expected = op(*args, **kwargs)
     call = make_call(op, args, kwargs, expected)
     wholes = list(expected) if isinstance(expected, (list, tuple)) else [expected]
-    arguments = _bound(op, args, kwargs)
+    arguments = bind_arguments(op, args, kwargs)
+    tensors = [value for value in leaves(list(arguments.values())) if isinstance(value, torch.Tensor)]
     problems = []
     for strategy in default_strategies(rule, num_ranks):
         try:
@@ -127,19 +128,25 @@ def check_strategies(
             continue
         for index, (whole, layout) in enumerate(zip(wholes, strategy.results, strict=True)):
             if isinstance(whole, torch.Tensor):
-                problem = _compare(whole, [rank[index] for rank in ranks], layout, tolerance)
+                # Summands may cancel: their rounding is measured against themselves.
+                summed = [_scale(t) for t, one in zip(tensors, strategy.operands, strict=True) if one == Partial("sum")]
+                allowed = tolerance * max([_scale(whole), *summed])
+                problem = _compare(whole, [rank[index] for rank in ranks], layout, tolerance, allowed)
                 if problem:
                     problems.append(f"{_spell(strategy)}: result {index} {problem}")
     return problems
 
 
-def _bound(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    from shardwright.rules.call import bind_arguments
+def _scale(value: torch.Tensor) -> float:
+    """The largest finite absolute value; 1 when there is none, or nothing but zeros."""
+    if value.dtype == torch.bool or not value.numel():
+        return 1.0
+    return float(value.abs().nan_to_num(0, 0, 0).max().item()) or 1.0
 
-    return bind_arguments(op, args, kwargs)
 
-
-def _compare(whole: torch.Tensor, pieces: list[torch.Tensor], layout: Layout, tolerance: float) -> str | None:
+def _compare(
+    whole: torch.Tensor, pieces: list[torch.Tensor], layout: Layout, relative: float, absolute: float
+) -> str | None:
     for rank, piece in enumerate(pieces):
         expected = local_shape(whole.shape, layout, rank)
         if tuple(piece.shape) != tuple(expected):
@@ -151,10 +158,9 @@ def _compare(whole: torch.Tensor, pieces: list[torch.Tensor], layout: Layout, to
         return None
     if not (whole.is_floating_point() or whole.is_complex()):
         return None if torch.equal(joined, whole) else "differs"
-    scale = whole.abs().nan_to_num(0, 0, 0).max().item() or 1.0
-    if torch.allclose(joined, whole, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+    if torch.allclose(joined, whole, rtol=relative, atol=absolute, equal_nan=True):
         return None
-    return f"differs by {(joined - whole).abs().max().item():.3g} (largest value {scale:.3g})"
+    return f"differs by {(joined - whole).abs().max().item():.3g} (largest value {_scale(whole):.3g})"
 
 
 def _spell(strategy: Strategy) -> str:

@@ -1,8 +1,20 @@
-"""Indexing: gathers, scatters and masks. The dims that indices point into are whole; the others pass."""
+"""Indexing: gathers, scatters and masks. Where one dim is pointed into it may be cut, and what the ranks find adds up.
+
+Dims that several indices or writes point into are whole; the others pass.
+"""
+
+from typing import Any
+
+import torch
 
 from shardwright.layout import Size
+from shardwright.rules.dims import dim_of
+from shardwright.rules.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, notation_rule
-from shardwright.rules.rule import Call, Dims, Rule, Term
+from shardwright.rules.rule import Call, Dims, Local, Rule, Term
+
+aten = torch.ops.aten
+_FIRST = (frozenset({0}),)
 
 
 def _dims(prefix: str, shape: tuple[Size, ...]) -> tuple[Dims, dict[str, Size]]:
@@ -25,8 +37,26 @@ def index_rule(call: Call) -> Rule | None:
     rest = [term for dim, term in enumerate(dims) if dim not in positions]
     result = (*rest[:place], *block, *rest[place:]) if together else (*block, *rest)
     operands = [dims, *(_broadcast(index.shape, block, sizes) for index in indices if index is not None)]
-    fixed = frozenset(f"d{dim}" for dim in positions)
-    return Rule(tuple(operands), (tuple(result),), sizes, fixed, linear=(frozenset({0}),))
+    pointed = frozenset(f"d{dim}" for dim in positions)
+    if len(positions) == 1 and isinstance(source.shape[positions[0]], int):
+        reduces = dict.fromkeys(pointed, "sum")
+        localize = local_index
+        return Rule(tuple(operands), (tuple(result),), sizes, reduces=reduces, linear=_FIRST, localize=localize)
+    return Rule(tuple(operands), (tuple(result),), sizes, pointed, linear=_FIRST)
+
+
+def local_index(local: Local) -> Any:
+    """One indexed dim, cut: what this rank holds is looked up, and zeros stand for the rest."""
+    indices = local.arguments["indices"]
+    dim = next(i for i, index in enumerate(indices) if index is not None)
+    cut = local.strategy.cut(f"d{dim}")
+    if cut is None:
+        return local.run_call()
+    # Counted from the end they would all lie elsewhere.
+    index = local.run(aten.remainder.Scalar, indices[dim], local.call.operands[0].shape[dim])
+    source, index, outside = look_up(local, cut, dim, local.arguments["self"], index)
+    values = local.run(local.call.op, source, [*indices[:dim], index, *indices[dim + 1 :]])
+    return without_others(local, values, outside, after=local.call.operands[0].ndim - dim - 1)
 
 
 def index_put_rule(call: Call) -> Rule | None:
@@ -72,7 +102,21 @@ def select_rows_rule(call: Call) -> Rule:
     sizes["n"] = call.operands[1].shape[0] if call.operands[1].ndim else 1
     rows = (Term(("n",)),) if call.operands[1].ndim else ()
     result = tuple(Term(("n",)) if i == dim else term for i, term in enumerate(dims))
-    return Rule((dims, rows), (result,), sizes, frozenset({f"d{dim}"}), linear=(frozenset({0}),))
+    if not isinstance(shape[dim] if shape else None, int):
+        return Rule((dims, rows), (result,), sizes, frozenset({f"d{dim}"}), linear=_FIRST)
+    return Rule((dims, rows), (result,), sizes, reduces={f"d{dim}": "sum"}, linear=_FIRST, localize=local_lookup)
+
+
+def local_lookup(local: Local) -> Any:
+    """``index_select`` and ``gather`` along a cut dim: what this rank holds, and zeros for the rest."""
+    dim = dim_of(local.call, local.call.operands[0].ndim)
+    cut = local.strategy.cut(f"d{dim}")
+    if cut is None:
+        return local.run_call()
+    source, index, outside = look_up(local, cut, dim, local.arguments["self"], local.arguments["index"])
+    values = local.run(local.call.op, source, dim, index)
+    after = 0 if local.call.op._schema.name == "aten::gather" else local.call.operands[0].ndim - dim - 1
+    return without_others(local, values, outside, after=after)
 
 
 def gather_rule(call: Call) -> Rule:
@@ -85,8 +129,14 @@ def gather_rule(call: Call) -> Rule:
     )
     sizes.update((f"i{i}", size) for i, size in enumerate(index.shape) if picked[i].factors == (f"i{i}",))
     loose = {f"d{i}" for i, term in enumerate(picked) if term.factors == (f"i{i}",)}
-    fixed = frozenset(loose | {f"i{i}" for i in range(index.ndim) if i != dim and f"i{i}" in sizes})
-    return Rule((dims, picked), (picked,), sizes, fixed, linear=(frozenset({0}),))
+    fixed = loose | {f"i{i}" for i in range(index.ndim) if i != dim and f"i{i}" in sizes}
+    if not source.ndim or not isinstance(source.shape[dim], int):
+        return Rule((dims, picked), (picked,), sizes, frozenset(fixed), linear=_FIRST)
+    fixed -= {f"d{dim}"}
+    reduces = {f"d{dim}": "sum"}
+    return Rule(
+        (dims, picked), (picked,), sizes, frozenset(fixed), reduces=reduces, linear=_FIRST, localize=local_lookup
+    )
 
 
 def scatter_rule(call: Call) -> Rule:

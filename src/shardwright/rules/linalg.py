@@ -3,9 +3,11 @@
 What mixes all rows with all columns (a factorisation, an inverse) is dear but small; only its batch is shared out.
 """
 
+from typing import Any
+
 from shardwright.rules.dims import dim_of, dims_of, named_dims, put
 from shardwright.rules.registry import Builder, Entry, einsum, notation_rule
-from shardwright.rules.rule import Call, Rule, Term
+from shardwright.rules.rule import Call, Local, Rule, Term
 
 
 def batched(*cores: int, columns: bool = False) -> Entry:
@@ -52,8 +54,17 @@ def cross_rule(call: Call) -> Rule:
     text = " ".join(names)
     shapes = [t.shape for t in call.operands]
     return notation_rule(
-        f"{text}, {text} -> {text}", shapes, [call.result.shape], linear=(frozenset({0}), frozenset({1}))
+        f"{text}, {text} -> {text}",
+        shapes,
+        [call.result.shape],
+        linear=(frozenset({0}), frozenset({1})),
+        localize=local_cross,
     )
+
+
+def local_cross(local: Local) -> Any:
+    """Along the dim of the whole: left to itself, the operator takes the first local dim of size three."""
+    return local.run_call(dim=_cross_dim(local.call))
 
 
 def _cross_dim(call: Call) -> int:

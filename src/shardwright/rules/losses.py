@@ -27,6 +27,8 @@ def row_loss(*operands: str, result: str = "n") -> Builder:
     """A loss of every row, in notation, then nothing, a mean or a sum over the rows."""
 
     def build(call: Call) -> Rule | None:
+        if call.operands[0].ndim != 2:
+            return None
         return _reduced_loss(call, ", ".join(operands[: len(call.operands)]), result)
 
     return build

@@ -43,7 +43,9 @@ def int4_rule(call: Call) -> Rule | None:
     sizes.update(b=rows // within, w=within, g=scales.shape[0], two=2)
     m, k, p, g, two = (Term((name,)) for name in ("m", "k", "p", "g", "two"))
     n = Term(("b", "w"))
-    return Rule(((m, k), (n, p), (g, n, two)), ((m, n),), sizes, frozenset({"k", "p", "w", "g", "two"}), localize=run_dense)
+    return Rule(
+        ((m, k), (n, p), (g, n, two)), ((m, n),), sizes, frozenset({"k", "p", "w", "g", "two"}), localize=run_dense
+    )
 
 
 def scaled_mm_rule(call: Call) -> Rule | None:

@@ -117,7 +117,9 @@ class Rule:
     together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each.
     ``dropped``: factors absent from every result because the call leaves them out (a slice) or looks only at shapes.
     A factor may be carried by one result and reduced in another (a gradient of a weight).
-    ``added``: operands added to what is reduced (a bias). ``independent``: results that are the same whatever is cut. ``linear``: sets of operands in which the call is jointly
+    ``added``: operands added to what is reduced (a bias).
+    ``independent``: results that are the same whatever is cut.
+    ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
     side where needed. ``work``: relative cost of an element (matmuls weigh their contraction by themselves).

@@ -1,0 +1,115 @@
+"""Writing composite operators out where the dim they work along would otherwise be gathered.
+
+`gathered_composites` reads off an assignment which operators of `EXPANSIONS` stand behind a gather; `expand` gives the
+program with those written out. `assign_layouts` then solves again and keeps the cheaper of the two.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from shardwright.assign.expansions import EXPANSIONS, Expansion
+from shardwright.assign.steps import Steps
+from shardwright.layout import REPLICATE, Shard
+from shardwright.program import Program
+from shardwright.rules.call import bind_arguments, leaves, map_values
+from shardwright.rules.registry import op_names
+from shardwright.rules.rule import Strategy
+
+_REACH = 4
+"""How many steps behind a gather a composite operator is looked for: a cast or a mask may stand between."""
+
+
+def expansion_of(op: Any) -> Expansion | None:
+    """What an operator is made of, if it is in the table."""
+    return next((EXPANSIONS[name] for name in op_names(op) if name in EXPANSIONS), None)
+
+
+def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> list[str]:
+    """The names of nodes that could be written out and stand behind a gather, in order of the program."""
+    near: dict[tuple[int, int], int] = {}
+    found = []
+    for step in steps.items:
+        strategy = strategies[step.index]
+        if strategy is None or step.kind not in ("call", "constraint"):
+            continue
+        reach = 0
+        for value, wanted in zip(step.reads, strategy.operands, strict=False):
+            maker = strategies[value[0]]
+            made = maker.results[value[1]] if maker is not None else REPLICATE
+            # All steps that read a gathered value count, whoever had it gathered.
+            gathered = isinstance(made, Shard) and made != wanted
+            reach = max(reach, _REACH if gathered else near.get(value, 0))
+        if not reach:
+            continue
+        near.update({(step.index, i): reach - 1 for i in range(len(step.vals))})
+        if step.kind == "call" and hasattr(step.node.target, "_schema") and expansion_of(step.node.target):
+            found.append(step.node.name)
+    return found
+
+
+def expand(program: Program, names: Collection[str]) -> Program:
+    """The program with the named nodes written out; those that cannot be are left as they are."""
+    graph = fx.Graph(program.owner)  # type: ignore[arg-type]
+    env: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "output":
+            copied = graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
+            copied.meta = dict(node.meta)
+        elif node.target is torch.ops.aten.sym_size.int or node.name not in names:
+            source = node.args[0] if node.args else None
+            if isinstance(source, fx.Node) and isinstance(env.get(source), list):
+                env[node] = env[source][int(node.args[1])]
+                continue
+            env[node] = _copy(graph, node, env)
+        else:
+            env[node] = _write_out(graph, node, env, program.fake_mode)
+    return replace(program, graph=graph)
+
+
+def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+    copied = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
+    # Also where the name is a Python name (``input``), which fx would change.
+    copied.name = node.name
+    copied.meta = dict(node.meta)
+    return copied
+
+
+def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mode: Any) -> Any:
+    bound = bind_arguments(node.target, node.args, node.kwargs)
+    operands = [leaf for leaf in leaves(list(bound.values())) if isinstance(leaf, fx.Node)]
+    function = expansion_of(node.target)
+    assert function is not None, "only operators of the table are written out"
+
+    def run(*values: Any) -> Any:
+        given = iter(values)
+        return function(map_values(bound, lambda v: next(given) if isinstance(v, fx.Node) else v))
+
+    with fake_mode, torch.no_grad():
+        traced = make_fx(run)(*(operand.meta["val"] for operand in operands))
+    inner: dict[fx.Node, Any] = dict(
+        zip((n for n in traced.graph.nodes if n.op == "placeholder"), (env[o] for o in operands), strict=True)
+    )
+    kept = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace", "source_fn_stack") if key in node.meta}
+    result: Any = None
+    for one in traced.graph.nodes:
+        if one.op == "output":
+            result = fx.map_arg(one.args[0], lambda n: inner[n])
+        elif one.op != "placeholder":
+            args, kwargs = fx.map_arg((one.args, one.kwargs), lambda n: inner[n])
+            name = f"{node.name}__{one.name}"
+            written = graph.create_node(one.op, one.target, args, kwargs, name=name)
+            written.meta = {**kept, "val": one.meta["val"], "torch_fn": (name, str(one.target))}
+            inner[one] = written
+    if result is None:
+        return _copy(graph, node, env)
+    if isinstance(result, (list, tuple)):
+        return list(result)
+    # Outputs and reports name the value as the original program does.
+    result.name = node.name
+    return result

@@ -1,0 +1,121 @@
+"""Composite operators written out: the same numbers, and small partial results in place of a gathered operand."""
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from shardwright.assign.cost import CostModel
+from shardwright.assign.expansions import EXPANSIONS
+
+F = nn.functional
+BYTES_MATTER = CostModel(link_bytes_per_us=1)
+"""At tiny sizes latency is all; on a slow link bytes count here too."""
+
+TARGET = torch.tensor([3, 0, 9, 4, -100, 1])
+WEIGHT = torch.rand(42) + 0.5
+CALLS = {
+    "all": lambda x: (x > -2).all(1),
+    "aminmax": lambda x: torch.aminmax(x, dim=1),
+    "any": lambda x: (x > 1).any(1, keepdim=True),
+    "argmax": lambda x: x.argmax(1),
+    "argmin": lambda x: x.argmin(-1, keepdim=True),
+    "cross_entropy": lambda x: F.cross_entropy(x, TARGET),
+    "cross_entropy_none": lambda x: F.cross_entropy(x, TARGET, reduction="none"),
+    "cross_entropy_smooth": lambda x: F.cross_entropy(x, TARGET, weight=WEIGHT, label_smoothing=0.2, reduction="sum"),
+    "cross_entropy_weight": lambda x: F.cross_entropy(x, TARGET, weight=WEIGHT),
+    "log_softmax": lambda x: F.log_softmax(x, -1),
+    "logsumexp": lambda x: x.logsumexp(1),
+    "max": lambda x: x.max(1),
+    "min": lambda x: x.min(1, keepdim=True),
+    "nll": lambda x: F.nll_loss(x, TARGET, weight=WEIGHT),
+    "norm": lambda x: torch.linalg.vector_norm(x, dim=1),
+    "norm_3": lambda x: torch.linalg.vector_norm(x, 3, dim=1, keepdim=True),
+    "norm_inf": lambda x: x.norm(float("inf"), dim=1),
+    "softmax": lambda x: x.softmax(1),
+    "std": lambda x: x.std(1),
+    "std_mean": lambda x: torch.std_mean(x, 1),
+    "var": lambda x: x.var(1, correction=0),
+    "var_mean": lambda x: torch.var_mean(x, 1, keepdim=True),
+}
+
+
+class Head(nn.Module):
+    """A head whose 42 classes are cut, and an operator over them."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.head, self.call = nn.Linear(8, 42), call
+
+    def forward(self, x):
+        return self.call(self.head(x))
+
+
+def sharded(call, num_ranks, x, *, decompose=False, cost=BYTES_MATTER):
+    with torch.no_grad():
+        exported = torch.export.export(Head(call), (x,))
+    exported = exported.run_decompositions() if decompose else exported
+    result = sw.shard(exported, mesh=num_ranks, plan={"head": "colwise"}, cost=cost)
+    report = sw.verify(result, exported, (x,), tolerance=1e-6)
+    assert report.ok, str(report)
+    for rank in range(num_ranks):
+        result.exported(rank).validate()
+    return result
+
+
+@pytest.mark.parametrize("decompose", [False, True], ids=["composite", "decomposed"])
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("name", CALLS)
+def test_same_numbers_over_cut_classes(name, num_ranks, decompose):
+    result = sharded(CALLS[name], num_ranks, torch.randn(6, 8), decompose=decompose)
+    # Outputs that carry the classes are gathered, as every rank returns the whole; nothing else that large is.
+    large = [c.kind for c in result.collectives if c.num_bytes >= 6 * 42 * 4]
+    assert large == (["all_gather"] if name in ("softmax", "log_softmax") else [])
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["argmax", "argmin", "max", "logsumexp"])
+def test_what_is_no_number(name, special):
+    class Data(nn.Module):
+        def __init__(self):
+            super().__init__()
+            x = torch.randn(5, 42)
+            x[1, 3], x[1, 7], x[2] = special, special, special
+            self.register_buffer("x", x)
+
+        def forward(self):
+            return CALLS[name](self.x)
+
+    exported = torch.export.export(Data(), ())
+    result = sw.shard(exported, mesh=2, plan={"x": sw.Shard(1)}, cost=BYTES_MATTER)
+    assert all(c.num_bytes < 5 * 42 * 4 for c in result.collectives)
+    report = sw.verify(result, exported, ())
+    assert report.ok, str(report)
+
+
+def test_a_gather_stays_where_it_is_cheaper():
+    result = sharded(CALLS["argmax"], 2, torch.randn(6, 8), cost=CostModel())
+    assert [c.kind for c in result.collectives] == ["all_gather"]
+
+
+def test_large_logits_are_not_gathered_by_default():
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(64, 32_000, bias=False)
+
+        def forward(self, x, target):
+            return F.cross_entropy(self.head(x).flatten(0, 1).float(), target.flatten())
+
+    with torch.device("meta"):
+        model, inputs = Loss(), (torch.empty(4, 512, 64), torch.empty(4, 512, dtype=torch.long))
+    exported = torch.export.export(model, inputs)
+    result = sw.shard(exported, mesh=8, plan={"head": "colwise"})
+    assert [(c.kind, c.num_bytes) for c in result.collectives] == [
+        ("all_reduce", 4 * 512 * 4),
+        ("all_reduce", 2 * 4 * 512 * 4),
+    ]
+
+
+def test_the_table_is_alphabetical():
+    assert list(EXPANSIONS) == sorted(EXPANSIONS)
