@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench ops clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,11 @@ format: $(READY)  ## Format the code
 
 bench: $(READY)  ## Measure sharding time against export time, and the growth with depth
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_llama
+
+ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/operators.md (an hour)
+	$(BIN)/python -m scorecard.sweep
+	$(BIN)/python -m scorecard.truth
+	$(BIN)/python -m scorecard.card
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis

@@ -81,6 +81,12 @@ def _judge_graph(exported: ExportedProgram, findings: Findings, where: str) -> N
     if any(n.target._schema.name in UNINITIALISED for n in calls):
         findings.undefined = True
         return
+    try:
+        with torch.no_grad():
+            exported.module()()
+    except Exception as error:  # noqa: BLE001 - an operator for another device, say
+        findings.unexported.append(f"{where}: the exported program itself cannot run: {_first_line(error)}")
+        return
     for num_ranks in RANKS:
         for plan in plans(exported, num_ranks):
             findings.pins += 1
@@ -97,10 +103,7 @@ def _judge_graph(exported: ExportedProgram, findings: Findings, where: str) -> N
             findings.fallbacks.update({f.op: f.reason for f in sharded.fallbacks})
             if not report.ok:
                 findings.wrong.append(f"{place}: {report.first_wrong or str(report).splitlines()[1]}")
-    try:
-        _Rules(exported.graph_module, findings, where).check(exported)
-    except RuntimeError as error:
-        findings.unexported.append(f"{where}: the exported program itself cannot run: {_first_line(error)}")
+    _Rules(exported.graph_module, findings, where).check(exported)
 
 
 def plans(exported: ExportedProgram, num_ranks: int) -> Iterator[dict[str, Any]]:

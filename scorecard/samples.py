@@ -10,6 +10,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 from torch.testing._internal import common_methods_invocations as databases
+from torch.testing._internal.common_modules import ModuleInfo, module_db
+from torch.testing._internal.hop_db import hop_db
 
 EVEN_SIZES = {"L": 24, "M": 12, "S": 4, "XS": 2}
 """Database sizes that divide by the rank counts; the database's own are 20, 10, 5 and 3."""
@@ -60,6 +62,37 @@ def database_sizes(*, even: bool) -> Iterator[None]:
     finally:
         for name, size in saved.items():
             setattr(databases, name, size)
+
+
+def cases() -> dict[str, Any]:
+    """Every entry of the databases by name: operators, ``module nn.Linear``, ``hop cond`` (a higher-order one)."""
+    found = operators()
+    for entry in module_db:
+        found[f"module {entry.name}"] = entry
+    for entry in hop_db:
+        variant = "" if entry.variant_test_name == "simple" else f".{entry.variant_test_name}"
+        found[f"hop {entry.name}{variant}"] = entry
+    return found
+
+
+def samples_of(entry: Any, limit: int) -> Iterator[Sample]:
+    """Sample programs of an entry of any database."""
+    return module_samples(entry, limit) if isinstance(entry, ModuleInfo) else operator_samples(entry, limit)
+
+
+def module_samples(entry: Any, limit: int) -> Iterator[Sample]:
+    """The first ``limit`` ways of building a module, in evaluation and in training, called on its sample inputs."""
+    for training in (False, True):
+        torch.manual_seed(0)
+        inputs = entry.module_inputs_func(
+            entry, device="cpu", dtype=torch.float32, requires_grad=False, training=training
+        )
+        usable = [one for one in inputs if one.forward_input is not None]
+        for number, one in enumerate(usable[:limit]):
+            built, given = one.constructor_input, one.forward_input
+            module = entry.module_cls(*built.args, **built.kwargs).train(training)
+            name = f"{'training' if training else 'evaluation'}, sample {number}"
+            yield Sample(name, Program(module, given.args, given.kwargs))
 
 
 def operators() -> dict[str, Any]:

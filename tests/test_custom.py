@@ -91,3 +91,51 @@ def test_names_and_notation_are_checked():
         sw.register_rule("scale_rows", "a -> a")
     with pytest.raises(sw.RuleError, match="exactly one '->'"):
         sw.register_rule("shardwright_tests::mix", "a b")
+
+
+GOLDEN = {
+    "mm": (torch.ops.aten.mm.default, [(4, 5), (5, 6)], "f0 f2, f2 f1 -> f0 f1"),
+    "addmm": (torch.ops.aten.addmm.default, [(6,), (4, 5), (5, 6)], "f0, f1 f2, f2 f0 -> f1 f0"),
+    "norm": (torch.ops.aten.layer_norm.default, [(4, 5), [5], (5,), (5,)], "f0 x1!, y0!, z0! -> f0 r01!"),
+    "largest": (torch.ops.aten.amax.default, [(4, 5), [1]], "f0 f1 -> f0"),
+    "scan": (torch.ops.aten.cumsum.default, [(4, 5), 1], "f0 x1! -> f0 r01!"),
+    "copies": (torch.ops.aten.repeat_interleave.self_int, [(4, 5), 3, 0], "f0 f1 -> (f0 f0r0!) f1"),
+    "sized": (torch.ops.aten.expand.default, [(4, 1, 5), [4, 7, 5]], "f0 x1! f1 -> f0 r01! f1"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_rules_are_discovered_by_running_operators(name, forget):
+    op, given, wanted = GOLDEN[name]
+    args = [torch.randn(a) if isinstance(a, tuple) else a for a in given]
+    found = sw.discover_rule(op, *args)
+    assert found.notation == wanted
+    # What is proposed passes the check that users' rules pass.
+    sw.register_rule(found.name, found.notation, **found.algebra)
+    forget(found.name)
+    assert sw.check_rule(op, *args) == []
+
+
+def test_what_a_discovered_rule_says_to_paste():
+    found = sw.discover_rule("aten::addmm", torch.randn(6), torch.randn(4, 5), torch.randn(5, 6))
+    assert str(found) == 'register_rule("aten::addmm", "f0, f1 f2, f2 f0 -> f1 f0", added=[0])'
+
+
+def test_nothing_is_discovered_where_no_dim_can_be_cut():
+    assert sw.discover_rule("aten::linalg_inv", torch.randn(4, 4)) is None
+    with pytest.raises(sw.RuleError, match="random or changes"):
+        sw.discover_rule("aten::bernoulli", torch.rand(4))
+
+
+def test_discovery_on_request_removes_a_gather(forget):
+    forget("shardwright_tests::scale_rows")
+    x = torch.randn(4, 8)
+    exported = torch.export.export(Model(), (x,))
+    before = sw.shard(exported, mesh=2, plan={"up": "colwise"})
+    assert [f.op for f in before.fallbacks] == ["shardwright_tests.scale_rows.default"]
+    after = sw.shard(exported, mesh=2, plan={"up": "colwise"}, discover=True)
+    assert after.fallbacks == []
+    assert [str(rule) for rule in after.discovered] == [
+        'register_rule("shardwright_tests::scale_rows", "f0 x1!, f0 -> f0 r01!, f0")'
+    ]
+    assert sw.verify(after, exported, (x,)).ok

@@ -104,3 +104,51 @@ def test_ranks_draw_the_numbers_the_original_drew():
     sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
     assert {f.op for f in sharded.fallbacks} == {"aten.randn.default", "aten.randn_like.default"}
     assert sw.verify(sharded, exported, (x,)).ok
+
+
+def test_numbers_read_off_a_tensor_are_of_the_whole():
+    class Counted(nn.Module):
+        def forward(self, x):
+            count = x.sum().item()
+            torch._check(count >= 0)
+            torch._check(count <= 64)
+            return torch.zeros(3) + count
+
+    x = torch.ones(16, 2, dtype=torch.int64)
+    exported = torch.export.export(Counted(), (x,))
+    sharded = sw.shard(exported, mesh=2, plan={}, inputs={"x": sw.Shard(0)})
+    assert len(sharded.collectives) == 1
+    assert sw.verify(sharded, exported, (x,)).ok
+
+
+class RaggedExperts(nn.Module):
+    """Rows grouped by expert, as many as the data says."""
+
+    def __init__(self):
+        super().__init__()
+        self.route, self.experts = nn.Linear(16, 4), nn.Parameter(torch.randn(4, 16, 16))
+
+    def forward(self, x):
+        chosen = self.route(x).topk(2, 1).indices
+        counts = torch.zeros(16, 4).scatter(1, chosen, 1).long().sum(0).tolist()
+        rows = x.repeat_interleave(2, 0).split(counts, 0)
+        return torch.cat([a @ b for a, b in zip(rows, self.experts, strict=True)], 0)
+
+
+@pytest.mark.parametrize("plan", [{"experts": sw.Shard(2)}, "auto"])
+def test_sizes_that_depend_on_the_data(plan):
+    x = torch.randn(16, 16)
+    exported = torch.export.export(RaggedExperts().eval(), (x,))
+    sharded = sw.shard(exported, mesh=2, plan=plan)
+    assert sw.verify(sharded, exported, (x,)).ok
+
+
+def test_a_view_of_a_piece_that_is_no_single_run():
+    class View(nn.Module):
+        def forward(self, x):
+            return x.view(-1, 8)
+
+    x = torch.randn(2, 8, 8, 8)
+    exported = torch.export.export(View(), (x,))
+    sharded = sw.shard(exported, mesh=8, plan={}, outputs=sw.Shard(0, sw.Blocks(parts=(64, 64))))
+    assert sw.verify(sharded, exported, (x,)).ok

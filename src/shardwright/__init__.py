@@ -1,7 +1,7 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
-from shardwright.custom import check_rule, register_rule
+from shardwright.custom import check_rule, discover_rule, register_rule
 from shardwright.errors import (
     AssignmentError,
     BudgetError,
@@ -42,6 +42,7 @@ __all__ = [
     "ShardedProgram",
     "ShardwrightError",
     "check_rule",
+    "discover_rule",
     "load",
     "rebind",
     "register_rule",

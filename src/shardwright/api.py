@@ -14,6 +14,7 @@ from shardwright.assign.assignment import Assignment, Pins, assign_layouts
 from shardwright.assign.cost import CostModel
 from shardwright.assign.steps import ModuleBoundary
 from shardwright.budget import check_budget
+from shardwright.custom import register_discovered
 from shardwright.errors import Finding, PlanError, ShardwrightError, near_misses, raise_findings
 from shardwright.layout import Layout
 from shardwright.mesh import Mesh
@@ -36,6 +37,7 @@ def shard(
     cost: CostModel | None = None,
     slack: float = 0.1,
     time_limit_s: float = 60.0,
+    discover: bool = False,
 ) -> ShardedProgram:
     """Shard an exported program over a mesh. No process group, device or weight data is needed.
 
@@ -45,7 +47,9 @@ def shard(
     ``inputs``: layouts by input name; absent: every rank gets the whole input. ``outputs``: one layout for all outputs,
     or a mapping from position or name; absent: every rank returns the whole output. On a mesh of several axes both are
     mappings from axis names. ``budget``: the most collectives of each kind; any kind not named is then forbidden.
-    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable.
+    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable. ``discover``: propose and
+    use rules for operators that have none, found by running them on samples (`ShardedProgram.discovered` holds them as
+    text to paste); what is found so is a proposal, so verify the result.
 
     Raises `PlanError` (everything wrong with the plan), `ProgramError`, `AssignmentError`, `BudgetError`.
 
@@ -54,6 +58,7 @@ def shard(
     """
     axes = Mesh.of(mesh)
     program = read(exported)
+    discovered = register_discovered(program) if discover else []
     plans = _per_axis(plan, axes, "plan")
     all_inputs, all_outputs = _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs")
     passes = []
@@ -68,7 +73,7 @@ def shard(
 
         keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
         passes.append(AxisPass(axis, assign, keys))
-    sharded = ShardedProgram(program, axes, passes, plan=plan)
+    sharded = ShardedProgram(program, axes, passes, plan=plan, discovered=discovered)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
     _ = sharded.assignments
     check_budget(sharded, budget)

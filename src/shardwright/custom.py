@@ -1,14 +1,18 @@
-"""Rules for a user's own operators, in the same notation as ours, and a check of them against the operator."""
+"""Rules for a user's own operators, in the same notation as ours: registered, checked and discovered."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.errors import RuleError, near_misses
+from shardwright.program import Program
 from shardwright.rules import REGISTRY
-from shardwright.rules.call import make_call
+from shardwright.rules.call import make_call, map_values
 from shardwright.rules.check import check_strategies
+from shardwright.rules.discover import REFUSALS, Discovery, discover, is_discoverable
 from shardwright.rules.registry import Entry, einsum
 
 
@@ -62,6 +66,72 @@ def check_rule(
         found = check_strategies(rule, op, args, kwargs, num_ranks=count, tolerance=tolerance)
         problems += [f"{count} ranks: {problem}" for problem in found]
     return problems
+
+
+def discover_rule(op: Any, *args: Any, **kwargs: Any) -> Discovery | None:
+    """Propose a rule for an operator by running it on cut samples; nothing is registered.
+
+    ``op``: an operator overload or its name. ``args``, ``kwargs``: sample arguments; take dims of three or more, all
+    of different sizes where the operator allows. The result prints as the `register_rule` call to
+    paste. None when no dim can be cut. What is found holds for the samples: it is a proposal to be read, not a proof.
+    Raises `RuleError` for an operator that is random or changes its arguments.
+
+    >>> print(discover_rule("mylib::scale", torch.randn(4, 6), torch.randn(6)))
+    register_rule("mylib::scale", "f0 f1, f1 -> f0 f1", linear=[[0], [1]])
+    """
+    if isinstance(op, str):
+        op = _operator(op)
+    if isinstance(op, torch._ops.OpOverloadPacket):
+        op = getattr(op, op.overloads()[0])
+    if not is_discoverable(op):
+        raise RuleError(
+            f"{op} is random or changes its arguments, so running it on pieces shows nothing\n"
+            "  try: write its rule by hand (shardwright.register_rule)"
+        )
+    return discover(op, args, kwargs)
+
+
+def register_discovered(program: Program) -> list[Discovery]:
+    """Discover and register rules for the operators of a program that have none; those that were found, in order.
+
+    Samples are drawn from the program's own shapes, the same on every rank. What is registered stays for the process,
+    so a second program does not search again.
+    """
+    found = []
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not hasattr(node.target, "_schema"):
+            continue
+        if REGISTRY.entry(node.target) is not None or not is_discoverable(node.target):
+            continue
+        sample = _sample(node)
+        rule = discover(node.target, *sample) if sample is not None else None
+        if rule is not None:
+            register_rule(rule.name, rule.notation, **rule.algebra)
+            found.append(rule)
+    return found
+
+
+def _sample(node: fx.Node) -> tuple[Any, Any] | None:
+    """Arguments of the shapes a node has: floats drawn from a normal distribution, small integers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            value = value.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            return value
+        shape = tuple(int(size) for size in value.shape)
+        if value.is_floating_point() or value.is_complex():
+            return torch.randn(shape, generator=generator, dtype=torch.float32).to(value.dtype)
+        return torch.randint(0, 2, shape, generator=generator).to(value.dtype)
+
+    try:
+        args, kwargs = map_values((tuple(node.args), dict(node.kwargs)), draw)
+        node.target(*args, **kwargs)  # type: ignore[operator]
+    except (*REFUSALS, GuardOnDataDependentSymNode):
+        # No sample could be drawn that it takes: it stays without a rule, and is reported so.
+        return None
+    return args, kwargs
 
 
 def _operator(name: str) -> Any:

@@ -356,7 +356,9 @@ def size_hint(size: Size, fake_mode: Any, *, unknown: int = 1024) -> int:
     if isinstance(size, int):
         return size
     env = getattr(fake_mode, "shape_env", None)
-    values: Mapping[Any, Any] = getattr(env, "backed_var_to_val", None) or getattr(env, "var_to_val", None) or {}
+    # The newer name first: asking for the older one warns.
+    name = "backed_var_to_val" if hasattr(env, "backed_var_to_val") else "var_to_val"
+    values: Mapping[Any, Any] = getattr(env, name, None) or {}
     hinted = sympy.sympify(size).xreplace({s: values[s] for s in sympy.sympify(size).free_symbols if s in values})
     hinted = hinted.xreplace(dict.fromkeys(hinted.free_symbols, sympy.Integer(unknown)))
     return int(hinted)

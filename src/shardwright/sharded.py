@@ -15,6 +15,7 @@ from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.partition import Collective, lower, partition
 from shardwright.program import Program, write
+from shardwright.rules.discover import Discovery
 from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
 
 
@@ -46,8 +47,18 @@ class AxisPass:
 class ShardedProgram:
     """The result of `shardwright.shard`. Nothing is computed for a rank before it is asked for."""
 
-    def __init__(self, program: Program, mesh: Mesh, passes: Sequence[AxisPass], *, plan: Any = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        mesh: Mesh,
+        passes: Sequence[AxisPass],
+        *,
+        plan: Any = None,
+        discovered: Sequence[Discovery] = (),
+    ) -> None:
         self.program, self.mesh, self.passes, self.plan = program, mesh, list(passes), plan
+        self.discovered = list(discovered)
+        """Rules that were found by running operators; each prints as the call that registers it."""
         self._partitioned: dict[tuple[int, ...], tuple[Program, list[Collective]]] = {}
         self._simulation: Simulation | None = None
 

@@ -328,7 +328,7 @@ class _Builder:
             value = maker.vals[result] if result < len(maker.vals) else None
             if value is None:
                 continue
-            solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.vals or self._is_output(r[0]))
+            solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.kind != "sizes")
             if solvable:
                 num_bytes = self._elements(value) * value.element_size()
                 flags = {"is_bool": value.dtype == torch.bool, "is_weight": self._is_parameter(maker)}
@@ -339,9 +339,6 @@ class _Builder:
     def _is_parameter(self, step: Step) -> bool:
         item = self.kinds.get(step.node.name) if step.kind == "input" else None
         return item is not None and item.kind.name == "PARAMETER"
-
-    def _is_output(self, site: int) -> bool:
-        return self.folded.sites[site].step.kind == "output"
 
     def _elements(self, value: torch.Tensor) -> int:
         return math.prod(size_hint(size, self.fake_mode) for size in tensor_meta(value).shape)

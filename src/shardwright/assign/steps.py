@@ -19,6 +19,18 @@ from shardwright.layout import Layout
 from shardwright.program import Program, module_stack
 from shardwright.rules.call import bind_arguments, leaves
 
+aten = torch.ops.aten
+
+_SIZES = (
+    aten._assert_tensor_metadata.default,
+    aten.sym_is_contiguous.default,
+    aten.sym_numel.default,
+    aten.sym_size.int,
+    aten.sym_storage_offset.default,
+    aten.sym_stride.int,
+)
+"""Operators that read what a tensor is like, which every layout knows, and not its data."""
+
 Value = tuple[int, int]
 """(step number, result number)."""
 
@@ -39,7 +51,10 @@ class ModuleBoundary:
 
 @dataclass(slots=True)
 class Step:
-    """One step. ``kind``: input, call, output, constraint, or plain (no tensors)."""
+    """One step. ``kind``: input, call, output, constraint, sizes (of a tensor, not its data), or plain (no tensors).
+
+    A call whose result is no tensor (``item``) reads data, and all of it.
+    """
 
     index: int
     kind: str
@@ -92,7 +107,8 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
             reads = (
                 tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
             )
-            steps.items.append(Step(len(steps.items), "call" if reads else "plain", node, reads))
+            kind = "plain" if not reads else "sizes" if node.target in _SIZES else "call"
+            steps.items.append(Step(len(steps.items), kind, node, reads))
             continue
         reads = tuple(constraints.entering(node, a) for a in operand_nodes(node))
         kind = "input" if node.op == "placeholder" else "call" if node.op == "call_function" else "input"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor  # private: the only constructor of metadata without storage
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.rules.call import leaves, map_values
 
@@ -100,6 +101,14 @@ class Emitter:
         if not isinstance(value, FakeTensor):
             return value
         return fake_like(self.fake_mode, value)
+
+
+def is_dense(node: fx.Node) -> bool:
+    """Whether a value is contiguous in memory; no, where that depends on sizes that are not known yet."""
+    try:
+        return bool(node.meta["val"].is_contiguous())
+    except GuardOnDataDependentSymNode:
+        return False
 
 
 def fake_like(fake_mode: Any, value: torch.Tensor) -> torch.Tensor:

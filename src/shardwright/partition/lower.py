@@ -14,7 +14,7 @@ from torch import fx
 
 from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
 from shardwright.layout import Cut
-from shardwright.partition.emit import Emitter
+from shardwright.partition.emit import Emitter, is_dense
 from shardwright.program import Program
 
 aten = torch.ops.aten
@@ -165,7 +165,7 @@ def _pad(emit: Emitter, x: fx.Node, dim: int, amount: int) -> fx.Node:
 
 def _dense(emit: Emitter, x: Any) -> fx.Node:
     """``x`` itself when it is contiguous, else a contiguous copy: the collectives read raw memory."""
-    if x.meta["val"].is_contiguous():
+    if is_dense(x):
         return x
     return emit.call(aten.clone.default, x, memory_format=torch.contiguous_format)
 

@@ -21,7 +21,7 @@ from shardwright.errors import RuleError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, local_shape
 from shardwright.partition.causes import explain
 from shardwright.partition.collectives import Collective
-from shardwright.partition.emit import Emitter, fake_like
+from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.reshard import reshard
 from shardwright.program import Input, Program, Weight, describe, module_path, source_line
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
@@ -54,7 +54,7 @@ class GraphLocal:
 
     def is_dense(self, value: fx.Node) -> bool:
         """Whether a local tensor is contiguous."""
-        return value.meta["val"].is_contiguous()
+        return is_dense(value)
 
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
         """A constant of the program: this rank's number, so that the code is the same on all ranks."""
@@ -151,7 +151,7 @@ class _Walk:
         found = set()
         for step in self.assignment.steps.items:
             strategy = self.assignment.strategies[step.index]
-            if strategy is None or (step.kind == "call" and not step.vals):
+            if strategy is None or step.kind == "sizes":
                 continue
             found.update(v for v, layout in zip(step.reads, strategy.operands, strict=False) if layout == REPLICATE)
         return found
@@ -163,8 +163,10 @@ class _Walk:
             wanted = self._strategy(step).operands[0]
             node = self.get(step.reads[0], wanted, step)
             self.made[(step.index, 0)] = {wanted: node}
-        elif step.kind == "plain" or not step.vals:
+        elif step.kind in ("plain", "sizes"):
             self._write_plain(step)
+        elif not step.vals:
+            self._write_reader(step)
         else:
             self._write_call(step)
 
@@ -211,6 +213,13 @@ class _Walk:
         if node.target is torch.ops.aten._assert_tensor_metadata.default and not _asserts_sizes(node):
             return
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: layouts[n][1] if n in layouts else self.env[n])
+        self.env[node] = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
+
+    def _write_reader(self, step: Step) -> None:
+        """A call that makes a number of a tensor's data: of the whole tensor, on every rank."""
+        node = step.node
+        whole = {s: self.get(v, REPLICATE, step) for s, v in zip(operand_nodes(node), step.reads, strict=True)}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: whole[n] if n in whole else self.env[n])
         self.env[node] = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
 
     def _size(self, node: fx.Node, layout: Layout, local: fx.Node) -> fx.Node:

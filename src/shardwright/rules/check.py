@@ -130,8 +130,10 @@ def check_strategies(
             if isinstance(whole, torch.Tensor):
                 # Summands may cancel: their rounding is measured against themselves.
                 summed = [_scale(t) for t, one in zip(tensors, strategy.operands, strict=True) if one == Partial("sum")]
-                allowed = tolerance * max([_scale(whole), *summed])
-                problem = _compare(whole, [rank[index] for rank in ranks], layout, tolerance, allowed)
+                # A few digits of the type itself, where it has fewer than the tolerance asks for.
+                relative = max(tolerance, 4 * torch.finfo(whole.dtype).eps if whole.is_floating_point() else 0.0)
+                allowed = relative * max([_scale(whole), *summed])
+                problem = _compare(whole, [rank[index] for rank in ranks], layout, relative, allowed)
                 if problem:
                     problems.append(f"{_spell(strategy)}: result {index} {problem}")
     return problems

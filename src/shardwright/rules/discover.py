@@ -57,6 +57,11 @@ class Discovery:
     reduce: str = "sum"
     size_arg: str | None = None
 
+    @property
+    def algebra(self) -> dict[str, Any]:
+        """The keyword arguments of `shardwright.register_rule`."""
+        return {"linear": self.linear, "added": self.added, "reduce": self.reduce, "size_arg": self.size_arg}
+
     def __str__(self) -> str:
         extra = [f", linear={[list(group) for group in self.linear]}"] if self.linear else []
         extra += [f", added={list(self.added)}"] if self.added else []
@@ -112,6 +117,14 @@ class _Sample:
         return [n for n, v in self.arguments.items() if isinstance(v, (list, tuple)) and list(v) == shape]
 
 
+def is_discoverable(op: Any) -> bool:
+    """Whether an operator is a function of its arguments: not random, nothing changed in place, tensors in and out."""
+    schema = op._schema
+    takes = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    gives = bool(schema.returns) and all("Tensor" in str(one.type) for one in schema.returns)
+    return takes and gives and not schema.is_mutable and torch.Tag.nondeterministic_seeded not in op.tags
+
+
 def discover(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Discovery | None:
     """The rule that an operator's behaviour on this sample suggests; None when no dim can be cut.
 
@@ -135,7 +148,10 @@ def cuts(sample: _Sample) -> list[Found]:
     samples = [one for one in (sample, sample.redrawn()) if one is not None]
     found = []
     for places in _combinations(sample):
-        outcomes = [_outcome(one, places, count) for one in samples for count in _RANKS]
+        size = sample.operands[places[0][0]].shape[places[0][1]]
+        # Ranks without a piece show nothing: many operators refuse empty tensors.
+        counts = [count for count in _RANKS if Cut.even(size, count).local_size(count - 1)]
+        outcomes = [_outcome(one, places, count) for one in samples for count in counts]
         first = outcomes[0]
         if first is not None and all(outcome == first for outcome in outcomes):
             found.append(first)
@@ -255,7 +271,9 @@ def _spell(sample: _Sample, found: Sequence[Found]) -> Discovery:
         ends = [(i, result) for i, result in enumerate(one.results) if isinstance(result, int)]
         places = {("operand", *place) for place in one.operands} | {("result", *end) for end in ends}
         reductions = {r for f in (*kept, one) for r in f.results if isinstance(r, str)}
-        if places & taken or "whole" in reductions or len(reductions) > 1:
+        # Notation cannot say that one result carries a factor and another reduces it.
+        is_mixed = bool(ends) and len(ends) < len(one.results)
+        if places & taken or "whole" in reductions or len(reductions) > 1 or is_mixed:
             continue
         taken |= places
         name = f"f{len(kept)}"
