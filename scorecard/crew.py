@@ -1,6 +1,7 @@
 """Worker processes for checks that may kill the process they run in; each task's answer as it comes."""
 
 import multiprocessing
+import os
 import resource
 import signal
 import time
@@ -60,7 +61,11 @@ def _work(tasks: Any, answers: Any, task: Callable[[str], Answer]) -> None:
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, _out_of_time)
+    parent = os.getppid()
     for name in iter(tasks.get, None):
+        if os.getppid() != parent:
+            # Whoever asked is gone.
+            return
         answers.put(("started", name))
         signal.alarm(SECONDS)
         try:

@@ -84,3 +84,22 @@ def test_the_automatic_plan_shards_and_matches(kind):
             assert counts.total() <= 2 * 2 + 3
         if kind in PARALLEL:
             assert counts.total() <= 1 * 2 + 3
+
+
+def test_weights_that_nothing_reads_are_stored_cut():
+    class TwoTowers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unread = nn.Linear(256, 256)
+            self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+        def forward(self, x):
+            return self.down(self.up(x).relu())
+
+    x = torch.randn(4, 16)
+    exported = torch.export.export(TwoTowers(), (x,))
+    sharded = sw.shard(exported, mesh=2)
+    share = {w.name: w.rank_bytes[0] / w.num_bytes for w in sharded.weights if len(w.shape) == 2}
+    assert share == {"unread.weight": 0.5, "up.weight": 0.5, "down.weight": 0.5}
+    assert sw.verify(sharded, exported, (x,)).ok
+    sharded.exported(1).validate()

@@ -16,7 +16,7 @@ from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, s
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
-from shardwright.layout import REPLICATE, Layout, Partial, Shard, resolve
+from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, resolve
 from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values, tensor_meta
@@ -161,6 +161,7 @@ class _Builder:
         self.free_state = self._free_state()
         pinned = {s.index: layout for s in folded.sites if (layout := self._pinned(s)) is not None}
         self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks, self._seeds)
+        self.read = {source for site in folded.sites for sources in site.reads for source, _ in sources}
         self.strategies = [self._strategies(site) for site in folded.sites]
         self._add_input_strategies()
 
@@ -303,6 +304,11 @@ class _Builder:
         value = site.step.vals[0]
         cuts = self.candidates.layouts((site.index, 0), value.dim())
         options: list[Layout] = [REPLICATE, *cuts]
+        if site.index not in self.read:
+            # Nothing reads it (a tower that the example never enters), so any cut of it costs nothing.
+            longest = max(range(value.dim()), key=lambda dim: size_hint(value.shape[dim], self.fake_mode), default=None)
+            if longest is not None and isinstance(size := value.shape[longest], int) and size >= self.num_ranks:
+                options = [Shard(longest, Cut.even(size, self.num_ranks))]
         if not is_mutated and value.is_floating_point() and Partial() in wanted.get(site.index, {}):
             options.append(Partial())
         if site.step.node.name in self.pins.free_cut:
@@ -351,6 +357,9 @@ class _Builder:
         if step.kind == "input" and (item := self.kinds.get(step.node.name)) is not None and item.is_state:
             total = self._elements(step.vals[0]) * step.vals[0].element_size()
             weight_bytes = [math.ceil(total * share(s.results[0])) for s in strategies]
+            if len(strategies) == 1 and site.index not in self.read:
+                # It is stored cut whatever the others are, and its bytes shall not loosen the bound on theirs.
+                weight_bytes = [0]
         elif step.kind == "call" and step.vals:
             products = 0
             if rule is not None and rule.reduces and not any(t.is_sum for dims in rule.operands for t in dims):
