@@ -84,7 +84,7 @@ def compare(op: Any, args: Sequence[Any], kwargs: dict[str, Any], found: Compari
     valid = _valid(op, args, kwargs, wanted, options, outputs, len(results))
     shapes = [tuple(t.shape) for t in tensors], [tuple(r.shape) for r in results]
     valid = {truth.normalize_combo_key(key, *shapes) for key in valid}
-    valid = {key for key in valid if any(p != "R" for p in key[0])}
+    valid = {key for key in valid if any(p != "R" for p in key[0]) and not _is_trivial(key, valid, results[0])}
     ours = {truth.normalize_combo_key(key, *shapes) for key in ours}
     ours = {key for key in ours if any(p != "R" for p in key[0])}
     found.valid += len(valid)
@@ -94,6 +94,14 @@ def compare(op: Any, args: Sequence[Any], kwargs: dict[str, Any], found: Compari
     if extra and rule is not None:
         found.localized += len(extra)
         found.unsound += check_strategies(rule, op, args, kwargs, num_ranks=RANKS)
+
+
+def _is_trivial(key: Combination, valid: set[Combination], result: torch.Tensor) -> bool:
+    """A maximum of equal values, which is the value; or a reduction of truth values, which collectives do not know."""
+    operands, results = key
+    if all(p.startswith("P") for p in results) and result.dtype == torch.bool:
+        return True
+    return results[0] in ("P(max)", "P(min)") and (operands, ("R",) * len(results)) in valid
 
 
 def _placements(tensor: torch.Tensor) -> list[Any]:

@@ -376,3 +376,18 @@ def test_every_run_finds_the_same_program():
         run = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True)
         texts.add(run.stdout)
     assert len(texts) == 1
+
+
+def test_an_answer_that_is_not_proven_the_best_is_a_warning(monkeypatch):
+    from shardwright.assign import milp
+
+    solved = milp._Model.minimize
+
+    def stopped(self, cost):
+        value, chosen, _ = solved(self, cost)
+        return value, chosen, 0.25
+
+    monkeypatch.setattr(milp._Model, "minimize", stopped)
+    with pytest.warns(UserWarning, match=r"may cost up to 25% more than the best"):
+        sharded = sw.shard(torch.export.export(redraw(Decoder()), (IDS,)), mesh=2)
+    assert sharded.gap == 0.25

@@ -4,6 +4,7 @@
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from shardwright.plan import ResolvedPlan, TensorInfo, read_plan, resolve_plan
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
 from shardwright.sharded import AxisPass, ShardedProgram
+
+GAP_WORTH_SAYING = 1e-3
+"""A proven gap above this share of the cost is a warning."""
 
 PlanLike = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -51,7 +55,8 @@ def shard(
     use rules for operators that have none, found by running them on samples (`ShardedProgram.discovered` holds them as
     text to paste); what is found so is a proposal, so verify the result.
 
-    Raises `PlanError` (everything wrong with the plan), `ProgramError`, `AssignmentError`, `BudgetError`.
+    Warns when the solver's time limit ends it before its answer is proven the best (`ShardedProgram.gap`). Raises
+    `PlanError` (everything wrong with the plan), `ProgramError`, `AssignmentError`, `BudgetError`.
 
     >>> sharded = shard(exported, mesh=4, plan={"layers.*.mlp.up": "colwise", "layers.*.mlp.down": "rowwise"})
     >>> sharded.exported(rank=0)            # an ExportedProgram
@@ -75,7 +80,12 @@ def shard(
         passes.append(AxisPass(axis, assign, keys))
     sharded = ShardedProgram(program, axes, passes, plan=plan, discovered=discovered)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
-    _ = sharded.assignments
+    if sharded.gap > GAP_WORTH_SAYING:
+        warnings.warn(
+            f"the solver stopped after {time_limit_s:.0f} s; its answer may cost up to {sharded.gap:.0%} more than the "
+            "best one\n  try: a longer time_limit_s, or a plan that pins more tensors",
+            stacklevel=2,
+        )
     check_budget(sharded, budget)
     return sharded
 

@@ -96,6 +96,11 @@ class ShardedProgram:
         return found
 
     @property
+    def gap(self) -> float:
+        """How far from the optimum the assignment may be, as a share of its cost: 0 unless the time limit ended it."""
+        return max((a.solution.gap for a in self.assignments.values()), default=0.0)
+
+    @property
     def collectives(self) -> list[Collective]:
         """Every collective of the program, in order, with its cause."""
         return self._partition((0,) * len(self.passes))[1]

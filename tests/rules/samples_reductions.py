@@ -60,7 +60,11 @@ SAMPLES = {
         (aten.norm.ScalarOpt_dim_dtype, (t(4, 8), 2.0, [1], False), {"dtype": torch.float64})
     ],
     "aten::norm.ScalarOpt_dtype": [(aten.norm.ScalarOpt_dtype, (t(4, 8), 2.0), {"dtype": torch.float64})],
-    "aten::prod": [*unary(aten.prod.default), *along(aten.prod.dim_int)],
+    "aten::prod": [
+        # Near one, as the product of many is zero otherwise.
+        *((aten.prod.default, (1 + 0.1 * t(*shape),), {}) for shape in SHAPES),
+        *along(aten.prod.dim_int),
+    ],
     "aten::quantile": [
         (aten.quantile.scalar, (t(4, 8), 0.3), {}),
         (aten.quantile.default, (t(4, 8), torch.tensor([0.3, 0.5, 0.9]), 1, True), {}),
