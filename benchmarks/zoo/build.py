@@ -5,7 +5,7 @@ import math
 import torch
 
 from benchmarks.zoo.inputs import InputsUnknownError, candidates
-from benchmarks.zoo.recipe import LEVELS, shrink
+from benchmarks.zoo.recipe import LEVELS, as_decoder, shrink
 
 MOST_PARAMETERS = 60_000_000
 
@@ -34,7 +34,23 @@ def build(kind):
                 met.append(f"{level}, {label}: {problem}")
                 continue
             return model, inputs, {"level": level, "attention": attention, "inputs": label}
+    if problem := _default_problem(kind):
+        raise NotBuildableError(f"nor does the default config: {problem}")
     raise NotBuildableError(" | ".join(dict.fromkeys(met)))
+
+
+def _default_problem(kind):
+    """What the class's own default config meets, on the meta device."""
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
+
+    auto = AutoModelForCausalLM if kind.group == "causal" else AutoModel
+    try:
+        with torch.device("meta"):
+            config = CONFIG_MAPPING[kind.name]()
+            auto.from_config(as_decoder(config) if kind.group == "causal" else config)
+    except Exception as error:  # noqa: BLE001 - whatever a config or model class raises is the finding
+        return _say(error)
+    return ""
 
 
 def _inputs(model, met, level):
@@ -50,6 +66,8 @@ def _model(kind, level):
 
     auto = AutoModelForCausalLM if kind.group == "causal" else AutoModel
     config = shrink(CONFIG_MAPPING[kind.name], level)
+    if kind.group == "causal":
+        config = as_decoder(config)
     with torch.device("meta"):
         size = sum(p.numel() for p in auto.from_config(config).parameters())
     if size > MOST_PARAMETERS:

@@ -42,14 +42,12 @@ def measure(kind, runs, emit):
         emit({"verdict": "not exportable", "reason": say(error), **facts})
         return
     facts |= {"export_s": _since(start), "nodes": len(exported.graph.nodes)}
-    source = dict(model.tp_plan or {}) if hasattr(model, "tp_plan") else {}
     for run in runs:
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
         if run.plan == "hf" and not model.config.base_model_tp_plan:
             emit({"verdict": "no plan", "run": (run.plan, run.num_ranks)})
             continue
-        plan = source if run.plan == "hf" else "auto"
-        emit({**one_run(model, exported, inputs, plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
+        emit({**one_run(model, exported, inputs, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
 
 
 def export(model, inputs):

@@ -36,14 +36,17 @@ DEPTH = (
     (r"(\w+_)?(max_position_embeddings|max_target_positions|max_seq_len|n_positions|n_ctx|max_sequence_length)", 64),
     (r"num_queries|num_query_tokens|num_latents|num_proposals|two_stage_num_proposals", 8),
     (r"index_topk|index_topk_blocks", 8),
+    (r"index_kpool|index_block_size", 4),
+    (r"prediction_length", 4),
+    (r"context_size", 16),
     (r"(mamba_)?chunk_size|mamba_chunk_size", 4),
 )
 WIDTHS = (
     (r"mamba_headdim|mamba_d_head|mamba_head_dim", 16),
     (r"(\w+_)?(head_dim|d_kv|d_head|kv_channels|attention_head_size|dim_head|v_head_dim)", 8),
     (r"qk_nope_head_dim|index_head_dim|linear_(key|value)_head_dim", 8),
-    (r"qk_rope_head_dim", 4),
-    (r"qk_head_dim", 12),
+    (r"qk_rope_head_dim", 8),
+    (r"qk_head_dim", 16),
     (r"rotary_dim", 4),
     (r"q_lora_rank|kv_lora_rank|o_lora_rank|\w*_rank|time_step_rank|mamba_dt_rank", 16),
     (KEY_VALUE_HEADS, 4),
@@ -69,9 +72,19 @@ WIDTHS = (
     ),
     (r"(\w+_)?out_hidden_size|output_dim|d_embed|dim|input_embedding_size|output_embedding_size", 64),
     (r"query_pre_attn_scalar", 8),
+    (r"condition_dim|upsample_groups", 64),
     (r"sliding_window\w*|attention_window\w*|attention_chunk_size|local_attention|window_size", 4),
 )
-FILLED = frozenset({"head_dim", "num_key_value_heads"})
+FILLED = frozenset(
+    {
+        "prediction_length",
+        "head_dim",
+        "num_key_value_heads",
+        "n_routed_experts",
+        "n_shared_experts",
+        "num_experts_per_tok",
+    }
+)
 """Sizes that a class may leave open and that are given all the same: checkpoints of such classes have them."""
 
 TABLES = {
@@ -114,13 +127,22 @@ def _changes(config, level):
             if size is not None and (value is None or value > size or (value > 2 and re.fullmatch(HEADS, name))):
                 changed[name] = size
     changed |= _layer_lists(values)
+    changed |= _repeats(values)
     changed |= _state_heads(values, changed)
-    changed |= _stages(values)
+    changed |= _stages(values | changed)
+    changed |= _rope(values | changed)
     changed |= _image(values)
     changed |= _token_ids(values, changed)
     if "use_cache" in values:
         changed["use_cache"] = False
     return changed
+
+
+def as_decoder(config):
+    """Encoders that have a causal head use it as decoders only."""
+    if getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
+        config.is_decoder = True
+    return config
 
 
 def _size(name, table):
@@ -155,6 +177,35 @@ def _layer_lists(values):
     return found | {count: len(chosen)}
 
 
+def _repeats(values):
+    """Lists of [kinds, repeats] pairs name each layer's kind: every pair once."""
+    return {
+        name: [[kinds, 1] for kinds, _ in value]
+        for name, value in values.items()
+        if isinstance(value, list) and value and all(_is_repeat(pair) for pair in value)
+    }
+
+
+def _is_repeat(pair):
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], list) and type(pair[1]) is int
+
+
+def _rope(values):
+    """Multi-dimensional rotary embeddings say how many frequencies each dim gets: as many as the small head has."""
+    rope, heads = values.get("rope_parameters"), values.get("num_attention_heads")
+    width = values.get("head_dim") or (values.get("hidden_size") or 0) // heads if isinstance(heads, int) else None
+    if not isinstance(rope, dict) or not width:
+        return {}
+    section = rope.get("mrope_section")
+    if not section or sum(section) * 2 <= width:
+        return {}
+    share = max(width // 2 // (len(section) + 1), 1)
+    return {
+        "rope_parameters": rope
+        | {"mrope_section": [width // 2 - share * (len(section) - 1)] + [share] * (len(section) - 1)}
+    }
+
+
 def _state_heads(values, changed):
     """Heads of a state-space layer fill its expanded width."""
     expand = next((values[n] for n in ("expand", "mamba_expand") if isinstance(values.get(n), int)), None)
@@ -166,10 +217,10 @@ def _state_heads(values, changed):
 
 
 def _image(values):
-    """Four patches a side."""
+    """Four patches a side, or sixteen where stages merge them."""
     size, patch = values.get("image_size"), values.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int):
-        return {"image_size": 4 * patch}
+        return {"image_size": min(size, (16 if "depths" in values else 4) * patch)}
     return {}
 
 
