@@ -71,13 +71,17 @@ def move_inside(plan: Mapping[str, Any], modules: Iterable[str], tensors: Iterab
 
 
 def find_prefix(part: Part, names: list[str]) -> str:
-    """What to put in front of a part's keys (empty, or ending in a dot) so that the most of them match."""
-    counts = {"": sum(bool(matches(key, names)) for key in part.entries)}
+    """What to put in front of a part's keys (empty, or ending in a dot) so that the most of them match.
+
+    Keys that match as they stand count for every prefix.
+    """
+    standing = {key for key in part.entries if matches(key, names)}
+    counts = {"": len(standing)}
     for prefix in sorted({p for name in names for p in _prefixes(name)}, key=lambda p: (p.count("."), p)):
         inside = [name for name in names if name.startswith(prefix)]
-        counts[prefix] = sum(bool(matches(prefix + key, inside)) for key in part.entries)
+        counts[prefix] = len(standing | {key for key in part.entries if matches(prefix + key, inside)})
     most = max(counts.values())
-    best = [prefix for prefix, count in counts.items() if count == most]
+    best = [prefix for prefix, count in counts.items() if count == most]  # the empty prefix comes first
     if most == 0:
         raise PlanError(
             f"no entry of the plan from {part.origin} matches a module or tensor of the program\n"
