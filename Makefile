@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench zoo clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,10 @@ format: $(READY)  ## Format the code
 
 bench: $(READY)  ## Measure sharding time against export time, and the growth with depth
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_llama
+
+zoo: $(READY)  ## Shard every model type of transformers and write docs/models.md (hours; resumes)
+	$(BIN)/python -m benchmarks.zoo.run
+	$(BIN)/python -m benchmarks.zoo.card
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis

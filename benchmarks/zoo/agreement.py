@@ -12,11 +12,14 @@ def compare(auto, maintained):
         mine, other = str(next(iter(ours[name].layouts.values()))), str(next(iter(weight.layouts.values())))
         if mine != other:
             differ.setdefault(generalize(name), [mine, other])
-    equal = sum(str(ours[n].layouts) == str(w.layouts) for n, w in theirs.items())
+    equal = [name for name, w in theirs.items() if str(ours[name].layouts) == str(w.layouts)]
+    named = [name for name, w in theirs.items() if w.plan_key]
     return {
         "agreement": {
-            "equal": equal,
+            "equal": len(equal),
             "of": len(theirs),
+            "named_equal": len([name for name in named if name in equal]),
+            "named": len(named),
             "differ": differ,
             "auto_bytes": sum(c.num_bytes for c in auto.collectives),
             "hf_bytes": sum(c.num_bytes for c in maintained.collectives),

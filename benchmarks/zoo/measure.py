@@ -33,7 +33,8 @@ def measure(kind, runs, emit):
     except NotBuildableError as error:
         emit({"verdict": "not buildable", "reason": str(error)})
         return
-    facts = {**how, "parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
+    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+    facts = {**how, **versions, "parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
     emit({"stage": "export", **facts})
     start = time.perf_counter()
     try:
@@ -98,15 +99,29 @@ def in_double(model, inputs, plan, num_ranks):
 
 
 def describe(sharded):
-    """Weight bytes on the busiest rank, collectives and fallbacks."""
-    whole = sum(w.num_bytes for w in sharded.weights)
-    busiest = max(sum(w.rank_bytes[r] for w in sharded.weights) for r in range(sharded.mesh.num_ranks))
+    """Weight bytes on the busiest rank, collectives and fallbacks.
+
+    ``share_used`` counts the weights that the program reads; ``share`` all of them.
+    """
+    read = {item.target for item in sharded.program.inputs if item.is_state and item.name in _read(sharded.program)}
     return {
-        "share": round(busiest / max(whole, 1), 4),
+        "share": _share(sharded, sharded.weights),
+        "share_used": _share(sharded, [w for w in sharded.weights if w.name in read]),
         "collectives": dict(sorted(Counter(c.kind for c in sharded.collectives).items())),
         "collective_bytes": sum(c.num_bytes for c in sharded.collectives),
         "fallbacks": dict(sorted(Counter(f.op for f in sharded.fallbacks).items())),
     }
+
+
+def _read(program):
+    """The names of placeholders that some node reads."""
+    return {node.name for node in program.placeholders() if node.users}
+
+
+def _share(sharded, weights):
+    whole = sum(w.num_bytes for w in weights)
+    busiest = max(sum(w.rank_bytes[r] for w in weights) for r in range(sharded.mesh.num_ranks))
+    return round(busiest / max(whole, 1), 4)
 
 
 def say(error):

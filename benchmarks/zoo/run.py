@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.zoo.measure import Run, measure
+from benchmarks.zoo.results import RESULTS, finished
 from benchmarks.zoo.types import ModelType, model_types
-
-RESULTS = Path("benchmarks/results/zoo.jsonl")
 
 
 def main():
@@ -53,14 +52,6 @@ def main():
                     record["verdict"] + (f" {record['plan']}:{record['num_ranks']}" if record["plan"] else "")
                 )
             console.print(f"{kind.name}: {', '.join(verdicts)}", highlight=False)
-
-
-def finished(path):
-    """(model type, plan, ranks) of every record there is; a type that gives no program has ('', 0)."""
-    if not path.exists():
-        return set()
-    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {(r["type"], r["plan"], r["num_ranks"]) for r in records}
 
 
 def watch(context, kind, runs, seconds, gib):
