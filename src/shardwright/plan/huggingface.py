@@ -12,10 +12,9 @@ from typing import Any
 
 from shardwright.errors import PlanError
 from shardwright.plan.borrowed import BorrowedPlan, Part
-from shardwright.plan.styles import is_embedding
 
 EMBEDDING = {"embed_tokens": "embedding_rowwise"}
-"""What transformers adds to the plan of a base model that has such an embedding, unless the plan names it."""
+"""What transformers adds to the plan of a base model that has such a table, unless the plan names it."""
 
 
 def hf_plan(source: Any) -> BorrowedPlan:
@@ -80,7 +79,7 @@ def _class_plan(name: str, path: str, modules: Mapping[str, str]) -> dict[str, A
     base = getattr(kind, "base_model_prefix", "")
     if not base or prefix + base not in modules:
         found |= getattr(getattr(kind, "config_class", None), "base_model_tp_plan", None) or {}
-        if found and is_embedding(modules.get(f"{prefix}embed_tokens", "")):
+        if found and modules.get(f"{prefix}embed_tokens", "").endswith("Embedding"):
             found = {**EMBEDDING, **found}
     return found
 
