@@ -43,6 +43,7 @@ bench: $(READY)  ## Measure sharding time against export time, and the growth wi
 
 zoo: $(READY)  ## Shard every model type of transformers and write docs/models.md (hours; resumes)
 	$(BIN)/python -m benchmarks.zoo.run
+	$(BIN)/python -m benchmarks.zoo.run --task agreement --ranks 8
 	$(BIN)/python -m benchmarks.zoo.card
 
 clean:  ## Remove the environment and what was built

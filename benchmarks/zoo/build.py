@@ -41,9 +41,9 @@ def build(kind):
 
 def _default_problem(kind):
     """What the class's own default config meets, on the meta device."""
-    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING
 
-    auto = AutoModelForCausalLM if kind.group == "causal" else AutoModel
+    auto = auto_class(kind)
     try:
         with torch.device("meta"):
             config = CONFIG_MAPPING[kind.name]()
@@ -61,10 +61,17 @@ def _inputs(model, met, level):
         return []
 
 
-def _model(kind, level):
-    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
+def auto_class(kind):
+    """The class of transformers that builds this group."""
+    from transformers import AutoModel, AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if kind.group == "causal" else AutoModel
+    return AutoModelForCausalLM if kind.group == "causal" else AutoModel
+
+
+def _model(kind, level):
+    from transformers import CONFIG_MAPPING
+
+    auto = auto_class(kind)
     config = shrink(CONFIG_MAPPING[kind.name], level)
     if kind.group == "causal":
         config = as_decoder(config)

@@ -37,17 +37,19 @@ rule**: operators that ran whole on every rank.
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS["zoo"])
+    parser.add_argument("--agreement", type=Path, default=RESULTS["agreement"])
     parser.add_argument("--output", type=Path, default=CARD)
     options = parser.parse_args()
     records, facts = latest(options.results)
-    options.output.write_text(render(records, facts), encoding="utf-8")
+    agreement, _ = latest(options.agreement)
+    options.output.write_text(render(records, agreement, facts), encoding="utf-8")
 
 
-def render(records, facts):
-    """The card. ``records``: by (type, plan, ranks); ``facts``: versions."""
+def render(records, agreement, facts):
+    """The card. ``records``, ``agreement``: by (type, plan, ranks); ``facts``: versions."""
     text = [HEAD.format(**facts), counts_table(records), verdict_legend(records), causes(records)]
-    text += [agreement_section(records), LEGEND]
+    text += [agreement_section(agreement), LEGEND]
     for group, title in GROUPS.items():
         mine = {key: r for key, r in records.items() if r["group"] == group}
         if mine:

@@ -118,6 +118,9 @@ def hidden(config):
     return torch.randn(BATCH, LENGTH, find(config, "hidden_size", "d_model", default=64), generator=_draw())
 
 
+VOCABULARY_FREE = frozenset({"input_ids", "decoder_input_ids", "qformer_input_ids"})
+"""Inputs that are token ids, of any length."""
+
 MAKERS = {
     "action_embeds": hidden,
     "bbox": boxes,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 import shardwright as sw
-from benchmarks.zoo.agreement import compare
 from benchmarks.zoo.build import NotBuildableError, build
 
 
@@ -78,8 +77,6 @@ def one_run(model, exported, inputs, plan, num_ranks):
         exact = in_double(model, inputs, plan, num_ranks)
         found |= {"max_error_float64": exact, "reason": str(report)}
         return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
-    if plan != "auto":
-        found |= compare(sw.shard(exported, mesh=num_ranks), sharded)
     return {"verdict": "ok", **found}
 
 

@@ -2,7 +2,8 @@
 
 The levels, of which the first that builds and runs is taken: ``grouped`` shrinks everything and gives key-value heads
 of their own, ``plain`` has as many key-value heads as heads, ``depth`` shrinks only counts (layers, experts,
-vocabulary) and leaves widths as they are, for architectures whose widths hang together in ways no name tells.
+vocabulary) and leaves widths as they are, for architectures whose widths hang together in ways no name tells. A fourth,
+``layers``, only cuts the number of layers, for models at their true sizes.
 """
 
 import inspect
@@ -16,22 +17,27 @@ MOST_LAYERS = 4
 HEADS = r"(\w+_)?(num_attention_heads|n_heads?|num_heads|attention_heads|decoder_heads|encoder_heads)"
 KEY_VALUE_HEADS = r"(\w+_)?(num_key_value_heads|num_kv_heads|multi_query_group_num|num_query_groups|n_kv_heads)"
 
+COUNTS = (
+    (r"(\w+_)?(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|depth)", LAYERS),
+    (r"num_(encoder|decoder)_layers|num_blocks|num_hidden_blocks|l_layers|x_layers|r_layers", LAYERS),
+    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_first_dense_layers", 1),
+    (r"num_kv_shared_layers|num_nextn_predict_layers|mtp_num_\w*layers", 0),
+)
+"""Numbers of layers."""
+
 # The first pattern that matches a name in full gives its size. None: as it is.
 DEPTH = (
+    *COUNTS,
     (r"(\w+_)?vocab_size(_\w+)?|\w*unpadded_vocab_size", VOCABULARY),
     (
         r"(\w+_)?vocab_size_per_layer_input|num_hash_buckets|ngram_vocab_size_base|encoder_hash_byte_group_vocab",
         VOCABULARY,
     ),
-    (r"(\w+_)?(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|depth)", LAYERS),
-    (r"num_(encoder|decoder)_layers|num_blocks|num_hidden_blocks|l_layers|x_layers|r_layers", LAYERS),
     (r"(n_routed|num|num_local|moe_num|num_routed|moe_n_routed)_experts|num_experts_per_layer", 4),
     (r"num_experts_per_tok|moe_topk|moe_k|num_selected_experts|moe_top_k", 2),
     (r"(n|num|moe_num|moe_n)_shared_experts", 1),
     (r"n_group|topk_group|num_expert_group|num_limited_groups|topk_groups", 1),
     (r"zero_expert_num", 2),
-    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_first_dense_layers", 1),
-    (r"num_kv_shared_layers|num_nextn_predict_layers|mtp_num_\w*layers", 0),
     (r"max_source_positions|audio_max_position_embeddings", 32),
     (r"(\w+_)?(max_position_embeddings|max_target_positions|max_seq_len|n_positions|n_ctx|max_sequence_length)", 64),
     (r"num_queries|num_query_tokens|num_latents|num_proposals|two_stage_num_proposals", 8),
@@ -91,6 +97,7 @@ TABLES = {
     "grouped": (*DEPTH, *WIDTHS),
     "plain": (*DEPTH, (KEY_VALUE_HEADS, 8), *WIDTHS),
     "depth": DEPTH,
+    "layers": COUNTS,
 }
 # Sizes in a fixed relation to a patch or a list, and names that look like sizes but are not.
 KEPT = (r"mm_\w+|patch_size|num_channels|out_channels|in_channels|num_labels|hidden_act\w*|id2label|label2id",)
@@ -131,7 +138,8 @@ def _changes(config, level):
     changed |= _state_heads(values, changed)
     changed |= _stages(values | changed)
     changed |= _rope(values | changed)
-    changed |= _image(values)
+    if level != "layers":
+        changed |= _image(values)
     changed |= _token_ids(values, changed)
     if "use_cache" in values:
         changed["use_cache"] = False

@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-RESULTS = Path("benchmarks/results/zoo.jsonl")
+RESULTS = {name: Path(f"benchmarks/results/{name}.jsonl") for name in ("zoo", "agreement")}
+"""The file of each task."""
 
 
 def read(path):

@@ -10,9 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks.zoo.agreement import agree
 from benchmarks.zoo.measure import Run, measure
 from benchmarks.zoo.results import RESULTS, finished
 from benchmarks.zoo.types import ModelType, model_types
+
+TASKS = {"zoo": measure, "agreement": agree}
 
 
 def main():
@@ -23,12 +26,15 @@ def main():
     parser.add_argument("--ranks", default="2,4,8")
     parser.add_argument("--seconds", type=float, default=240.0, help="time limit a model type")
     parser.add_argument("--gib", type=float, default=5.0, help="memory limit a model type")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--task", choices=tuple(TASKS), default="zoo")
+    parser.add_argument("--results", type=Path, help="default: a file in benchmarks/results for the task")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     options = parser.parse_args()
-    runs = [Run(plan, int(ranks)) for ranks in options.ranks.split(",") for plan in options.plans.split(",")]
+    results = options.results or RESULTS[options.task]
+    plans = options.plans.split(",") if options.task == "zoo" else ["agreement"]
+    runs = [Run(plan, int(ranks)) for ranks in options.ranks.split(",") for plan in plans]
     kinds = [k for k in model_types(options.types) if options.group in (None, k.group)]
-    done = set() if options.again else finished(options.results)
+    done = set() if options.again else finished(results)
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -38,14 +44,14 @@ def main():
         TimeRemainingColumn(),
     )
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.zoo.measure", "transformers", "scipy.optimize"])
-    with Progress(*columns, console=console) as progress, options.results.open("a", encoding="utf-8") as file:
+    context.set_forkserver_preload(["benchmarks.zoo.agreement", "transformers", "scipy.optimize"])
+    with Progress(*columns, console=console) as progress, results.open("a", encoding="utf-8") as file:
         for kind in progress.track(kinds, description="zoo"):
             wanted = [run for run in runs if not {(kind.name, "", 0), (kind.name, run.plan, run.num_ranks)} & done]
             if not wanted:
                 continue
             verdicts = []
-            for record in watch(context, kind, wanted, options.seconds, options.gib):
+            for record in watch(context, kind, wanted, options.task, options.seconds, options.gib):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 verdicts.append(
@@ -54,10 +60,10 @@ def main():
             console.print(f"{kind.name}: {', '.join(verdicts)}", highlight=False)
 
 
-def watch(context, kind, runs, seconds, gib):
+def watch(context, kind, runs, task, seconds, gib):
     """The records of one model type; a process that dies or takes too long is a record as well."""
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(kind.name, kind.group, runs, gib, sender), daemon=True)
+    process = context.Process(target=work, args=(kind.name, kind.group, runs, task, gib, sender), daemon=True)
     process.start()
     sender.close()
     deadline, doing, left = time.monotonic() + seconds, {"stage": "start"}, list(runs)
@@ -116,14 +122,14 @@ def _ended(kind, doing, left, reason):
         }
 
 
-def work(name, group, runs, gib, sender):
+def work(name, group, runs, task, gib, sender):
     """The process of one model type."""
     import torch
 
     torch.set_num_threads(1)
     limit = int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    measure(ModelType(name, group), runs, sender.send)
+    TASKS[task](ModelType(name, group), runs, sender.send)
     sender.close()
 
 
