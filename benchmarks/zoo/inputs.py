@@ -24,11 +24,14 @@ def candidates(model):
     tries = [asked]
     if "input_ids" in asked:
         # A model of several modalities takes them all where the forward pass allows it without their tokens.
-        more = [n for n in ("pixel_values", "input_values", "bbox") if n in parameters and n not in asked]
+        more = [
+            n for n in ("pixel_values", "input_values", "input_features", "bbox") if n in parameters and n not in asked
+        ]
         tries = ([[*asked, *more]] if more else []) + tries
     for names in tries:
         fixed = {"use_cache": False} if "use_cache" in parameters else {}
-        yield " ".join(names), {**{name: MAKERS[name](model.config) for name in names}, **fixed}
+        makers = MAKERS | (PATCHES if "grid_thw" in names else {})
+        yield " ".join(names), {**{name: makers[name](model.config) for name in names}, **fixed}
 
 
 def _draw():
@@ -82,6 +85,8 @@ def video(config):
 
 def waves(config):
     """Sound samples; codecs take a channel dim."""
+    if find(config, "num_mel_bins") is not None and find(config, "max_length") is not None:
+        return torch.randn(BATCH, config.max_length, config.num_mel_bins, generator=_draw())
     channels = find(config, "audio_channels")
     shape = (BATCH, SAMPLES) if channels is None else (BATCH, channels, SAMPLES)
     return torch.randn(*shape, generator=_draw())
@@ -121,10 +126,27 @@ def hidden(config):
 VOCABULARY_FREE = frozenset({"input_ids", "decoder_input_ids", "qformer_input_ids"})
 """Inputs that are token ids, of any length."""
 
+
+def patches(config):
+    """Patches of all images laid end to end, each one row."""
+    channels = find(config, "num_channels", "in_channels", "in_chans", default=3)
+    size, frames = find(config, "patch_size", default=14), find(config, "temporal_patch_size", default=1)
+    return torch.randn(BATCH * 16, channels * frames * size**2, generator=_draw())
+
+
+def grid(config):
+    """Frames, rows and columns of patches of each image."""
+    return torch.tensor([[1, 4, 4]] * BATCH)
+
+
+PATCHES = {"hidden_states": patches, "pixel_values": patches}
+"""What these names mean where a grid comes with them."""
+
 MAKERS = {
     "action_embeds": hidden,
     "bbox": boxes,
     "decoder_input_ids": lambda config: tokens(config, DECODER_LENGTH),
+    "grid_thw": grid,
     "hidden_states": hidden,
     "input_features": spectrum,
     "input_ids": tokens,

@@ -1,7 +1,8 @@
 """One recipe that shrinks any config: by the names its class gives its sizes, never by model type.
 
 The levels, of which the first that builds and runs is taken: ``grouped`` shrinks everything and gives key-value heads
-of their own, ``plain`` has as many key-value heads as heads, ``depth`` shrinks only counts (layers, experts,
+of their own, ``plain`` has as many key-value heads as heads, ``long`` has heads of 128 as well, for code that splits a
+head at fixed places, ``depth`` shrinks only counts (layers, experts,
 vocabulary) and leaves widths as they are, for architectures whose widths hang together in ways no name tells. A fourth,
 ``layers``, only cuts the number of layers, for models at their true sizes.
 """
@@ -9,7 +10,7 @@ vocabulary) and leaves widths as they are, for architectures whose widths hang t
 import inspect
 import re
 
-LEVELS = ("grouped", "plain", "depth")
+LEVELS = ("grouped", "plain", "long", "depth")
 VOCABULARY = 96
 LAYERS = 2
 MOST_LAYERS = 4
@@ -48,11 +49,11 @@ DEPTH = (
     (r"(mamba_)?chunk_size|mamba_chunk_size", 4),
 )
 WIDTHS = (
+    (r"qk_head_dim", 16),
     (r"mamba_headdim|mamba_d_head|mamba_head_dim", 16),
     (r"(\w+_)?(head_dim|d_kv|d_head|kv_channels|attention_head_size|dim_head|v_head_dim)", 8),
     (r"qk_nope_head_dim|index_head_dim|linear_(key|value)_head_dim", 8),
     (r"qk_rope_head_dim", 8),
-    (r"qk_head_dim", 16),
     (r"rotary_dim", 4),
     (r"q_lora_rank|kv_lora_rank|o_lora_rank|\w*_rank|time_step_rank|mamba_dt_rank", 16),
     (KEY_VALUE_HEADS, 4),
@@ -96,6 +97,13 @@ FILLED = frozenset(
 TABLES = {
     "grouped": (*DEPTH, *WIDTHS),
     "plain": (*DEPTH, (KEY_VALUE_HEADS, 8), *WIDTHS),
+    "long": (
+        *DEPTH,
+        (r"(\w+_)?head_dim", 128),
+        (r"(\w+_)?(hidden_size|d_model|n_embd|hidden_dim|embed_dim)", 1024),
+        (KEY_VALUE_HEADS, 8),
+        *WIDTHS,
+    ),
     "depth": DEPTH,
     "layers": COUNTS,
 }
