@@ -21,17 +21,46 @@ def candidates(model):
         raise InputsUnknownError(f"no inputs are known for {', '.join(unknown)}")
     if "decoder_input_ids" in parameters and (model.config.is_encoder_decoder or "input_features" in asked):
         asked.append("decoder_input_ids")
+    fixed = {"use_cache": False} if "use_cache" in parameters else {}
     tries = [asked]
     if "input_ids" in asked:
+        with_images = image_inputs(model, asked) if "pixel_values" in parameters else None
+        if with_images is not None:
+            yield " ".join(with_images), {**with_images, **fixed}
         # A model of several modalities takes them all where the forward pass allows it without their tokens.
         more = [
             n for n in ("pixel_values", "input_values", "input_features", "bbox") if n in parameters and n not in asked
         ]
         tries = ([[*asked, *more]] if more else []) + tries
     for names in tries:
-        fixed = {"use_cache": False} if "use_cache" in parameters else {}
         makers = MAKERS | (PATCHES if "grid_thw" in names else {})
         yield " ".join(names), {**{name: makers[name](model.config) for name in names}, **fixed}
+
+
+def image_inputs(model, asked):
+    """Images, and text with as many image tokens as they give features; None where that cannot be told."""
+    token = find(model.config, "image_token_id", "image_token_index")
+    features = next((m.get_image_features for m in model.modules() if hasattr(m, "get_image_features")), None)
+    if token is None or features is None:
+        return None
+    images = pixels(model.config)
+    try:
+        with torch.no_grad():
+            found = features(images)
+    except Exception:  # noqa: BLE001 - a model that needs more than images for this is tried with text alone
+        return None
+    found = getattr(found, "pooler_output", found)
+    rows = found if isinstance(found, (list, tuple)) else [found]
+    if not all(isinstance(row, torch.Tensor) for row in rows):
+        return None
+    count = sum(row.numel() // row.shape[-1] for row in rows) // BATCH
+    texts = {name: MAKERS[name](model.config) for name in asked}
+    places = torch.full((BATCH, count), token)
+    return {
+        **texts,
+        "input_ids": torch.cat([texts["input_ids"][:, :4], places, texts["input_ids"][:, 4:]], 1),
+        "pixel_values": images,
+    }
 
 
 def _draw():
