@@ -31,11 +31,6 @@ def latest(path):
     return found, facts
 
 
-def finished(path):
-    """(type, plan, ranks) of all that is there; a type that gives no program has ('', 0)."""
-    return set(latest(path)[0])
-
-
 def tally(records, group, plan, num_ranks):
     """Model types of a group by verdict for one way of sharding; types that give no program count everywhere."""
     mine = [r for r in records.values() if r["group"] == group]
