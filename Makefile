@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ops clean
+.PHONY: help demo test lint format bench ops zoo clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,11 @@ ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/ope
 	$(BIN)/python -m scorecard.sweep
 	$(BIN)/python -m scorecard.truth
 	$(BIN)/python -m scorecard.card
+
+zoo: $(READY)  ## Shard every model type of transformers and write docs/models.md (hours; resumes)
+	$(BIN)/python -m benchmarks.zoo.run
+	$(BIN)/python -m benchmarks.zoo.run --task agreement --ranks 8
+	$(BIN)/python -m benchmarks.zoo.card
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis

@@ -74,7 +74,7 @@ BAD = {
         ("shard", "model.pt2", "--plan", "plan.yaml", "--tp", 100, "-o", "new"),
         "has only 64 indices",
     ),
-    "no such plan": (("verify", "model.pt2", "--plan", "atuo"), "neither 'auto' nor a file"),
+    "no such plan": (("verify", "model.pt2", "--plan", "atuo"), "neither 'auto', 'hf' nor a file"),
     "inputs of the wrong shape": (("verify", "model.pt2", "-i", "short.safetensors"), "must have shape (2, 8)"),
     "no safetensors": (("verify", "model.pt2", "-i", "notes.txt"), "cannot read inputs"),
     "no package": (("run", ".", "-i", "inputs.safetensors", "-o", "new"), "no readable shardwright.json"),

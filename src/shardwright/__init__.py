@@ -9,6 +9,7 @@ from shardwright.errors import (
     LayoutError,
     PackageError,
     PlanError,
+    PlanWarning,
     ProgramError,
     RuleError,
     RunError,
@@ -17,6 +18,7 @@ from shardwright.errors import (
 from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
 from shardwright.package import load
+from shardwright.plan import autodeploy_plan, hf_plan
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
 from shardwright.verify import verify
@@ -34,6 +36,7 @@ __all__ = [
     "PackageError",
     "Partial",
     "PlanError",
+    "PlanWarning",
     "ProgramError",
     "Replicate",
     "RuleError",
@@ -41,8 +44,10 @@ __all__ = [
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
+    "autodeploy_plan",
     "check_rule",
     "discover_rule",
+    "hf_plan",
     "load",
     "rebind",
     "register_rule",

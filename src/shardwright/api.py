@@ -19,7 +19,16 @@ from shardwright.custom import register_discovered
 from shardwright.errors import Finding, PlanError, ShardwrightError, near_misses, raise_findings
 from shardwright.layout import Layout
 from shardwright.mesh import Mesh
-from shardwright.plan import ResolvedPlan, TensorInfo, read_plan, resolve_plan
+from shardwright.plan import (
+    AutoDeployPlan,
+    BorrowedPlan,
+    ResolvedPlan,
+    TensorInfo,
+    move_inside,
+    plan_of_classes,
+    read_plan,
+    resolve_plan,
+)
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
 from shardwright.sharded import AxisPass, ShardedProgram
@@ -27,7 +36,7 @@ from shardwright.sharded import AxisPass, ShardedProgram
 GAP_WORTH_SAYING = 1e-3
 """A proven gap above this share of the cost is a warning."""
 
-PlanLike = Mapping[str, Any] | str | os.PathLike[str]
+PlanLike = Mapping[str, Any] | BorrowedPlan | AutoDeployPlan | str | os.PathLike[str]
 
 
 def shard(
@@ -46,7 +55,8 @@ def shard(
     """Shard an exported program over a mesh. No process group, device or weight data is needed.
 
     ``mesh``: number of ranks (one axis, ``"tp"``), ``{"dp": 2, "tp": 4}``, or a torch ``DeviceMesh``.
-    ``plan``: ``"auto"``, a mapping of name patterns to styles, the path of a YAML file of one, or, for a mesh of
+    ``plan``: ``"auto"``, a mapping of name patterns to styles, the path of a YAML file of one, ``"hf"`` for the plan
+    that the transformers classes in the program carry, what `hf_plan` or `autodeploy_plan` return, or, for a mesh of
     several axes, a mapping of axis names to any of these (an axis that is not named has an empty plan).
     ``inputs``: layouts by input name; absent: every rank gets the whole input. ``outputs``: one layout for all outputs,
     or a mapping from position or name; absent: every rank returns the whole output. On a mesh of several axes both are
@@ -69,8 +79,8 @@ def shard(
     passes = []
     for axis, num_ranks in axes:
         chosen = plans.get(axis, {})
-        is_auto = chosen == "auto"
-        resolved = ResolvedPlan() if is_auto else resolve_axis(program, _load(chosen), num_ranks)
+        is_auto = isinstance(chosen, str) and chosen == "auto"
+        resolved = ResolvedPlan() if is_auto else resolve_axis(program, chosen, num_ranks)
         pins = make_pins(program, resolved, all_inputs.get(axis), all_outputs.get(axis))
 
         def assign(on: Program, pins: Pins = pins, num_ranks: int = num_ranks, is_auto: bool = is_auto) -> Assignment:
@@ -107,14 +117,15 @@ def tensor_parallel_transformation(
     return shard(exported_program, mesh=world_size, plan=parallel_strategies).exported(rank)
 
 
-def resolve_axis(program: Program, plan: Mapping[str, Any], num_ranks: int) -> ResolvedPlan:
+def resolve_axis(program: Program, plan: PlanLike, num_ranks: int) -> ResolvedPlan:
     """A plan resolved against a program's tensors and modules."""
     tensors = {}
     for item in program.inputs:
         if item.is_state and item.target is not None:
             kind = "parameter" if item.kind.name == "PARAMETER" else "buffer"
             tensors[item.target] = TensorInfo(tuple(program.weights[item.target].tensor.shape), kind)
-    return resolve_plan(plan, tensors, program.modules(), num_ranks)
+    modules = program.modules()
+    return resolve_plan(_entries(plan, modules, tensors), tensors, modules, num_ranks)
 
 
 def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: Any) -> Pins:
@@ -205,13 +216,22 @@ def _per_axis(value: Any, mesh: Mesh, what: str) -> dict[str, Any]:
     raise PlanError(f"{what}= on a mesh of several axes is a mapping from axis names {list(mesh.names)}, got {value!r}")
 
 
-def _load(plan: Any) -> Mapping[str, Any]:
+def _entries(plan: Any, modules: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
+    """The plan's own mapping of this program's names to styles."""
+    if isinstance(plan, str) and plan == "hf":
+        plan = plan_of_classes(modules)
+    if isinstance(plan, (BorrowedPlan, AutoDeployPlan)):
+        return plan.fit(modules, tensors)
     if isinstance(plan, Mapping):
-        return plan
+        return move_inside(plan, modules, tensors)
     if isinstance(plan, (str, os.PathLike)):
         if isinstance(plan, str) and not os.path.exists(plan) and not plan.endswith((".yaml", ".yml")):  # noqa: PTH110
             raise PlanError(
-                f"plan {plan!r} is neither 'auto' nor a file\n  try: plan='auto', a mapping, or a YAML path"
+                f"plan {plan!r} is neither 'auto', 'hf' nor a file\n"
+                "  try: plan='auto', plan='hf' for a transformers model, a mapping, or a YAML path"
             )
         return read_plan(plan)
-    raise PlanError(f"a plan is 'auto', a mapping or the path of a YAML file, got {type(plan).__name__}")
+    raise PlanError(
+        "a plan is 'auto', 'hf', a mapping, the path of a YAML file, or what hf_plan returns; "
+        f"got {type(plan).__name__}"
+    )

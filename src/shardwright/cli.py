@@ -25,7 +25,7 @@ _err = make_console(stderr=True)
 
 Model = Annotated[Path, typer.Argument(help="An exported program, as torch.export.save writes it (.pt2).")]
 Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
-PlanOption = Annotated[str, typer.Option("--plan", help="'auto', or a YAML file of names to styles.")]
+PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

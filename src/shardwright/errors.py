@@ -17,6 +17,10 @@ class PlanError(ShardwrightError):
     """A plan does not fit the program: unknown keys, conflicting entries, dims that cannot be cut."""
 
 
+class PlanWarning(UserWarning):
+    """Entries of a plan written for a family of models that this program has no use for."""
+
+
 class ProgramError(ShardwrightError):
     """The exported program cannot be read: not a program, damaged, or using something that is not supported."""
 

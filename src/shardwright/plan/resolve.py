@@ -96,10 +96,15 @@ class _Resolution:
         self.findings.append(Finding(f"plan key {key!r} matches no module, parameter or buffer", remedies=remedies))
 
     def _tensor(self, key: str, style: Any, name: str) -> None:
-        owner = self.modules.get(name.rpartition(".")[0], "")
+        path = name.rpartition(".")[0]
+        owner = self.modules.get(path, "")
         wish = ask(style, owner)
+        if wish.whole and wish.sides and name.endswith(".weight"):
+            # Older plans of transformers put "norm.weight": "sequence_parallel" and mean the norm.
+            self._module(key, wish, path, style)
+            return
         last = name.rpartition(".")[2]
-        layout = REPLICATE if wish.whole else wish.weights.get(last, wish.weights.get("weight"))
+        layout = wish.for_tensor(last, len(self.tensors[name].shape), owner)
         if layout is None or wish.sides:
             self.findings.append(
                 Finding(

@@ -32,7 +32,9 @@ class Ask:
 
     ``weights``: tensor name within the module → layout. ``exact``: the cut is as given; else the dim is pinned and its
     parts and units come from the graph. ``sides``: (side, position, layout) for what enters or leaves the module.
-    ``whole``: every other tensor of the module is replicated.
+    ``whole``: every other tensor of the module is replicated. ``along``: for a tensor that is named itself and is no
+    layer's weight or bias (experts stacked in one tensor, attention sinks), the dim that is cut: ``"out"`` the last but
+    one or only dim, ``"in"`` the last, ``"first"`` the first.
     """
 
     weights: Mapping[str, Layout] = field(default_factory=dict)
@@ -40,6 +42,20 @@ class Ask:
     sides: tuple[tuple[str, int | None, Layout], ...] = ()
     whole: bool = False
     needs_weight: bool = True
+    along: str = ""
+
+    def for_tensor(self, last: str, num_dims: int, owner: str) -> Layout | None:
+        """The layout of a tensor that a key names itself; None for a style that says nothing about tensors.
+
+        ``last``: the last token of its name. ``owner``: the class of its module.
+        """
+        if self.whole:
+            return REPLICATE
+        if self.along and (last not in self.weights or not _is_layer(owner)):
+            if self.along == "in" and last == "bias":
+                return REPLICATE
+            return Shard({"out": max(num_dims - 2, 0), "in": num_dims - 1, "first": 0}[self.along])
+        return self.weights.get(last, self.weights.get("weight"))
 
 
 def _colwise(class_name: str) -> Mapping[str, Layout]:
@@ -65,22 +81,52 @@ def is_transposed(class_name: str) -> bool:
 _OUT_WHOLE = (("output", None, REPLICATE),)
 _SEQUENCE = (("input", 0, Shard(1)), ("output", None, Shard(1)))
 
+
+def _is_layer(class_name: str) -> bool:
+    return is_embedding(class_name) or is_transposed(class_name) or "Linear" in class_name or "Conv" in class_name
+
+
+def _columns(name: str) -> Ask:
+    return Ask(_colwise(name), along="out")
+
+
+def _rows(name: str) -> Ask:
+    return Ask(_rowwise(name), along="in")
+
+
+def _nothing(name: str) -> Ask:
+    """What a style asks that only says how gradients, or other programs' partial results, are put together."""
+    return Ask(needs_weight=False)
+
+
+def _replicated(name: str) -> Ask:
+    return Ask(whole=True, needs_weight=False)
+
+
 _STRINGS: dict[str, Callable[[str], Ask]] = {
-    "colwise": lambda name: Ask(_colwise(name)),
+    "all_reduce": _nothing,
+    "colwise": _columns,
     "colwise_gather_output": lambda name: Ask(_colwise(name), sides=_OUT_WHOLE),
     "colwise_rep": lambda name: Ask(_colwise(name), sides=_OUT_WHOLE),
     "embedding_colwise": lambda name: Ask({"weight": Shard(1)}),
     "embedding_rowwise": lambda name: Ask({"weight": Shard(0)}),
+    "ep_dispatch_experts": _nothing,
+    "ep_router": _nothing,
     "gather": lambda name: Ask(sides=_OUT_WHOLE, needs_weight=False),
-    "local": lambda name: Ask(needs_weight=False),
-    "local_colwise": lambda name: Ask(_colwise(name)),
-    "local_packed_rowwise": lambda name: Ask(_rowwise(name)),
-    "local_rowwise": lambda name: Ask(_rowwise(name)),
-    "packed_colwise": lambda name: Ask(_colwise(name)),
-    "packed_rowwise": lambda name: Ask(_rowwise(name)),
-    "replicate": lambda name: Ask(whole=True, needs_weight=False),
-    "replicated_with_grad_allreduce": lambda name: Ask(whole=True, needs_weight=False),
-    "rowwise": lambda name: Ask(_rowwise(name)),
+    "grouped_gemm": lambda name: Ask({"weight": Shard(0)}, along="first"),
+    "local": _nothing,
+    "local_colwise": _columns,
+    "local_packed_rowwise": _rows,
+    "local_params": _nothing,
+    "local_rowwise": _rows,
+    "mla_kv_a_proj": _replicated,
+    "moe_identity_expert": _nothing,
+    "moe_tp_experts": _nothing,
+    "packed_colwise": _columns,
+    "packed_rowwise": _rows,
+    "replicate": _replicated,
+    "replicated_with_grad_allreduce": _replicated,
+    "rowwise": _rows,
     "rowwise_rep": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
     "rowwise_split_input": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
     "sequence_parallel": lambda name: Ask(whole=True, sides=_SEQUENCE, needs_weight=False),

@@ -1,0 +1,139 @@
+"""What one model type gives: built, exported, sharded, simulated on every rank, compared with the original."""
+
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+import shardwright as sw
+from benchmarks.zoo.build import NotBuildableError, build
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way of sharding: ``auto`` or ``hf``, and the number of ranks."""
+
+    plan: str
+    num_ranks: int
+
+
+def measure(kind, runs, emit):
+    """Emit one record for each run, or one that says why there is none; ``emit`` also hears of each stage begun."""
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    emit({"stage": "build"})
+    start = time.perf_counter()
+    try:
+        model, inputs, how = build(kind)
+    except NotBuildableError as error:
+        emit({"verdict": "not buildable", "reason": str(error)})
+        return
+    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+    facts = {**how, **versions, "parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
+    emit({"stage": "export", **facts})
+    start = time.perf_counter()
+    try:
+        exported = export(model, inputs)
+    except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
+        emit({"verdict": "not exportable", "reason": say(error), **facts})
+        return
+    facts |= {"export_s": _since(start), "nodes": len(exported.graph.nodes)}
+    for run in runs:
+        emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
+        if run.plan == "hf" and not model.config.base_model_tp_plan:
+            emit({"verdict": "no plan", "run": (run.plan, run.num_ranks)})
+            continue
+        emit({**one_run(model, exported, inputs, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
+
+
+def export(model, inputs):
+    """The model as `torch.export` gives it, called with keywords."""
+    with torch.no_grad():
+        return torch.export.export(model, (), kwargs=dict(inputs), strict=False)
+
+
+def one_run(model, exported, inputs, plan, num_ranks):
+    """Shard, simulate and compare; the record of it."""
+    start = time.perf_counter()
+    try:
+        sharded = sw.shard(exported, mesh=num_ranks, plan=plan)
+        sharded.collectives  # noqa: B018 - partitions the first rank
+    except sw.ShardwrightError as error:
+        return {"verdict": "refused", "reason": say(error), "shard_s": _since(start)}
+    except Exception as error:  # noqa: BLE001 - a crash is a finding too
+        return {"verdict": "crashed", "reason": say(error), "where": where(error), "shard_s": _since(start)}
+    found = {"shard_s": _since(start), **describe(sharded)}
+    start = time.perf_counter()
+    try:
+        report = sw.verify(sharded, exported, (), inputs)
+    except Exception as error:  # noqa: BLE001 - as above
+        return {"verdict": "crashed", "reason": say(error), "where": where(error), **found}
+    found |= {"verify_s": _since(start), "max_error": report.max_error}
+    if not report.ok:
+        exact = in_double(model, inputs, plan, num_ranks)
+        found |= {"max_error_float64": exact, "reason": str(report)}
+        return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
+    return {"verdict": "ok", **found}
+
+
+def in_double(model, inputs, plan, num_ranks):
+    """The error in double precision: rounding that float32 amplifies, or an expert it picks otherwise, is gone there.
+
+    None where the model does not run in double precision.
+    """
+    wide = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
+    try:
+        exported = export(model.double(), wide)
+        return sw.verify(sw.shard(exported, mesh=num_ranks, plan=plan), exported, (), wide).max_error
+    except Exception:  # noqa: BLE001 - such a model's float32 verdict stands
+        return None
+    finally:
+        model.float()
+
+
+def describe(sharded):
+    """Weight bytes on the busiest rank, collectives and fallbacks.
+
+    ``share_used`` counts the weights that the program reads; ``share`` all of them.
+    """
+    read = {item.target for item in sharded.program.inputs if item.is_state and item.name in _read(sharded.program)}
+    return {
+        "share": _share(sharded, sharded.weights),
+        "share_used": _share(sharded, [w for w in sharded.weights if w.name in read]),
+        "collectives": dict(sorted(Counter(c.kind for c in sharded.collectives).items())),
+        "collective_bytes": sum(c.num_bytes for c in sharded.collectives),
+        "fallbacks": dict(sorted(Counter(f.op for f in sharded.fallbacks).items())),
+    }
+
+
+def _read(program):
+    """The names of placeholders that some node reads."""
+    return {node.name for node in program.placeholders() if node.users}
+
+
+def _share(sharded, weights):
+    whole = sum(w.num_bytes for w in weights)
+    busiest = max(sum(w.rank_bytes[r] for w in weights) for r in range(sharded.mesh.num_ranks))
+    return round(busiest / max(whole, 1), 4)
+
+
+def say(error):
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+
+
+def where(error):
+    """The innermost frames of an error."""
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " ".join(frames[-5:])
+
+
+def _since(start):
+    return round(time.perf_counter() - start, 2)

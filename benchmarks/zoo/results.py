@@ -1,0 +1,42 @@
+"""The results file: JSON lines, one a run, appended; the last record of a run counts."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+RESULTS = {name: Path(f"benchmarks/results/{name}.jsonl") for name in ("zoo", "agreement")}
+"""The file of each task."""
+
+
+def read(path):
+    """All records in the order written."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def latest(path):
+    """The last record by (type, plan, ranks), and the versions of the last one.
+
+    A type that gives no program has one record with an empty plan; records of its runs make that one obsolete, and it
+    makes theirs obsolete, whichever was written later.
+    """
+    found, facts = {}, {"torch": "?", "transformers": "?"}
+    for record in read(path):
+        key = record["type"], record["plan"], record["num_ranks"]
+        stale = [k for k in found if k[0] == key[0] and bool(k[1]) != bool(key[1])]
+        for other in stale:
+            del found[other]
+        found.pop(key, None)
+        found[key] = record
+        facts |= {name: record[name] for name in facts if name in record}
+    return found, facts
+
+
+def tally(records, group, plan, num_ranks):
+    """Model types of a group by verdict for one way of sharding; types that give no program count everywhere."""
+    mine = [r for r in records.values() if r["group"] == group]
+    runs = Counter(r["verdict"] for r in mine if (r["plan"], r["num_ranks"]) == (plan, num_ranks))
+    if not runs:
+        return runs
+    if plan == "auto":
+        runs += Counter(r["verdict"] for r in mine if not r["plan"])
+    return runs

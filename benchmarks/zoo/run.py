@@ -1,0 +1,70 @@
+"""Run the zoo: ``python -m benchmarks.zoo.run``. One process a model type; a run resumes where the last one stopped."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.zoo.measure import Run
+from benchmarks.zoo.results import RESULTS, latest
+from benchmarks.zoo.types import model_types
+from benchmarks.zoo.worker import TASKS, records, server
+
+
+def main():
+    options = parse()
+    path = options.results or RESULTS[options.task]
+    plans = options.plans.split(",") if options.task == "zoo" else ["agreement"]
+    runs = [Run(plan, int(ranks)) for ranks in options.ranks.split(",") for plan in plans]
+    kinds = [kind for kind in model_types(options.types) if options.group in (None, kind.group)]
+    done = finished(path, options.again)
+    work = [(kind, left) for kind in kinds if (left := missing(kind, runs, done))]
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
+        path.open("a", encoding="utf-8") as file,
+    ):
+        context = server()
+        for kind, left in progress.track(work, description=options.task):
+            said = []
+            for record in records(context, kind, left, options.task, options.seconds, options.gib):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                said.append(f"{record['verdict']} {record['plan']} {record['num_ranks'] or ''}".strip())
+            console.print(f"{kind.name}: {', '.join(said)}", highlight=False)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("types", nargs="*", help="model types; default: all")
+    parser.add_argument("--task", choices=tuple(TASKS), default="zoo")
+    parser.add_argument("--group", choices=("causal", "base"), help="only this group")
+    parser.add_argument("--plans", default="auto,hf", help="default: %(default)s")
+    parser.add_argument("--ranks", default="2,4,8", help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=240.0, help="time limit of each run; default: %(default)s")
+    parser.add_argument("--gib", type=float, default=5.0, help="memory limit; default: %(default)s")
+    parser.add_argument("--results", type=Path, help="default: a file in benchmarks/results for the task")
+    parser.add_argument(
+        "--again", default="", help="verdicts that are measured anew ('not buildable,gave up'), or 'all'; default: none"
+    )
+    return parser.parse_args()
+
+
+def finished(path, again):
+    """(type, plan, ranks) of what is there and is not to be measured again."""
+    verdicts = [verdict.strip() for verdict in again.split(",")]
+    found, _ = latest(path)
+    return {key for key, record in found.items() if "all" not in verdicts and record["verdict"] not in verdicts}
+
+
+def missing(kind, runs, done):
+    """The runs of a type that are not done; none where the type gives no program."""
+    return [run for run in runs if not {(kind.name, "", 0), (kind.name, run.plan, run.num_ranks)} & done]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Plans of TensorRT-LLM's AutoDeploy: ``{"head_dim": 128, "tp_plan": {"q_proj": "colwise", ...}}``.
+
+Its keys are searched for anywhere in the name of a linear layer's weight (``*`` stands for any text, dots too), and the
+first key found decides. ``mamba`` cuts a packed input projection part by part, which here is what ``colwise`` does; the
+convolution and the state parameters that belong to it follow. ``gather``, and any word AutoDeploy does not know (it
+documents ``simple``), is column-wise with its output gathered. ``local_*`` counts for shared experts only, and
+``sequence_parallel`` for nothing. ``head_dim`` is not needed: heads are found from the graph.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardwright.errors import PlanError, PlanWarning
+
+_STYLES = {"colwise": "colwise", "mamba": "colwise", "rowwise": "rowwise"}
+
+
+@dataclass(frozen=True, slots=True)
+class AutoDeployPlan:
+    """AutoDeploy's entries, in their order. Made by `autodeploy_plan`."""
+
+    entries: Mapping[str, str]
+
+    def fit(self, modules: Mapping[str, str], tensors: Iterable[str]) -> dict[str, str]:
+        """Module path → style for the linear layers of a program; ``modules``: path → class name.
+
+        Keys that are found nowhere, or that AutoDeploy itself would skip, are left out with a `PlanWarning`. Raises
+        `PlanError` when none is found.
+        """
+        tensors = set(tensors)
+        linears = [p for p, kind in modules.items() if f"{p}.weight" in tensors and _is_linear(kind)]
+        fitted: dict[str, str] = {}
+        used = set()
+        for path in linears:
+            key = next((k for k in self.entries if _pattern(k).match(f"{path}.weight")), None)
+            if key is None:
+                continue
+            style = _style(self.entries[key], path)
+            if style is not None:
+                used.add(key)
+                fitted[path] = style
+        if not fitted:
+            raise PlanError(
+                f"no linear layer's name has a key of the AutoDeploy plan: {', '.join(map(repr, self.entries))}\n"
+                "  try: list the names with `shardwright inspect`"
+            )
+        if idle := [key for key in self.entries if key not in used]:
+            warnings.warn(
+                f"entries of the AutoDeploy plan that apply to no linear layer are left out: "
+                f"{', '.join(f'{k!r}: {self.entries[k]!r}' for k in idle)}",
+                PlanWarning,
+                stacklevel=2,
+            )
+        return fitted
+
+
+def autodeploy_plan(config: Mapping[str, Any]) -> AutoDeployPlan:
+    """A plan from AutoDeploy's sharding config: the mapping with ``tp_plan`` in it, or ``tp_plan`` itself.
+
+    Pass the result as ``plan=`` of `shard`. Raises `PlanError` when there are no entries.
+
+    >>> plan = autodeploy_plan({"tp_plan": {"in_proj": "mamba", "out_proj": "rowwise"}})
+    >>> sharded = shard(exported, mesh=2, plan=plan)
+    """
+    entries = config.get("tp_plan", config)
+    if not isinstance(entries, Mapping) or not entries:
+        raise PlanError("an AutoDeploy plan is a mapping of names to styles, or a mapping that holds one as 'tp_plan'")
+    if wrong := [f"{k!r}: {v!r}" for k, v in entries.items() if not isinstance(k, str) or not isinstance(v, str)]:
+        raise PlanError(f"an AutoDeploy plan maps strings to strings, not {', '.join(wrong)}")
+    return AutoDeployPlan(dict(entries))
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    return re.compile(".*".join(["", *map(re.escape, key.split("*")), ""]))
+
+
+def _is_linear(class_name: str) -> bool:
+    last = class_name.rsplit(".", 1)[-1]
+    return last.endswith("Linear") or last == "Conv1D"
+
+
+def _style(style: str, path: str) -> str | None:
+    if "sequence" in style:
+        return None
+    if "local" in style:
+        return _STYLES.get(style.replace("local_", "")) if "shared" in path else None
+    return _STYLES.get(style, "colwise_gather_output")

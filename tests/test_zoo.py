@@ -1,0 +1,95 @@
+"""The zoo's recipe, its results file and its card (the zoo itself takes hours: `make zoo`)."""
+
+import json
+
+import pytest
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+
+from benchmarks.zoo.agreement_card import agreement_section  # noqa: E402
+from benchmarks.zoo.card import render  # noqa: E402
+from benchmarks.zoo.recipe import VOCABULARY, shrink  # noqa: E402
+from benchmarks.zoo.results import latest  # noqa: E402
+
+
+@pytest.mark.parametrize(("level", "key_value_heads"), [("grouped", 4), ("plain", 8)])
+def test_a_config_is_shrunk_by_the_names_of_its_sizes(level, key_value_heads):
+    config = shrink(transformers.MixtralConfig, level)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_local_experts) == (64, 2, 4)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, key_value_heads, 8)
+    assert config.vocab_size == VOCABULARY
+    assert not config.use_cache
+
+
+def test_true_widths_stay_where_only_layers_are_cut():
+    config, whole = shrink(transformers.LlamaConfig, "layers"), transformers.LlamaConfig()
+    assert config.num_hidden_layers == 2
+    assert (config.hidden_size, config.vocab_size) == (whole.hidden_size, whole.vocab_size)
+
+
+def test_every_kind_of_layer_stays_and_parts_are_shrunk_too():
+    config = shrink(transformers.Gemma3Config, "grouped")
+    assert set(config.text_config.layer_types) == {"sliding_attention", "full_attention"}
+    assert config.text_config.num_hidden_layers == len(config.text_config.layer_types) == 2
+    assert config.vision_config.num_hidden_layers == 2
+    assert config.text_config.eos_token_id < VOCABULARY
+
+
+def record(kind, plan, ranks, verdict, **facts):
+    return {"type": kind, "group": "causal", "plan": plan, "num_ranks": ranks, "verdict": verdict, **facts}
+
+
+def test_the_last_record_of_a_run_counts(tmp_path):
+    path = tmp_path / "zoo.jsonl"
+    records = [
+        record("a", "", 0, "not buildable", reason="x"),
+        record("b", "auto", 2, "gave up"),
+        record("a", "auto", 2, "ok"),
+        record("b", "auto", 2, "ok", torch="2.13.0"),
+        record("c", "auto", 2, "ok"),
+        record("c", "", 0, "not exportable", reason="y"),
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    found, facts = latest(path)
+    assert {key: r["verdict"] for key, r in found.items()} == {
+        ("a", "auto", 2): "ok",
+        ("b", "auto", 2): "ok",
+        ("c", "", 0): "not exportable",
+    }
+    assert facts["torch"] == "2.13.0"
+
+
+def test_the_card_counts_and_lists_every_type():
+    ok = {
+        "max_error": 3e-7,
+        "share": 0.5,
+        "collectives": {"all_reduce": 4},
+        "fallbacks": {"aten.x.default": 1},
+        "shard_s": 1,
+    }
+    runs = [
+        record("a", "auto", 2, "ok", **ok),
+        record("b", "auto", 2, "wrong", reason="output 0 | differs", max_error=0.5),
+        record("c", "", 0, "not buildable", reason="no size fits"),
+    ]
+    records = {(r["type"], r["plan"], r["num_ranks"]): r for r in runs}
+    card = render(records, {}, {"torch": "T", "transformers": "F"})
+    assert "| causal language models | auto, 2 ranks | 1 | 1 |  |  |  |  | 1 |" in card
+    assert "| `a` | ok | 3e-07 | 0.50 | 4 all-reduce | `aten.x` | 1.0 |  |" in card
+    assert "auto, 2: output 0 \\| differs" in card
+    assert "`aten.x.default` (1)" in card
+
+
+def test_the_card_says_how_far_plans_agree():
+    facts = {
+        "equal": 3,
+        "of": 4,
+        "named_equal": 1,
+        "named": 2,
+        "differ": {"layers.*.up.weight": ["Shard(0)", "Shard(1)"]},
+    }
+    facts |= {"auto_sent": 50, "hf_sent": 100, "auto_held": 10, "hf_held": 10}
+    text = agreement_section({("a", "agreement", 8): record("a", "agreement", 8, "ok", **facts)})
+    assert "1 of the 2 weights that the plans name have the same layout" in text
+    assert "| `a` | 8 | 1/2 | 3/4 | 0.50 | 1.00 |" in text
+    assert "| `layers.up` | `Shard(0)` | `Shard(1)` | 1 |" in text
