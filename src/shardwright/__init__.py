@@ -1,10 +1,12 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
+from shardwright.checkpoint import shard_checkpoint
 from shardwright.custom import check_rule, register_rule
 from shardwright.errors import (
     AssignmentError,
     BudgetError,
+    CheckpointError,
     InputError,
     LayoutError,
     PackageError,
@@ -14,9 +16,10 @@ from shardwright.errors import (
     RunError,
     ShardwrightError,
 )
+from shardwright.generate import Sampling, generate
 from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
-from shardwright.package import load
+from shardwright.package import gather, load, reshard
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
 from shardwright.verify import verify
@@ -28,6 +31,7 @@ __all__ = [
     "AssignmentError",
     "Blocks",
     "BudgetError",
+    "CheckpointError",
     "InputError",
     "LayoutError",
     "Mesh",
@@ -38,14 +42,19 @@ __all__ = [
     "Replicate",
     "RuleError",
     "RunError",
+    "Sampling",
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
     "check_rule",
+    "gather",
+    "generate",
     "load",
     "rebind",
     "register_rule",
+    "reshard",
     "shard",
+    "shard_checkpoint",
     "tensor_parallel_transformation",
     "verify",
 ]

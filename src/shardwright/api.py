@@ -58,9 +58,9 @@ def shard(
     all_inputs, all_outputs = _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs")
     passes = []
     for axis, num_ranks in axes:
-        chosen = plans.get(axis, {})
-        is_auto = chosen == "auto"
-        resolved = ResolvedPlan() if is_auto else resolve_axis(program, _load(chosen), num_ranks)
+        is_auto = plans.get(axis) == "auto"
+        plans[axis] = "auto" if is_auto else _load(plans.get(axis, {}))
+        resolved = ResolvedPlan() if is_auto else resolve_axis(program, plans[axis], num_ranks)
         pins = make_pins(program, resolved, all_inputs.get(axis), all_outputs.get(axis))
 
         def assign(on: Program, pins: Pins = pins, num_ranks: int = num_ranks, is_auto: bool = is_auto) -> Assignment:
@@ -68,7 +68,7 @@ def shard(
 
         keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
         passes.append(AxisPass(axis, assign, keys))
-    sharded = ShardedProgram(program, axes, passes, plan=plan)
+    sharded = ShardedProgram(program, axes, passes, plan=plans)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
     _ = sharded.assignments
     check_budget(sharded, budget)

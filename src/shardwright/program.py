@@ -9,7 +9,7 @@ import copy
 import operator
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,7 @@ def read(exported: ExportedProgram) -> Program:
             f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
-    if _needs_functionalization(exported.graph_module):
-        exported = exported.run_decompositions({})
+    exported = functional(exported)
     graph = exported.graph
     if any(_is_inlined(node) for node in graph.nodes):
         graph = _inline_regions(exported.graph_module)
@@ -196,6 +195,11 @@ def read(exported: ExportedProgram) -> Program:
     tensors = {**exported.state_dict, **exported.constants}
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
     return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
+
+
+def functional(exported: ExportedProgram) -> ExportedProgram:
+    """The program without mutation in its graph; itself when there is none."""
+    return exported.run_decompositions({}) if _needs_functionalization(exported.graph_module) else exported
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -277,6 +281,33 @@ def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor
         if spec.kind == InputKind.PARAMETER:
             tensor = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
         held[spec.target] = tensor
+    return exported
+
+
+def replace_weights(
+    exported: ExportedProgram,
+    replacement: Callable[[str, torch.Tensor], torch.Tensor],
+    ties: Mapping[str, str] | None = None,
+) -> ExportedProgram:
+    """Put ``replacement(name, tensor)`` in place of every parameter, buffer and constant; changed in place.
+
+    Parameters stay parameters, and example inputs are dropped with what they were made for. Tied tensors stay one;
+    ``ties``: name → first name of tensors that are one but have become several, as saving a program makes them.
+    """
+    made: dict[int | str, torch.Tensor] = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind not in STATE_KINDS or spec.target is None:
+            continue
+        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        old = held[spec.target]
+        key = (ties or {}).get(spec.target, spec.target if ties else id(old))
+        if key not in made:
+            new = replacement(spec.target, old)
+            if isinstance(old, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            made[key] = new
+        held[spec.target] = made[key]
+    exported._example_inputs = None
     return exported
 
 
