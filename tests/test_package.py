@@ -100,6 +100,7 @@ def test_ranks_with_equal_graphs_share_one(package):
     assert manifest.graphs == ["graph-0.pt2"] * 2
     assert {entry.name for entry in manifest.files} == {
         "graph-0.pt2",
+        "original.pt2",
         "weights-00000-of-00002.safetensors",
         "weights-00001-of-00002.safetensors",
     }

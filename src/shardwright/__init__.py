@@ -1,10 +1,12 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
+from shardwright.checkpoint import shard_checkpoint
 from shardwright.custom import check_rule, discover_rule, register_rule
 from shardwright.errors import (
     AssignmentError,
     BudgetError,
+    CheckpointError,
     InputError,
     LayoutError,
     PackageError,
@@ -15,9 +17,10 @@ from shardwright.errors import (
     RunError,
     ShardwrightError,
 )
+from shardwright.generate import Sampling, generate
 from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
-from shardwright.package import load
+from shardwright.package import gather, load, reshard
 from shardwright.plan import autodeploy_plan, hf_plan
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
@@ -30,6 +33,7 @@ __all__ = [
     "AssignmentError",
     "Blocks",
     "BudgetError",
+    "CheckpointError",
     "InputError",
     "LayoutError",
     "Mesh",
@@ -41,17 +45,22 @@ __all__ = [
     "Replicate",
     "RuleError",
     "RunError",
+    "Sampling",
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
     "autodeploy_plan",
     "check_rule",
     "discover_rule",
+    "gather",
+    "generate",
     "hf_plan",
     "load",
     "rebind",
     "register_rule",
+    "reshard",
     "shard",
+    "shard_checkpoint",
     "tensor_parallel_transformation",
     "verify",
 ]

@@ -78,9 +78,9 @@ def shard(
     all_inputs, all_outputs = _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs")
     passes = []
     for axis, num_ranks in axes:
-        chosen = plans.get(axis, {})
-        is_auto = isinstance(chosen, str) and chosen == "auto"
-        resolved = ResolvedPlan() if is_auto else resolve_axis(program, chosen, num_ranks)
+        is_auto = isinstance(plans.get(axis), str) and plans[axis] == "auto"
+        plans[axis] = "auto" if is_auto else plan_entries(program, plans.get(axis, {}))
+        resolved = ResolvedPlan() if is_auto else resolve_axis(program, plans[axis], num_ranks)
         pins = make_pins(program, resolved, all_inputs.get(axis), all_outputs.get(axis))
 
         def assign(on: Program, pins: Pins = pins, num_ranks: int = num_ranks, is_auto: bool = is_auto) -> Assignment:
@@ -88,7 +88,7 @@ def shard(
 
         keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
         passes.append(AxisPass(axis, assign, keys))
-    sharded = ShardedProgram(program, axes, passes, plan=plan, discovered=discovered)
+    sharded = ShardedProgram(program, axes, passes, plan=plans, discovered=discovered)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
     if sharded.gap > GAP_WORTH_SAYING:
         warnings.warn(
@@ -117,15 +117,24 @@ def tensor_parallel_transformation(
     return shard(exported_program, mesh=world_size, plan=parallel_strategies).exported(rank)
 
 
-def resolve_axis(program: Program, plan: PlanLike, num_ranks: int) -> ResolvedPlan:
-    """A plan resolved against a program's tensors and modules."""
+def plan_entries(program: Program, plan: PlanLike) -> Mapping[str, Any]:
+    """A plan as a mapping of this program's names to styles, wherever it comes from."""
+    return _entries(plan, program.modules(), _tensors(program))
+
+
+def resolve_axis(program: Program, entries: Mapping[str, Any], num_ranks: int) -> ResolvedPlan:
+    """Plan entries resolved against a program's tensors and modules."""
+    return resolve_plan(entries, _tensors(program), program.modules(), num_ranks)
+
+
+def _tensors(program: Program) -> dict[str, TensorInfo]:
+    """What a plan may name besides modules: every parameter, buffer and constant."""
     tensors = {}
     for item in program.inputs:
         if item.is_state and item.target is not None:
             kind = "parameter" if item.kind.name == "PARAMETER" else "buffer"
             tensors[item.target] = TensorInfo(tuple(program.weights[item.target].tensor.shape), kind)
-    modules = program.modules()
-    return resolve_plan(_entries(plan, modules, tensors), tensors, modules, num_ranks)
+    return tensors
 
 
 def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: Any) -> Pins:

@@ -1,14 +1,23 @@
-"""The command line: ``shardwright inspect | plan | shard | verify | run``."""
+"""The command line: ``shardwright inspect | plan | shard | verify | run | generate | gather | reshard``."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from shardwright.errors import ShardwrightError
 from shardwright.report.tables import make_console
@@ -23,7 +32,11 @@ app = typer.Typer(
 _out = make_console()
 _err = make_console(stderr=True)
 
-Model = Annotated[Path, typer.Argument(help="An exported program, as torch.export.save writes it (.pt2).")]
+Model = Annotated[
+    Path, typer.Argument(help="An exported program (.pt2), a Hugging Face checkpoint folder or a .gguf file.")
+]
+Package = Annotated[Path, typer.Argument(help="A package folder.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")]
 Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -81,30 +94,106 @@ def plan(
 @app.command()
 def shard(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")],
+    output: Output,
     tp: Ranks = 2,
     plan: PlanOption = "auto",
     slack: Annotated[
         float, typer.Option(help="Under 'auto': how far weight bytes per rank may exceed the least.")
     ] = 0.1,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
+    ] = None,
+    cache_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens in a decoder's key-value cache; default: at most 2048; 0: no cache."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shard a program and write a package: graphs, and every rank's weights."""
-    from shardwright.report.tables import collectives_table, fallbacks_table, memory_table, print_json, weights_table
+    """Shard a program or a checkpoint and write a package: graphs, and every rank's weights.
+
+    A checkpoint's weights are streamed slice by slice; an interrupted run that is started again goes on.
+    """
+    import shardwright
+    from shardwright.checkpoint import open_checkpoint
 
     if output.exists():
         raise ShardwrightError(f"the output folder {output} exists already\n  try: another name, or remove it first")
-    with _progress("sharding") as step:
-        sharded = _shard(model, tp, plan, slack=slack)
-        sharded.save(str(output), progress=step)
-    tables = [weights_table(sharded), collectives_table(sharded), memory_table(sharded), fallbacks_table(sharded)]
+    with _progress("reading") as step:
+        if _is_checkpoint(model):
+            opened = open_checkpoint(model, dtype=_dtype(dtype), cache_length=cache_length, progress=step)
+            step("sharding", 0, 0)
+            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, slack=slack)
+            opened.save(sharded, output, progress=step)
+        elif dtype is not None or cache_length is not None:
+            raise ShardwrightError(f"--dtype and --cache-length are for checkpoints; {model} is an exported program")
+        else:
+            opened = None
+            sharded = _shard(model, tp, plan, slack=slack)
+            sharded.save(str(output), progress=step)
+    if opened is not None and opened.unused:
+        _err.print(f"not used by the model: {len(opened.unused)} tensors, such as {opened.unused[0]}")
+    _show_package(sharded, output, as_json=as_json)
+
+
+@app.command()
+def reshard(
+    package: Package,
+    output: Output,
+    tp: Ranks,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="'auto', or a YAML file; default: the plan the package was made with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a package for another number of ranks from a package, without the original model."""
+    import shardwright
+
+    with _progress("reading") as step:
+        sharded = shardwright.reshard(package, output, mesh=tp, plan=plan, progress=step)
+    _show_package(sharded, output, as_json=as_json)
+
+
+@app.command()
+def gather(
+    package: Package,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write; it must not exist.")],
+) -> None:
+    """Write the original state dict, whole, from a package."""
+    import shardwright
+
+    with _progress("gathering") as step:
+        names = shardwright.gather(package, output, progress=step)
+    _err.print(f"wrote {output}: {len(names)} tensors")
+
+
+@app.command()
+def generate(
+    package: Package,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to go on from, or to answer.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to write.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that together reach this.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equal tokens.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt itself, no chat template.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Launch local ranks and stream the text that a sharded decoder writes."""
+    from shardwright.generate.sampling import Sampling
+    from shardwright.generate.worker import Request, check_generates, write_text
+    from shardwright.package import read_manifest
+    from shardwright.runtime.launch import launch
+
+    manifest = read_manifest(package)
+    check_generates(manifest, package)
+    sampling = Sampling(temperature, top_p, seed)
+    request = Request(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
+    found = launch(manifest.num_ranks, write_text, str(package.resolve()), [request])[0][0]
     if as_json:
-        print_json(tables, package=str(output))
+        _print(json.dumps(asdict(found), indent=2))
         return
-    for table in tables:
-        if table.rows:
-            table.show(_out, limit=40)
-    _err.print(f"wrote {output}")
+    rate = f"{(len(found.ids) - 1) / found.decode_s:.1f} tokens/s" if len(found.ids) > 1 else ""
+    prefill = f"{len(found.prompt_ids)} prompt tokens in {found.prefill_s:.2f} s"
+    _err.print(f"{prefill}, {len(found.ids)} written {rate}", style="dim")
 
 
 @app.command()
@@ -120,6 +209,11 @@ def verify(
     import shardwright
     from shardwright.runtime.inputs import example_inputs
 
+    if _is_checkpoint(model):
+        raise ShardwrightError(
+            f"verify runs the program, whose weights a checkpoint folder ({model}) leaves on disk\n"
+            "  try: export the loaded model with torch.export and verify the .pt2 file"
+        )
     with _working("verifying"):
         exported = _load(model)
         sharded = shardwright.shard(exported, mesh=tp, plan=plan)
@@ -135,7 +229,7 @@ def verify(
 
 @app.command()
 def run(
-    package: Annotated[Path, typer.Argument(help="A package folder.")],
+    package: Package,
     inputs: Annotated[Path, typer.Option("--inputs", "-i", help="A safetensors file of inputs by name.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write outputs to.")],
     as_json: AsJson = False,
@@ -179,9 +273,39 @@ def main() -> None:
 
 
 def _load(model: Path) -> Any:
+    if _is_checkpoint(model):
+        from shardwright.checkpoint import open_checkpoint
+
+        return open_checkpoint(model).exported
     from shardwright.program import load_exported
 
     return load_exported(model)
+
+
+def _is_checkpoint(model: Path) -> bool:
+    return model.is_dir() or model.suffix == ".gguf"
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is not None and name not in known:
+        raise ShardwrightError(f"--dtype {name!r} is none of {', '.join(known)}")
+    return known.get(name) if name else None
+
+
+def _show_package(sharded: Any, output: Path, *, as_json: bool) -> None:
+    from shardwright.report.tables import collectives_table, fallbacks_table, memory_table, print_json, weights_table
+
+    tables = [weights_table(sharded), collectives_table(sharded), memory_table(sharded), fallbacks_table(sharded)]
+    if as_json:
+        print_json(tables, package=str(output))
+        return
+    for table in tables:
+        if table.rows:
+            table.show(_out, limit=40)
+    _err.print(f"wrote {output}")
 
 
 def _read(model: Path) -> Any:
@@ -209,9 +333,19 @@ def _working(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar; the function it gives takes what is being done and the fraction done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar; the function it gives takes what is being done, the bytes done, and the bytes to do (0: not known)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=_err, transient=True) as progress:
-        task = progress.add_task(what, total=1.0)
-        yield lambda doing, done: progress.update(task, description=doing, completed=done)
+        task = progress.add_task(what, total=None)
+
+        def step(doing: str, done: int, total: int) -> None:
+            progress.update(task, description=doing, completed=done, total=total or None)
+
+        yield step

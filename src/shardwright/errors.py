@@ -45,6 +45,10 @@ class InputError(ShardwrightError):
     """Inputs given to a program do not have the structure, shapes or dtypes it was exported with."""
 
 
+class CheckpointError(ShardwrightError):
+    """A checkpoint cannot be read: missing or damaged files, an unknown model, tensors that do not fit it."""
+
+
 class PackageError(ShardwrightError):
     """A package folder cannot be written or read: missing, damaged, of another version, or for other ranks."""
 

@@ -9,7 +9,7 @@ import copy
 import operator
 import os
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,7 @@ def read(exported: ExportedProgram) -> Program:
             f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
-    if _needs_functionalization(exported.graph_module):
-        exported = exported.run_decompositions({})
+    exported = functional(exported)
     graph = exported.graph
     if any(_is_inlined(node) or _is_hop(node, "with_effects") for node in graph.nodes):
         graph = _inline_regions(exported)
@@ -210,6 +209,11 @@ def _refuse_sparse(graph: fx.Graph) -> None:
                     f"{describe(node)} is a tensor of layout {tensor.layout}; only strided tensors can be sharded\n"
                     "  try: make it dense (.to_dense()) before it enters the exported part"
                 )
+
+
+def functional(exported: ExportedProgram) -> ExportedProgram:
+    """The program without mutation in its graph; itself when there is none."""
+    return exported.run_decompositions({}) if _needs_functionalization(exported.graph_module) else exported
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -292,6 +296,33 @@ def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor
         if spec.kind == InputKind.PARAMETER:
             tensor = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
         held[spec.target] = tensor
+    return exported
+
+
+def replace_weights(
+    exported: ExportedProgram,
+    replacement: Callable[[str, torch.Tensor], torch.Tensor],
+    ties: Mapping[str, str] | None = None,
+) -> ExportedProgram:
+    """Put ``replacement(name, tensor)`` in place of every parameter, buffer and constant; changed in place.
+
+    Parameters stay parameters, and example inputs are dropped with what they were made for. Tied tensors stay one;
+    ``ties``: name → first name of tensors that are one but have become several, as saving a program makes them.
+    """
+    made: dict[int | str, torch.Tensor] = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind not in STATE_KINDS or spec.target is None:
+            continue
+        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        old = held[spec.target]
+        key = (ties or {}).get(spec.target, spec.target if ties else id(old))
+        if key not in made:
+            new = replacement(spec.target, old)
+            if isinstance(old, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            made[key] = new
+        held[spec.target] = made[key]
+    exported._example_inputs = None
     return exported
 
 

@@ -72,7 +72,7 @@ def load_rank(
     entries = {entry.name: entry for entry in manifest.files}
     graph = check_file(folder, entries[manifest.graphs[rank]], contents=check)
     weights = check_file(folder, entries[manifest.weights[rank]], contents=check)
-    exported = _read_graph(graph)
+    exported = read_graph(graph)
     tensors = _read_weights(weights, exported, manifest, device or torch.device("cpu"))
     return attach_weights(exported, tensors)
 
@@ -96,7 +96,8 @@ def _start(manifest: Manifest) -> int:
     return dist.get_rank()
 
 
-def _read_graph(path: Path) -> ExportedProgram:
+def read_graph(path: Path) -> ExportedProgram:
+    """A graph file of a package, without its weights; raises `PackageError` when it holds anything to be executed."""
     data = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -117,6 +118,7 @@ def _read_weights(
     path: Path, exported: ExportedProgram, manifest: Manifest, device: torch.device
 ) -> dict[str, torch.Tensor]:
     aliases = {entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of}
+    zeros = {entry.name for entry in manifest.tensors if entry.zeros}
     held = {**exported.state_dict, **exported.constants}
     tensors: dict[str, torch.Tensor] = {}
     try:
@@ -124,6 +126,9 @@ def _read_weights(
             names = set(file.keys())
             for name, wanted in held.items():
                 if not isinstance(wanted, torch.Tensor):
+                    continue
+                if name in zeros:
+                    tensors[name] = torch.zeros(wanted.shape, dtype=wanted.dtype, device=device)
                     continue
                 stored = aliases.get(name, name)
                 if stored not in names:

@@ -8,7 +8,7 @@ import msgspec
 
 from shardwright.errors import PackageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "shardwright.json"
 
 
@@ -21,7 +21,11 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A parameter, buffer or constant: global shape, dtype, and its layout on each mesh axis as plan files spell it."""
+    """A parameter, buffer or constant: global shape, dtype, and its layout on each mesh axis as plan files spell it.
+
+    ``alias_of``: the name that a tied tensor is stored under. ``zeros``: it is not stored but made on loading.
+    ``in_state``: whether it is part of the original's state dict.
+    """
 
     name: str
     kind: str
@@ -29,6 +33,8 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
     layouts: dict[str, Any]
     alias_of: str = ""
+    zeros: bool = False
+    in_state: bool = True
 
 
 class ValueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,8 +56,19 @@ class CollectiveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cause: str
 
 
+class DecoderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What generating text needs: the tokens its key-value cache holds, and the ids that end a text."""
+
+    cache_length: int
+    end_ids: list[int]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a package says about itself. ``graphs`` and ``weights``: file name by rank."""
+    """Everything a package says about itself.
+
+    ``graphs`` and ``weights``: file name by rank. ``original``: the unsharded program without weights, from which the
+    package is made anew for other ranks. ``extras``: further files (a tokenizer's).
+    """
 
     format_version: int
     shardwright_version: str
@@ -59,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mesh: dict[str, int]
     graphs: list[str]
     weights: list[str]
+    original: str
     files: list[FileEntry]
     tensors: list[TensorEntry]
     inputs: list[ValueEntry]
@@ -66,6 +84,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collectives: list[CollectiveEntry]
     plan: Any = None
     source_fingerprint: str = ""
+    extras: list[str] = []
+    decoder: DecoderEntry | None = None
 
     @property
     def num_ranks(self) -> int:
@@ -126,7 +146,9 @@ def _check(manifest: Manifest, path: Path) -> None:
     product = 1
     for size in manifest.mesh.values():
         product *= size
-    missing = [name for name in (*manifest.graphs, *manifest.weights) if name not in names]
+    missing = [
+        name for name in (*manifest.graphs, *manifest.weights, manifest.original, *manifest.extras) if name not in names
+    ]
     if missing or product != len(manifest.graphs) or len(manifest.graphs) != len(manifest.weights):
         raise PackageError(f"{path} contradicts itself: mesh {manifest.mesh}, {len(manifest.graphs)} graphs, {missing}")
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]

@@ -1,192 +1,202 @@
-"""Write a package: into a temporary folder beside the target, then renamed, so it is whole or absent."""
+"""Write a package: graphs, every rank's weights, a manifest. Weights are streamed, one tensor's piece at a time."""
 
 import hashlib
 import io
+import json
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from shardwright.api import output_names
 from shardwright.errors import PackageError
-from shardwright.package.manifest import (
-    FORMAT_VERSION,
-    CollectiveEntry,
-    FileEntry,
-    Manifest,
-    TensorEntry,
-    ValueEntry,
-    file_sha256,
-    write_manifest,
-)
-from shardwright.plan.files import spell
+from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
+from shardwright.package.folder import WorkFolder, flush, work_folder
+from shardwright.package.manifest import DecoderEntry, FileEntry, file_sha256, write_manifest
+from shardwright.package.regions import Region, region_of
+from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.program import Program, Weight, without_weights, write
 from shardwright.sharded import ShardedProgram
 from shardwright.version import VERSION
 
-Progress = Callable[[str, float], None]
-"""Called with what is being written and the fraction done."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the bytes of weights written and the bytes to write (0: not known yet)."""
+
+ORIGINAL_NAME = "original.pt2"
 
 
-def save(sharded: ShardedProgram, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+class WeightSource(Protocol):
+    """Where the weights are that the program itself holds on the meta device."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest that changes when the weights may have changed."""
+        ...
+
+    def read(self, name: str, region: Region, dtype: torch.dtype) -> torch.Tensor:
+        """The piece ``region`` of a whole tensor, as ``dtype``."""
+        ...
+
+
+def save(
+    sharded: ShardedProgram,
+    path: str | os.PathLike[str],
+    *,
+    source: WeightSource | None = None,
+    extras: Mapping[str, bytes] | None = None,
+    decoder: DecoderEntry | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Write ``sharded`` as the package folder ``path``, which must not exist.
 
-    One rank's weights are in memory at a time. Ranks with equal graphs share one file. Raises `PackageError` when the
-    folder exists or cannot be written (a full disk); nothing is left behind then.
+    ``source``: supplies the weights that are on the meta device, slice by slice; an interrupted run is then taken up
+    where it stopped, with the ranks that are finished. ``extras``: further files by name (a tokenizer's).
+    ``decoder``: what `shardwright generate` must know. One tensor's piece is in memory at a time. Ranks with equal
+    graphs share one file. Raises `PackageError` when the folder exists or cannot be written (a full disk); nothing is
+    left behind then.
     """
     target = Path(path)
-    with new_folder(target) as folder:
-        report = progress or (lambda what, done: None)
-        num_ranks = sharded.mesh.num_ranks
-        graphs, weights, digests = [], [], {}
-        aliases = _aliases(sharded.program)
-        for rank in range(num_ranks):
-            report(f"rank {rank}: graph", (rank + 0.1) / num_ranks)
-            local = sharded.rank_program(rank)
+    report = progress or (lambda doing, done, total: None)
+    programs = [sharded.rank_program(rank) for rank in range(sharded.mesh.num_ranks)]
+    with work_folder(target, _job(sharded, source) if source is not None else "") as folder:
+        graphs = []
+        digests: dict[str, str] = {}
+        for rank, local in enumerate(programs):
+            report(f"rank {rank}: graph", 0, 0)
             data, digest = _graph_bytes(local)
             if digest not in digests:
                 digests[digest] = f"graph-{len(digests)}.pt2"
-                (folder / digests[digest]).write_bytes(data)
+                (folder.path / digests[digest]).write_bytes(data)
             graphs.append(digests[digest])
-            report(f"rank {rank}: weights", (rank + 0.5) / num_ranks)
-            weights.append(f"weights-{rank:05d}-of-{num_ranks:05d}.safetensors")
-            if any(weight.tensor.is_meta for weight in local.weights.values()):
-                raise PackageError(
-                    "the program's weights are on the meta device, so there is nothing to write\n"
-                    "  try: export the model with real weights"
-                )
-            tensors = {
-                name: weight.materialize().detach().contiguous().cpu()
-                for name, weight in local.weights.items()
-                if name not in aliases
-            }
-            save_file(tensors, folder / weights[-1])
-        names = sorted({*graphs, *weights})
-        files = [FileEntry(n, (folder / n).stat().st_size, file_sha256(folder / n)) for n in names]
-        write_manifest(folder, _manifest(sharded, graphs, weights, files, aliases))
-        report("done", 1.0)
+        for name, data in (extras or {}).items():
+            (folder.path / name).write_bytes(data)
+        (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
+        weights = _write_weights(sharded, programs, source, folder, report)
+        others = sorted({*graphs, *(extras or {}), ORIGINAL_NAME})
+        files = [*(_entry(folder.path / name) for name in others), *weights]
+        manifest = describe(
+            sharded,
+            graphs=graphs,
+            weights=[entry.name for entry in weights],
+            original=ORIGINAL_NAME,
+            files=files,
+            extras=sorted(extras or {}),
+            decoder=decoder,
+        )
+        write_manifest(folder.path, manifest)
 
 
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``target`` when the block ends well, and disappears when it does not."""
-    if target.exists():
-        raise PackageError(f"the output folder {target} exists already\n  try: another name, or remove it first")
-    if not target.parent.is_dir():
-        raise PackageError(f"cannot write {target}: the folder {target.parent} does not exist")
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield folder
-        for file in folder.iterdir():
-            _flush(file)
-        folder.chmod(0o755)
-        folder.rename(target)
-    except (OSError, SafetensorError) as error:
-        # safetensors reports a failed write as an error of its own.
-        raise PackageError(f"cannot write the package {target}: {error}\n  nothing was left behind") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _write_weights(
+    sharded: ShardedProgram,
+    programs: list[Program],
+    source: WeightSource | None,
+    folder: WorkFolder,
+    report: Progress,
+) -> list[FileEntry]:
+    left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)
+    ranks = [_slots(local, left_out) for local in programs]
+    total = sum(slot.num_bytes for slots in ranks for slot in slots)
+    _check_space(folder.path, total)
+    done, found = 0, []
+    for rank, (local, slots) in enumerate(zip(programs, ranks, strict=True)):
+        name = f"weights-{rank:05d}-of-{len(programs):05d}.safetensors"
+        finished = folder.finished(name)
+        if finished is not None:
+            done += sum(slot.num_bytes for slot in slots)
+            found.append(finished)
+            continue
+        report(f"rank {rank}", done, total)
+        before = done
 
+        def tell(num_bytes: int, rank: int = rank) -> None:
+            nonlocal done
+            done += num_bytes
+            report(f"rank {rank}", done, total)
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+        def read(name: str, local: Program = local) -> torch.Tensor:
+            return _piece(name, local.weights[name], source)
 
-
-def _aliases(program: Program) -> dict[str, str]:
-    """Tied weights: name → the name under which the same tensor is written."""
-    first: dict[int, str] = {}
-    found = {}
-    for name, weight in program.weights.items():
-        leader = first.setdefault(id(weight.tensor), name)
-        if leader != name:
-            found[name] = leader
+        entry = write_tensors(folder.path / name, slots, read, tell)
+        assert done - before == sum(slot.num_bytes for slot in slots), "every byte is told once"
+        folder.note(entry)
+        found.append(entry)
     return found
+
+
+def _slots(local: Program, left_out: set[str]) -> list[TensorSlot]:
+    return [
+        TensorSlot(name, weight.tensor.dtype, weight.shape)
+        for name, weight in local.weights.items()
+        if name not in left_out
+    ]
+
+
+def _piece(name: str, weight: Weight, source: WeightSource | None) -> torch.Tensor:
+    if not weight.tensor.is_meta:
+        return weight.materialize().detach()
+    if source is None:
+        raise PackageError(
+            f"{name!r} and perhaps other weights are on the meta device, so there is nothing to write\n"
+            "  try: export the model with real weights, or `shardwright shard` on the checkpoint's folder"
+        )
+    region = region_of(tuple(weight.tensor.shape), weight.cuts)
+    if region is None:
+        return torch.zeros(weight.shape, dtype=weight.tensor.dtype)
+    return source.read(name, region, weight.tensor.dtype)
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Fail before hours of work rather than after: the weights must fit on the disk."""
+    kept = sum(path.stat().st_size for path in folder.iterdir())
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free + kept:
+        raise OSError(f"the weights need {num_bytes} bytes, the disk has {free} free")
+
+
+def _entry(path: Path) -> FileEntry:
+    flush(path)
+    return FileEntry(path.name, path.stat().st_size, file_sha256(path))
+
+
+def _job(sharded: ShardedProgram, source: WeightSource) -> str:
+    """A digest of all that decides what the rank files hold."""
+    facts = [
+        VERSION,
+        str(torch.__version__),
+        list(sharded.mesh.axes),
+        spell_plan(sharded.plan),
+        [(w.name, {axis: repr(layout) for axis, layout in w.layouts.items()}) for w in sharded.weights],
+        fingerprint(sharded.program),
+        source.fingerprint,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _graph_bytes(local: Program) -> tuple[bytes, str]:
     """A rank's graph without weights, and a digest of what it computes."""
-    exported = without_weights(write(replace(local, weights=_on_meta(local))))
-    buffer = io.BytesIO()
-    torch.export.save(exported, buffer)
-    with zipfile.ZipFile(io.BytesIO(buffer.getvalue())) as archive:
+    data = _bare_bytes(local)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = [archive.read(n) for n in sorted(archive.namelist()) if n.endswith(".json")]
-    return buffer.getvalue(), hashlib.sha256(b"\0".join(parts)).hexdigest()
+    return data, hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def _on_meta(local: Program) -> dict[str, Any]:
-    made = {}
-    for name, weight in local.weights.items():
+def _bare_bytes(program: Program) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(without_weights(write(replace(program, weights=_on_meta(program)))), buffer)
+    return buffer.getvalue()
+
+
+def _on_meta(program: Program) -> dict[str, Any]:
+    made: dict[int, torch.Tensor] = {}
+    found = {}
+    for name, weight in program.weights.items():
         tensor = weight.tensor.detach().to("meta")
         if isinstance(weight.tensor, torch.nn.Parameter):
             tensor = torch.nn.Parameter(tensor, requires_grad=weight.tensor.requires_grad)
-        made[name] = Weight(tensor, weight.cuts)
-    return made
-
-
-def _manifest(
-    sharded: ShardedProgram, graphs: list[str], weights: list[str], files: list[FileEntry], aliases: dict[str, str]
-) -> Manifest:
-    program = sharded.program
-    nodes = {node.name: node for node in program.placeholders()}
-    values = program.output_values()
-    outputs = [_value(name, values[position]) for name, position in output_names(program).items()]
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        shardwright_version=VERSION,
-        torch_version=str(torch.__version__),
-        mesh=dict(sharded.mesh.axes),
-        graphs=graphs,
-        weights=weights,
-        files=files,
-        tensors=[
-            TensorEntry(
-                name=w.name,
-                kind=w.kind,
-                shape=list(w.shape),
-                dtype=str(w.dtype).removeprefix("torch."),
-                layouts={axis: spell(layout) for axis, layout in w.layouts.items()},
-                alias_of=aliases.get(w.name, ""),
-            )
-            for w in sharded.weights
-        ],
-        inputs=[_value(item.name, nodes[item.name]) for item in program.user_inputs()],
-        outputs=outputs,
-        collectives=[
-            CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in sharded.collectives
-        ],
-        plan=_plan(sharded.plan),
-        source_fingerprint=_fingerprint(program),
-    )
-
-
-def _value(name: str, node: Any) -> ValueEntry:
-    val = node.meta.get("val") if isinstance(node, torch.fx.Node) else node
-    if not isinstance(val, torch.Tensor):
-        return ValueEntry(name, [], type(val).__name__)
-    shape = [size if isinstance(size, int) else str(size) for size in val.shape]
-    return ValueEntry(name, shape, str(val.dtype).removeprefix("torch."))
-
-
-def _plan(plan: Any) -> Any:
-    if isinstance(plan, dict):
-        return {str(key): _plan(value) for key, value in plan.items()}
-    spelled = spell(plan)
-    return spelled if isinstance(spelled, (str, dict, type(None))) else repr(spelled)
-
-
-def _fingerprint(program: Program) -> str:
-    """A digest of the graph and of every tensor's name, shape and dtype: which program this was."""
-    digest = hashlib.sha256(str(program.graph).encode())
-    for name, weight in sorted(program.weights.items()):
-        digest.update(f"{name} {tuple(weight.tensor.shape)} {weight.tensor.dtype}".encode())
-    return digest.hexdigest()
+        # Tied names stay one tensor, so that they still are when the graph is read back.
+        found[name] = Weight(made.setdefault(id(weight.tensor), tensor), weight.cuts)
+    return found

@@ -26,7 +26,23 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PlanError(f"{path} is not a YAML plan: {error}") from error
     if not isinstance(data, Mapping):
         raise PlanError(f"{path} holds {type(data).__name__}, not a mapping of names to styles")
-    return {str(key): _style(value, f"{path}: {key!r}") for key, value in data.items()}
+    return as_plan(data, str(path))
+
+
+def as_plan(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """A plan from what a file holds; raises `PlanError` naming ``where`` and the entry that is wrong."""
+    return {str(key): _style(value, f"{where}: {key!r}") for key, value in data.items()}
+
+
+def read_layout(value: Any, num_ranks: int) -> Layout:
+    """The layout that `spell` wrote, for ``num_ranks`` ranks; raises `PlanError` for anything else."""
+    style = Replicate() if value == "replicate" else _style(value, "layout")
+    if not isinstance(style, (Replicate, Partial, Shard)):
+        raise PlanError(f"{value!r} is no layout")
+    if isinstance(style, Shard) and isinstance(style.cut, Cut):
+        # The last ranks may own nothing, which a list of owners does not show.
+        return Shard(style.dim, Cut.of(num_ranks, style.cut.flat_runs()))
+    return style
 
 
 def write_plan(path: str | os.PathLike[str], plan: Mapping[str, Any], *, comment: str = "") -> None:
@@ -82,11 +98,20 @@ def _style(value: Any, where: str) -> Any:
     return _shard(value, where)
 
 
+def _are_ints(parts: Any) -> bool:
+    return isinstance(parts, (list, tuple)) and all(isinstance(part, int) for part in parts)
+
+
 def _shard(value: Mapping[str, Any], where: str) -> Layout:
     dim, parts, unit = value.get("shard"), value.get("parts", []), value.get("unit", 1)
-    if not isinstance(dim, int) or not isinstance(unit, int) or not all(isinstance(p, int) for p in parts):
+    if not isinstance(dim, int) or not isinstance(unit, int) or not _are_ints(parts):
         raise PlanError(f"{where}: shard and unit are numbers, parts a list of numbers; got {dict(value)!r}")
     if "owners" in value:
-        runs = [(int(owner), int(length)) for owner, length in value["owners"]]
+        try:
+            runs = [(int(owner), int(length)) for owner, length in value["owners"]]
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"{where}: owners is a list of [owner, length], got {value['owners']!r}") from error
+        if not runs or any(owner < 0 or length < 0 for owner, length in runs):
+            raise PlanError(f"{where}: owners are numbers from 0 with lengths, got {value['owners']!r}")
         return Shard(dim, Cut.of(max(owner for owner, _ in runs) + 1, runs))
     return Shard(dim, Blocks(tuple(parts), unit)) if parts or unit != 1 else Shard(dim)

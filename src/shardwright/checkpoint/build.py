@@ -1,0 +1,119 @@
+"""A transformers model built for export: parameters that are shapes only, buffers that are computed.
+
+Parameters are fake tensors on the device the program is for, not meta tensors: a graph exported on the meta device
+makes meta tensors wherever it makes any. Buffers (rotary frequencies, masks) are computed as the class computes them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # private; torch.export's own way to have shapes
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from shardwright.errors import CheckpointError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt", "vocab.json")
+
+
+def find_checkpoint(path: Path) -> tuple[Path, str | None]:
+    """The folder of a checkpoint and, for GGUF, the file's name in it; raises `CheckpointError` when it is neither."""
+    if path.is_file() and path.suffix == ".gguf":
+        return path.parent, path.name
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder or .gguf file {path}")
+    if (path / "config.json").is_file():
+        return path, None
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    if len(files) == 1:
+        return path, files[0]
+    raise CheckpointError(
+        f"{path} is no checkpoint: it has no config.json"
+        + (f", and {len(files)} GGUF files\n  try: name one of {files}" if files else " and no GGUF file")
+    )
+
+
+def read_config(folder: Path, gguf: str | None) -> Any:
+    """The transformers configuration; raises `CheckpointError` for an unknown, quantised or unsupported model."""
+    from transformers import AutoConfig
+
+    config = hugging_face(lambda: AutoConfig.from_pretrained(folder, gguf_file=gguf, local_files_only=True), folder)
+    if getattr(config, "quantization_config", None):
+        raise CheckpointError(
+            f"{folder}: the weights are quantised, which cannot be cut slice by slice\n"
+            "  try: the unquantised checkpoint, or its GGUF"
+        )
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{folder}: {config.model_type} has an encoder and a decoder, which are two programs\n"
+            "  try: export them yourself and shard the .pt2 files"
+        )
+    return config
+
+
+def build_model(config: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, FakeTensorMode]:
+    """The model of a configuration, in eval mode, and the fake mode its parameters live in."""
+    import transformers
+
+    names = getattr(config, "architectures", None) or []
+    kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if kind is None:
+        causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        kind = (transformers.AutoModelForCausalLM if causal else transformers.AutoModel)._model_mapping[type(config)]
+    kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
+    kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
+    if kept and dtype in (torch.float16, torch.bfloat16):
+        raise CheckpointError(
+            f"{kind.__name__} keeps {sorted(kept)} in float32, so that not all of it can be {dtype}\n"
+            "  try: --dtype float32"
+        )
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with _shapes_only(mode):
+        model = hugging_face(lambda: kind._from_config(config, dtype=dtype, attn_implementation="sdpa"), folder)
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        raise CheckpointError(
+            f"{type(model).__name__} takes {model.main_input_name!r}, not token ids\n"
+            "  try: export it yourself and shard the .pt2 file"
+        )
+    return model.eval(), mode
+
+
+def read_tokenizer(folder: Path, gguf: str | None) -> Any:
+    """The tokenizer beside the weights; None where there is none."""
+    if gguf is None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    from transformers import AutoTokenizer
+
+    return hugging_face(lambda: AutoTokenizer.from_pretrained(folder, gguf_file=gguf, local_files_only=True), folder)
+
+
+def hugging_face(make: Callable[[], Any], folder: Path) -> Any:
+    """What transformers makes of a folder; what it raises for a bad one as a `CheckpointError`."""
+    try:
+        return make()
+    except Exception as error:
+        # Damaged files surface as anything from struct.error to a bare Exception of the tokenizers library.
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{folder}: transformers cannot read it: {first}") from error
+
+
+@contextmanager
+def _shapes_only(mode: FakeTensorMode) -> Iterator[None]:
+    """Parameters that modules register become fake tensors before they are initialised; tied ones stay one."""
+
+    # torch declares that a hook returns None; it takes what one returns as the parameter to register.
+    def replace(_: Any, __: str, parameter: torch.nn.Parameter | None) -> Any:
+        if parameter is None or isinstance(parameter.data, FakeTensor):
+            return None
+        with mode:
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+            return torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

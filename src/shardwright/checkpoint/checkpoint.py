@@ -1,0 +1,183 @@
+"""From a checkpoint to a package: build without weights, export, shard, then stream every rank's slices to its file.
+
+No process holds the whole model: weights stay in the checkpoint's files until a rank's piece of one is written. The
+most memory that is needed at a time is the largest tensor of the model and a rank's piece of it.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from shardwright.api import PlanLike, shard
+from shardwright.errors import CheckpointError, Finding, near_misses, raise_findings
+from shardwright.package.manifest import DecoderEntry
+from shardwright.package.regions import Holder, Region, read_region
+from shardwright.package.save import Progress, save
+from shardwright.program import functional, replace_weights
+from shardwright.sharded import ShardedProgram
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """Reads pieces of a checkpoint's tensors by the model's names; see `package.save.WeightSource`."""
+
+    holders: Mapping[str, Holder]
+    fingerprint: str
+
+    def read(self, name: str, region: Region, dtype: torch.dtype) -> torch.Tensor:
+        """The piece of one tensor, cast to ``dtype``."""
+        return read_region(region, [self.holders[name]], dtype)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint opened for sharding.
+
+    ``exported``: the program, its parameters on the meta device. ``source``: reads them. ``extras``: the tokenizer's
+    files. ``unused``: names in the checkpoint that the model has no use for.
+    """
+
+    exported: ExportedProgram
+    source: CheckpointSource
+    decoder: DecoderEntry | None
+    extras: Mapping[str, bytes]
+    unused: Sequence[str]
+
+    def save(self, sharded: ShardedProgram, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+        """Write a sharding of ``exported`` as a package, weights streamed; raises `PackageError`."""
+        save(sharded, path, source=self.source, extras=self.extras, decoder=self.decoder, progress=progress)
+
+
+def shard_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    mesh: Any,
+    plan: PlanLike = "auto",
+    dtype: torch.dtype | None = None,
+    cache_length: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ShardedProgram:
+    """Shard a Hugging Face folder (config and safetensors) or a GGUF file into the package folder ``output``.
+
+    ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). ``cache_length``: the tokens that a
+    decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
+    ``options``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not yet written.
+
+    Raises `CheckpointError` when the checkpoint cannot be read, else as `shard` and `ShardedProgram.save` do.
+
+    >>> shard_checkpoint("SmolLM2-135M/", "out/", mesh=3)
+    """
+    opened = open_checkpoint(checkpoint, dtype=dtype, cache_length=cache_length, progress=progress)
+    if progress is not None:
+        progress("sharding", 0, 0)
+    sharded = shard(opened.exported, mesh=mesh, plan=plan, **options)
+    opened.save(sharded, output, progress=progress)
+    return sharded
+
+
+def open_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    cache_length: int | None = None,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """A checkpoint's program and where its weights are; none are read. Arguments as `shard_checkpoint` takes them."""
+    try:
+        from shardwright.checkpoint import build, recipes
+    except ImportError as error:
+        raise CheckpointError(
+            f"checkpoints need transformers, which is not installed ({error})\n  try: pip install 'shardwright[hf]'"
+        ) from error
+    report = progress or (lambda doing, done, total: None)
+    report("reading the configuration", 0, 0)
+    folder, gguf = build.find_checkpoint(Path(checkpoint))
+    config = build.read_config(folder, gguf)
+    tokenizer = build.read_tokenizer(folder, gguf)
+    report("building the model", 0, 0)
+    model, mode = build.build_model(config, folder, dtype or _dtype(config, gguf))
+    holders, unused, fingerprint = _find_weights(model, folder, gguf)
+    _share_ties(model, holders)
+    report("exporting", 0, 0)
+    decoder = None
+    if not recipes.is_decoder(model):
+        exported = recipes.export_encoder(model, mode)
+    elif cache_length == 0:
+        exported = recipes.export_scores(model, mode)
+    else:
+        length = recipes.default_cache_length(config) if cache_length is None else cache_length
+        exported = recipes.export_decoder(model, mode, length)
+        decoder = DecoderEntry(length, _end_ids(folder, config, tokenizer))
+    report("functionalising", 0, 0)
+    exported = replace_weights(functional(exported), lambda name, tensor: _on_meta(name, tensor, holders))
+    source = CheckpointSource(holders, fingerprint)
+    return Checkpoint(exported, source, decoder, _tokenizer_files(tokenizer), unused)
+
+
+def _dtype(config: Any, gguf: str | None) -> torch.dtype:
+    given = getattr(config, "dtype", None)
+    return given if isinstance(given, torch.dtype) and gguf is None else torch.float32
+
+
+def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str, Holder], list[str], str]:
+    from shardwright.checkpoint.files import files_digest, stored_tensors
+    from shardwright.checkpoint.gguf import quantized_tensors
+    from shardwright.checkpoint.names import match_names
+
+    if gguf is not None:
+        return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
+    stored = stored_tensors(folder)
+    return *match_names(model, stored), files_digest({tensor.file for tensor in stored.values()})
+
+
+def _share_ties(model: Any, holders: dict[str, Holder]) -> None:
+    """Give every name of a tied tensor the holder of one; raise when a parameter has none, or one of another shape."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    groups: dict[int, list[str]] = {}
+    for name, parameter in named.items():
+        groups.setdefault(id(parameter), []).append(name)
+    findings = []
+    for names in groups.values():
+        held = next((holders[name] for name in names if name in holders), None)
+        if held is None:
+            close = tuple(f"the checkpoint holds {name!r}" for name in near_misses(names[0], holders))
+            findings.append(Finding(f"the checkpoint lacks {names[0]!r}", remedies=close))
+            continue
+        if held.region.shape != tuple(named[names[0]].shape):
+            wanted = tuple(named[names[0]].shape)
+            findings.append(Finding(f"{names[0]!r} has shape {held.region.shape}, the configuration says {wanted}"))
+        holders.update(dict.fromkeys(names, held))
+    raise_findings(CheckpointError, findings, summary="the checkpoint does not fit its configuration")
+
+
+def _on_meta(name: str, tensor: torch.Tensor, holders: Mapping[str, Holder]) -> torch.Tensor:
+    """A tensor that the checkpoint holds as a meta tensor; computed buffers stay as they are."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if name in holders else tensor.detach()
+
+
+def _end_ids(folder: Path, config: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a text: the generation settings', the configuration's and the tokenizer's."""
+    from transformers import GenerationConfig
+
+    found: list[Any] = [config.get_text_config().eos_token_id]
+    if (folder / "generation_config.json").is_file():
+        found.append(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
+    found.append(getattr(tokenizer, "eos_token_id", None))
+    flat = [number for ids in found for number in (ids if isinstance(ids, list) else [ids])]
+    return sorted({int(number) for number in flat if number is not None})
+
+
+def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}

@@ -1,0 +1,90 @@
+"""Which stored tensors make which of the model's: transformers' own renaming and converting, done lazily.
+
+Checkpoints are older than the classes that read them: prefixes have come and gone, experts are stored one by one where
+the model keeps one tensor. transformers (5 and later) describes this as renamings and converters; they are followed
+here key by key as its loader does. A renamed tensor is read slice by slice; a converted one is made whole when asked.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from shardwright.checkpoint.files import StoredTensor
+from shardwright.package.regions import Holder, Region
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One use of a transformers converter: stored tensors by the pattern that found them → the model's, by name."""
+
+    converter: Any
+    model: Any
+    first: str
+    sources: dict[str, list[StoredTensor]] = field(default_factory=dict)
+
+    def run(self, load: Callable[[StoredTensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors it makes. ``load`` gives a stored one."""
+        converter = deepcopy(self.converter)
+        for pattern, tensors in self.sources.items():
+            for tensor in tensors:
+                converter.add_tensor(self.first, tensor.name, pattern, lambda t=tensor: load(t))
+        made = converter.convert(self.first, model=self.model, config=self.model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A tensor of the model that a conversion makes."""
+
+    conversion: Conversion
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def region(self) -> Region:
+        """All of the tensor."""
+        return Region.whole(self.shape)
+
+    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
+        """A box of the tensor; the whole of it is made for that."""
+        return self.conversion.run(lambda stored: stored.read(tuple(map(slice, stored.shape))))[self.name][box]
+
+
+def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, Holder], list[str]]:
+    """What holds each of the model's tensors, by name, and the stored tensors that the model has no use for."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        dot_natural_key,
+        rename_source_key,
+    )
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
+    converters = [one for one in transforms if isinstance(one, WeightConverter)]
+    by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
+    wanted = model.state_dict()
+    holders: dict[str, Holder] = {}
+    conversions: dict[str, Conversion] = {}
+    unused = []
+    for key in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
+        if name not in wanted and key in wanted:
+            name, pattern = rename_source_key(key, [], [], model.base_model_prefix, wanted)
+        if name not in wanted:
+            unused.append(key)
+        elif pattern is None:
+            holders[name] = stored[key]
+        else:
+            conversion = conversions.setdefault(name, Conversion(by_pattern[pattern], model, name))
+            conversion.sources.setdefault(pattern, []).append(stored[key])
+    for conversion in conversions.values():
+        # A converter may make several tensors of its sources; which and how large shows without their data.
+        made = conversion.run(lambda tensor: torch.empty(tensor.shape, device="meta"))
+        for name, value in made.items():
+            holders[name] = Converted(conversion, name, tuple(value.shape))
+    return holders, unused

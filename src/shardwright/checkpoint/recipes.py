@@ -1,0 +1,153 @@
+"""What is exported of a transformers model: its forward call as a program with plain tensor inputs.
+
+A decoder gets a static key-value cache: buffers ``key_cache_<layer>`` and ``value_cache_<layer>`` of shape
+(1, key-value heads, cache length, head size), written at the positions given. One program with any number of tokens
+from one to the cache's length serves prefill and decode. The model's own class is extended rather than wrapped, so
+parameters keep the names that the checkpoint, its plan and its users know.
+"""
+
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+from transformers.cache_utils import StaticCache, StaticLayer
+
+from shardwright.errors import CheckpointError
+
+
+class _BufferLayer(StaticLayer):
+    """A cache layer over two buffers of the model, written at given positions."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+        super().__init__(max_cache_len=keys.shape[2])
+        self.keys, self.values = keys, values
+        self.held, self.positions = (keys, values), positions
+        self.dtype, self.device = keys.dtype, keys.device
+        self.cumulative_length = positions[0]
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = self.held
+        return keys.index_copy_(2, self.positions, key_states), values.index_copy_(2, self.positions, value_states)
+
+
+class _Decoding:
+    """Token ids (1, tokens) and their positions (tokens,) → logits (1, 1, vocabulary) of what follows the last."""
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        model: Any = self
+        cache = StaticCache(model.config, max_cache_len=model.key_cache_0.shape[2])
+        cache.layers = [
+            _BufferLayer(getattr(self, f"key_cache_{i}"), getattr(self, f"value_cache_{i}"), positions)
+            for i in range(len(cache.layers))
+        ]
+        found = super().forward(  # type: ignore[misc]
+            input_ids=input_ids,
+            position_ids=positions[None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=input_ids.new_full((1,), -1),
+        )
+        return found.logits
+
+
+class _Scoring:
+    """Token ids (batch, sequence) → logits (batch, sequence, vocabulary)."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids=input_ids, use_cache=False).logits  # type: ignore[misc]
+
+
+class _Encoding:
+    """Token ids and attention mask (batch, sequence) → every tensor the model returns, by name."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = super().forward(input_ids=input_ids, attention_mask=attention_mask)  # type: ignore[misc]
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def is_decoder(model: Any) -> bool:
+    """Whether it predicts the next token."""
+    from transformers import GenerationMixin
+
+    return isinstance(model, GenerationMixin)
+
+
+def default_cache_length(config: Any) -> int:
+    """How many tokens a cache holds unless told: what the model was made for, at most 2,048."""
+    return min(2048, getattr(config.get_text_config(), "max_position_embeddings", None) or 2048)
+
+
+def export_decoder(model: Any, mode: Any, cache_length: int) -> ExportedProgram:
+    """The decoder with its cache, for 1 to ``cache_length`` tokens at a time."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if cache_length < 2 or (limit is not None and cache_length > limit):
+        raise CheckpointError(f"a cache of {cache_length} tokens does not fit a model for 2 to {limit} positions")
+    for number, (keys, values) in enumerate(_cache_shapes(model, mode, cache_length)):
+        model.register_buffer(f"key_cache_{number}", torch.zeros(keys.shape, dtype=keys.dtype), persistent=False)
+        model.register_buffer(f"value_cache_{number}", torch.zeros(values.shape, dtype=values.dtype), persistent=False)
+    _extend(model, _Decoding)
+    tokens = min(5, cache_length)
+    with mode:
+        inputs = {"input_ids": torch.zeros(1, tokens, dtype=torch.long), "positions": torch.arange(tokens)}
+    dim = Dim("tokens", min=1, max=cache_length)
+    return _export(model, inputs, {"input_ids": {1: dim}, "positions": {0: dim}})
+
+
+def export_scores(model: Any, mode: Any) -> ExportedProgram:
+    """The decoder without a cache: whole sequences in, all logits out."""
+    _extend(model, _Scoring)
+    return _export_batches(model, mode, ("input_ids",))
+
+
+def export_encoder(model: Any, mode: Any) -> ExportedProgram:
+    """A model of token ids and a mask."""
+    _extend(model, _Encoding)
+    return _export_batches(model, mode, ("input_ids", "attention_mask"))
+
+
+def _export_batches(model: Any, mode: Any, names: tuple[str, ...]) -> ExportedProgram:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    shape = {0: Dim("batch", min=1, max=2**16), 1: Dim("sequence", min=2, max=limit or 2**20)}
+    with mode:
+        inputs = {name: torch.ones(2, 5, dtype=torch.long) for name in names}
+    return _export(model, inputs, dict.fromkeys(names, shape))
+
+
+def _export(model: Any, inputs: dict[str, torch.Tensor], shapes: dict[str, Any]) -> ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (), inputs, dynamic_shapes=shapes)
+    except Exception as error:
+        # The exporter raises many kinds; all mean that the model's code cannot be exported as it is.
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{type(model).__name__} cannot be exported: {first}\n"
+            "  try: export it yourself, with the inputs you need, and shard the .pt2 file"
+        ) from error
+
+
+def _extend(model: Any, recipe: type) -> None:
+    kind = type(model)
+    model.__class__ = type(f"{recipe.__name__.lstrip('_')}{kind.__name__}", (recipe, kind), {})
+
+
+def _cache_shapes(model: Any, mode: Any, cache_length: int) -> list[tuple[Any, Any]]:
+    """The keys and values of every layer, as a run on one token makes them."""
+    cache = StaticCache(model.config, max_cache_len=cache_length)
+    odd = [type(layer).__name__ for layer in cache.layers if not isinstance(layer, StaticLayer)]
+    if not odd:
+        # A layer that looks back only so far masks what is further; here it keeps everything like the others.
+        layers = [StaticLayer(cache_length) for _ in cache.layers]
+        cache.layers = list(layers)
+        with mode, torch.no_grad():
+            model(input_ids=torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+        if all(layer.is_initialized for layer in layers):
+            return [(layer.keys, layer.values) for layer in layers]
+        odd = ["layers that share their cache"]
+    raise CheckpointError(
+        f"{type(model).__name__} keeps more than keys and values of every layer between tokens ({odd[0]})\n"
+        "  try: --cache-length 0, for a program that takes whole sequences"
+    )

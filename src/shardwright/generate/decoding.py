@@ -1,0 +1,68 @@
+"""Decoding with a static key-value cache that lives, cut on heads, in the ranks' programs."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+
+from shardwright.errors import InputError
+from shardwright.generate.sampling import Sampling
+from shardwright.package import Manifest, RankModule
+from shardwright.package.manifest import DecoderEntry
+
+
+def generate(
+    model: RankModule, prompt: Sequence[int], *, max_new_tokens: int = 128, sampling: Sampling | None = None
+) -> Iterator[int]:
+    """The ids that follow ``prompt``, one by one, until an id that ends a text (which is not given), ``max_new_tokens``
+    or the end of the cache.
+
+    Every rank calls it with the same arguments, and gets the same ids. Raises `InputError` when the package holds no
+    decoder with a cache, or the prompt is empty or does not fit the cache.
+    """
+    decoder = check_decoder(model.manifest)
+    _check_prompt(decoder, prompt)
+    how = sampling or Sampling()
+    randomness = how.generator()
+    end_ids = set(decoder.end_ids)
+    given, start = list(prompt), 0
+    # What an earlier text left in the cache lies at positions not yet written, which attention masks.
+    for _ in range(min(max_new_tokens, decoder.cache_length - len(prompt) + 1)):
+        positions = torch.arange(start, start + len(given))
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([given]), positions=positions)
+        start += len(given)
+        chosen = _agree(how.choose(logits[0, -1], randomness))
+        if chosen in end_ids:
+            return
+        yield chosen
+        given = [chosen]
+
+
+def check_decoder(manifest: Manifest) -> DecoderEntry:
+    """What a package says about its decoder; raises `InputError` when it holds none."""
+    if manifest.decoder is None:
+        raise InputError(
+            "the package holds no decoder with a key-value cache, so it cannot generate text\n"
+            "  try: `shardwright shard CHECKPOINT`, without --cache-length 0"
+        )
+    return manifest.decoder
+
+
+def _check_prompt(decoder: DecoderEntry, prompt: Sequence[int]) -> None:
+    if not prompt:
+        raise InputError("the prompt is empty: there is nothing to go on from")
+    if len(prompt) > decoder.cache_length:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, the cache holds {decoder.cache_length}\n"
+            "  try: a shorter prompt, or shard the checkpoint with a longer --cache-length"
+        )
+
+
+def _agree(token: int) -> int:
+    """Rank 0's choice: ranks that differ in a last bit must not go different ways."""
+    if not dist.is_initialized():
+        return token
+    shared = torch.tensor([token])
+    dist.broadcast(shared, 0)
+    return int(shared)

@@ -1,0 +1,38 @@
+"""Choosing the next token from logits."""
+
+from dataclasses import dataclass
+
+import torch
+
+from shardwright.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen. ``temperature`` 0: the likeliest (greedy). ``top_p``: drawn from the likeliest tokens
+    whose probabilities together reach it. ``seed``: equal seeds draw equal tokens.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise InputError(
+                f"temperature must be 0 or more and top_p over 0, at most 1; got {self.temperature} and {self.top_p}"
+            )
+
+    def generator(self) -> torch.Generator:
+        """A new source of randomness at the seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def choose(self, logits: torch.Tensor, generator: torch.Generator) -> int:
+        """The next token's id from its logits (vocabulary,)."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        probabilities = torch.softmax(logits.double().cpu() / self.temperature, -1)
+        ordered, ids = probabilities.sort(descending=True)
+        # A token stays while those before it have not reached top_p: the first always does.
+        ordered[ordered.cumsum(0) - ordered >= self.top_p] = 0
+        return int(ids[torch.multinomial(ordered, 1, generator=generator)])

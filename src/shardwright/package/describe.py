@@ -1,0 +1,126 @@
+"""What a package says about itself: the manifest of a sharded program."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
+from torch.export.graph_signature import InputKind
+
+from shardwright.api import output_names
+from shardwright.package.manifest import (
+    FORMAT_VERSION,
+    CollectiveEntry,
+    DecoderEntry,
+    FileEntry,
+    Manifest,
+    TensorEntry,
+    ValueEntry,
+)
+from shardwright.plan.files import spell
+from shardwright.program import Program, Weight
+from shardwright.sharded import ShardedProgram
+from shardwright.version import VERSION
+
+_STYLES = {ColwiseParallel: "colwise", RowwiseParallel: "rowwise", SequenceParallel: "sequence_parallel"}
+
+
+def describe(
+    sharded: ShardedProgram,
+    *,
+    graphs: Sequence[str],
+    weights: Sequence[str],
+    original: str,
+    files: Sequence[FileEntry],
+    extras: Sequence[str],
+    decoder: DecoderEntry | None,
+) -> Manifest:
+    """The manifest; ``graphs`` and ``weights`` are file names by rank, ``files`` everything in the folder."""
+    program = sharded.program
+    nodes = {node.name: node for node in program.placeholders()}
+    values = program.output_values()
+    tied, zeros = aliases(program), zero_buffers(program)
+    state = {i.target for i in program.inputs if i.kind == InputKind.PARAMETER or i.persistent}
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        shardwright_version=VERSION,
+        torch_version=str(torch.__version__),
+        mesh=dict(sharded.mesh.axes),
+        graphs=list(graphs),
+        weights=list(weights),
+        original=original,
+        files=list(files),
+        tensors=[
+            TensorEntry(
+                name=w.name,
+                kind=w.kind,
+                shape=list(w.shape),
+                dtype=str(w.dtype).removeprefix("torch."),
+                layouts={axis: spell(layout) for axis, layout in w.layouts.items()},
+                alias_of=tied.get(w.name, ""),
+                zeros=w.name in zeros,
+                in_state=w.name in state,
+            )
+            for w in sharded.weights
+        ],
+        inputs=[_value(item.name, nodes[item.name]) for item in program.user_inputs()],
+        outputs=[_value(name, values[position]) for name, position in output_names(program).items()],
+        collectives=[
+            CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in sharded.collectives
+        ],
+        plan=spell_plan(sharded.plan),
+        source_fingerprint=fingerprint(program),
+        extras=list(extras),
+        decoder=decoder,
+    )
+
+
+def aliases(program: Program) -> dict[str, str]:
+    """Tied weights: name → the name under which the same tensor is written."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, weight in program.weights.items():
+        leader = first.setdefault(id(weight.tensor), name)
+        if leader != name:
+            found[name] = leader
+    return found
+
+
+def zero_buffers(program: Program) -> set[str]:
+    """Buffers that start as zeros and are no part of the state dict (key-value caches): made on loading, not stored."""
+    return {
+        str(item.target)
+        for item in program.inputs
+        if item.kind == InputKind.BUFFER and not item.persistent and _is_zero(program.weights[str(item.target)])
+    }
+
+
+def spell_plan(plan: Any) -> Any:
+    """A plan as plan files hold it; torch's style instances, which they cannot hold, as their text."""
+    if isinstance(plan, type) and plan in _STYLES:
+        return _STYLES[plan]
+    if isinstance(plan, Mapping):
+        return {str(key): spell_plan(value) for key, value in plan.items()}
+    spelled = spell(plan)
+    return spelled if isinstance(spelled, (str, dict, type(None))) else repr(spelled)
+
+
+def fingerprint(program: Program) -> str:
+    """A digest of the graph and of every tensor's name, shape and dtype: which program this was."""
+    digest = hashlib.sha256(str(program.graph).encode())
+    for name, weight in sorted(program.weights.items()):
+        digest.update(f"{name} {tuple(weight.tensor.shape)} {weight.tensor.dtype}".encode())
+    return digest.hexdigest()
+
+
+def _is_zero(weight: Weight) -> bool:
+    return not weight.tensor.is_meta and weight.tensor.numel() > 0 and not bool(weight.tensor.any())
+
+
+def _value(name: str, node: Any) -> ValueEntry:
+    val = node.meta.get("val") if isinstance(node, torch.fx.Node) else node
+    if not isinstance(val, torch.Tensor):
+        return ValueEntry(name, [], type(val).__name__)
+    shape = [size if isinstance(size, int) else str(size) for size in val.shape]
+    return ValueEntry(name, shape, str(val.dtype).removeprefix("torch."))

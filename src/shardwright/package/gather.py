@@ -1,0 +1,111 @@
+"""From a package back to whole tensors, and from one number of ranks to another."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shardwright.api import PlanLike, shard
+from shardwright.errors import PackageError, PlanError
+from shardwright.mesh import Mesh
+from shardwright.package.load import read_graph
+from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.save import Progress, save
+from shardwright.package.stored import StoredWeights
+from shardwright.package.stream import TensorSlot, write_tensors
+from shardwright.plan import STYLE_NAMES
+from shardwright.plan.files import as_plan
+from shardwright.program import replace_weights
+from shardwright.sharded import ShardedProgram
+
+
+def gather(
+    package: str | os.PathLike[str], output: str | os.PathLike[str], *, progress: Progress | None = None
+) -> list[str]:
+    """Write the original state dict, whole, to the safetensors file ``output``, which must not exist; its names.
+
+    Parameters and persistent buffers, to the bit; a tied tensor once, under its first name. The largest tensor is in
+    memory at a time. Raises `PackageError`; nothing is left behind then.
+    """
+    folder, target = Path(package), Path(output)
+    manifest = read_manifest(folder)
+    if target.exists():
+        raise PackageError(f"{target} exists already\n  try: another name, or remove it first")
+    stored = StoredWeights(folder, manifest)
+    slots = [
+        TensorSlot(entry.name, getattr(torch, entry.dtype), tuple(entry.shape))
+        for entry in manifest.tensors
+        if entry.in_state and not entry.alias_of
+    ]
+    total, done = sum(slot.num_bytes for slot in slots), 0
+
+    def tell(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        if progress is not None:
+            progress("gathering", done, total)
+
+    draft = target.with_name(f".{target.name}.partial")
+    try:
+        write_tensors(draft, slots, stored.read, tell)
+        draft.replace(target)
+    except OSError as error:
+        raise PackageError(f"cannot write {target}: {error}\n  nothing was left behind") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return sorted(slot.name for slot in slots)
+
+
+def reshard(
+    package: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    mesh: Any,
+    plan: PlanLike | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ShardedProgram:
+    """Make the package ``output`` for another mesh from a package, without the original model.
+
+    The package keeps the original program without its weights; that is sharded anew, and every new rank's pieces are
+    read from the old ranks' files. The result is what sharding the original would give, to the bit. ``plan``: absent,
+    the plan the package was made with. ``options``: as `shard` takes them. Raises as `shard` and `save` do.
+    """
+    folder = Path(package)
+    manifest = read_manifest(folder)
+    if progress is not None:
+        progress("checking the package", 0, 0)
+    stored = StoredWeights(folder, manifest)
+    files = {entry.name: entry for entry in manifest.files}
+    exported = read_graph(check_file(folder, files[manifest.original]))
+    # Caches start as zeros, which are made rather than read.
+    exported = replace_weights(
+        exported,
+        lambda name, tensor: stored.read(name) if stored.entries[name].zeros else tensor.detach(),
+        ties={entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of},
+    )
+    extras = {name: check_file(folder, files[name]).read_bytes() for name in manifest.extras}
+    if progress is not None:
+        progress("sharding", 0, 0)
+    sharded = shard(exported, mesh=mesh, plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan, **options)
+    save(sharded, output, source=stored, extras=extras, decoder=manifest.decoder, progress=progress)
+    return sharded
+
+
+def _plan(manifest: Manifest, mesh: Mesh) -> PlanLike:
+    """The plan a package was made with, for a mesh with the same axes."""
+    try:
+        plans = {axis: one if one == "auto" else as_plan(one, axis) for axis, one in manifest.plan.items()}
+    except (PlanError, AttributeError) as error:
+        raise PackageError(f"the package's own plan cannot be read ({error})\n  try: give one with --plan") from error
+    odd = [f"{axis}: {one}" for axis, plan in plans.items() for one in _unspelled(plan)]
+    if odd or not set(plans) <= set(mesh.names):
+        why = f"it holds style objects ({odd[0]})" if odd else f"it has axes {list(plans)}, not {list(mesh.names)}"
+        raise PackageError(f"the package's own plan cannot be used: {why}\n  try: give one with --plan")
+    return plans
+
+
+def _unspelled(plan: Any) -> list[str]:
+    styles = [] if plan == "auto" else plan.values()
+    return [style for style in styles if isinstance(style, str) and style not in STYLE_NAMES]

@@ -1,0 +1,86 @@
+"""Read a package's tensors back, whole or in part, from the files of its ranks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from shardwright.errors import LayoutError, PackageError, PlanError
+from shardwright.layout import Layout, Partial, Replicate, Shard, resolve
+from shardwright.mesh import Mesh
+from shardwright.package.manifest import Manifest, TensorEntry, check_file
+from shardwright.package.regions import Holder, Region, read_region, region_of
+from shardwright.plan.files import read_layout
+
+
+@dataclass(frozen=True, slots=True)
+class RankPiece:
+    """The piece of a tensor that one rank's file holds."""
+
+    file: Path
+    name: str
+    region: Region
+
+    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
+        """A box of the piece; the file is opened for it alone, so that no mapping stays in memory."""
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                return file.get_slice(self.name)[box] if box else file.get_tensor(self.name)
+        except (OSError, SafetensorError) as error:
+            raise PackageError(f"cannot read {self.name!r} from {self.file}: {error}") from error
+
+
+class StoredWeights:
+    """The whole tensors of a package, by name; see `package.save.WeightSource`.
+
+    Every rank's file is checked against the manifest once, when this is made.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.entries: Mapping[str, TensorEntry] = {entry.name: entry for entry in manifest.tensors}
+        files = {entry.name: entry for entry in manifest.files}
+        self._paths = [check_file(folder, files[name]) for name in manifest.weights]
+        self.fingerprint = "".join(files[name].sha256 for name in manifest.weights)
+
+    def read(self, name: str, region: Region | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A tensor, or the piece ``region`` of it, as ``dtype`` (absent: as it is stored)."""
+        entry = self.entries[name]
+        kept = dtype or getattr(torch, entry.dtype)
+        wanted = region or Region.whole(entry.shape)
+        if entry.zeros:
+            return torch.zeros(wanted.shape, dtype=kept)
+        return read_region(wanted, self._holders(entry), kept)
+
+    def _holders(self, entry: TensorEntry) -> list[Holder]:
+        """One holder for every value: where ranks hold the same, the first of them."""
+        mesh = Mesh.of(self.manifest.mesh)
+        found: list[Holder] = []
+        for rank, path in enumerate(self._paths):
+            where = mesh.coordinate(rank)
+            cuts = rank_cuts(entry, where, mesh)
+            if any(where[axis] and not isinstance(layout, Shard) for axis, layout in cuts):
+                continue
+            region = region_of(entry.shape, [(layout, where[axis]) for axis, layout in cuts])
+            assert region is not None, "the first rank of a sum holds its value"
+            found.append(RankPiece(path, entry.alias_of or entry.name, region))
+        return found
+
+
+def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh) -> list[tuple[str, Layout]]:
+    """The layout of a tensor on every mesh axis, for the rank at a coordinate."""
+    shape: tuple[Any, ...] = tuple(entry.shape)
+    found: list[tuple[str, Layout]] = []
+    try:
+        for axis, size in mesh:
+            layout = resolve(read_layout(entry.layouts.get(axis, "replicate"), size), shape, size)
+            assert isinstance(layout, (Replicate, Partial, Shard)), "resolve gives a layout"
+            found.append((axis, layout))
+            region = region_of(shape, [(layout, where[axis])])
+            shape = region.shape if region is not None else shape
+    except (LayoutError, PlanError) as error:
+        raise PackageError(f"the manifest's layout of {entry.name!r} does not fit its shape: {error}") from error
+    return found

@@ -1,0 +1,97 @@
+"""Write a safetensors file tensor by tensor, so that only one of them is in memory.
+
+The safetensors library writes a file from tensors that are all in memory; a rank of a large model does not fit there.
+The format is a length (8 bytes, little-endian), a JSON header of names, dtypes, shapes and offsets, then the data.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from shardwright.errors import PackageError
+from shardwright.package.manifest import FileEntry
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
+"""How safetensors names dtypes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlot:
+    """The place of one tensor in a file: its name, dtype and shape."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of its data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_tensors(
+    path: Path,
+    slots: Sequence[TensorSlot],
+    read: Callable[[str], torch.Tensor],
+    report: Callable[[int], None] = lambda num_bytes: None,
+) -> FileEntry:
+    """Write ``path`` from ``read(name)``, called once a slot; its size and SHA-256. The file is flushed to disk.
+
+    ``report`` is told the bytes of every tensor written. Raises `PackageError` for a dtype that safetensors lacks and
+    `OSError` when the disk is full.
+    """
+    # Wide dtypes first, as the library does: then every tensor is aligned to its element size.
+    order = sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))
+    header = _header(order)
+    digest = hashlib.sha256(header)
+    with path.open("wb") as file:
+        file.write(header)
+        for slot in order:
+            tensor = read(slot.name)
+            assert (tuple(tensor.shape), tensor.dtype) == (slot.shape, slot.dtype), f"{slot} got {tensor.shape}"
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            del tensor
+            file.write(data)
+            digest.update(data)
+            report(len(data))
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+    return FileEntry(path.name, size, digest.hexdigest())
+
+
+def _header(order: Sequence[TensorSlot]) -> bytes:
+    entries: dict[str, object] = {}
+    offset = 0
+    for slot in order:
+        if slot.dtype not in DTYPES:
+            raise PackageError(f"{slot.name!r} has dtype {slot.dtype}, which safetensors files cannot hold")
+        end = offset + slot.num_bytes
+        entries[slot.name] = {"dtype": DTYPES[slot.dtype], "shape": list(slot.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,57 @@
+"""Files written tensor by tensor are files the safetensors library reads, of its own layout."""
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+import shardwright as sw
+from shardwright.package.stream import DTYPES, TensorSlot, write_tensors
+
+TENSORS = {
+    "matrix": torch.randn(3, 4),
+    "half": torch.randn(5).to(torch.bfloat16),
+    "number": torch.tensor(7),
+    "empty": torch.empty(0, 4),
+    "mask": torch.tensor([True, False]),
+    "strided": torch.randn(4, 3, dtype=torch.float64).t(),
+    "eight": torch.randn(3).to(torch.float8_e4m3fn),
+}
+
+
+def slots(tensors):
+    return [TensorSlot(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+
+
+def test_the_library_reads_what_is_written(tmp_path):
+    seen = []
+    entry = write_tensors(tmp_path / "w", slots(TENSORS), TENSORS.__getitem__, seen.append)
+    found = load_file(tmp_path / "w")
+    assert found.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name].float(), tensor.float())
+    data = (tmp_path / "w").read_bytes()
+    assert (entry.num_bytes, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert sum(seen) == sum(slot.num_bytes for slot in slots(TENSORS))
+
+
+def test_the_data_lies_as_the_library_lays_it(tmp_path):
+    tensors = {name: tensor.contiguous() for name, tensor in TENSORS.items() if name != "eight"}
+    write_tensors(tmp_path / "w", slots(tensors), tensors.__getitem__)
+    ours, theirs = (tmp_path / "w").read_bytes(), save(tensors)
+    assert ours[8 + int.from_bytes(ours[:8], "little") :] == theirs[8 + int.from_bytes(theirs[:8], "little") :]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_is_named_as_the_library_names_it(tmp_path, dtype):
+    tensor = torch.zeros(2).to(dtype)
+    write_tensors(tmp_path / "w", slots({"t": tensor}), lambda name: tensor)
+    assert load_file(tmp_path / "w")["t"].dtype == dtype
+
+
+def test_a_dtype_that_files_cannot_hold(tmp_path):
+    tensor = torch.zeros(2, dtype=torch.complex128)
+    with pytest.raises(sw.PackageError, match=r"'t' has dtype torch.complex128"):
+        write_tensors(tmp_path / "w", slots({"t": tensor}), lambda name: tensor)
