@@ -16,7 +16,7 @@ from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, s
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
-from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, resolve
+from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
 from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values, tensor_meta
@@ -173,6 +173,9 @@ class _Builder:
         """
         rule = self.rules[site.index]
         assert rule is not None, "only rules have factors"
+        if rule.dropped & set(group) and any(_is_uneven(rule.sizes[name], self.num_ranks) for name in group):
+            # A slice of a packed dim takes whole parts; one row of a matrix, or all before the i-th, is no structure.
+            return False
         terms = [term for dims in (*rule.operands, *rule.results) if dims is not None for term in dims]
         if any(len(term.factors) > 1 and name in term.factors for term in terms for name in group):
             return True
@@ -380,6 +383,10 @@ class _Builder:
             for index, reason in self.reasons.items()
             for s in self.folded.sites[index].steps
         ]
+
+
+def _is_uneven(size: Size, num_ranks: int) -> bool:
+    return not isinstance(size, int) or size % num_ranks != 0
 
 
 def _fake(value: object) -> object:

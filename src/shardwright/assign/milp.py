@@ -24,7 +24,7 @@ Flows per reader keep the linear relaxation tight: half a reshard cannot serve o
 Objectives, one after the other, each bounding the next                          (`solve`)
 
 - under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences;
-- under ``"auto"``: 1. weight bytes; 2. reshard time + work + small preferences.
+- under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `least_bytes` and the slack.
 
 The preferences break ties the same way everywhere: store less, reduce early, cut rather than repeat, first strategy
 first. HiGHS
@@ -116,9 +116,7 @@ def solve(problem: Problem) -> Solution:
     model = _Model(problem)
     gap = 0.0
     if problem.auto:
-        least, _, got = model.minimize(model.bytes_cost)
-        gap = max(gap, got)
-        model.limit(model.bytes_cost, least * (1 + problem.slack) + 1)
+        model.limit(model.bytes_cost, least_bytes(problem) * (1 + problem.slack) + 1)
         _, values, got = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
     else:
         reshard, values, got = model.minimize(model.reshard_cost)
@@ -132,6 +130,40 @@ def solve(problem: Problem) -> Solution:
     for first, site in zip(model.first_choice, problem.sites, strict=True):
         chosen.append(int(np.argmax(values[first : first + len(site.strategies)])))
     return Solution(chosen, float(model.reshard_cost @ values), float(model.work_cost @ values), gap)
+
+
+def least_bytes(problem: Problem) -> int:
+    """The least weight bytes a rank can hold: every weight at its least, tied ones at the least of them together.
+
+    No reader stands in the way, since any layout of a weight can be gathered for it; so this needs no solver.
+    """
+    leader = list(range(len(problem.sites)))
+
+    def find(site: int) -> int:
+        while leader[site] != site:
+            site = leader[site]
+        return site
+
+    for one, other in problem.ties:
+        leader[find(one)] = find(other)
+    groups: dict[int, list[SiteChoices]] = {}
+    for index, site in enumerate(problem.sites):
+        groups.setdefault(find(index), []).append(site)
+    total = 0
+    for sites in groups.values():
+        if len(sites) == 1:
+            total += sites[0].members * min(sites[0].weight_bytes)
+            continue
+        by_layout: list[dict[Layout, int]] = [{} for _ in sites]
+        for costs, site in zip(by_layout, sites, strict=True):
+            for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True):
+                layout = (strategy.results or strategy.operands)[0]
+                costs[layout] = min(costs.get(layout, site.members * num_bytes), site.members * num_bytes)
+        common = set(by_layout[0]).intersection(*by_layout[1:])
+        if not common:
+            raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
+        total += min(sum(costs[layout] for costs in by_layout) for layout in common)
+    return total
 
 
 @dataclass
