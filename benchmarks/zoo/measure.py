@@ -9,6 +9,7 @@ import torch
 
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, build
+from benchmarks.zoo.results import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def measure(kind, runs, emit):
     try:
         exported = export(model, inputs)
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
-        emit({"verdict": "not exportable", "reason": say(error), **facts})
+        emit({"verdict": "not exportable", "reason": one_line(error), **facts})
         return
     facts |= {"export_s": _since(start), "nodes": len(exported.graph.nodes)}
     for run in runs:
@@ -63,19 +64,19 @@ def one_run(model, exported, inputs, plan, num_ranks):
         sharded = sw.shard(exported, mesh=num_ranks, plan=plan)
         sharded.collectives  # noqa: B018 - partitions the first rank
     except sw.ShardwrightError as error:
-        return {"verdict": "refused", "reason": say(error), "shard_s": _since(start)}
+        return {"verdict": "refused", "reason": one_line(error), "shard_s": _since(start)}
     except Exception as error:  # noqa: BLE001 - a crash is a finding too
-        return {"verdict": "crashed", "reason": say(error), "where": where(error), "shard_s": _since(start)}
+        return {"verdict": "crashed", "reason": one_line(error), "where": where(error), "shard_s": _since(start)}
     found = {"shard_s": _since(start), **describe(sharded)}
     start = time.perf_counter()
     try:
         report = sw.verify(sharded, exported, (), inputs)
     except Exception as error:  # noqa: BLE001 - as above
-        return {"verdict": "crashed", "reason": say(error), "where": where(error), **found}
+        return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     found |= {"verify_s": _since(start), "max_error": report.max_error}
     if not report.ok:
         exact = in_double(model, inputs, plan, num_ranks)
-        found |= {"max_error_float64": exact, "reason": str(report)}
+        found |= {"max_error_float64": exact, "reason": one_line(report)}
         return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
     return {"verdict": "ok", **found}
 
@@ -119,11 +120,6 @@ def _share(sharded, weights):
     whole = sum(w.num_bytes for w in weights)
     busiest = max(sum(w.rank_bytes[r] for w in weights) for r in range(sharded.mesh.num_ranks))
     return round(busiest / max(whole, 1), 4)
-
-
-def say(error):
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
 
 
 def where(error):
