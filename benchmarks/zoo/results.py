@@ -44,6 +44,4 @@ def tally(records, group, plan, num_ranks):
     runs = Counter(r["verdict"] for r in mine if (r["plan"], r["num_ranks"]) == (plan, num_ranks))
     if not runs:
         return runs
-    if plan == "auto":
-        runs += Counter(r["verdict"] for r in mine if not r["plan"])
-    return runs
+    return runs + Counter(r["verdict"] for r in mine if not r["plan"])
