@@ -129,7 +129,10 @@ def remarks(runs):
     notes = [*bad]
     if rounding:
         notes.append(f"rounding: {max(r['max_error_float64'] for r in rounding):.0e} in float64")
-    return "; ".join(notes[:2])
+    gap = max((r.get("gap", 0.0) for r in runs), default=0.0)
+    if gap > 0.01:
+        notes.append(f"not proven best (gap {gap:.0%})")
+    return "; ".join(notes[:3])
 
 
 def shorten(text, limit=140):

@@ -97,7 +97,7 @@ def in_double(model, inputs, plan, num_ranks):
 
 
 def describe(sharded):
-    """Weight bytes on the busiest rank, collectives and fallbacks.
+    """Weight bytes on the busiest rank, collectives and fallbacks, and how far from the best it may be (``gap``).
 
     ``share_used`` counts the weights that the program reads; ``share`` all of them.
     """
@@ -106,6 +106,7 @@ def describe(sharded):
         "share": _share(sharded, sharded.weights),
         "share_used": _share(sharded, [w for w in sharded.weights if w.name in read]),
         "collectives": dict(sorted(Counter(c.kind for c in sharded.collectives).items())),
+        "gap": round(max(a.solution.gap for a in sharded.assignments.values()), 4),
         "collective_bytes": sum(c.num_bytes for c in sharded.collectives),
         "fallbacks": dict(sorted(Counter(f.op for f in sharded.fallbacks).items())),
     }
