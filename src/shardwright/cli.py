@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shardwright.errors import ShardwrightError
+from shardwright.errors import PlanWarning, ShardwrightError
 from shardwright.report.tables import make_console
 
 app = typer.Typer(
@@ -165,6 +166,7 @@ def run(
 
 def main() -> None:
     """The entry point: errors of ours and of the system are one clear message and a non-zero exit."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except ShardwrightError as error:
@@ -176,6 +178,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _err.print("stopped")
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Ours in one line, without the place in our code that found it; others as Python shows them."""
+    if issubclass(category, PlanWarning):
+        _err.print(f"warning: {message}", style="yellow", markup=False)
+    else:
+        _err.print(warnings.formatwarning(message, category, *where[:2]), markup=False, end="")
 
 
 def _load(model: Path) -> Any:
