@@ -75,6 +75,7 @@ BAD = {
         "has only 64 indices",
     ),
     "no such plan": (("verify", "model.pt2", "--plan", "atuo"), "neither 'auto', 'hf' nor a file"),
+    "a model without a plan of its own": (("verify", "model.pt2", "--plan", "hf"), "plan='hf' found no plan"),
     "inputs of the wrong shape": (("verify", "model.pt2", "-i", "short.safetensors"), "must have shape (2, 8)"),
     "no safetensors": (("verify", "model.pt2", "-i", "notes.txt"), "cannot read inputs"),
     "no package": (("run", ".", "-i", "inputs.safetensors", "-o", "new"), "no readable shardwright.json"),

@@ -12,8 +12,9 @@ import torch
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, auto_class
 from benchmarks.zoo.inputs import VOCABULARY_FREE, InputsUnknownError, candidates
-from benchmarks.zoo.measure import export, say
+from benchmarks.zoo.measure import export
 from benchmarks.zoo.recipe import as_decoder, shrink
+from benchmarks.zoo.results import one_line
 from shardwright.plan.patterns import generalize
 
 TOKENS = 512
@@ -42,7 +43,7 @@ def agree(kind, runs, emit):
     try:
         exported = export(model, inputs)
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
-        emit({"verdict": "not exportable", "reason": say(error), **facts})
+        emit({"verdict": "not exportable", "reason": one_line(error), **facts})
         return
     for run in runs:
         name = (run.plan, run.num_ranks)
@@ -64,7 +65,7 @@ def build(kind):
     except InputsUnknownError as error:
         raise NotBuildableError(str(error)) from error
     except Exception as error:
-        raise NotBuildableError(say(error)) from error
+        raise NotBuildableError(one_line(error)) from error
     return model, {name: _on_meta(name, value) for name, value in inputs.items()}
 
 
@@ -82,9 +83,9 @@ def _one(exported, num_ranks):
         auto, maintained = (sw.shard(exported, mesh=num_ranks, plan=plan) for plan in ("auto", "hf"))
         found = compare(auto, maintained)
     except sw.ShardwrightError as error:
-        return {"verdict": "refused", "reason": say(error)}
+        return {"verdict": "refused", "reason": one_line(error)}
     except Exception as error:  # noqa: BLE001 - a crash is a finding too
-        return {"verdict": "crashed", "reason": say(error)}
+        return {"verdict": "crashed", "reason": one_line(error)}
     return {"verdict": "ok", **found, "seconds": round(time.perf_counter() - start, 2)}
 
 

@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.zoo.inputs import InputsUnknownError, candidates
 from benchmarks.zoo.recipe import LEVELS, as_decoder, shrink
+from benchmarks.zoo.results import one_line
 
 MOST_PARAMETERS = 90_000_000
 
@@ -21,14 +22,14 @@ def build(kind):
         try:
             model, attention = _model(kind, level)
         except Exception as error:  # noqa: BLE001 - whatever a config or model class raises is the finding
-            met.append(f"{level}: {_say(error)}")
+            met.append(f"{level}: {one_line(error, 300)}")
             continue
         for label, inputs in _inputs(model, met, level):
             try:
                 with torch.no_grad():
                     outputs = model(**inputs)
             except Exception as error:  # noqa: BLE001 - as above
-                met.append(f"{level}, {label}: {_say(error)}")
+                met.append(f"{level}, {label}: {one_line(error, 300)}")
                 continue
             if problem := _hollow(outputs):
                 met.append(f"{level}, {label}: {problem}")
@@ -49,7 +50,7 @@ def _default_problem(kind):
             config = CONFIG_MAPPING[kind.name]()
             auto.from_config(as_decoder(config) if kind.group == "causal" else config)
     except Exception as error:  # noqa: BLE001 - whatever a config or model class raises is the finding
-        return _say(error)
+        return one_line(error, 300)
     return ""
 
 
@@ -126,7 +127,3 @@ def _hollow(outputs):
     if all(bool((v == v.flatten()[0]).all()) for v in floats if v.numel()):
         return "gives constant outputs"
     return ""
-
-
-def _say(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

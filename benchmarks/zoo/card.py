@@ -6,16 +6,18 @@ from pathlib import Path
 
 from benchmarks.zoo.agreement_card import agreement_section
 from benchmarks.zoo.results import RESULTS, latest, tally
+from benchmarks.zoo.types import model_types
 
 CARD = Path("docs/models.md")
 GROUPS = {"causal": "causal language models", "base": "encoders, vision, audio and multimodal models"}
-ORDER = ("ok", "wrong", "crashed", "refused", "gave up", "not exportable", "not buildable")
+ORDER = ("ok", "wrong", "crashed", "refused", "gave up", "no plan", "not exportable", "not buildable")
 MEANING = {
     "ok": "equal to the original on every rank",
     "wrong": "a rank differs from the original",
     "crashed": "sharding or simulating raised something that is no message for people",
     "refused": "Shardwright says why it cannot",
     "gave up": "beyond the limit of time or memory",
+    "no plan": "transformers ships none",
     "not exportable": "`torch.export` does not take it",
     "not buildable": "the recipe finds no small config that builds and runs",
 }
@@ -43,12 +45,13 @@ def main():
     options = parser.parse_args()
     records, facts = latest(options.results)
     agreement, _ = latest(options.agreement)
-    options.output.write_text(render(records, agreement, facts), encoding="utf-8")
+    totals = Counter(kind.group for kind in model_types())
+    options.output.write_text(render(records, agreement, facts, totals), encoding="utf-8")
 
 
-def render(records, agreement, facts):
-    """The card. ``records``, ``agreement``: by (type, plan, ranks); ``facts``: versions."""
-    text = [HEAD.format(**facts), counts_table(records), verdict_legend(records), causes(records)]
+def render(records, agreement, facts, totals):
+    """The card. ``records``, ``agreement``: by (type, plan, ranks); ``facts``: versions; ``totals``: types a group."""
+    text = [HEAD.format(**facts), counts_table(records, totals), verdict_legend(records), causes(records)]
     text += [agreement_section(agreement), LEGEND]
     for group, title in GROUPS.items():
         mine = {key: r for key, r in records.items() if r["group"] == group}
@@ -57,15 +60,16 @@ def render(records, agreement, facts):
     return "\n".join(text).rstrip() + "\n"
 
 
-def counts_table(records):
-    """Model types by verdict, a row for each way of sharding."""
+def counts_table(records, totals):
+    """Model types by verdict, a row for each way of sharding; the last column: how many have not been run that way."""
     ways = sorted({(r["plan"], r["num_ranks"]) for r in records.values() if r["plan"]})
-    lines = [row("", "", *ORDER), row(*["---"] * (len(ORDER) + 2))]
+    lines = [row("", "", *ORDER, "to be run"), row(*["---"] * (len(ORDER) + 3))]
     for group, title in GROUPS.items():
         for plan, num_ranks in ways:
             counts = tally(records, group, plan, num_ranks)
             if counts:
-                lines.append(row(title, f"{plan}, {num_ranks} ranks", *[counts[v] or "" for v in ORDER]))
+                left = totals[group] - counts.total()
+                lines.append(row(title, f"{plan}, {num_ranks} ranks", *[counts[v] or "" for v in ORDER], left or ""))
     return "\n".join(lines) + "\n"
 
 
@@ -125,7 +129,10 @@ def remarks(runs):
     notes = [*bad]
     if rounding:
         notes.append(f"rounding: {max(r['max_error_float64'] for r in rounding):.0e} in float64")
-    return "; ".join(notes[:2])
+    gap = max((r.get("gap", 0.0) for r in runs), default=0.0)
+    if gap > 0.01:
+        notes.append(f"not proven best (gap {gap:.0%})")
+    return "; ".join(notes[:3])
 
 
 def shorten(text, limit=140):

@@ -9,6 +9,7 @@ import torch
 
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, build
+from benchmarks.zoo.results import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def measure(kind, runs, emit):
     try:
         exported = export(model, inputs)
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
-        emit({"verdict": "not exportable", "reason": say(error), **facts})
+        emit({"verdict": "not exportable", "reason": one_line(error), **facts})
         return
     facts |= {"export_s": _since(start), "nodes": len(exported.graph.nodes)}
     for run in runs:
@@ -63,19 +64,19 @@ def one_run(model, exported, inputs, plan, num_ranks):
         sharded = sw.shard(exported, mesh=num_ranks, plan=plan)
         sharded.collectives  # noqa: B018 - partitions the first rank
     except sw.ShardwrightError as error:
-        return {"verdict": "refused", "reason": say(error), "shard_s": _since(start)}
+        return {"verdict": "refused", "reason": one_line(error), "shard_s": _since(start)}
     except Exception as error:  # noqa: BLE001 - a crash is a finding too
-        return {"verdict": "crashed", "reason": say(error), "where": where(error), "shard_s": _since(start)}
+        return {"verdict": "crashed", "reason": one_line(error), "where": where(error), "shard_s": _since(start)}
     found = {"shard_s": _since(start), **describe(sharded)}
     start = time.perf_counter()
     try:
         report = sw.verify(sharded, exported, (), inputs)
     except Exception as error:  # noqa: BLE001 - as above
-        return {"verdict": "crashed", "reason": say(error), "where": where(error), **found}
+        return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     found |= {"verify_s": _since(start), "max_error": report.max_error}
     if not report.ok:
         exact = in_double(model, inputs, plan, num_ranks)
-        found |= {"max_error_float64": exact, "reason": str(report)}
+        found |= {"max_error_float64": exact, "reason": one_line(report)}
         return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
     return {"verdict": "ok", **found}
 
@@ -96,7 +97,7 @@ def in_double(model, inputs, plan, num_ranks):
 
 
 def describe(sharded):
-    """Weight bytes on the busiest rank, collectives and fallbacks.
+    """Weight bytes on the busiest rank, collectives and fallbacks, and how far from the best it may be (``gap``).
 
     ``share_used`` counts the weights that the program reads; ``share`` all of them.
     """
@@ -105,6 +106,7 @@ def describe(sharded):
         "share": _share(sharded, sharded.weights),
         "share_used": _share(sharded, [w for w in sharded.weights if w.name in read]),
         "collectives": dict(sorted(Counter(c.kind for c in sharded.collectives).items())),
+        "gap": round(max(a.solution.gap for a in sharded.assignments.values()), 4),
         "collective_bytes": sum(c.num_bytes for c in sharded.collectives),
         "fallbacks": dict(sorted(Counter(f.op for f in sharded.fallbacks).items())),
     }
@@ -119,11 +121,6 @@ def _share(sharded, weights):
     whole = sum(w.num_bytes for w in weights)
     busiest = max(sum(w.rank_bytes[r] for w in weights) for r in range(sharded.mesh.num_ranks))
     return round(busiest / max(whole, 1), 4)
-
-
-def say(error):
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
 
 
 def where(error):

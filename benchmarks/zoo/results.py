@@ -1,11 +1,18 @@
 """The results file: JSON lines, one a run, appended; the last record of a run counts."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 RESULTS = {name: Path(f"benchmarks/results/{name}.jsonl") for name in ("zoo", "agreement")}
 """The file of each task."""
+
+
+def one_line(error, limit=600):
+    """An error in one line, without the folders of this machine."""
+    text = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
+    return re.sub(r"/[^\s'\":,]*/(?=[^\s'\":,/]+)", "", " ".join(text.split()))[:limit]
 
 
 def read(path):
@@ -37,6 +44,4 @@ def tally(records, group, plan, num_ranks):
     runs = Counter(r["verdict"] for r in mine if (r["plan"], r["num_ranks"]) == (plan, num_ranks))
     if not runs:
         return runs
-    if plan == "auto":
-        runs += Counter(r["verdict"] for r in mine if not r["plan"])
-    return runs
+    return runs + Counter(r["verdict"] for r in mine if not r["plan"])

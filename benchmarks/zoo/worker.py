@@ -1,5 +1,7 @@
 """A process for each model type: what it reports, and what is reported when it dies or takes too long."""
 
+import contextlib
+import logging
 import multiprocessing as mp
 import resource
 
@@ -75,7 +77,9 @@ def _work(name, group, runs, task, gib, sender):
     import torch
 
     torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)  # what goes wrong is in the record; export prints whole graphs besides
     limit = int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    TASKS[task](ModelType(name, group), runs, sender.send)
-    sender.close()
+    with contextlib.suppress(BrokenPipeError):  # the run was stopped: nobody listens any more
+        TASKS[task](ModelType(name, group), runs, sender.send)
+        sender.close()

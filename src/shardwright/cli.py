@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from shardwright.errors import ShardwrightError
+from shardwright.errors import PlanWarning, ShardwrightError
 from shardwright.report.tables import make_console
 
 app = typer.Typer(
@@ -259,6 +260,7 @@ def run(
 
 def main() -> None:
     """The entry point: errors of ours and of the system are one clear message and a non-zero exit."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except ShardwrightError as error:
@@ -270,6 +272,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _err.print("stopped")
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Ours in one line, without the place in our code that found it; others as Python shows them."""
+    if issubclass(category, PlanWarning):
+        _err.print(f"warning: {message}", style="yellow", markup=False)
+    else:
+        _err.print(warnings.formatwarning(message, category, *where[:2]), markup=False, end="")
 
 
 def _load(model: Path) -> Any:

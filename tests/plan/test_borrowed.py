@@ -198,6 +198,8 @@ def test_autodeploy_keys_are_searched_for_and_the_first_decides():
     }
     with pytest.raises(PlanError, match="no linear layer's name"):
         autodeploy_plan({"nothing": "colwise"}).fit(modules, tensors)
+    with pytest.raises(PlanError, match=r"no such styles: 'up': 'colwize'\n  try: one of colwise, gather"):
+        autodeploy_plan({"up": "colwize"})
     with pytest.raises(PlanError, match="is a mapping of names"):
         autodeploy_plan({"tp_plan": {}})
     with pytest.raises(PlanError, match="maps strings to strings, not 'a': 3"):

@@ -2,9 +2,9 @@
 
 Its keys are searched for anywhere in the name of a linear layer's weight (``*`` stands for any text, dots too), and the
 first key found decides. ``mamba`` cuts a packed input projection part by part, which here is what ``colwise`` does; the
-convolution and the state parameters that belong to it follow. ``gather``, and any word AutoDeploy does not know (it
-documents ``simple``), is column-wise with its output gathered. ``local_*`` counts for shared experts only, and
-``sequence_parallel`` for nothing. ``head_dim`` is not needed: heads are found from the graph.
+convolution and the state parameters that belong to it follow. ``gather`` and ``simple`` are column-wise with the output
+gathered. ``local_*`` counts for shared experts only, and ``sequence_parallel`` for nothing. Words that AutoDeploy does
+not know, which its versions take differently, are an error. ``head_dim`` is not needed: heads come from the graph.
 """
 
 import re
@@ -15,7 +15,21 @@ from typing import Any
 
 from shardwright.errors import PlanError, PlanWarning
 
-_STYLES = {"colwise": "colwise", "mamba": "colwise", "rowwise": "rowwise"}
+_STYLES = {
+    "colwise": "colwise",
+    "gather": "colwise_gather_output",
+    "mamba": "colwise",
+    "rowwise": "rowwise",
+    "simple": "colwise_gather_output",
+}
+_ELSEWHERE = {
+    "local": None,
+    "local_colwise": "colwise",
+    "local_packed_rowwise": None,
+    "local_rowwise": "rowwise",
+    "sequence_parallel": None,
+}
+"""Styles that AutoDeploy knows but skips outside shared experts, and what they are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,10 @@ def autodeploy_plan(config: Mapping[str, Any]) -> AutoDeployPlan:
         raise PlanError("an AutoDeploy plan is a mapping of names to styles, or a mapping that holds one as 'tp_plan'")
     if wrong := [f"{k!r}: {v!r}" for k, v in entries.items() if not isinstance(k, str) or not isinstance(v, str)]:
         raise PlanError(f"an AutoDeploy plan maps strings to strings, not {', '.join(wrong)}")
+    if unknown := [f"{k!r}: {v!r}" for k, v in entries.items() if v not in {**_STYLES, **_ELSEWHERE}]:
+        raise PlanError(
+            f"AutoDeploy has no such styles: {', '.join(unknown)}\n  try: one of {', '.join({**_STYLES, **_ELSEWHERE})}"
+        )
     return AutoDeployPlan(dict(entries))
 
 
@@ -83,8 +101,4 @@ def _is_linear(class_name: str) -> bool:
 
 
 def _style(style: str, path: str) -> str | None:
-    if "sequence" in style:
-        return None
-    if "local" in style:
-        return _STYLES.get(style.replace("local_", "")) if "shared" in path else None
-    return _STYLES.get(style, "colwise_gather_output")
+    return _STYLES.get(style) or (_ELSEWHERE[style] if "shared" in path else None)
