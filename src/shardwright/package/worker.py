@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.utils._pytree as pytree
 
 from shardwright.package.load import load
@@ -25,7 +24,4 @@ def run_package(package: str, inputs: str, output: str) -> list[tuple[str, str, 
     tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
     if module.rank == 0:
         write_outputs(output, tensors)
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
     return [(name, str(tuple(t.shape)), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()]
