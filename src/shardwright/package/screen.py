@@ -17,7 +17,8 @@ from typing import Any
 from shardwright.errors import PackageError
 
 _NAME = r"(?!__)[A-Za-z_][A-Za-z0-9_]*"
-_OPERATOR = re.compile(rf"torch\.ops\.{_NAME}\.{_NAME}(\.{_NAME})?")
+_BITWISE = r"__i?(and|or|xor|lshift|rshift)__"
+_OPERATOR = re.compile(rf"torch\.ops\.{_NAME}\.({_NAME}|{_BITWISE})(\.{_NAME})?")
 _ARITHMETIC = re.compile(
     r"_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_(float|int|max|min|not|sqrt|sum|ite|fresh_size)|math\.(ceil|floor|trunc|sqrt|pow)"

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 _INTERVAL_S = 0.5
 _OLD_S = 3.0
 
@@ -93,4 +95,10 @@ def _place(frame: FrameType) -> str:
 def _waits(frame: FrameType) -> bool:
     if frame.f_code.co_filename.endswith("distributed_c10d.py"):
         return True
-    return "_c10d_functional" in str(frame.f_locals.get("self", ""))
+    called = frame.f_locals.get("self")
+    # Nothing else is asked for its name: another thread's objects may be half made.
+    if isinstance(called, torch._ops.OpOverload):
+        return called.namespace == "_c10d_functional"
+    return isinstance(called, torch._ops.OpOverloadPacket) and called._qualified_op_name.startswith(
+        "_c10d_functional::"
+    )
