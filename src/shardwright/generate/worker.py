@@ -37,9 +37,9 @@ class Text:
     decode_s: float
 
 
-def write_text(package: str, requests: list[Request]) -> list[Text]:
+def write_text(package: str, requests: list[Request], backend: str = "eager") -> list[Text]:
     """Answer every request in turn; each rank returns the same texts."""
-    model = load(package)
+    model = load(package, backend=backend)
     tokenizer = load_tokenizer(Path(package), model.manifest)
     found = []
     for request in requests:

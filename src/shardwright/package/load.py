@@ -28,12 +28,12 @@ from shardwright.runtime.groups import make_groups, rebind, start_process_group
 class RankModule(nn.Module):
     """One rank's piece of a sharded model, called as the original is: whole inputs in, whole outputs out."""
 
-    def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int) -> None:
+    def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int, module: nn.Module) -> None:
         super().__init__()
         self.manifest, self.rank = manifest, rank
         self.exported = exported
         self._program: Program = read(exported)
-        self.module = exported.module()
+        self.module = module
         self.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,13 +48,15 @@ def load(
     device: str | torch.device | None = None,
     check: bool = True,
     timeout_s: float = 600.0,
+    backend: str = "eager",
 ) -> RankModule:
     """This rank's piece of a package, under ``torchrun`` or an initialised process group.
 
     ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
     ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
-    collective waits for a rank that does not come, when the process group is started here. Raises `PackageError` for a
-    damaged package or a wrong number of ranks.
+    collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
+    ``"compile"``: by ``torch.compile``, on the first call. Raises `PackageError` for a damaged package or a wrong
+    number of ranks.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -66,7 +68,7 @@ def load(
         used = {c.axis for c in manifest.collectives}
         names = make_groups(mesh)
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
-    return RankModule(exported, manifest, rank)
+    return RankModule(exported, manifest, rank, _callable(exported, backend))
 
 
 def load_rank(
@@ -83,6 +85,15 @@ def load_rank(
     exported = read_graph(graph)
     tensors = _read_weights(weights, exported, manifest, device or torch.device("cpu"))
     return attach_weights(exported, tensors)
+
+
+def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
+    if backend == "eager":
+        return exported.module()
+    if backend == "compile":
+        compiled: Any = torch.compile(exported.module())
+        return compiled
+    raise PackageError(f"there is no backend {backend!r}\n  try: 'eager' or 'compile'")
 
 
 def _start(manifest: Manifest, timeout_s: float) -> int:

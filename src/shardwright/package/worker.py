@@ -9,10 +9,10 @@ from shardwright.package.load import load
 from shardwright.runtime.inputs import read_inputs, write_outputs
 
 
-def run_package(package: str, inputs: str, output: str) -> list[tuple[str, str, str]]:
+def run_package(package: str, inputs: str, output: str, backend: str = "eager") -> list[tuple[str, str, str]]:
     """Run one rank; the name, shape and dtype of every output."""
     with torch.no_grad():
-        module = load(package)
+        module = load(package, backend=backend)
         names = [entry.name for entry in module.manifest.inputs]
         found = read_inputs(inputs, names)
         spec = module.exported.call_spec.in_spec
