@@ -18,6 +18,7 @@ from shardwright.errors import RunError
 from shardwright.runtime.rank import run_rank
 
 _BLAMES = "RunError: "
+_LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
 def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 600.0) -> dict[int, Any]:
@@ -73,14 +74,16 @@ def _restored_signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
-    """The launcher logs every rank's traceback; the first failure is raised instead."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """The launcher logs every rank's traceback and every signal; the first failure is raised instead."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LAUNCHER_LOGGERS)]
+    kept = {logging.getLogger(name): logging.getLogger(name).level for name in (*_LAUNCHER_LOGGERS, *names)}
+    for logger in kept:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in kept.items():
+            logger.setLevel(level)
 
 
 def _cause(failure: Any) -> str:

@@ -1,6 +1,7 @@
 """What runs on a launched rank around the function: its process group, its note of where it stands, its last words."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ def run_rank(function: Callable[..., Any], folder: str, timeout_s: float, *args:
 
     Raises `RunError` naming the rank that did not come to a collective.
     """
+    # The launcher passes Ctrl-C on; a rank then ends without a traceback of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     with noted(Path(folder), rank):
         try:
