@@ -7,7 +7,7 @@ interpreter that only imports what the command imports is measured beside it. Ru
 
 import argparse
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +23,14 @@ from transformers import LlamaConfig
 
 from shardwright.report.tables import Table, spell_bytes
 
-IMPORTS = "import shardwright, shardwright.checkpoint.recipes, shardwright.checkpoint.build, transformers.cache_utils"
+# ru_maxrss would count this process, from which the measured one was forked; VmHWM starts with the new program.
+RUNNER = """
+import atexit, runpy, sys
+from pathlib import Path
+report = Path(sys.argv.pop(1))
+atexit.register(lambda: report.write_text(Path("/proc/self/status").read_text()))
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 def write_checkpoint(folder, layers):
@@ -68,14 +75,13 @@ def write_checkpoint(folder, layers):
     return sum(sizes), max(sizes)
 
 
-def peak_of(*words):
-    """Run a Python process; its peak resident bytes and seconds."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-W", "ignore", *map(str, words)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"failed: {words}")
-    return usage.ru_maxrss * 1024, time.perf_counter() - start
+def peak_of(folder, *words):
+    """Run a module in a Python process; its peak resident bytes and seconds."""
+    report, start = folder / "status", time.perf_counter()
+    command = [sys.executable, "-W", "ignore", "-c", RUNNER, report, *words]
+    subprocess.run(list(map(str, command)), stdout=subprocess.DEVNULL, check=True)
+    peak_kib = re.search(r"VmHWM:\s+(\d+) kB", report.read_text())[1]
+    return int(peak_kib) * 1024, time.perf_counter() - start
 
 
 def compare(checkpoint, package):
@@ -107,10 +113,11 @@ def main():
         checkpoint.mkdir()
         with console.status("writing the checkpoint"):
             model_bytes, largest_bytes = write_checkpoint(checkpoint, options.layers)
-        imports_bytes, imports_s = peak_of("-c", IMPORTS)
+        imports_bytes, imports_s = peak_of(Path(name), "shardwright.checkpoint.recipes")
         for ranks in options.ranks:
             with console.status(f"sharding {spell_bytes(model_bytes)} for {ranks} ranks"):
-                peak_bytes, seconds = peak_of("-m", "shardwright", "shard", checkpoint, "--tp", ranks, "-o", package)
+                words = ("shardwright", "shard", checkpoint, "--tp", ranks, "-o", package)
+                peak_bytes, seconds = peak_of(Path(name), *words)
             compare(checkpoint, package)
             rank_bytes = max(file.stat().st_size for file in package.glob("weights-*"))
             shutil.rmtree(package)

@@ -43,7 +43,9 @@ def test_the_judge_says(name):
 
 def test_the_card_says_why():
     rows = [judged("bernoulli"), judged("hop cond"), {**judged("add"), "wrong": ["rule of add: differs by 3"]}]
-    truth = [{"name": "aten::mm", "problem": "", "valid": 8, "allowed": 6, "localized": 1, "unsound": [], "missing": []}]
+    truth = [
+        {"name": "aten::mm", "problem": "", "valid": 8, "allowed": 6, "localized": 1, "unsound": [], "missing": []}
+    ]
     text = write(rows, truth)
     assert "| add | wrong |" in text
     assert "it draws random numbers" in text

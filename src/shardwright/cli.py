@@ -40,6 +40,8 @@ Package = Annotated[Path, typer.Argument(help="A package folder.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")]
 Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
+Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]
+Backend = Annotated[str, typer.Option(help="eager, or compile: by torch.compile, on first use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -176,6 +178,8 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that together reach this.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal tokens.")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt itself, no chat template.")] = False,
+    timeout: Timeout = 600.0,
+    backend: Backend = "eager",
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks and stream the text that a sharded decoder writes."""
@@ -188,7 +192,7 @@ def generate(
     check_generates(manifest, package)
     sampling = Sampling(temperature, top_p, seed)
     request = Request(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
-    found = launch(manifest.num_ranks, write_text, str(package.resolve()), [request])[0][0]
+    found = launch(manifest.num_ranks, write_text, str(package.resolve()), [request], backend, timeout_s=timeout)[0][0]
     if as_json:
         _print(json.dumps(asdict(found), indent=2))
         return
@@ -233,6 +237,8 @@ def run(
     package: Package,
     inputs: Annotated[Path, typer.Option("--inputs", "-i", help="A safetensors file of inputs by name.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write outputs to.")],
+    timeout: Timeout = 600.0,
+    backend: Backend = "eager",
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks on given inputs and write the outputs."""
@@ -247,9 +253,8 @@ def run(
     if output.exists():
         raise ShardwrightError(f"{output} exists already\n  try: another name, or remove it first")
     with _working(f"running on {manifest.num_ranks} ranks"):
-        results = launch(
-            manifest.num_ranks, run_package, str(package.resolve()), str(inputs.resolve()), str(output.resolve())
-        )
+        words = (str(package.resolve()), str(inputs.resolve()), str(output.resolve()), backend)
+        results = launch(manifest.num_ranks, run_package, *words, timeout_s=timeout)
     table = Table("Outputs", ("output", "shape", "dtype"), results[0])
     if as_json:
         print_json([table], output=str(output))

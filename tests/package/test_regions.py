@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from shardwright.layout import REPLICATE, Cut, Partial, Shard, take_shard
+from shardwright.package import slices
 from shardwright.package.regions import Region, read_region, region_of
 
 
@@ -17,8 +19,8 @@ class Piece:
     def __init__(self, tensor, region):
         self.tensor, self.region = tensor, region
 
-    def read(self, box):
-        return self.tensor[box]
+    def copy(self, box, out):
+        out.copy_(self.tensor[box])
 
 
 @st.composite
@@ -79,3 +81,18 @@ def test_a_number_is_a_region_too():
 def test_values_are_cast_as_torch_casts(dtype):
     value = torch.randn(5, 5, dtype=torch.float64)
     assert torch.equal(read_region(Region.whole((5, 5)), [Piece(value, Region.whole((5, 5)))], dtype), value.to(dtype))
+
+
+def test_slices_are_copied_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "BLOCK_BYTES", 100)
+    tensors = {"matrix": torch.randn(37, 9), "row": torch.randn(50), "number": torch.tensor(2.5)}
+    save_file(tensors, tmp_path / "w")
+    for box in ((slice(3, 30), slice(2, 7)), (slice(0, 37), slice(0, 9)), (slice(5, 5), slice(0, 9))):
+        wanted = tensors["matrix"][box]
+        out = torch.empty(wanted.shape, dtype=torch.float64)
+        slices.copy_slice(tmp_path / "w", "matrix", box, out)
+        assert torch.equal(out, wanted.double())
+    for name, box in (("row", (slice(1, 50),)), ("number", ())):
+        out = torch.empty(tensors[name][box].shape)
+        slices.copy_slice(tmp_path / "w", name, box, out)
+        assert torch.equal(out, tensors[name][box])

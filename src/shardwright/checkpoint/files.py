@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from shardwright.errors import CheckpointError
 from shardwright.package.regions import Region
+from shardwright.package.slices import copy_slice
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -29,11 +30,18 @@ class StoredTensor:
         """All of the tensor."""
         return Region.whole(self.shape)
 
-    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
-        """A box of the tensor. The file is opened for it alone: a mapping that stays open counts as memory."""
+    def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
+        """Copy a box of the tensor into ``out``."""
+        try:
+            copy_slice(self.file, self.name, box, out)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {self.name!r} from {self.file}: {error}") from error
+
+    def read(self) -> torch.Tensor:
+        """The whole tensor."""
         try:
             with safe_open(self.file, framework="pt") as file:
-                return file.get_slice(self.name)[box] if box else file.get_tensor(self.name)
+                return file.get_tensor(self.name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot read {self.name!r} from {self.file}: {error}") from error
 

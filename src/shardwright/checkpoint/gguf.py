@@ -27,8 +27,8 @@ class QuantizedTensor:
         """All of the tensor."""
         return Region.whole(self.shape)
 
-    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
-        """A box of the tensor, in float32; the whole of it is dequantised for that."""
+    def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
+        """Copy a box of the tensor into ``out``; the whole of it is dequantised for that, in float32."""
         from gguf import dequantize
 
         whole = dequantize(self.tensor.data, self.tensor.tensor_type)
@@ -36,7 +36,8 @@ class QuantizedTensor:
         weights = self.processor.process(
             weights=whole, name=self.tensor.name, tensor_key_mapping={}, parsed_parameters={}
         ).weights
-        return torch.from_numpy(weights.copy())[box]
+        # Tensors that are not quantised come as they lie in the file, which may not be written to.
+        out.copy_(torch.from_numpy(weights if weights.flags.writeable else weights.copy())[box])
 
 
 def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[str]]:

@@ -48,9 +48,9 @@ class Converted:
         """All of the tensor."""
         return Region.whole(self.shape)
 
-    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
-        """A box of the tensor; the whole of it is made for that."""
-        return self.conversion.run(lambda stored: stored.read(tuple(map(slice, stored.shape))))[self.name][box]
+    def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
+        """Copy a box of the tensor into ``out``; the whole of it is made for that."""
+        out.copy_(self.conversion.run(StoredTensor.read)[self.name][box])
 
 
 def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, Holder], list[str]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from shardwright.errors import PackageError
 from shardwright.generate.decoding import check_decoder, generate
@@ -38,9 +37,9 @@ class Text:
     decode_s: float
 
 
-def write_text(package: str, requests: list[Request]) -> list[Text]:
+def write_text(package: str, requests: list[Request], backend: str = "eager") -> list[Text]:
     """Answer every request in turn; each rank returns the same texts."""
-    model = load(package)
+    model = load(package, backend=backend)
     tokenizer = load_tokenizer(Path(package), model.manifest)
     found = []
     for request in requests:
@@ -57,9 +56,6 @@ def write_text(package: str, requests: list[Request]) -> list[Text]:
         if printer is not None:
             printer.end()
         found.append(Text(prompt, ids, tokenizer.decode(ids, skip_special_tokens=True), first - started, ended - first))
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
     return found
 
 

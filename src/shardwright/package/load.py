@@ -1,12 +1,11 @@
 """Open a package: this rank's graph and weights, bound to real process groups.
 
-Nothing in a package is executed or unpickled: graphs are read as JSON within ``.pt2`` archives, weights as safetensors.
+Nothing in a package is executed or unpickled: graphs are screened (see `package.screen`) before torch reads them,
+weights are safetensors.
 """
 
 import io
-import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,21 @@ from shardwright.errors import PackageError
 from shardwright.inputs import check_inputs
 from shardwright.mesh import Mesh
 from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.screen import screen_graph
+from shardwright.package.stream import DTYPES
 from shardwright.program import Program, attach_weights, read
-from shardwright.runtime.groups import make_groups, rebind
+from shardwright.runtime.groups import make_groups, rebind, start_process_group
 
 
 class RankModule(nn.Module):
     """One rank's piece of a sharded model, called as the original is: whole inputs in, whole outputs out."""
 
-    def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int) -> None:
+    def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int, module: nn.Module) -> None:
         super().__init__()
         self.manifest, self.rank = manifest, rank
         self.exported = exported
         self._program: Program = read(exported)
-        self.module = exported.module()
+        self.module = module
         self.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -41,24 +42,33 @@ class RankModule(nn.Module):
         return self.module(*args, **kwargs)
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None, check: bool = True) -> RankModule:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    check: bool = True,
+    timeout_s: float = 600.0,
+    backend: str = "eager",
+) -> RankModule:
     """This rank's piece of a package, under ``torchrun`` or an initialised process group.
 
     ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
-    ``check``: compare the checksums of this rank's files. Only this rank's files are read. Raises `PackageError` for a
-    damaged package or a wrong number of ranks.
+    ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
+    collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
+    ``"compile"``: by ``torch.compile``, on the first call. Raises `PackageError` for a damaged package or a wrong
+    number of ranks.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     mesh = Mesh.of(manifest.mesh)
-    rank = _start(manifest)
+    rank = _start(manifest, timeout_s)
     place = torch.device(device) if device is not None else torch.device("cpu")
     exported = load_rank(folder, rank, device=place, check=check)
     if manifest.num_ranks > 1:
         used = {c.axis for c in manifest.collectives}
         names = make_groups(mesh)
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
-    return RankModule(exported, manifest, rank)
+    return RankModule(exported, manifest, rank, _callable(exported, backend))
 
 
 def load_rank(
@@ -77,7 +87,16 @@ def load_rank(
     return attach_weights(exported, tensors)
 
 
-def _start(manifest: Manifest) -> int:
+def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
+    if backend == "eager":
+        return exported.module()
+    if backend == "compile":
+        compiled: Any = torch.compile(exported.module())
+        return compiled
+    raise PackageError(f"there is no backend {backend!r}\n  try: 'eager' or 'compile'")
+
+
+def _start(manifest: Manifest, timeout_s: float) -> int:
     """This process's rank, joining the process group that torchrun describes if none is up yet."""
     if manifest.num_ranks == 1:
         return 0
@@ -87,7 +106,7 @@ def _start(manifest: Manifest) -> int:
                 f"the package is for {manifest.num_ranks} ranks, but no process group is up\n"
                 f"  try: torchrun --nproc-per-node {manifest.num_ranks} your_script.py, or `shardwright run`"
             )
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        start_process_group(timeout_s)
     if dist.get_world_size() != manifest.num_ranks:
         raise PackageError(
             f"the package is for {manifest.num_ranks} ranks ({manifest.mesh}), not {dist.get_world_size()}\n"
@@ -99,19 +118,15 @@ def _start(manifest: Manifest) -> int:
 def read_graph(path: Path) -> ExportedProgram:
     """A graph file of a package, without its weights; raises `PackageError` when it holds anything to be executed."""
     data = path.read_bytes()
+    screen_graph(data, str(path))
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for info in archive.infolist():
-                if info.filename.endswith("_config.json"):
-                    config = json.loads(archive.read(info))["config"]
-                    pickled = [name for name, entry in config.items() if entry.get("use_pickle")]
-                    if pickled:
-                        raise PackageError(f"{path} holds pickled tensors {pickled}, which are never opened")
-                elif info.filename.endswith(".pt") and info.file_size:
-                    raise PackageError(f"{path} holds a pickle ({info.filename}), which is never opened")
-    except (zipfile.BadZipFile, json.JSONDecodeError, KeyError, AttributeError) as error:
-        raise PackageError(f"{path} is no graph of a package: {error}") from error
-    return torch.export.load(io.BytesIO(data))
+        return torch.export.load(io.BytesIO(data))
+    except Exception as error:
+        # torch raises many kinds for a file that is well-formed JSON but no graph.
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PackageError(
+            f"{path} cannot be read as a graph: {first}\n  try: save the package again with torch {torch.__version__}"
+        ) from error
 
 
 def _read_weights(
@@ -133,9 +148,11 @@ def _read_weights(
                 stored = aliases.get(name, name)
                 if stored not in names:
                     raise PackageError(f"{path} lacks the tensor {stored!r}")
-                shape = tuple(file.get_slice(stored).get_shape())
+                shape, dtype = tuple(file.get_slice(stored).get_shape()), file.get_slice(stored).get_dtype()
                 if shape != tuple(wanted.shape):
                     raise PackageError(f"{path}: {stored!r} has shape {shape}, the graph needs {tuple(wanted.shape)}")
+                if dtype != DTYPES.get(wanted.dtype):
+                    raise PackageError(f"{path}: {stored!r} has dtype {dtype}, the graph needs {wanted.dtype}")
                 tensors[name] = tensors[stored] if stored in tensors else file.get_tensor(stored)
     except SafetensorError as error:
         raise PackageError(f"{path} is no safetensors file: {error}") from error

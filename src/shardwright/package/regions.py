@@ -39,15 +39,15 @@ class Region:
 
 
 class Holder(Protocol):
-    """Something that holds a region of a tensor and reads boxes of it."""
+    """Something that holds a region of a tensor and copies boxes of it."""
 
     @property
     def region(self) -> Region:
         """What it holds, in the indices of the whole tensor."""
         ...
 
-    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
-        """The values in a box of its own (local) indices."""
+    def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
+        """Copy the values in a box of its own (local) indices into ``out``, of the box's shape, cast to its dtype."""
         ...
 
 
@@ -72,7 +72,7 @@ def read_region(wanted: Region, holders: Iterable[Holder], dtype: torch.dtype) -
         shared = [_overlaps(ours, theirs) for ours, theirs in zip(wanted.spans, holder.region.spans, strict=True)]
         for box in itertools.product(*shared):
             here = tuple(slice(to, to + length) for to, _, length in box)
-            piece[here] = holder.read(tuple(slice(start, start + length) for _, start, length in box)).to(dtype)
+            holder.copy(tuple(slice(start, start + length) for _, start, length in box), piece[here])
     return piece
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from shardwright.errors import LayoutError, PackageError, PlanError
 from shardwright.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.mesh import Mesh
 from shardwright.package.manifest import Manifest, TensorEntry, check_file
 from shardwright.package.regions import Holder, Region, read_region, region_of
+from shardwright.package.slices import copy_slice
 from shardwright.plan.files import read_layout
 
 
@@ -24,11 +25,10 @@ class RankPiece:
     name: str
     region: Region
 
-    def read(self, box: tuple[slice, ...]) -> torch.Tensor:
-        """A box of the piece; the file is opened for it alone, so that no mapping stays in memory."""
+    def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
+        """Copy a box of the piece into ``out``."""
         try:
-            with safe_open(self.file, framework="pt") as file:
-                return file.get_slice(self.name)[box] if box else file.get_tensor(self.name)
+            copy_slice(self.file, self.name, box, out)
         except (OSError, SafetensorError) as error:
             raise PackageError(f"cannot read {self.name!r} from {self.file}: {error}") from error
 

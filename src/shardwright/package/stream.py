@@ -77,6 +77,7 @@ def write_tensors(
             file.write(data)
             digest.update(data)
             report(len(data))
+            del data  # the next tensor is read before the name would be given to it
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()

@@ -3,17 +3,16 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.utils._pytree as pytree
 
 from shardwright.package.load import load
 from shardwright.runtime.inputs import read_inputs, write_outputs
 
 
-def run_package(package: str, inputs: str, output: str) -> list[tuple[str, str, str]]:
+def run_package(package: str, inputs: str, output: str, backend: str = "eager") -> list[tuple[str, str, str]]:
     """Run one rank; the name, shape and dtype of every output."""
     with torch.no_grad():
-        module = load(package)
+        module = load(package, backend=backend)
         names = [entry.name for entry in module.manifest.inputs]
         found = read_inputs(inputs, names)
         spec = module.exported.call_spec.in_spec
@@ -25,7 +24,4 @@ def run_package(package: str, inputs: str, output: str) -> list[tuple[str, str, 
     tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
     if module.rank == 0:
         write_outputs(output, tensors)
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
     return [(name, str(tuple(t.shape)), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()]

@@ -1,12 +1,21 @@
 """Process groups by mesh axis, and the group names inside an exported program."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch.export import ExportedProgram
 
 from shardwright.errors import ShardwrightError
 from shardwright.mesh import Mesh
+
+
+def start_process_group(timeout_s: float) -> None:
+    """Join the process group that the environment describes, if none is up; collectives wait ``timeout_s`` at most."""
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
 
 
 def current_group_names(mesh: Mesh) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +15,21 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from shardwright.errors import RunError
+from shardwright.runtime.rank import run_rank
+
+_BLAMES = "RunError: "
+_LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
-def launch(num_ranks: int, function: Callable[..., Any], *args: Any) -> dict[int, Any]:
-    """``function(*args)`` on ``num_ranks`` processes of this machine; each rank's result.
+def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 600.0) -> dict[int, Any]:
+    """``function(*args)`` on ``num_ranks`` processes of this machine, in one process group; each rank's result.
 
-    Raises `RunError` naming the first rank that failed and its cause; the others are stopped.
+    A rank that dies or raises ends the job at once; one that hangs ends it when a collective has waited ``timeout_s``
+    for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. Raises `RunError` naming
+    the rank and its cause, and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder, _restored_signals():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -35,24 +43,47 @@ def launch(num_ranks: int, function: Callable[..., Any], *args: Any) -> dict[int
         )
         try:
             with _quiet_launcher():
-                return elastic_launch(config, function)(*args)
+                return elastic_launch(config, run_rank)(function, folder, timeout_s, *args)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            raise RunError(f"rank {rank} failed: {_cause(failure)}") from None
+            cause = _cause(failure)
+            # A rank that waited in vain has named the one to blame.
+            blames = cause.startswith(_BLAMES)
+            raise RunError(cause.removeprefix(_BLAMES) if blames else f"rank {rank} failed: {cause}") from None
         except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
             raise RunError(f"stopped by {error.sigval.name}; all ranks were stopped") from None
 
 
 @contextmanager
-def _quiet_launcher() -> Iterator[None]:
-    """The launcher logs every rank's traceback; the first failure is raised instead."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def _restored_signals() -> Iterator[None]:
+    """The launcher takes over signals and does not give them back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    }
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet_launcher() -> Iterator[None]:
+    """The launcher logs every rank's traceback and every signal; the first failure is raised instead."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(_LAUNCHER_LOGGERS)]
+    kept = {logging.getLogger(name): logging.getLogger(name).level for name in (*_LAUNCHER_LOGGERS, *names)}
+    for logger in kept:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in kept.items():
+            logger.setLevel(level)
 
 
 def _cause(failure: Any) -> str:
@@ -61,5 +92,6 @@ def _cause(failure: Any) -> str:
         message = message.get("message", message)
     text = str(message).strip()
     if failure.exitcode < 0 and "Signal" in text:
-        return text
+        killed = failure.exitcode == -signal.SIGKILL
+        return text + ("; a machine that runs out of memory kills processes so" if killed else "")
     return text.removeprefix("RuntimeError: ") or f"exit code {failure.exitcode}"
