@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import pytest
-
 from scorecard.card import verdict, write
 from scorecard.judge import Findings, judge
 from scorecard.samples import cases, samples_of
