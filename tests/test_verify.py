@@ -152,3 +152,35 @@ def test_a_view_of_a_piece_that_is_no_single_run():
     exported = torch.export.export(View(), (x,))
     sharded = sw.shard(exported, mesh=8, plan={}, outputs=sw.Shard(0, sw.Blocks(parts=(64, 64))))
     assert sw.verify(sharded, exported, (x,)).ok
+
+
+def test_a_pinned_weight_that_only_an_operator_without_a_rule_reads():
+    class Histogram(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Linear(8, 16, bias=False)
+
+        def forward(self, x):
+            return x + torch.histogram(self.w.weight.flatten(), 4).hist.sum()
+
+    x = torch.randn(3)
+    exported = torch.export.export(Histogram(), (x,))
+    sharded = sw.shard(exported, mesh=2, plan={"w": "colwise"})
+    assert [w.rank_bytes for w in sharded.weights] == [(256, 256)]
+    assert sw.verify(sharded, exported, (x,)).ok
+
+
+def test_sizes_that_only_strides_know():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 12)
+
+        def forward(self, x):
+            return self.head(x[:, -1:, :])
+
+    x = torch.randn(2, 5, 8)
+    dynamic = {"x": {1: torch.export.Dim("seq", min=2, max=64)}}
+    exported = torch.export.export(Last(), (x,), dynamic_shapes=dynamic)
+    sharded = sw.shard(exported, mesh=2, plan={"head": "colwise"})
+    assert sw.verify(sharded, exported, (x,)).ok

@@ -161,7 +161,7 @@ class _Builder:
         self.free_state = self._free_state()
         pinned = {s.index: layout for s in folded.sites if (layout := self._pinned(s)) is not None}
         self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks, self._seeds)
-        self.read = {source for site in folded.sites for sources in site.reads for source, _ in sources}
+        self.unread = self._unread()
         self.strategies = [self._strategies(site) for site in folded.sites]
         self._add_input_strategies()
 
@@ -240,6 +240,13 @@ class _Builder:
                     found[site] = (leader, step.vals[0].dim())
         return found
 
+    def _unread(self) -> set[int]:
+        """Placeholders that nothing reads, under their own name or that of a tensor they are tied to."""
+        read = {source for site in self.folded.sites for sources in site.reads for source, _ in sources}
+        linked = {site for output, (placeholder, _) in self.links.items() for site in (output, placeholder)}
+        inputs = {site.index for site in self.folded.sites if site.step.kind == "input"}
+        return inputs - read - linked
+
     def _free_state(self) -> set[int]:
         return {
             site.index
@@ -307,7 +314,7 @@ class _Builder:
         value = site.step.vals[0]
         cuts = self.candidates.layouts((site.index, 0), value.dim())
         options: list[Layout] = [REPLICATE, *cuts]
-        if site.index not in self.read:
+        if site.index in self.unread:
             # Nothing reads it (a tower that the example never enters), so any cut of it costs nothing.
             longest = max(range(value.dim()), key=lambda dim: size_hint(value.shape[dim], self.fake_mode), default=None)
             if longest is not None and isinstance(size := value.shape[longest], int) and size >= self.num_ranks:
@@ -318,6 +325,9 @@ class _Builder:
             dim = self.pins.state[site.step.node.name]
             assert isinstance(dim, Shard), "a free cut is a shard"
             options = [option for option in cuts if isinstance(option, Shard) and option.dim == dim.dim]
+            if not options and isinstance(size := value.shape[dim.dim], int):
+                # Nothing in the graph says how to cut it: nothing reads it, or only what has no rule.
+                options = [Shard(dim.dim, Cut.even(size, self.num_ranks))]
         return options
 
     def _output_layouts(self, site: Site) -> list[Layout]:
@@ -360,7 +370,7 @@ class _Builder:
         if step.kind == "input" and (item := self.kinds.get(step.node.name)) is not None and item.is_state:
             total = self._elements(step.vals[0]) * step.vals[0].element_size()
             weight_bytes = [math.ceil(total * share(s.results[0])) for s in strategies]
-            if len(strategies) == 1 and site.index not in self.read:
+            if len(strategies) == 1 and site.index in self.unread:
                 # It is stored cut whatever the others are, and its bytes shall not loosen the bound on theirs.
                 weight_bytes = [0]
         elif step.kind == "call" and step.vals:

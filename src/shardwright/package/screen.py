@@ -11,6 +11,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,16 @@ def screen_graph(data: bytes, name: str) -> None:
                     models += 1
                 elif info.filename.endswith((".pt", ".so", ".cpp", ".py")) and info.file_size:
                     raise PackageError(f"{name} holds {info.filename}, which is never opened")
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         if isinstance(error, PackageError):
             raise
         raise PackageError(f"{name} is no graph of a package: {error}") from error

@@ -85,7 +85,7 @@ class Emitter:
             value = leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf
             if isinstance(value, torch.Tensor):
                 shape, stride = tuple(value.shape), value.stride()
-                if not all(type(size) is int for size in shape):
+                if not all(type(size) is int for size in (*shape, *stride)):
                     return None
                 parts.append((shape, stride, value.dtype, value.device))
             elif isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, list, tuple)):
