@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from scorecard import sweep, truth
+from scorecard.samples import cases
 from shardwright.errors import ShardwrightError
 
 CARD = Path("docs/operators.md")
@@ -98,6 +99,8 @@ def _preface(rows: Sequence[Row]) -> list[str]:
         "strategy of the rule of every call is run on cut tensors, on 2, 3 and 4 ranks.",
         "",
         *(f"- **{word}**: {meaning}." for word, meaning in VERDICTS.items()),
+        "",
+        f"Judged so far: {len(rows)} of the {len(cases())} entries of the databases.",
         "",
         "*Dims cut* counts the dims of all operand tensors (longer than one) that the rules can cut; the others take",
         "part in what the operator computes as a whole (a sorted dim, the rows of a matrix that is inverted). Random",

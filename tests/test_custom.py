@@ -29,11 +29,18 @@ OPS = torch.ops.shardwright_tests
 
 @pytest.fixture
 def forget():
-    """Takes the names registered by a test out of the registry."""
-    names = []
-    yield names.append
-    for name in names:
-        REGISTRY.remove(name)
+    """Takes what a test registers under a name out of the registry, and puts back what was there before."""
+    before = {}
+    yield lambda name: before.setdefault(name, ENTRIES.get(name))
+    for name, entry in before.items():
+        if entry is None:
+            REGISTRY.remove(name)
+        else:
+            REGISTRY.add(name, entry)
+
+
+ENTRIES = {name: REGISTRY.entry_named(name) for name in REGISTRY.names()}
+"""What is registered before any test."""
 
 
 class Model(nn.Module):

@@ -184,3 +184,16 @@ def test_sizes_that_only_strides_know():
     exported = torch.export.export(Last(), (x,), dynamic_shapes=dynamic)
     sharded = sw.shard(exported, mesh=2, plan={"head": "colwise"})
     assert sw.verify(sharded, exported, (x,)).ok
+
+
+def test_ranks_whose_programs_differ_in_constants_agree_on_a_second_axis():
+    # Without a rule the keys' copies are whole on the first axis, and every rank then slices elsewhere.
+    entry = REGISTRY.entry_named("aten::expand")
+    REGISTRY.remove("aten::expand")
+    try:
+        exported = torch.export.export(redraw(Decoder()), (IDS,))
+        sharded = sw.shard(exported, mesh={"dp": 2, "tp": 2}, plan={"dp": MEGATRON, "tp": MEGATRON})
+        report = sw.verify(sharded, exported, (IDS,))
+    finally:
+        REGISTRY.add("aten::expand", entry)
+    assert report.ok, str(report)

@@ -9,12 +9,13 @@ from torch.export import ExportedProgram
 
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.expand import expand
+from shardwright.assign.rebase import rule_of_call, same_layouts, step_call
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.partition import Collective, lower, partition
-from shardwright.program import Program, write
+from shardwright.program import Program, describe, write
 from shardwright.rules.discover import Discovery
 from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
 
@@ -237,12 +238,20 @@ def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
             f"  try: put the uneven axis last in the mesh (now {[a for a, _ in program_axes(led)] or 'first'}), "
             "or pin sizes that divide"
         )
+    strategies, rules, calls = list(leader.strategies), list(leader.rules), list(leader.calls)
+    for step in steps.items:
+        call = step_call(step) if calls[step.index] is not None else None
+        if call is None or call == calls[step.index]:
+            continue
+        # The pass before left this rank other constants than the leader (where its slice starts), so other factors.
+        calls[step.index], rules[step.index] = call, rule_of_call(call)
+        strategies[step.index] = same_layouts(rules[step.index], leader.strategies[step.index], describe(step.node))
     return Assignment(
         program=program,
         steps=steps,
-        strategies=leader.strategies,
-        rules=leader.rules,
-        calls=leader.calls,
+        strategies=strategies,
+        rules=rules,
+        calls=calls,
         layouts=leader.layouts,
         fallbacks=leader.fallbacks,
         solution=leader.solution,

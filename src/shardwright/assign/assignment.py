@@ -6,20 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx
 
 from shardwright.assign.candidates import Candidates, discover, site_strategies
 from shardwright.assign.cost import CostModel, share
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, solve
+from shardwright.assign.rebase import step_call
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
-from shardwright.collectives import COLLECTIVES
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
 from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
 from shardwright.rules import REGISTRY
-from shardwright.rules.call import make_call, map_values, tensor_meta
+from shardwright.rules.call import tensor_meta
 from shardwright.rules.rule import Call, Rule, Strategy, Term, partial_strategies, whole_strategy
 
 
@@ -153,7 +152,7 @@ class _Builder:
         self.program, self.pins, self.num_ranks, self.steps, self.folded = program, pins, num_ranks, steps, folded
         self.fake_mode = program.fake_mode
         self.kinds = {i.name: i for i in program.inputs}
-        self.calls = [self._call(site) for site in folded.sites]
+        self.calls = [step_call(site.step) for site in folded.sites]
         self.reasons: dict[int, str] = {}
         self.rules = [self._rule(site) for site in folded.sites]
         self.mutated = program.mutations()
@@ -185,16 +184,6 @@ class _Builder:
                 if any(maker.kind == "input" and self.kinds[maker.node.name].is_state for maker in makers):
                     return True
         return self.auto and sum(self._moved(site.step)) > self.cost.latency_us * self.cost.memory_bytes_per_us
-
-    def _call(self, site: Site) -> Call | None:
-        step = site.step
-        if step.kind != "call" or not step.vals:
-            return None
-        if not hasattr(step.node.target, "_schema") and step.node.target not in COLLECTIVES:
-            return None
-        values = map_values((step.node.args, step.node.kwargs), _fake)
-        result = step.node.meta["val"]
-        return make_call(step.node.target, values[0], values[1], result)
 
     def _rule(self, site: Site) -> Rule | None:
         step = site.step
@@ -397,10 +386,3 @@ class _Builder:
 
 def _is_uneven(size: Size, num_ranks: int) -> bool:
     return not isinstance(size, int) or size % num_ranks != 0
-
-
-def _fake(value: object) -> object:
-    return value.meta.get("val") if isinstance(value, fx.Node) else value
-
-
-__all__ = ["Assignment", "Fallback", "Pins", "assign_layouts"]

@@ -1,0 +1,54 @@
+"""One rank's choices for another rank's program: the same layouts, spelled in that program's own factors.
+
+After an axis is cut, the ranks' programs differ in constants (where a slice starts), and with them in what the factors
+of a rule are. Layouts are what the ranks must agree on, so that their collectives meet.
+"""
+
+from torch import fx
+
+from shardwright.assign.steps import Step
+from shardwright.collectives import COLLECTIVES
+from shardwright.errors import AssignmentError
+from shardwright.layout import Shard, cut_of
+from shardwright.rules import REGISTRY
+from shardwright.rules.call import make_call, map_values
+from shardwright.rules.rule import Call, Rule, Strategy, factor_cuts, strategy_for
+
+
+def step_call(step: Step) -> Call | None:
+    """The call of a step, as rules see it; None where the step is none that rules know."""
+    if step.kind != "call" or not step.vals:
+        return None
+    if not hasattr(step.node.target, "_schema") and step.node.target not in COLLECTIVES:
+        return None
+    values = map_values((step.node.args, step.node.kwargs), _fake)
+    return make_call(step.node.target, values[0], values[1], step.node.meta["val"])
+
+
+def rule_of_call(call: Call) -> Rule | None:
+    """The registered rule of a call."""
+    entry = REGISTRY.entry(call.op)
+    return entry.build(call) if entry is not None else None
+
+
+def same_layouts(rule: Rule | None, strategy: Strategy | None, where: str) -> Strategy | None:
+    """The strategy of ``rule`` that has another strategy's layouts; raises `AssignmentError` when it has none."""
+    if strategy is None or not strategy.cuts:
+        return strategy
+    if rule is not None:
+        sides = [*zip(rule.operands, strategy.operands, strict=True), *zip(rule.results, strategy.results, strict=True)]
+        for dims, layout in sides:
+            if dims is None or not isinstance(layout, Shard):
+                continue
+            for choice in factor_cuts(dims[layout.dim], cut_of(layout), rule.sizes):
+                found = strategy_for(rule, choice)
+                if found is not None and (found.operands, found.results) == (strategy.operands, strategy.results):
+                    return found
+    raise AssignmentError(
+        f"{where} cannot be cut on all ranks alike, as an axis before this one left them different parts\n"
+        "  try: another order of the mesh axes, or a plan that pins this module 'replicate' on one of them"
+    )
+
+
+def _fake(value: object) -> object:
+    return value.meta.get("val") if isinstance(value, fx.Node) else value
