@@ -188,12 +188,13 @@ def test_sizes_that_only_strides_know():
 
 def test_ranks_whose_programs_differ_in_constants_agree_on_a_second_axis():
     # Without a rule the keys' copies are whole on the first axis, and every rank then slices elsewhere.
+    ids = IDS[:, :6]
     entry = REGISTRY.entry_named("aten::expand")
     REGISTRY.remove("aten::expand")
     try:
-        exported = torch.export.export(redraw(Decoder()), (IDS,))
+        exported = torch.export.export(redraw(Decoder()), (ids,))
         sharded = sw.shard(exported, mesh={"dp": 2, "tp": 2}, plan={"dp": MEGATRON, "tp": MEGATRON})
-        report = sw.verify(sharded, exported, (IDS,))
+        report = sw.verify(sharded, exported, (ids,))
     finally:
         REGISTRY.add("aten::expand", entry)
     assert report.ok, str(report)
