@@ -5,7 +5,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -83,8 +83,15 @@ def shard(
         resolved = ResolvedPlan() if is_auto else resolve_axis(program, plans[axis], num_ranks)
         pins = make_pins(program, resolved, all_inputs.get(axis), all_outputs.get(axis))
 
-        def assign(on: Program, pins: Pins = pins, num_ranks: int = num_ranks, is_auto: bool = is_auto) -> Assignment:
-            return assign_layouts(on, pins, num_ranks, auto=is_auto, cost=cost, slack=slack, time_limit_s=time_limit_s)
+        def assign(
+            on: Program,
+            uncut: Collection[str],
+            pins: Pins = pins,
+            num_ranks: int = num_ranks,
+            is_auto: bool = is_auto,
+        ) -> Assignment:
+            options: dict[str, Any] = {"auto": is_auto, "cost": cost, "slack": slack, "time_limit_s": time_limit_s}
+            return assign_layouts(on, pins, num_ranks, uncut=uncut, **options)
 
         keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
         passes.append(AxisPass(axis, assign, keys))

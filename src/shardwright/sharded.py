@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,13 +10,19 @@ from torch.export import ExportedProgram
 
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.expand import expand
-from shardwright.assign.rebase import rule_of_call, same_layouts, step_call
+from shardwright.assign.rebase import (
+    RanksDifferError,
+    cuts_what_is_left_out,
+    rule_of_call,
+    same_layouts,
+    step_call,
+)
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.partition import Collective, lower, partition
-from shardwright.program import Program, describe, write
+from shardwright.program import Program, write
 from shardwright.rules.discover import Discovery
 from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
 
@@ -40,7 +47,7 @@ class AxisPass:
 
     axis: str
     assign: Any
-    """Program → Assignment: the solver with this axis's pins."""
+    """(Program, names of nodes that may not be cut) → Assignment: the solver with this axis's pins."""
     plan_keys: Mapping[str, str] = field(default_factory=dict)
     solved: dict[tuple[int, ...], Assignment] = field(default_factory=dict)
 
@@ -211,8 +218,32 @@ class ShardedProgram:
                 leader = self._assignment(depth, first)
                 one.solved[where] = _rebase(leader, program, self._partition(first)[0])
             else:
-                one.solved[where] = one.assign(program)
+                one.solved[where] = self._agreed(depth, program)
         return one.solved[where]
+
+    def _agreed(self, depth: int, program: Program) -> Assignment:
+        """The first rank's assignment on axis number ``depth``, such that all ranks can hold its layouts.
+
+        A slice that an earlier axis wrote starts elsewhere on every rank. Where the first rank's cut of one does not
+        fit the others, it stays uncut.
+        """
+        one = self.passes[depth]
+        uncut: set[str] = set()
+        others = [tuple(place) for place in product(*(range(size) for _, size in list(self.mesh)[:depth]))][1:]
+        while True:
+            found = one.assign(program, uncut)
+            if not any(cuts_what_is_left_out(s, r) for s, r in zip(found.strategies, found.rules, strict=True)):
+                return found
+            at_odds = None
+            for place in others:
+                try:
+                    _rebase(found, self._partition(place)[0], program)
+                except RanksDifferError as error:
+                    at_odds = error.node
+                    break
+            if at_odds is None:
+                return found
+            uncut.add(at_odds)
 
     def _weights_of(self, where: tuple[int, ...]) -> Mapping[str, Any]:
         weights = dict(self.program.weights)
@@ -245,7 +276,8 @@ def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
             continue
         # The pass before left this rank other constants than the leader (where its slice starts), so other factors.
         calls[step.index], rules[step.index] = call, rule_of_call(call)
-        strategies[step.index] = same_layouts(rules[step.index], leader.strategies[step.index], describe(step.node))
+        led_by = leader.steps.items[step.index].node
+        strategies[step.index] = same_layouts(rules[step.index], leader.strategies[step.index], led_by)
     return Assignment(
         program=program,
         steps=steps,

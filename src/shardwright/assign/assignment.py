@@ -1,7 +1,7 @@
 """`assign_layouts`: from a program and pinned layouts to a strategy for every step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,15 +82,17 @@ def assign_layouts(
     cost: CostModel | None = None,
     slack: float = 0.1,
     time_limit_s: float = 60.0,
+    uncut: Collection[str] = (),
 ) -> Assignment:
     """Choose a strategy for every step of ``program`` on one mesh axis of ``num_ranks`` ranks.
 
     ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
     pins hold and communication is minimised before work. Composite operators behind a gather are tried written out,
     and stay so where that communicates less (``auto``: takes less time). Raises `AssignmentError` when nothing
-    satisfies the pins.
+    satisfies the pins. ``uncut``: names of nodes that no factor of may be cut.
     """
     options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "time_limit_s": time_limit_s}
+    options["uncut"] = frozenset(uncut)
     found = _assign(program, pins, num_ranks, **options)
     names = gathered_composites(found.steps, found.strategies)
     if not names:
@@ -109,13 +111,14 @@ def _assign(
     cost: CostModel | None,
     slack: float,
     time_limit_s: float,
+    uncut: frozenset[str],
 ) -> Assignment:
     steps, findings = build_steps(program, pins.boundaries)
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
     targets = {i.name: i.target or i.name for i in program.inputs}
     fixed = {**pins.state, **pins.inputs}
     folded = fold(steps, targets, fixed)
-    builder = _Builder(program, pins, num_ranks, steps, folded, auto=auto, cost=cost or CostModel())
+    builder = _Builder(program, pins, num_ranks, steps, folded, auto=auto, cost=cost or CostModel(), uncut=uncut)
     problem = builder.problem(slack=slack, time_limit_s=time_limit_s)
     solution = solve(problem)
     chosen = [builder.strategies[site.index][solution.chosen[site.index]] for site in folded.sites]
@@ -147,8 +150,9 @@ class _Builder:
         *,
         auto: bool,
         cost: CostModel,
+        uncut: frozenset[str],
     ) -> None:
-        self.auto, self.cost = auto, cost
+        self.auto, self.cost, self.uncut = auto, cost, uncut
         self.program, self.pins, self.num_ranks, self.steps, self.folded = program, pins, num_ranks, steps, folded
         self.fake_mode = program.fake_mode
         self.kinds = {i.name: i for i in program.inputs}
@@ -278,7 +282,8 @@ class _Builder:
             return [Strategy((), (layout,), (layout,))]
         if rule is None:
             return [Strategy((), (REPLICATE,) * len(site.reads), (REPLICATE,) * max(len(step.vals), 1))]
-        cut = site_strategies(self.candidates, site, rule)
+        may_cut = not any(one.node.name in self.uncut for one in site.steps)
+        cut = site_strategies(self.candidates, site, rule) if may_cut else []
         return list(dict.fromkeys([*cut, whole_strategy(rule), *partial_strategies(rule)]))
 
     def _add_input_strategies(self) -> None:

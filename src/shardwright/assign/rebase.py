@@ -10,9 +10,26 @@ from shardwright.assign.steps import Step
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import AssignmentError
 from shardwright.layout import Shard, cut_of
+from shardwright.program import describe
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values
 from shardwright.rules.rule import Call, Rule, Strategy, factor_cuts, strategy_for
+
+
+class RanksDifferError(AssignmentError):
+    """A step that cannot be cut on all ranks alike; ``node``: its name."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node.name
+        super().__init__(
+            f"{describe(node)} cannot be cut on all ranks alike, as an axis before this one left them different parts\n"
+            "  try: another order of the mesh axes, or a plan that pins this module 'replicate' on one of them"
+        )
+
+
+def cuts_what_is_left_out(strategy: Strategy | None, rule: Rule | None) -> bool:
+    """Whether a strategy cuts a factor that the result leaves out: what lies before or after a slice."""
+    return strategy is not None and rule is not None and any(name in rule.dropped for name, _ in strategy.cuts)
 
 
 def step_call(step: Step) -> Call | None:
@@ -31,8 +48,8 @@ def rule_of_call(call: Call) -> Rule | None:
     return entry.build(call) if entry is not None else None
 
 
-def same_layouts(rule: Rule | None, strategy: Strategy | None, where: str) -> Strategy | None:
-    """The strategy of ``rule`` that has another strategy's layouts; raises `AssignmentError` when it has none."""
+def same_layouts(rule: Rule | None, strategy: Strategy | None, node: fx.Node) -> Strategy | None:
+    """The strategy of ``rule`` that has another strategy's layouts; raises `RanksDifferError` when it has none."""
     if strategy is None or not strategy.cuts:
         return strategy
     if rule is not None:
@@ -44,10 +61,7 @@ def same_layouts(rule: Rule | None, strategy: Strategy | None, where: str) -> St
                 found = strategy_for(rule, choice)
                 if found is not None and (found.operands, found.results) == (strategy.operands, strategy.results):
                     return found
-    raise AssignmentError(
-        f"{where} cannot be cut on all ranks alike, as an axis before this one left them different parts\n"
-        "  try: another order of the mesh axes, or a plan that pins this module 'replicate' on one of them"
-    )
+    raise RanksDifferError(node)
 
 
 def _fake(value: object) -> object:
