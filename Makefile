@@ -52,9 +52,9 @@ bench-checkpoint: $(READY)  ## Measure the memory that sharding a 2.5 GB checkpo
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_checkpoint
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/operators.md (an hour)
-	$(BIN)/python -m scorecard.sweep
-	$(BIN)/python -m scorecard.truth
-	$(BIN)/python -m scorecard.card
+	$(BIN)/python -m benchmarks.operators.sweep
+	$(BIN)/python -m benchmarks.operators.truth
+	$(BIN)/python -m benchmarks.operators.card
 
 zoo: $(READY)  ## Shard every model type of transformers and write docs/models.md (hours; resumes)
 	$(BIN)/python -m benchmarks.zoo.run

@@ -8,9 +8,7 @@ import importlib.util
 import os
 import shutil
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,13 +18,13 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 
 import torch
 from rich.table import Table
+from steps import console, timed
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
 from shardwright.checkpoint import open_checkpoint
 from shardwright.generate.worker import Request, Text, write_text
-from shardwright.report.tables import make_console
 from shardwright.runtime.launch import launch
 
 OUT = Path(__file__).parent / "out"
@@ -38,16 +36,6 @@ PROMPTS = [
     "List the first five prime numbers.",
     "Translate 'good morning' into Spanish.",
 ]
-console = make_console()
-
-
-def timed(what: str, step: Callable[[], object]) -> object:
-    """Run a step with a spinner; print how long it took."""
-    start = time.perf_counter()
-    with console.status(what):
-        result = step()
-    console.print(f"[green]✓[/green] {what} [dim]{time.perf_counter() - start:.1f} s[/dim]")
-    return result
 
 
 def find_weights() -> Path:

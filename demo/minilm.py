@@ -3,9 +3,7 @@
 import os
 import shutil
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,9 +14,10 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 import torch
 from encoder import export_encoder, load_encoder, tokenize
 from rich.table import Table
+from steps import console, timed
 
 import shardwright as sw
-from shardwright.report.tables import collectives_table, fallbacks_table, make_console, memory_table, weights_table
+from shardwright.report.tables import collectives_table, fallbacks_table, memory_table, weights_table
 from shardwright.runtime.launch import launch
 
 NUM_RANKS = 2
@@ -30,16 +29,6 @@ SENTENCES = [
     "Tensor parallelism cuts weights across devices.",
 ]
 OUT = Path(__file__).parent / "out"
-console = make_console()
-
-
-def timed(what: str, step: Callable[[], object]) -> object:
-    """Run a step with a spinner; print how long it took."""
-    start = time.perf_counter()
-    with console.status(what):
-        result = step()
-    console.print(f"[green]✓[/green] {what} [dim]{time.perf_counter() - start:.1f} s[/dim]")
-    return result
 
 
 def encode(package: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -388,6 +388,6 @@ def test_an_answer_that_is_not_proven_the_best_is_a_warning(monkeypatch):
         return value, chosen, 0.25
 
     monkeypatch.setattr(milp._Model, "minimize", stopped)
-    with pytest.warns(UserWarning, match=r"may cost up to 25% more than the best"):
+    with pytest.warns(sw.SolverWarning, match=r"may cost up to 25% more than the best"):
         sharded = sw.shard(torch.export.export(redraw(Decoder()), (IDS,)), mesh=2)
     assert sharded.gap == 0.25

@@ -146,3 +146,14 @@ def test_discovery_on_request_removes_a_gather(forget):
         'register_rule("shardwright_tests::scale_rows", "f0 x1!, f0 -> f0 r01!, f0")'
     ]
     assert sw.verify(after, exported, (x,)).ok
+
+
+def test_discovery_leaves_symbolic_sizes_alone(forget):
+    forget("shardwright_tests::scale_rows")
+    x = torch.randn(4, 8)
+    dynamic = {"x": {0: torch.export.Dim("batch", min=2, max=64)}}
+    exported = torch.export.export(Model(), (x,), dynamic_shapes=dynamic)
+    sharded = sw.shard(exported, mesh=2, plan={"up": "colwise"}, discover=True)
+    assert len(sharded.discovered) == 1
+    sharded.exported(0).validate()
+    assert sw.verify(sharded, exported, (torch.randn(7, 8),)).ok

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.program import module_path, read, source_line, write
+from shardwright.nodes import module_path, source_line
+from shardwright.program import read, write
 from tests.models import Decoder, redraw
 
 
@@ -178,3 +179,22 @@ def test_results_in_nested_lists():
     assert [c.kind for c in sharded.collectives] == ["all_gather"]
     assert sw.verify(sharded, exported, (x,)).ok
     sharded.exported(1).validate()
+
+
+def test_a_region_without_gradients_that_takes_nothing():
+    class Grid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Linear(4, 6)
+
+        def forward(self, x):
+            with torch.no_grad():
+                places = torch.arange(6) * 2.0
+            return self.up(x) + places
+
+    x = torch.randn(3, 4)
+    exported = torch.export.export(Grid(), (x,))
+    assert any("set_grad_enabled" in str(node.target) for node in exported.graph.nodes)
+    sharded = sw.shard(exported, mesh=2, plan={"up": "colwise"})
+    assert sw.verify(sharded, exported, (x,)).ok
+    sharded.exported(0).validate()

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 
 import pytest
-from scorecard.card import verdict, write
-from scorecard.judge import Findings, judge
-from scorecard.samples import cases, samples_of
+from benchmarks.operators.card import verdict, write
+from benchmarks.operators.judge import Findings, judge
+from benchmarks.operators.samples import cases, samples_of
 
 VERDICTS = {
     "add": "cut",

@@ -16,6 +16,7 @@ from shardwright.errors import (
     RuleError,
     RunError,
     ShardwrightError,
+    SolverWarning,
 )
 from shardwright.generate import Sampling, generate
 from shardwright.layout import Blocks, Partial, Replicate, Shard
@@ -49,6 +50,7 @@ __all__ = [
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
+    "SolverWarning",
     "autodeploy_plan",
     "check_rule",
     "discover_rule",

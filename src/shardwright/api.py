@@ -16,7 +16,7 @@ from shardwright.assign.cost import CostModel
 from shardwright.assign.steps import ModuleBoundary
 from shardwright.budget import check_budget
 from shardwright.custom import register_discovered
-from shardwright.errors import Finding, PlanError, ShardwrightError, near_misses, raise_findings
+from shardwright.errors import Finding, PlanError, ShardwrightError, SolverWarning, near_misses, raise_findings
 from shardwright.layout import Layout
 from shardwright.mesh import Mesh
 from shardwright.plan import (
@@ -101,6 +101,7 @@ def shard(
         warnings.warn(
             f"the solver stopped after {time_limit_s:.0f} s; its answer may cost up to {sharded.gap:.0%} more than the "
             "best one\n  try: a longer time_limit_s, or a plan that pins more tensors",
+            SolverWarning,
             stacklevel=2,
         )
     check_budget(sharded, budget)

@@ -20,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from shardwright.errors import PlanWarning, ShardwrightError
+from shardwright.errors import PlanWarning, ShardwrightError, SolverWarning
 from shardwright.report.tables import make_console
 
 app = typer.Typer(
@@ -281,7 +281,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Ours in one line, without the place in our code that found it; others as Python shows them."""
-    if issubclass(category, PlanWarning):
+    if issubclass(category, (PlanWarning, SolverWarning)):
         _err.print(f"warning: {message}", style="yellow", markup=False)
     else:
         _err.print(warnings.formatwarning(message, category, *where[:2]), markup=False, end="")

@@ -8,9 +8,9 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.errors import RuleError, near_misses
-from shardwright.program import Program
+from shardwright.program import Program, size_hint
 from shardwright.rules import REGISTRY
-from shardwright.rules.call import make_call, map_values
+from shardwright.rules.call import as_size, make_call, map_values, tensor_meta
 from shardwright.rules.check import check_strategies
 from shardwright.rules.discover import REFUSALS, Discovery, discover, is_discoverable
 from shardwright.rules.registry import Entry, einsum
@@ -103,7 +103,7 @@ def register_discovered(program: Program) -> list[Discovery]:
             continue
         if REGISTRY.entry(node.target) is not None or not is_discoverable(node.target):
             continue
-        sample = _sample(node)
+        sample = _sample(node, program.fake_mode)
         rule = discover(node.target, *sample) if sample is not None else None
         if rule is not None:
             register_rule(rule.name, rule.notation, **rule.algebra)
@@ -111,16 +111,17 @@ def register_discovered(program: Program) -> list[Discovery]:
     return found
 
 
-def _sample(node: fx.Node) -> tuple[Any, Any] | None:
-    """Arguments of the shapes a node has: floats drawn from a normal distribution, small integers."""
+def _sample(node: fx.Node, fake_mode: Any) -> tuple[Any, Any] | None:
+    """Arguments of the shapes a node was exported with: floats drawn from a normal distribution, small integers."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(value: Any) -> Any:
         if isinstance(value, fx.Node):
             value = value.meta.get("val")
         if not isinstance(value, torch.Tensor):
-            return value
-        shape = tuple(int(size) for size in value.shape)
+            return size_hint(as_size(value), fake_mode) if isinstance(value, torch.SymInt) else value
+        # Asking a symbolic size for its number would pin it in the user's program.
+        shape = tuple(size_hint(size, fake_mode) for size in tensor_meta(value).shape)
         if value.is_floating_point() or value.is_complex():
             return torch.randn(shape, generator=generator, dtype=torch.float32).to(value.dtype)
         return torch.randint(0, 2, shape, generator=generator).to(value.dtype)

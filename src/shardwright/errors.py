@@ -21,6 +21,10 @@ class PlanWarning(UserWarning):
     """Entries of a plan written for a family of models that this program has no use for."""
 
 
+class SolverWarning(UserWarning):
+    """The solver stopped before its answer was proven the best."""
+
+
 class ProgramError(ShardwrightError):
     """The exported program cannot be read: not a program, damaged, or using something that is not supported."""
 
@@ -71,6 +75,11 @@ class Finding:
             lines.append(f"  at {self.where}")
         lines += [f"  try: {remedy}" for remedy in self.remedies]
         return "\n".join(lines)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of somebody else's says, or its kind when it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def raise_findings(error: type[ShardwrightError], findings: Sequence[Finding], *, summary: str) -> None:

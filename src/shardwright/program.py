@@ -6,10 +6,9 @@ Program and give a Program; only this file touches the insides of `ExportedProgr
 """
 
 import copy
-import operator
 import os
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,12 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from shardwright.errors import ProgramError
+from shardwright.errors import ProgramError, first_line
+from shardwright.inline import flat_graph, functional
 from shardwright.layout import REPLICATE, Layout, Size, local_shape, take_shard
+from shardwright.nodes import describe, module_path, module_stack
 
 STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-_USER_CODE_SKIP = ("/torch/nn/", "/torch/_dynamo/", "/torch/export/", "/torch/_export/", "/torch/utils/", "/torch/fx/")
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,7 @@ def read(exported: ExportedProgram) -> Program:
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
     exported = functional(exported)
-    graph = exported.graph
-    if any(_is_inlined(node) or _is_hop(node, "with_effects") for node in graph.nodes):
-        graph = _inline_regions(exported)
+    graph = flat_graph(exported)
     _refuse_sparse(graph)
     signature = exported.graph_signature
     inputs = tuple(
@@ -211,11 +209,6 @@ def _refuse_sparse(graph: fx.Graph) -> None:
                 )
 
 
-def functional(exported: ExportedProgram) -> ExportedProgram:
-    """The program without mutation in its graph; itself when there is none."""
-    return exported.run_decompositions({}) if _needs_functionalization(exported.graph_module) else exported
-
-
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
     """The exported program in a ``.pt2`` file; raises `ProgramError` when it is missing, damaged or no such."""
     file = Path(path)
@@ -232,9 +225,8 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
         return torch.export.load(file)
     except Exception as error:
         # torch raises many kinds for a damaged archive; all mean that the file is no use.
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProgramError(
-            f"{path} cannot be read as an exported program: {first}\n"
+            f"{path} cannot be read as an exported program: {first_line(error)}\n"
             f"  try: save it again with torch {torch.__version__} (torch.export.save)"
         ) from error
 
@@ -342,46 +334,6 @@ def without_weights(exported: ExportedProgram) -> ExportedProgram:
     return attach_weights(bare, meta)
 
 
-def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:
-    """(path, class name) of the modules a node ran in, outermost first."""
-    for path, kind in (node.meta.get("nn_module_stack") or {}).values():
-        if path.startswith("_empty_nn_module_stack"):
-            continue
-        name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-        # Nodes the exporter could not place carry a marker instead of a path; a second call is marked "path@1".
-        yield path.split("@")[0], name
-
-
-def module_path(node: fx.Node) -> str:
-    """The path of the innermost module a node ran in; '' for the root."""
-    stack = node.meta.get("nn_module_stack")
-    path = next(reversed(stack.values()))[0].split("@")[0] if stack else ""
-    return "" if path.startswith("_empty_nn_module_stack") else path
-
-
-def source_line(node: fx.Node) -> str:
-    """``file:line`` of the user's code behind a node, the innermost frame outside torch; '' when unknown."""
-    frames = [
-        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "'
-    ]
-    for frame in reversed([f for f in frames if not any(skip in f for skip in _USER_CODE_SKIP)] or frames[:1]):
-        path, _, rest = frame[6:].partition('", line ')
-        return f"{path}:{rest.split(',')[0]}"
-    return ""
-
-
-def describe(node: fx.Node) -> str:
-    """A node for an error message: name, operator, module path and source line."""
-    where = f" in {module_path(node)!r}" if module_path(node) else ""
-    line = source_line(node)
-    return f"{node.name} ({op_name(node.target)}){where}" + (f" at {line}" if line else "")
-
-
-def op_name(target: Any) -> str:
-    """``aten.linear.default`` for an operator, the function's name otherwise."""
-    return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
-
-
 def size_hint(size: Size, fake_mode: Any, *, unknown: int = 1024) -> int:
     """A number for a size: itself, or what it was when the program was exported; ``unknown`` for data-dependent."""
     if isinstance(size, int):
@@ -398,126 +350,3 @@ def size_hint(size: Size, fake_mode: Any, *, unknown: int = 1024) -> int:
 def _tensors(value: Any) -> list[torch.Tensor]:
     values = value if isinstance(value, (list, tuple)) else [value]
     return [v for v in values if isinstance(v, torch.Tensor)]
-
-
-def _needs_functionalization(module: fx.GraphModule) -> bool:
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        if _mutates(node):
-            return True
-        if _is_hop(node, "wrap_with_autocast") and node.args[2] is not False:
-            return True
-        if _is_inlined(node) and _needs_functionalization(_region(node)):
-            return True
-    return False
-
-
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return False
-    if schema.is_mutable:
-        return True
-    # These update running statistics without saying so in their schema.
-    if schema.name in ("aten::batch_norm", "aten::instance_norm"):
-        position = 5
-        return len(node.args) > position and bool(node.args[position]) and node.args[3] is not None
-    return False
-
-
-def _is_hop(node: fx.Node, name: str) -> bool:
-    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() == name
-
-
-def _is_inlined(node: fx.Node) -> bool:
-    return node.op == "call_function" and (
-        _is_hop(node, "wrap_with_set_grad_enabled") or (_is_hop(node, "wrap_with_autocast") and node.args[2] is False)
-    )
-
-
-def _region(node: fx.Node) -> fx.GraphModule:
-    position = 1 if _is_hop(node, "wrap_with_set_grad_enabled") else 4
-    getter = node.args[position]
-    assert isinstance(getter, fx.Node), "a region is called through its get_attr node"
-    module = getter.graph.owning_module
-    return module.get_submodule(str(getter.target))  # type: ignore[union-attr,return-value]
-
-
-def _inline_regions(exported: ExportedProgram) -> fx.Graph:
-    """A copy of the graph with gradient-free regions written out in place, and without effect tokens.
-
-    Tokens order operators that have effects (checks of errors); a graph keeps its order, so the calls stand bare.
-    """
-    module = exported.graph_module
-    graph = fx.Graph(module)
-    _copy_into(graph, module.graph, {}, _tokens(exported))
-    _drop_unused_getters(graph)
-    return graph
-
-
-def _copy_into(graph: fx.Graph, source: fx.Graph, env: dict[fx.Node, Any], tokens: Collection[str]) -> Any:
-    """Copy the nodes of ``source``; ``env`` holds the arguments of a region, and is empty for the whole graph."""
-    top, result = not env, None
-    for node in source.nodes:
-        if node.op == "placeholder" and (not top or node.name in tokens):
-            env.setdefault(node, None)
-            continue
-        if node.op == "output":
-            result = fx.map_arg(node.args[0], lambda n: env[n])
-            if top:
-                kept = tuple(
-                    v for v, n in zip(result, node.args[0], strict=True) if getattr(n, "name", "") not in tokens
-                )
-                graph.output(kept).meta = dict(node.meta)
-        elif _is_hop(node, "with_effects"):
-            env[node] = [None, *_without_token(graph, node, env)]
-        elif _is_inlined(node):
-            region = _region(node)
-            position = 2 if _is_hop(node, "wrap_with_set_grad_enabled") else 5
-            params = [n for n in region.graph.nodes if n.op == "placeholder"]
-            inner: dict[fx.Node, Any] = {
-                p: env[a] if isinstance(a, fx.Node) else a for p, a in zip(params, node.args[position:], strict=True)
-            }
-            env[node] = _copy_into(graph, region.graph, inner, tokens)
-        elif node.target is operator.getitem and not isinstance(env[node.args[0]], fx.Node):
-            env[node] = env[node.args[0]][node.args[1]]  # type: ignore[index]
-        else:
-            env[node] = graph.node_copy(node, lambda n: env[n])
-    return result
-
-
-def _without_token(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, Any]) -> list[Any]:
-    """The results of an operator that ``with_effects`` calls, as a list."""
-    _, op, *args = node.args
-    results = node.meta["val"][1:]
-    mapped, kwargs = fx.map_arg((tuple(args), dict(node.kwargs)), lambda n: env[n])
-    bare = graph.call_function(op, mapped, kwargs)  # type: ignore[arg-type]
-    bare.meta = {**node.meta, "val": results[0] if len(results) == 1 else results or None}
-    if len(results) < 2:
-        return [bare] * len(results)
-    found = []
-    for number, value in enumerate(results):
-        part = graph.call_function(operator.getitem, (bare, number))
-        part.meta = {**node.meta, "val": value}
-        found.append(part)
-    return found
-
-
-def _tokens(exported: ExportedProgram) -> set[str]:
-    """The names of placeholders and outputs that are effect tokens."""
-    signature = exported.graph_signature
-    specs = (
-        *(spec.arg for spec in signature.input_specs if spec.kind == InputKind.TOKEN),
-        *(spec.arg for spec in signature.output_specs if spec.kind == OutputKind.TOKEN),
-    )
-    return {spec.name for spec in specs}  # type: ignore[union-attr]
-
-
-def _drop_unused_getters(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
-
-
-__all__ = ["Input", "Output", "Program", "Weight", "describe", "module_path", "read", "source_line", "write"]

@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 from shardwright.inputs import check_inputs
 from shardwright.layout import Layout, join_shards
 from shardwright.mesh import Mesh
-from shardwright.program import Program, module_path, read, source_line
+from shardwright.nodes import module_path, source_line
+from shardwright.program import Program, read
 from shardwright.sharded import ShardedProgram
 from shardwright.simulate import Simulation, flat_inputs, run_graph
 

@@ -16,7 +16,8 @@ from shardwright.assign.rebase import step_call
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
-from shardwright.program import Program, describe, module_path, op_name, size_hint, source_line
+from shardwright.nodes import describe, module_path, op_name, source_line
+from shardwright.program import Program, size_hint
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import tensor_meta
 from shardwright.rules.rule import Call, Rule, Strategy, Term, partial_strategies, whole_strategy

@@ -4,6 +4,7 @@
 program with those written out. `assign_layouts` then solves again and keeps the cheaper of the two.
 """
 
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -60,14 +61,12 @@ def expand(program: Program, names: Collection[str]) -> Program:
         if node.op == "output":
             copied = graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
             copied.meta = dict(node.meta)
-        elif node.target is torch.ops.aten.sym_size.int or node.name not in names:
-            source = node.args[0] if node.args else None
-            if isinstance(source, fx.Node) and isinstance(env.get(source), list):
-                env[node] = env[source][int(node.args[1])]
-                continue
-            env[node] = _copy(graph, node, env)
-        else:
+        elif node.name in names:
             env[node] = _write_out(graph, node, env, program.fake_mode)
+        elif node.target is operator.getitem and isinstance(env[node.args[0]], list):
+            env[node] = env[node.args[0]][int(node.args[1])]
+        else:
+            env[node] = _copy(graph, node, env)
     return replace(program, graph=graph)
 
 

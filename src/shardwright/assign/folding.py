@@ -17,7 +17,7 @@ from torch import fx
 
 from shardwright.assign.steps import Step, Steps, Value
 from shardwright.layout import Layout
-from shardwright.program import module_path
+from shardwright.nodes import module_path
 from shardwright.rules.call import leaves
 
 MIN_WEIGHTS = 2

@@ -27,8 +27,8 @@ Objectives, one after the other, each bounding the next                         
 - under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `least_bytes` and the slack.
 
 The preferences break ties the same way everywhere: store less, reduce early, cut rather than repeat, first strategy
-first. HiGHS
-runs on one thread with fixed settings, and nothing depends on hash order, so every rank finds the same assignment.
+first. HiGHS runs on one thread with fixed settings, and nothing depends on hash order, so every rank finds the same
+assignment.
 """
 
 import os

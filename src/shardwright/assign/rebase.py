@@ -10,7 +10,7 @@ from shardwright.assign.steps import Step
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import AssignmentError
 from shardwright.layout import Shard, cut_of
-from shardwright.program import describe
+from shardwright.nodes import describe
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values
 from shardwright.rules.rule import Call, Rule, Strategy, factor_cuts, strategy_for

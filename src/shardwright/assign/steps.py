@@ -16,7 +16,8 @@ from torch import fx
 
 from shardwright.errors import Finding
 from shardwright.layout import Layout
-from shardwright.program import Program, module_stack
+from shardwright.nodes import module_stack
+from shardwright.program import Program
 from shardwright.rules.call import bind_arguments, leaves
 
 aten = torch.ops.aten

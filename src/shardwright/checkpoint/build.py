@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # private;
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from shardwright.errors import CheckpointError
+from shardwright.errors import CheckpointError, first_line
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
@@ -96,8 +96,7 @@ def hugging_face(make: Callable[[], Any], folder: Path) -> Any:
         return make()
     except Exception as error:
         # Damaged files surface as anything from struct.error to a bare Exception of the tokenizers library.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{folder}: transformers cannot read it: {first}") from error
+        raise CheckpointError(f"{folder}: transformers cannot read it: {first_line(error)}") from error
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from torch.export import ExportedProgram
 
 from shardwright.api import PlanLike, shard
 from shardwright.errors import CheckpointError, Finding, near_misses, raise_findings
+from shardwright.inline import functional
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.regions import Holder, Region, read_region
 from shardwright.package.save import Progress, save
-from shardwright.program import functional, replace_weights
+from shardwright.program import replace_weights
 from shardwright.sharded import ShardedProgram
 
 
@@ -139,7 +140,10 @@ def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str,
 
 
 def _share_ties(model: Any, holders: dict[str, Holder]) -> None:
-    """Give every name of a tied tensor the holder of one; raise when a parameter has none, or one of another shape."""
+    """Give every name of a tied tensor the holder of one.
+
+    Raises `CheckpointError` when a parameter has none, or when a tensor's has another shape.
+    """
     named = dict(model.named_parameters(remove_duplicate=False))
     groups: dict[int, list[str]] = {}
     for name, parameter in named.items():
@@ -155,6 +159,10 @@ def _share_ties(model: Any, holders: dict[str, Holder]) -> None:
             wanted = tuple(named[names[0]].shape)
             findings.append(Finding(f"{names[0]!r} has shape {held.region.shape}, the configuration says {wanted}"))
         holders.update(dict.fromkeys(names, held))
+    for name, tensor in model.state_dict().items():
+        held = holders.get(name) if name not in named else None
+        if held is not None and held.region.shape != tuple(tensor.shape):
+            findings.append(Finding(f"{name!r} has shape {held.region.shape}, the model makes {tuple(tensor.shape)}"))
     raise_findings(CheckpointError, findings, summary="the checkpoint does not fit its configuration")
 
 

@@ -10,25 +10,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from shardwright.errors import CheckpointError
-from shardwright.package.regions import Region
+from shardwright.package.regions import WholeTensor
 from shardwright.package.slices import copy_slice
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+@dataclass(frozen=True)
+class StoredTensor(WholeTensor):
     """One tensor of a safetensors file; nothing of its data is read before it is asked for."""
 
     file: Path
     name: str
-    shape: tuple[int, ...]
-
-    @property
-    def region(self) -> Region:
-        """All of the tensor."""
-        return Region.whole(self.shape)
 
     def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
         """Copy a box of the tensor into ``out``."""
@@ -96,6 +90,6 @@ def _tensors_of(file: Path) -> dict[str, StoredTensor]:
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
-            return {name: StoredTensor(file, name, tuple(opened.get_slice(name).get_shape())) for name in names}
+            return {name: StoredTensor(tuple(opened.get_slice(name).get_shape()), file, name) for name in names}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is no safetensors file, or it is truncated: {error}") from error

@@ -11,21 +11,15 @@ from typing import Any
 import torch
 
 from shardwright.errors import CheckpointError
-from shardwright.package.regions import Holder, Region
+from shardwright.package.regions import Holder, WholeTensor
 
 
 @dataclass(frozen=True)
-class QuantizedTensor:
+class QuantizedTensor(WholeTensor):
     """One tensor of a GGUF file."""
 
     tensor: Any
     processor: Any
-    shape: tuple[int, ...]
-
-    @property
-    def region(self) -> Region:
-        """All of the tensor."""
-        return Region.whole(self.shape)
 
     def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
         """Copy a box of the tensor into ``out``; the whole of it is dequantised for that, in float32."""
@@ -69,5 +63,5 @@ def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[s
         if name is None or name not in wanted:
             unused.append(tensor.name)
             continue
-        holders[name] = QuantizedTensor(tensor, processor, tuple(wanted[name].shape))
+        holders[name] = QuantizedTensor(tuple(wanted[name].shape), tensor, processor)
     return holders, unused

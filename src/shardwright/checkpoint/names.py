@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from shardwright.checkpoint.files import StoredTensor
-from shardwright.package.regions import Holder, Region
+from shardwright.package.regions import Holder, WholeTensor
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,11 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Converted:
+class Converted(WholeTensor):
     """A tensor of the model that a conversion makes."""
 
     conversion: Conversion
     name: str
-    shape: tuple[int, ...]
-
-    @property
-    def region(self) -> Region:
-        """All of the tensor."""
-        return Region.whole(self.shape)
 
     def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
         """Copy a box of the tensor into ``out``; the whole of it is made for that."""
@@ -86,5 +80,5 @@ def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[st
         # A converter may make several tensors of its sources; which and how large shows without their data.
         made = conversion.run(lambda tensor: torch.empty(tensor.shape, device="meta"))
         for name, value in made.items():
-            holders[name] = Converted(conversion, name, tuple(value.shape))
+            holders[name] = Converted(tuple(value.shape), conversion, name)
     return holders, unused

@@ -12,7 +12,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import StaticCache, StaticLayer
 
-from shardwright.errors import CheckpointError
+from shardwright.errors import CheckpointError, first_line
 
 
 class _BufferLayer(StaticLayer):
@@ -122,9 +122,8 @@ def _export(model: Any, inputs: dict[str, torch.Tensor], shapes: dict[str, Any])
             return torch.export.export(model, (), inputs, dynamic_shapes=shapes)
     except Exception as error:
         # The exporter raises many kinds; all mean that the model's code cannot be exported as it is.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{type(model).__name__} cannot be exported: {first}\n"
+            f"{type(model).__name__} cannot be exported: {first_line(error)}\n"
             "  try: export it yourself, with the inputs you need, and shard the .pt2 file"
         ) from error
 

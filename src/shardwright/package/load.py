@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.export import ExportedProgram
 
-from shardwright.errors import PackageError
+from shardwright.errors import PackageError, first_line
 from shardwright.inputs import check_inputs
 from shardwright.mesh import Mesh
 from shardwright.package.manifest import Manifest, check_file, read_manifest
@@ -123,9 +123,9 @@ def read_graph(path: Path) -> ExportedProgram:
         return torch.export.load(io.BytesIO(data))
     except Exception as error:
         # torch raises many kinds for a file that is well-formed JSON but no graph.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PackageError(
-            f"{path} cannot be read as a graph: {first}\n  try: save the package again with torch {torch.__version__}"
+            f"{path} cannot be read as a graph: {first_line(error)}\n"
+            f"  try: save the package again with torch {torch.__version__}"
         ) from error
 
 

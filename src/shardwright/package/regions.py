@@ -51,6 +51,18 @@ class Holder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class WholeTensor:
+    """What holders of all of a tensor have in common."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def region(self) -> Region:
+        """All of the tensor."""
+        return Region.whole(self.shape)
+
+
 def region_of(shape: Sequence[int], cuts: Iterable[tuple[Layout, int]]) -> Region | None:
     """What is left of a tensor of global ``shape`` after ``cuts``: (layout, coordinate), one a mesh axis, in order.
 

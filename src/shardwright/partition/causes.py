@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, Value
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.program import module_path, op_name
+from shardwright.nodes import module_path, op_name
 
 
 def explain(

@@ -19,11 +19,12 @@ from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, local_shape
+from shardwright.nodes import describe, module_path, source_line
 from shardwright.partition.causes import explain
 from shardwright.partition.collectives import Collective
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.reshard import reshard
-from shardwright.program import Input, Program, Weight, describe, module_path, source_line
+from shardwright.program import Input, Program, Weight
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import Call, Rule, Strategy

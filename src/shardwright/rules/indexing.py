@@ -8,17 +8,13 @@ from typing import Any
 import torch
 
 from shardwright.layout import Size
-from shardwright.rules.dims import dim_of
+from shardwright.rules.dims import dim_of, named_dims
 from shardwright.rules.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, notation_rule
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
 aten = torch.ops.aten
 _FIRST = (frozenset({0}),)
-
-
-def _dims(prefix: str, shape: tuple[Size, ...]) -> tuple[Dims, dict[str, Size]]:
-    return tuple(Term((f"{prefix}{i}",)) for i in range(len(shape))), {f"{prefix}{i}": s for i, s in enumerate(shape)}
 
 
 def index_rule(call: Call) -> Rule | None:
@@ -28,7 +24,7 @@ def index_rule(call: Call) -> Rule | None:
     positions = [dim for dim, index in enumerate(indices) if index is not None]
     if any("bool" in str(index.dtype) or "uint8" in str(index.dtype) for index in indices if index is not None):
         return None
-    dims, sizes = _dims("d", source.shape)
+    dims, sizes = named_dims(source.shape)
     width = max(index.ndim for index in indices if index is not None)
     together = positions == list(range(positions[0], positions[-1] + 1))
     place = positions[0] if together else 0
@@ -67,7 +63,7 @@ def index_put_rule(call: Call) -> Rule | None:
     tensors = [index for index in indices if index is not None]
     if any("bool" in str(index.dtype) or "uint8" in str(index.dtype) for index in tensors):
         return None
-    dims, sizes = _dims("d", source.shape)
+    dims, sizes = named_dims(source.shape)
     width = max(index.ndim for index in tensors)
     together = positions == list(range(positions[0], positions[-1] + 1))
     place = positions[0] if together else 0
@@ -98,7 +94,7 @@ def _broadcast(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> D
 def select_rows_rule(call: Call) -> Rule:
     """``index_select``: rows of one dim by a list of indices, along which the result may be cut."""
     shape, dim = call.operands[0].shape, int(call["dim"]) % max(call.operands[0].ndim, 1)
-    dims, sizes = _dims("d", shape)
+    dims, sizes = named_dims(shape)
     sizes["n"] = call.operands[1].shape[0] if call.operands[1].ndim else 1
     rows = (Term(("n",)),) if call.operands[1].ndim else ()
     result = tuple(Term(("n",)) if i == dim else term for i, term in enumerate(dims))
@@ -123,7 +119,7 @@ def gather_rule(call: Call) -> Rule:
     """``gather``: dims other than the gathered one pass where index and source have the same size there."""
     source, index = call.operands[0], call.operands[1]
     dim = int(call["dim"]) % max(source.ndim, 1) if call["dim"] is not None else 0
-    dims, sizes = _dims("d", source.shape)
+    dims, sizes = named_dims(source.shape)
     picked = tuple(
         Term((f"i{i}",)) if i == dim or size != source.shape[i] else dims[i] for i, size in enumerate(index.shape)
     )
@@ -143,7 +139,7 @@ def scatter_rule(call: Call) -> Rule:
     """``scatter`` and its like: dims other than the scattered one pass where all sizes agree."""
     source = call.operands[0]
     dim = int(call["dim"]) % max(source.ndim, 1)
-    dims, sizes = _dims("d", source.shape)
+    dims, sizes = named_dims(source.shape)
     operands: list[Dims] = [dims]
     fixed = {f"d{dim}"}
     for position, tensor in enumerate(call.operands[1:]):
@@ -164,16 +160,16 @@ def scatter_rule(call: Call) -> Rule:
 
 def take_rule(call: Call) -> Rule:
     """``take``: indices into all elements in order; the source is whole, the indices are not."""
-    source, sizes = _dims("d", call.operands[0].shape)
-    index, own = _dims("i", call.operands[1].shape)
+    source, sizes = named_dims(call.operands[0].shape)
+    index, own = named_dims(call.operands[1].shape, "i")
     return Rule((source, index), (index,), {**sizes, **own}, frozenset(sizes), linear=(frozenset({0}),))
 
 
 def put_rule(call: Call) -> Rule:
     """``put``, ``masked_scatter``: written in the order of all elements; everything is whole."""
-    sides = [_dims(f"x{i}d", tensor.shape) for i, tensor in enumerate(call.operands)]
+    sides = [named_dims(tensor.shape, f"x{i}d") for i, tensor in enumerate(call.operands)]
     sizes = {name: size for _, own in sides for name, size in own.items()}
-    result, own = _dims("r", call.result.shape)
+    result, own = named_dims(call.result.shape, "r")
     operands = tuple(dims for dims, _ in sides)
     values = frozenset({0, len(operands) - 1})
     return Rule(operands, (result,), {**sizes, **own}, frozenset({*sizes, *own}), linear=(values,))
@@ -195,7 +191,7 @@ def take_along_rule(call: Call) -> Rule | None:
 def rows_rule(call: Call) -> Rule:
     """``index_copy``, ``index_add``, ``index_fill``: written along one dim, which is whole; the others pass."""
     source, dim = call.operands[0], int(call["dim"]) % max(call.operands[0].ndim, 1)
-    dims, sizes = _dims("d", source.shape)
+    dims, sizes = named_dims(source.shape)
     rows = call.operands[1].shape[0] if call.operands[1].ndim else 1
     sizes["n"] = rows
     operands: list[Dims] = [dims, (Term(("n",)),) if call.operands[1].ndim else ()]

@@ -33,9 +33,9 @@ def batched(*cores: int, columns: bool = False) -> Entry:
 
 def solve_rule(call: Call) -> Rule | None:
     """``linalg_solve`` and its like: ``A X = B``, where the columns of B are solved each by itself."""
-    matrix, right = (call.operands[0], call.operands[1]) if "solve" in call.op._schema.name else call.operands[:2]
     if call.arguments.get("left") is False or len(call.operands) != 2:
         return None
+    matrix, right = call.operands
     is_vector = right.ndim == 1 or (right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1])
     b, x = ("... n!", "... m!") if is_vector else ("... n! k", "... m! k")
     extra = [
@@ -173,7 +173,7 @@ def matrix_norm_rule(*default: int) -> Builder:
                 result = put(result, d, Term())
         return Rule((source,), (result,), sizes, frozenset(f"d{d}" for d in along))
 
-    return Entry(build).build
+    return build
 
 
 def vander_rule(call: Call) -> Rule:

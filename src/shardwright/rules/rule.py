@@ -122,7 +122,7 @@ class Rule:
     ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
-    side where needed. ``work``: relative cost of an element (matmuls weigh their contraction by themselves).
+    side where needed.
     """
 
     operands: tuple[Dims, ...]

@@ -45,7 +45,6 @@ class Findings:
     dims: int = 0
     """Operand dims of all operator calls that could be cut, and how many of them their rules cut."""
     cut: int = 0
-    random: bool = False
     undefined: bool = False
 
 
@@ -76,8 +75,6 @@ def judge(program: nn.Module, findings: Findings, where: str) -> None:
 
 def _judge_graph(exported: ExportedProgram, findings: Findings, where: str) -> None:
     calls = [n for n in exported.graph.nodes if n.op == "call_function" and hasattr(n.target, "_schema")]
-    if any(torch.Tag.nondeterministic_seeded in n.target.tags for n in calls):
-        findings.random = True
     if any(n.target._schema.name in UNINITIALISED for n in calls):
         findings.undefined = True
         return

@@ -1,6 +1,6 @@
-"""The card: ``docs/operators.md``, written from the results of `scorecard.sweep` and `scorecard.truth`.
+"""The card: ``docs/operators.md``, written from the results of the sweep and of the ground truth.
 
-python -m scorecard.card
+python -m benchmarks.operators.card
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from scorecard import sweep, truth
-from scorecard.samples import cases
+from benchmarks.operators import sweep, truth
+from benchmarks.operators.samples import cases
 from shardwright.errors import ShardwrightError
 
 CARD = Path("docs/operators.md")

@@ -1,6 +1,6 @@
 """The sweep: every operator judged in a worker process of its own kind, results as JSON lines, so that a run resumes.
 
-python -m scorecard.sweep [names …] [--limit 6] [--out benchmarks/results/operators.jsonl] [--again]
+python -m benchmarks.operators.sweep [names …] [--limit 6] [--out benchmarks/results/operators.jsonl] [--again]
 """
 
 import argparse
@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scorecard import crew
-from scorecard.judge import Findings, judge
-from scorecard.samples import cases, samples_of
+from benchmarks.operators import crew
+from benchmarks.operators.judge import Findings, judge
+from benchmarks.operators.samples import cases, samples_of
 
 RESULTS = Path("benchmarks/results/operators.jsonl")
 

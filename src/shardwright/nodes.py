@@ -1,0 +1,48 @@
+"""What a graph node says about itself: the modules it ran in, the user's line behind it, its operator."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+_USER_CODE_SKIP = ("/torch/nn/", "/torch/_dynamo/", "/torch/export/", "/torch/_export/", "/torch/utils/", "/torch/fx/")
+
+
+def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:
+    """(path, class name) of the modules a node ran in, outermost first."""
+    for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+        if path.startswith("_empty_nn_module_stack"):
+            continue
+        name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        # Nodes the exporter could not place carry a marker instead of a path; a second call is marked "path@1".
+        yield path.split("@")[0], name
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module a node ran in; '' for the root."""
+    stack = node.meta.get("nn_module_stack")
+    path = next(reversed(stack.values()))[0].split("@")[0] if stack else ""
+    return "" if path.startswith("_empty_nn_module_stack") else path
+
+
+def source_line(node: fx.Node) -> str:
+    """``file:line`` of the user's code behind a node, the innermost frame outside torch; '' when unknown."""
+    frames = [
+        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "'
+    ]
+    for frame in reversed([f for f in frames if not any(skip in f for skip in _USER_CODE_SKIP)] or frames[:1]):
+        path, _, rest = frame[6:].partition('", line ')
+        return f"{path}:{rest.split(',')[0]}"
+    return ""
+
+
+def describe(node: fx.Node) -> str:
+    """A node for an error message: name, operator, module path and source line."""
+    where = f" in {module_path(node)!r}" if module_path(node) else ""
+    line = source_line(node)
+    return f"{node.name} ({op_name(node.target)}){where}" + (f" at {line}" if line else "")
+
+
+def op_name(target: Any) -> str:
+    """``aten.linear.default`` for an operator, the function's name otherwise."""
+    return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
