@@ -6,6 +6,7 @@ operator's rule by itself, every strategy of it run on cut tensors.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def judge(program: nn.Module, findings: Findings, where: str) -> None:
 
 def _judge_graph(exported: ExportedProgram, findings: Findings, where: str) -> None:
     calls = [n for n in exported.graph.nodes if n.op == "call_function" and hasattr(n.target, "_schema")]
-    if any(n.target._schema.name in UNINITIALISED for n in calls):
+    if any(n.target._schema.name in UNINITIALISED and n.meta["val"].numel() for n in calls):
         findings.undefined = True
         return
     try:
@@ -159,4 +160,5 @@ class _Rules(fx.Interpreter):
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+    # The files of this folder by their path in it, wherever it lies.
+    return f"{type(error).__name__}: {lines[0][:300].replace(f'{Path.cwd()}/', '') if lines else ''}"

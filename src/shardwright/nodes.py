@@ -43,6 +43,16 @@ def describe(node: fx.Node) -> str:
     return f"{node.name} ({op_name(node.target)}){where}" + (f" at {line}" if line else "")
 
 
+def region_of(getter: Any) -> fx.GraphModule | None:
+    """The graph that a ``get_attr`` node holds for a higher-order operator; None for any other value."""
+    if not isinstance(getter, fx.Node) or getter.op != "get_attr":
+        return None
+    owner: Any = getter.graph.owning_module
+    for part in str(getter.target).split("."):
+        owner = getattr(owner, part, None)
+    return owner if isinstance(owner, fx.GraphModule) else None
+
+
 def op_name(target: Any) -> str:
     """``aten.linear.default`` for an operator, the function's name otherwise."""
     return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))

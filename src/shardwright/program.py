@@ -124,7 +124,9 @@ class Program:
 
     def output_values(self) -> Sequence[Any]:
         """The values returned, in order of `outputs`."""
-        return self.graph.output_node().args[0]  # type: ignore[return-value]
+        values: Any = self.graph.output_node().args[0]
+        # A region may return one bare value.
+        return values if isinstance(values, (list, tuple)) else (values,)
 
     @property
     def fake_mode(self) -> Any:

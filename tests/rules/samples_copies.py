@@ -12,7 +12,9 @@ def complexes(*shape):
 def casts(op, *before, **kwargs):
     """To a wider float, to a narrower one, to integers, to booleans; from integers."""
     found = [
-        case for dtype in (torch.float64, torch.bfloat16, torch.long, torch.bool) for case in unary(op, *before, dtype)
+        case
+        for dtype in (torch.float64, torch.bfloat16, torch.complex32, torch.long, torch.bool)
+        for case in unary(op, *before, dtype)
     ]
     return [
         *found,

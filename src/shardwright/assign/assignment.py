@@ -11,8 +11,10 @@ from shardwright.assign.candidates import Candidates, discover, site_strategies
 from shardwright.assign.cost import CostModel, share
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.folding import Folded, Site, fold
-from shardwright.assign.milp import Problem, SiteChoices, Solution, ValueFlow, solve
+from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
 from shardwright.assign.rebase import step_call
+from shardwright.assign.regions import is_region_call, region_rule
+from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
@@ -20,44 +22,7 @@ from shardwright.nodes import describe, module_path, op_name, source_line
 from shardwright.program import Program, size_hint
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import tensor_meta
-from shardwright.rules.rule import Call, Rule, Strategy, Term, partial_strategies, whole_strategy
-
-
-@dataclass(frozen=True, slots=True)
-class Fallback:
-    """An operator run whole on every rank because it has no rule."""
-
-    node: str
-    op: str
-    module: str
-    source: str
-    reason: str
-
-
-@dataclass
-class Assignment:
-    """A strategy, with the rule and call it came from, for every step of a program on one axis.
-
-    ``program``: the one that was solved, composite operators written out where that saved a gather (``expanded``).
-    """
-
-    program: Program
-    steps: Steps
-    strategies: list[Strategy | None]
-    rules: list[Rule | None]
-    calls: list[Call | None]
-    layouts: dict[str, Layout]
-    """The layout of every placeholder, by name."""
-    fallbacks: list[Fallback]
-    solution: Solution
-    num_sites: int = 0
-    boundaries: Sequence[ModuleBoundary] = ()
-    expanded: tuple[str, ...] = ()
-
-    @property
-    def cost_us(self) -> float:
-        """What it takes by the cost model: collectives and work."""
-        return self.solution.reshard_us + self.solution.work_us
+from shardwright.rules.rule import Rule, Strategy, Term, partial_strategies, whole_strategy
 
 
 @dataclass
@@ -198,9 +163,7 @@ class _Builder:
             return Rule((dims,), (dims,), {f"d{i}": size for i, size in enumerate(meta.shape)}, moves=True)
         call = self.calls[site.index]
         if call is None:
-            if step.kind == "call" and step.vals:
-                self.reasons[site.index] = "it is a higher-order operator or a Python function"
-            return None
+            return self._region_rule(site)
         entry = REGISTRY.entry(call.op)
         if entry is None:
             self.reasons[site.index] = REGISTRY.reason(call.op)
@@ -214,6 +177,17 @@ class _Builder:
             self.reasons[site.index] = "its rule does not cover these arguments"
             return None
         assert len(rule.operands) == len(site.reads), f"rule of {op_name(call.op)} describes other operands: {rule}"
+        return rule
+
+    def _region_rule(self, site: Site) -> Rule | None:
+        step = site.step
+        rule = region_rule(step)
+        if step.kind == "call" and step.vals and (rule is None or not rule.groups()):
+            self.reasons[site.index] = (
+                "nothing in the graphs it calls can be cut without communication"
+                if is_region_call(step.node)
+                else "it is a higher-order operator or a Python function"
+            )
         return rule
 
     def _links(self) -> dict[int, tuple[int, int]]:

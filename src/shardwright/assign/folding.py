@@ -17,7 +17,7 @@ from torch import fx
 
 from shardwright.assign.steps import Step, Steps, Value
 from shardwright.layout import Layout
-from shardwright.nodes import module_path
+from shardwright.nodes import module_path, region_of
 from shardwright.rules.call import leaves
 
 MIN_WEIGHTS = 2
@@ -138,12 +138,19 @@ def _step_key(
     for source, result in step.reads:
         owner = place.get(source)
         wiring.append((owner[1], result) if owner is not None and owner[0] == unit else ("outside", result))
-    constants = tuple(
-        leaf if not isinstance(leaf, fx.Node) else "tensor" if _has_tensor(leaf) else str(leaf.meta.get("val"))
-        for leaf in leaves((node.args, node.kwargs))
-    )
+    constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
     path = _relative(module_path(node), unit)
     return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
+
+
+def _constant(leaf: Any) -> Any:
+    """What an argument says that is no tensor: itself, a symbolic size, the code of a region."""
+    if not isinstance(leaf, fx.Node):
+        return leaf
+    region = region_of(leaf)
+    if region is not None:
+        return region.code
+    return "tensor" if _has_tensor(leaf) else str(leaf.meta.get("val"))
 
 
 def _shape(tensor: torch.Tensor) -> tuple[Any, ...]:

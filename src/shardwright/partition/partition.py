@@ -23,6 +23,7 @@ from shardwright.nodes import describe, module_path, source_line
 from shardwright.partition.causes import explain
 from shardwright.partition.collectives import Collective
 from shardwright.partition.emit import Emitter, fake_like, is_dense
+from shardwright.partition.regions import own_holder, write_region_call
 from shardwright.partition.reshard import reshard
 from shardwright.program import Input, Program, Weight
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
@@ -36,7 +37,7 @@ _KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "
 class GraphLocal:
     """A `Local` that writes operators into one rank's graph."""
 
-    walk: "_Walk"
+    walk: "Walk"
     call: Call
     rule: Rule
     strategy: Strategy
@@ -69,17 +70,20 @@ def partition(
 
     Weights stay lazy. Raises `RuleError` when an operator cannot run on its local operands.
     """
-    walk = _Walk(program, assignment, axis, rank, dict(plan_keys or {}))
+    walk = Walk(program, assignment, axis, rank, dict(plan_keys or {}))
     return walk.run(), walk.collectives
 
 
-class _Walk:
+class Walk:
+    """One rank's way through a program, or through a graph that a higher-order operator calls."""
+
     def __init__(
         self, program: Program, assignment: Assignment, axis: str, rank: int, plan_keys: Mapping[str, str]
     ) -> None:
         self.program, self.assignment, self.axis, self.rank = program, assignment, axis, rank
         self.plan_keys = plan_keys
-        self.emit = Emitter(program.owner, program.fake_mode)
+        self.owner = own_holder(program.graph, program.owner)
+        self.emit = Emitter(self.owner, program.fake_mode)
         self.env: dict[fx.Node, fx.Node] = {}
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
         self.collectives: list[Collective] = []
@@ -89,7 +93,12 @@ class _Walk:
         self.targets = {i.name: i.target for i in program.inputs if i.target is not None}
         self.whole_wanted = self._whole_wanted()
 
+    def inside(self, program: Program, assignment: Assignment) -> "Walk":
+        """This rank's way through a region."""
+        return Walk(program, assignment, self.axis, self.rank, {})
+
     def run(self) -> Program:
+        """Write every step; the rank's program."""
         outputs: dict[int, fx.Node] = {}
         for step in self.assignment.steps.items:
             if step.kind == "output":
@@ -113,6 +122,8 @@ class _Walk:
         output = self.emit.graph.output(tuple(values))
         output.meta = dict(self.program.graph.output_node().meta)
         output.meta["val"] = map_values(tuple(values), lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v)
+        for node in [n for n in self.emit.graph.nodes if n.op == "get_attr" and not n.users]:
+            self.emit.graph.erase_node(node)
         return self._finish()
 
     def _finish(self) -> Program:
@@ -138,7 +149,7 @@ class _Walk:
             inputs,
             self.program.outputs,
             weights,
-            self.program.owner,
+            self.owner,
             self.origins,
         )
 
@@ -252,11 +263,13 @@ class _Walk:
             return next(values) if leaf in operands else self.env[leaf]
 
         rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
-        if call is None or rule is None or self._is_plain(strategy, step, locals_):
+        if rule is None or self._is_plain(strategy, step, locals_):
             # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
             args, kwargs = self._map_in_order(node, local)
             written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
             results = leaves(self.emit.open(written))
+        elif call is None:
+            results = leaves(write_region_call(self, step, strategy, map_values(tuple(node.args), local)))
         else:
             bound = bind_arguments(node.target, node.args, node.kwargs)
             arguments = {name: map_values(value, local) for name, value in bound.items()}
@@ -363,13 +376,17 @@ class _Walk:
             with graph.inserting_before(first_user):
                 node = graph.create_node("placeholder", f"c{target}", name=f"c{target}")
             tensor = torch.tensor(per_rank[self.rank], dtype=dtype)
-            device = next((v.device for s in self.assignment.steps.items for v in s.vals if v is not None), None)
-            node.meta = {"val": self.emit.fake((), dtype, device or torch.device("cpu"))}
-            if device is not None and device.type != "meta":
+            device = self._device()
+            node.meta = {"val": self.emit.fake((), dtype, device)}
+            if device.type != "meta":
                 tensor = tensor.to(device)
             item = Input(node.name, InputKind.CONSTANT_TENSOR, target, None)
             self.rank_values[key] = (item, tensor, node)
         return self.rank_values[key][2]
+
+    def _device(self) -> torch.device:
+        found = next((v.device for s in self.assignment.steps.items for v in s.vals if v is not None), None)
+        return found or torch.device("cpu")
 
     def _is_user(self, node: fx.Node) -> bool:
         item = self.inputs.get(node.name)

@@ -39,12 +39,17 @@ def pointwise_rule(
 
 
 def adds_up(source: torch.dtype, target: torch.dtype) -> bool:
-    """Whether summands of one dtype keep all their digits in another: floats or integers, in no fewer bytes."""
+    """Whether summands of one dtype keep all their digits in another: both floats (or complex), or both integers."""
     if torch.bool in (source, target):
         return False
     source_kind, target_kind = (d.is_floating_point or d.is_complex for d in (source, target))
-    loses_part = source.is_complex and not target.is_complex
-    return source_kind == target_kind and not loses_part and target.itemsize >= source.itemsize
+    if source_kind != target_kind or (source.is_complex and not target.is_complex):
+        return False
+    if not source_kind:
+        return target.itemsize >= source.itemsize
+    # Of a complex number, what its parts hold: a complex32 is as wide as a float32 and holds less.
+    wide, narrow = torch.finfo(target), torch.finfo(source)
+    return wide.eps <= narrow.eps and wide.max >= narrow.max
 
 
 def pointwise(

@@ -1,0 +1,47 @@
+"""What an assignment is: a strategy for every step of a program, and what it came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardwright.assign.milp import Solution
+from shardwright.assign.steps import ModuleBoundary, Steps
+from shardwright.layout import Layout
+from shardwright.program import Program
+from shardwright.rules.rule import Call, Rule, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """An operator run whole on every rank because it has no rule."""
+
+    node: str
+    op: str
+    module: str
+    source: str
+    reason: str
+
+
+@dataclass
+class Assignment:
+    """A strategy, with the rule and call it came from, for every step of a program on one axis.
+
+    ``program``: the one that was solved, composite operators written out where that saved a gather (``expanded``).
+    """
+
+    program: Program
+    steps: Steps
+    strategies: list[Strategy | None]
+    rules: list[Rule | None]
+    calls: list[Call | None]
+    layouts: dict[str, Layout]
+    """The layout of every placeholder, by name."""
+    fallbacks: list[Fallback]
+    solution: Solution
+    num_sites: int = 0
+    boundaries: Sequence[ModuleBoundary] = ()
+    expanded: tuple[str, ...] = ()
+
+    @property
+    def cost_us(self) -> float:
+        """What it takes by the cost model: collectives and work."""
+        return self.solution.reshard_us + self.solution.work_us

@@ -1,0 +1,67 @@
+"""Higher-order operators on one rank: the regions they call are partitioned as programs of their own."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from shardwright.assign.regions import read_regions
+from shardwright.assign.steps import Step
+from shardwright.layout import Shard, local_shape
+from shardwright.rules.rule import Strategy
+
+if TYPE_CHECKING:
+    from shardwright.partition.partition import Walk
+
+
+def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:
+    """A module with what the ``get_attr`` nodes of a graph name, to which one rank's regions can be added."""
+    holder = nn.Module()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            first = str(node.target).split(".")[0]
+            setattr(holder, first, getattr(owner, first))
+    return holder
+
+
+def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
+    """Write a higher-order call whose regions are cut; its results. ``arguments``: the call's, on this rank."""
+    if _has_no_share(walk, strategy):
+        return _empty_results(walk, step, strategy)
+    found = read_regions(step.node)
+    changed = list(arguments)
+    for number, (region, program) in enumerate(zip(found.call.regions, found.programs, strict=True)):
+        child = walk.inside(program, found.assignment(number, strategy))
+        graph = child.run().graph
+        assert not child.collectives, "a region does not communicate"
+        if not isinstance(program.graph.output_node().args[0], (list, tuple)):
+            graph.output_node().args = (graph.output_node().args[0][0],)  # type: ignore[index]
+        changed[region.position] = hold_region(walk, region.name, fx.GraphModule(child.owner, graph))
+    return walk.emit.open(walk.emit.call(step.node.target, *changed, name=step.node.name))
+
+
+def hold_region(walk: "Walk", name: str, region: fx.GraphModule) -> fx.Node:
+    """A ``get_attr`` node for a region of this rank's own, named after the original's."""
+    name = f"{name}_{walk.axis}"
+    while hasattr(walk.owner, name):
+        name += "_"
+    setattr(walk.owner, name, region)
+    getter = walk.emit.graph.create_node("get_attr", name)
+    getter.meta = {"val": region}
+    return getter
+
+
+def _has_no_share(walk: "Walk", strategy: Strategy) -> bool:
+    return all(cut.local_size(walk.rank) == 0 for _, cut in strategy.cuts) and all(
+        isinstance(layout, Shard) for layout in strategy.results
+    )
+
+
+def _empty_results(walk: "Walk", step: Step, strategy: Strategy) -> Any:
+    found = []
+    for val, layout in zip(step.vals, strategy.results, strict=True):
+        assert val is not None, "only tensors are cut"
+        shape = [int(size) for size in local_shape(tuple(val.shape), layout, walk.rank)]
+        empty = torch.ops.aten.zeros.default
+        found.append(walk.emit.call(empty, shape, dtype=val.dtype, device=val.device))
+    return found
