@@ -10,6 +10,7 @@ import torch
 from shardwright.assign.candidates import Candidates, discover, site_strategies
 from shardwright.assign.cost import CostModel, share
 from shardwright.assign.expand import expand, gathered_composites
+from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
 from shardwright.assign.rebase import step_call
@@ -181,7 +182,7 @@ class _Builder:
 
     def _region_rule(self, site: Site) -> Rule | None:
         step = site.step
-        rule = region_rule(step)
+        rule = flex_rule(step.node) if is_flex_attention(step.node) else region_rule(step)
         if step.kind == "call" and step.vals and (rule is None or not rule.groups()):
             self.reasons[site.index] = (
                 "nothing in the graphs it calls can be cut without communication"

@@ -15,6 +15,7 @@ from torch.export.graph_signature import InputKind
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import has_collective
+from shardwright.assign.flex import is_flex_attention
 from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError
@@ -23,7 +24,8 @@ from shardwright.nodes import describe, module_path, source_line
 from shardwright.partition.causes import explain
 from shardwright.partition.collectives import Collective
 from shardwright.partition.emit import Emitter, fake_like, is_dense
-from shardwright.partition.regions import own_holder, write_region_call
+from shardwright.partition.flex import write_flex_attention
+from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.reshard import reshard
 from shardwright.program import Input, Program, Weight
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
@@ -269,7 +271,7 @@ class Walk:
             written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
             results = leaves(self.emit.open(written))
         elif call is None:
-            results = leaves(write_region_call(self, step, strategy, map_values(tuple(node.args), local)))
+            results = leaves(self._write_higher_order(step, rule, strategy, map_values(tuple(node.args), local)))
         else:
             bound = bind_arguments(node.target, node.args, node.kwargs)
             arguments = {name: map_values(value, local) for name, value in bound.items()}
@@ -277,6 +279,13 @@ class Walk:
             results = leaves(result)
         layouts = {(step.index, i): layout for i, layout in enumerate(strategy.results)}
         self._keep(step, node, layouts, results)
+
+    def _write_higher_order(self, step: Step, rule: Rule, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
+        if has_no_share(strategy, self.rank):
+            return empty_results(self.emit, step, strategy, self.rank)
+        if is_flex_attention(step.node):
+            return write_flex_attention(self, step, rule, strategy, arguments)
+        return write_region_call(self, step, strategy, arguments)
 
     def _map_in_order(self, node: fx.Node, local: Any) -> tuple[Any, Any]:
         if node.kwargs and hasattr(node.target, "_schema"):

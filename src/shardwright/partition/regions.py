@@ -8,6 +8,7 @@ from torch import fx, nn
 from shardwright.assign.regions import read_regions
 from shardwright.assign.steps import Step
 from shardwright.layout import Shard, local_shape
+from shardwright.partition.emit import Emitter
 from shardwright.rules.rule import Strategy
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:
 
 def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
     """Write a higher-order call whose regions are cut; its results. ``arguments``: the call's, on this rank."""
-    if _has_no_share(walk, strategy):
-        return _empty_results(walk, step, strategy)
     found = read_regions(step.node)
     changed = list(arguments)
     for number, (region, program) in enumerate(zip(found.call.regions, found.programs, strict=True)):
@@ -51,17 +50,18 @@ def hold_region(walk: "Walk", name: str, region: fx.GraphModule) -> fx.Node:
     return getter
 
 
-def _has_no_share(walk: "Walk", strategy: Strategy) -> bool:
-    return all(cut.local_size(walk.rank) == 0 for _, cut in strategy.cuts) and all(
+def has_no_share(strategy: Strategy, rank: int) -> bool:
+    """Whether a rank owns nothing of a call, operands and results alike: it would run on empty tensors."""
+    return all(cut.local_size(rank) == 0 for _, cut in strategy.cuts) and all(
         isinstance(layout, Shard) for layout in strategy.results
     )
 
 
-def _empty_results(walk: "Walk", step: Step, strategy: Strategy) -> Any:
+def empty_results(emit: Emitter, step: Step, strategy: Strategy, rank: int) -> list[fx.Node]:
+    """The pieces, all empty, of a rank that owns nothing of a call."""
     found = []
     for val, layout in zip(step.vals, strategy.results, strict=True):
         assert val is not None, "only tensors are cut"
-        shape = [int(size) for size in local_shape(tuple(val.shape), layout, walk.rank)]
-        empty = torch.ops.aten.zeros.default
-        found.append(walk.emit.call(empty, shape, dtype=val.dtype, device=val.device))
+        shape = [int(size) for size in local_shape(tuple(val.shape), layout, rank)]
+        found.append(emit.call(torch.ops.aten.zeros.default, shape, dtype=val.dtype, device=val.device))
     return found
