@@ -391,3 +391,27 @@ def test_an_answer_that_is_not_proven_the_best_is_a_warning(monkeypatch):
     with pytest.warns(sw.SolverWarning, match=r"may cost up to 25% more than the best"):
         sharded = sw.shard(torch.export.export(redraw(Decoder()), (IDS,)), mesh=2)
     assert sharded.gap == 0.25
+
+
+def test_a_number_read_off_a_tensor_is_that_of_the_whole():
+    """How many elements, or how they lie in memory: a rank's piece would say something else."""
+
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+        def forward(self, x):
+            return self.down(self.up(x) / x.shape[0])
+
+    x = torch.randn(6, 8)
+    rows = {0: torch.export.Dim("rows", min=2)}
+    exported = torch.export.export(redraw(Counts()), (x,), dynamic_shapes=(rows,))
+    linear, div = (next(n for n in exported.graph.nodes if n.name == name) for name in ("linear", "div"))
+    with exported.graph.inserting_after(linear):
+        count = exported.graph.call_function(torch.ops.aten.sym_numel.default, (linear,))
+    count.meta["val"] = linear.meta["val"].numel()
+    div.args = (linear, count)
+    exported.graph_module.recompile()
+    sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
+    assert sw.verify(sharded, exported, (x,)).ok

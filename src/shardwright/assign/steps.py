@@ -24,13 +24,9 @@ aten = torch.ops.aten
 
 _SIZES = (
     aten._assert_tensor_metadata.default,
-    aten.sym_is_contiguous.default,
-    aten.sym_numel.default,
     aten.sym_size.int,
-    aten.sym_storage_offset.default,
-    aten.sym_stride.int,
 )
-"""Operators that read what a tensor is like, which every layout knows, and not its data."""
+"""Operators that read how large a tensor is, which every layout knows. How it lies in memory only the whole knows."""
 
 Value = tuple[int, int]
 """(step number, result number)."""
