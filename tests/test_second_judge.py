@@ -8,7 +8,7 @@ from tests.models import MEGATRON, Decoder, MLPs, PackedAttention, redraw
 
 pytest.importorskip("spmd_types", reason="needs the extra 'dev'")
 
-from tests.second_judge import judge, rank_program  # noqa: E402
+from tests.second_judge import judge, rank_program
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
 
