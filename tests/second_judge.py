@@ -40,7 +40,7 @@ class Verdict:
 def rank_program(sharded, axis="tp"):
     """Rank 1's program on a mesh of one axis, its collectives not lowered yet."""
     assignment = sharded.assignments[axis]
-    return partition(assignment.program, assignment, axis, RANK)[0]
+    return partition(assignment.program, assignment, axis, RANK)
 
 
 def judge(program, layouts, num_ranks, axis="tp"):

@@ -6,6 +6,7 @@
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -16,7 +17,16 @@ from shardwright.assign.cost import CostModel
 from shardwright.assign.steps import ModuleBoundary
 from shardwright.budget import check_budget
 from shardwright.custom import register_discovered
-from shardwright.errors import Finding, PlanError, ShardwrightError, SolverWarning, near_misses, raise_findings
+from shardwright.errors import (
+    AssignmentError,
+    Finding,
+    LayoutError,
+    PlanError,
+    ShardwrightError,
+    SolverWarning,
+    near_misses,
+    raise_findings,
+)
 from shardwright.layout import Layout
 from shardwright.mesh import Mesh
 from shardwright.plan import (
@@ -31,7 +41,9 @@ from shardwright.plan import (
 )
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
+from shardwright.rules.discover import Discovery
 from shardwright.sharded import AxisPass, ShardedProgram
+from shardwright.split import is_cheaper, scarce_weights, splits
 
 GAP_WORTH_SAYING = 1e-3
 """A proven gap above this share of the cost is a warning."""
@@ -75,27 +87,14 @@ def shard(
     program = read(exported)
     discovered = register_discovered(program) if discover else []
     plans = _per_axis(plan, axes, "plan")
-    all_inputs, all_outputs = _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs")
-    passes = []
-    for axis, num_ranks in axes:
+    for axis, _ in axes:
         is_auto = isinstance(plans.get(axis), str) and plans[axis] == "auto"
         plans[axis] = "auto" if is_auto else plan_entries(program, plans.get(axis, {}))
-        resolved = ResolvedPlan() if is_auto else resolve_axis(program, plans[axis], num_ranks)
-        pins = make_pins(program, resolved, all_inputs.get(axis), all_outputs.get(axis))
-
-        def assign(
-            on: Program,
-            uncut: Collection[str],
-            pins: Pins = pins,
-            num_ranks: int = num_ranks,
-            is_auto: bool = is_auto,
-        ) -> Assignment:
-            options: dict[str, Any] = {"auto": is_auto, "cost": cost, "slack": slack, "time_limit_s": time_limit_s}
-            return assign_layouts(on, pins, num_ranks, uncut=uncut, **options)
-
-        keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
-        passes.append(AxisPass(axis, assign, keys))
-    sharded = ShardedProgram(program, axes, passes, plan=plans, discovered=discovered)
+    options: dict[str, Any] = {"cost": cost, "slack": slack, "time_limit_s": time_limit_s}
+    wishes = _Wishes(plans, _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs"), options)
+    sharded = _compile(program, axes, wishes, discovered)
+    for axis, _ in axes:
+        sharded = _split_where_heads_are_scarce(sharded, axis, wishes)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
     if sharded.gap > GAP_WORTH_SAYING:
         warnings.warn(
@@ -106,6 +105,66 @@ def shard(
         )
     check_budget(sharded, budget)
     return sharded
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What is asked for, by axis: plan entries or "auto", layouts of inputs and outputs; and the solver's options."""
+
+    plans: dict[str, Any]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def _compile(
+    program: Program,
+    mesh: Mesh,
+    wishes: _Wishes,
+    discovered: Sequence[Discovery],
+    may_stay_whole: Mapping[str, frozenset[str]] | None = None,
+) -> ShardedProgram:
+    """One pass an axis. ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go."""
+    named = {part: union for union, parts in mesh.unions for part in parts}
+    passes = []
+    for axis, num_ranks in mesh:
+        asked = named.get(axis, axis)
+        is_auto = wishes.plans[asked] == "auto"
+        resolved = ResolvedPlan() if is_auto else resolve_axis(program, wishes.plans[asked], num_ranks)
+        pins = make_pins(program, resolved, wishes.inputs.get(asked), wishes.outputs.get(asked))
+        pins.may_stay_whole = (may_stay_whole or {}).get(axis, frozenset())
+
+        def assign(
+            on: Program,
+            uncut: Collection[str],
+            pins: Pins = pins,
+            num_ranks: int = num_ranks,
+            is_auto: bool = is_auto,
+        ) -> Assignment:
+            return assign_layouts(on, pins, num_ranks, auto=is_auto, uncut=uncut, **wishes.options)
+
+        keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
+        passes.append(AxisPass(axis, assign, keys))
+    return ShardedProgram(program, mesh, passes, plan=wishes.plans, discovered=discovered)
+
+
+def _split_where_heads_are_scarce(sharded: ShardedProgram, axis: str, wishes: _Wishes) -> ShardedProgram:
+    """The program with ``axis`` compiled in two parts where that is cheaper; see `shardwright.split`."""
+    best, slack, cost = sharded, wishes.options["slack"], wishes.options["cost"] or CostModel()
+    # Each of the two passes may exceed its bound on weight bytes.
+    halved = replace(wishes, options={**wishes.options, "slack": slack / 2})
+    for outer in splits(sharded, axis):
+        mesh = sharded.mesh.split(axis, outer)
+        inner = mesh.parts(axis)[1]
+        try:
+            relaxed = {inner: scarce_weights(sharded, axis)}
+            candidate = _compile(sharded.program, mesh, halved, sharded.discovered, relaxed)
+            better = is_cheaper(candidate, best, cost, slack=slack if wishes.plans[axis] == "auto" else None)
+        except (AssignmentError, LayoutError, PlanError):
+            # A dim that the whole axis cuts evenly, or a layout spelled for it, need not suit its parts.
+            continue
+        best = candidate if better else best
+    return best
 
 
 def tensor_parallel_transformation(

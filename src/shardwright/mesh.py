@@ -12,11 +12,14 @@ from shardwright.errors import ShardwrightError
 class Mesh:
     """Named axes of ranks, row-major: the last axis varies fastest.
 
+    ``unions``: (name, axes) for axes that were one and are compiled one after the other; neighbours, in order.
+
     >>> Mesh.of({"dp": 2, "tp": 4}).coordinate(6)
     {'dp': 1, 'tp': 2}
     """
 
     axes: tuple[tuple[str, int], ...]
+    unions: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @staticmethod
     def of(mesh: Any) -> "Mesh":
@@ -57,8 +60,23 @@ class Mesh:
         return tuple(name for name, _ in self.axes)
 
     def size(self, axis: str) -> int:
-        """The number of ranks along an axis."""
-        return dict(self.axes)[axis]
+        """The number of ranks along an axis or a union of axes."""
+        return math.prod(dict(self.axes)[part] for part in self.parts(axis))
+
+    def parts(self, axis: str) -> tuple[str, ...]:
+        """The axes of a union; an axis itself otherwise."""
+        return dict(self.unions).get(axis, (axis,))
+
+    def split(self, axis: str, outer: int) -> "Mesh":
+        """The mesh with one axis as two, ``outer`` ranks and the rest, named ``axis.0`` and ``axis.1``.
+
+        Every rank keeps its number, and ``axis`` still names the group of both.
+        """
+        size = self.size(axis)
+        assert size % outer == 0, f"{axis} of {size} ranks is no multiple of {outer}"
+        parts = (f"{axis}.0", outer), (f"{axis}.1", size // outer)
+        axes = tuple(part for one in self.axes for part in (parts if one[0] == axis else (one,)))
+        return Mesh(axes, (*self.unions, (axis, (parts[0][0], parts[1][0]))))
 
     def coordinate(self, rank: int) -> dict[str, int]:
         """The position of a rank on every axis; raises for a rank the mesh does not have."""
@@ -79,12 +97,18 @@ class Mesh:
         return total
 
     def groups(self, axis: str) -> list[list[int]]:
-        """The rank lists that communicate along an axis: one list for every position on the other axes."""
+        """The rank lists that communicate along an axis or union: one list for every position on the other axes."""
+        own = self.parts(axis)
         found: dict[tuple[int, ...], list[int]] = {}
         for rank in range(self.num_ranks):
             where = self.coordinate(rank)
-            found.setdefault(tuple(where[name] for name in self.names if name != axis), []).append(rank)
+            found.setdefault(tuple(where[name] for name in self.names if name not in own), []).append(rank)
         return list(found.values())
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Everything a collective may run along: the axes, then the unions."""
+        return (*self.names, *(name for name, _ in self.unions))
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self.axes)

@@ -21,7 +21,8 @@ from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
-from shardwright.partition import Collective, lower, partition
+from shardwright.optimize import merge_collectives
+from shardwright.partition import Collective, collectives_of, lower, partition
 from shardwright.program import Program, write
 from shardwright.rules.discover import Discovery
 from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
@@ -67,7 +68,8 @@ class ShardedProgram:
         self.program, self.mesh, self.passes, self.plan = program, mesh, list(passes), plan
         self.discovered = list(discovered)
         """Rules that were found by running operators; each prints as the call that registers it."""
-        self._partitioned: dict[tuple[int, ...], tuple[Program, list[Collective]]] = {}
+        self._partitioned: dict[tuple[int, ...], Program] = {}
+        self._collectives: list[Collective] | None = None
         self._simulation: Simulation | None = None
 
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
@@ -86,9 +88,12 @@ class ShardedProgram:
 
     def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
         """One rank's lowered `Program`; group names are the axis names unless given."""
-        names = dict(group_names or {axis: axis for axis in self.mesh.names})
-        program, _ = self._partition(self._coordinate(rank), cache=False)
-        return lower(program, names)
+        names = dict(group_names or {axis: axis for axis in self.mesh.group_names})
+        if rank == 0:
+            # Lowering changes the first rank's program, which is where collectives are read off.
+            _ = self.collectives
+        where = self._coordinate(rank)
+        return lower(self._partitioned.pop(where, None) or self._finished(where), names)
 
     @property
     def assignment(self) -> Assignment:
@@ -111,7 +116,11 @@ class ShardedProgram:
     @property
     def collectives(self) -> list[Collective]:
         """Every collective of the program, in order, with its cause."""
-        return self._partition((0,) * len(self.passes))[1]
+        if self._collectives is None:
+            first = (0,) * len(self.passes)
+            self._partitioned[first] = self._finished(first)
+            self._collectives = collectives_of(self._partitioned[first])
+        return list(self._collectives)
 
     @property
     def fallbacks(self) -> list[Fallback]:
@@ -151,7 +160,7 @@ class ShardedProgram:
     def simulation(self) -> Simulation:
         """All ranks with their weights, in this process; buffers keep their values from call to call."""
         programs = [self.rank_program(rank) for rank in range(self.mesh.num_ranks)]
-        return Simulation(programs, {axis: self.mesh.groups(axis) for axis in self.mesh.names})
+        return Simulation(programs, {axis: self.mesh.groups(axis) for axis in self.mesh.group_names})
 
     def simulate(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The outputs of every rank for whole inputs, all ranks run in this process from the initial state."""
@@ -189,21 +198,28 @@ class ShardedProgram:
     def _coordinate(self, rank: int) -> tuple[int, ...]:
         return tuple(self.mesh.coordinate(rank).values())
 
-    def _partition(self, where: tuple[int, ...], *, cache: bool = True) -> tuple[Program, list[Collective]]:
-        """The program after the axes of ``where``; lowering changes it in place, so the last stage is not shared."""
+    def _finished(self, where: tuple[int, ...]) -> Program:
+        """The program of a rank after all axes, collectives along parts of one axis merged."""
+        program = self._partition(where, cache=False)
+        coordinate = dict(zip(self.mesh.names, where, strict=True))
+        for axis, parts in self.mesh.unions:
+            rank = coordinate[parts[0]] * self.mesh.size(parts[1]) + coordinate[parts[1]]
+            merge_collectives(program, axis, parts, rank)
+        return program
+
+    def _partition(self, where: tuple[int, ...], *, cache: bool = True) -> Program:
+        """The program after the axes of ``where``; the last stage is changed in place later, and so not shared."""
         if not where:
-            return self.program, []
+            return self.program
         if where in self._partitioned:
             return self._partitioned[where]
         depth = len(where) - 1
-        _, collectives = self._partition(where[:-1])
         one = self.passes[depth]
         assignment = self._assignment(depth, where[:-1])
-        after, more = partition(assignment.program, assignment, one.axis, where[-1], one.plan_keys)
-        result = after, [*collectives, *more]
+        after = partition(assignment.program, assignment, one.axis, where[-1], one.plan_keys)
         if cache:
-            self._partitioned[where] = result
-        return result
+            self._partitioned[where] = after
+        return after
 
     def _assignment(self, depth: int, where: tuple[int, ...]) -> Assignment:
         """The assignment on axis number ``depth`` for the ranks at ``where`` on the axes before it.
@@ -212,11 +228,11 @@ class ShardedProgram:
         """
         one = self.passes[depth]
         if where not in one.solved:
-            program, _ = self._partition(where)
+            program = self._partition(where)
             first = (0,) * depth
             if where != first:
                 leader = self._assignment(depth, first)
-                one.solved[where] = _rebase(leader, program, self._partition(first)[0])
+                one.solved[where] = _rebase(leader, program, self._partition(first))
             else:
                 one.solved[where] = self._agreed(depth, program)
         return one.solved[where]
@@ -237,7 +253,7 @@ class ShardedProgram:
             at_odds = None
             for place in others:
                 try:
-                    _rebase(found, self._partition(place)[0], program)
+                    _rebase(found, self._partition(place), program)
                 except RanksDifferError as error:
                     at_odds = error.node
                     break

@@ -16,7 +16,9 @@ from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
 from shardwright.assign.rebase import step_call
 from shardwright.assign.regions import is_region_call, region_rule
 from shardwright.assign.result import Assignment, Fallback
+from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
+from shardwright.collectives import COLLECTIVES
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
 from shardwright.nodes import describe, module_path, op_name, source_line
@@ -38,6 +40,9 @@ class Pins:
     inputs: dict[str, Layout] = field(default_factory=dict)
     outputs: dict[int, Layout] = field(default_factory=dict)
     boundaries: Sequence[ModuleBoundary] = ()
+    may_stay_whole: frozenset[str] = frozenset()
+    """Placeholders that need not be cut though the plan or the bound on bytes asks for it: an axis before this one
+    has cut them as far as their heads allow."""
 
 
 def assign_layouts(
@@ -101,6 +106,7 @@ def _assign(
         solution=solution,
         num_sites=len(folded.sites),
         boundaries=tuple(pins.boundaries),
+        scarce=scarce_heads(folded, builder.rules, builder.candidates, builder.free_state, num_ranks),
     )
 
 
@@ -298,6 +304,8 @@ class _Builder:
             if not options and isinstance(size := value.shape[dim.dim], int):
                 # Nothing in the graph says how to cut it: nothing reads it, or only what has no rule.
                 options = [Shard(dim.dim, Cut.even(size, self.num_ranks))]
+            if site.step.node.name in self.pins.may_stay_whole:
+                options.append(REPLICATE)
         return options
 
     def _output_layouts(self, site: Site) -> list[Layout]:
@@ -340,10 +348,10 @@ class _Builder:
         if step.kind == "input" and (item := self.kinds.get(step.node.name)) is not None and item.is_state:
             total = self._elements(step.vals[0]) * step.vals[0].element_size()
             weight_bytes = [math.ceil(total * share(s.results[0])) for s in strategies]
-            if len(strategies) == 1 and site.index in self.unread:
-                # It is stored cut whatever the others are, and its bytes shall not loosen the bound on theirs.
-                weight_bytes = [0]
-        elif step.kind == "call" and step.vals:
+            if (len(strategies) == 1 and site.index in self.unread) or step.node.name in self.pins.may_stay_whole:
+                # Its layout is not a matter of bytes, which shall not loosen (or tighten) the bound on the others'.
+                weight_bytes = [0] * len(strategies)
+        elif step.kind == "call" and step.vals and step.node.target not in COLLECTIVES:
             products = 0
             if rule is not None and rule.reduces and not any(t.is_sum for dims in rule.operands for t in dims):
                 products = math.prod(size_hint(size, self.fake_mode) for size in rule.sizes.values())

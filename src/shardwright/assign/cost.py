@@ -42,6 +42,14 @@ class CostModel:
             share *= cut_of(target).largest_fraction * num_ranks
         return self.latency_us + share / self.link_bytes_per_us
 
+    def collective_us(self, kind: str, num_bytes: int, num_ranks: int) -> float:
+        """The time of a collective on a value of ``num_bytes`` (whole), by the ring algorithms."""
+        share = num_bytes * (num_ranks - 1) / num_ranks
+        return (
+            self.latency_us
+            + share * {"all_reduce": 2, "all_to_all": 1 / num_ranks}.get(kind, 1) / self.link_bytes_per_us
+        )
+
     def work_us(self, strategy: Strategy, tensor_bytes: Sequence[int], num_products: int) -> float:
         """The time of the busiest rank: its pieces of the operands and results moved, its multiply-adds done.
 

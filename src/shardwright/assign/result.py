@@ -1,7 +1,7 @@
 """What an assignment is: a strategy for every step of a program, and what it came from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from shardwright.assign.milp import Solution
 from shardwright.assign.steps import ModuleBoundary, Steps
@@ -40,6 +40,8 @@ class Assignment:
     num_sites: int = 0
     boundaries: Sequence[ModuleBoundary] = ()
     expanded: tuple[str, ...] = ()
+    scarce: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Number of heads, fewer than the ranks → the weights that hold so many: no cut of them serves all ranks."""
 
     @property
     def cost_us(self) -> float:

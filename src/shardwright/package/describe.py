@@ -47,6 +47,7 @@ def describe(
         shardwright_version=VERSION,
         torch_version=str(torch.__version__),
         mesh=dict(sharded.mesh.axes),
+        unions={name: list(axes) for name, axes in sharded.mesh.unions},
         graphs=list(graphs),
         weights=list(weights),
         original=original,

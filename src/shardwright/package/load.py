@@ -17,7 +17,6 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.inputs import check_inputs
-from shardwright.mesh import Mesh
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.screen import screen_graph
 from shardwright.package.stream import DTYPES
@@ -60,7 +59,7 @@ def load(
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    mesh = Mesh.of(manifest.mesh)
+    mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
     place = torch.device(device) if device is not None else torch.device("cpu")
     exported = load_rank(folder, rank, device=place, check=check)

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from shardwright.errors import PackageError
+from shardwright.mesh import Mesh
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "shardwright.json"
 
 
@@ -66,14 +67,16 @@ class DecoderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a package says about itself.
 
-    ``graphs`` and ``weights``: file name by rank. ``original``: the unsharded program without weights, from which the
-    package is made anew for other ranks. ``extras``: further files (a tokenizer's).
+    ``unions``: name → axes of the mesh that collectives run along together. ``graphs`` and ``weights``: file name by
+    rank. ``original``: the unsharded program without weights, from which the package is made anew for other ranks.
+    ``extras``: further files (a tokenizer's).
     """
 
     format_version: int
     shardwright_version: str
     torch_version: str
     mesh: dict[str, int]
+    unions: dict[str, list[str]]
     graphs: list[str]
     weights: list[str]
     original: str
@@ -86,6 +89,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source_fingerprint: str = ""
     extras: list[str] = []
     decoder: DecoderEntry | None = None
+
+    def as_mesh(self) -> Mesh:
+        """The mesh the package is for."""
+        return Mesh(tuple(self.mesh.items()), tuple((name, tuple(axes)) for name, axes in self.unions.items()))
 
     @property
     def num_ranks(self) -> int:
@@ -143,14 +150,14 @@ def file_sha256(path: Path) -> str:
 
 def _check(manifest: Manifest, path: Path) -> None:
     names = {entry.name for entry in manifest.files}
-    product = 1
-    for size in manifest.mesh.values():
-        product *= size
     missing = [
         name for name in (*manifest.graphs, *manifest.weights, manifest.original, *manifest.extras) if name not in names
     ]
-    if missing or product != len(manifest.graphs) or len(manifest.graphs) != len(manifest.weights):
+    if missing or manifest.as_mesh().num_ranks != len(manifest.graphs) or len(manifest.graphs) != len(manifest.weights):
         raise PackageError(f"{path} contradicts itself: mesh {manifest.mesh}, {len(manifest.graphs)} graphs, {missing}")
+    odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
+    if odd:
+        raise PackageError(f"{path} contradicts itself: {odd} is no axis of its mesh {manifest.mesh}")
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise PackageError(f"{path} names files outside the package: {outside}")

@@ -57,7 +57,7 @@ class StoredWeights:
 
     def _holders(self, entry: TensorEntry) -> list[Holder]:
         """One holder for every value: where ranks hold the same, the first of them."""
-        mesh = Mesh.of(self.manifest.mesh)
+        mesh = self.manifest.as_mesh()
         found: list[Holder] = []
         for rank, path in enumerate(self._paths):
             where = mesh.coordinate(rank)

@@ -2,6 +2,6 @@
 
 from shardwright.partition.collectives import Collective
 from shardwright.partition.lower import lower
-from shardwright.partition.partition import partition
+from shardwright.partition.partition import collectives_of, partition
 
-__all__ = ["Collective", "lower", "partition"]
+__all__ = ["Collective", "collectives_of", "lower", "partition"]

@@ -28,7 +28,7 @@ def lower(program: Program, group_names: Mapping[str, str]) -> Program:
     emit.graph = graph
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in COLLECTIVES:
-            emit.meta = {k: v for k, v in node.meta.items() if k not in ("val", "torch_fn")}
+            emit.meta = {k: v for k, v in node.meta.items() if k not in ("val", "torch_fn", "collective")}
             with graph.inserting_before(node):
                 result = _lower_one(emit, node, group_names)
             node.replace_all_uses_with(result)

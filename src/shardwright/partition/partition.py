@@ -32,7 +32,7 @@ from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_ar
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import Call, Rule, Strategy
 
-_KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node")
+_KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node", "collective")
 
 
 @dataclass
@@ -67,13 +67,17 @@ class GraphLocal:
 
 def partition(
     program: Program, assignment: Assignment, axis: str, rank: int, plan_keys: Mapping[str, str] | None = None
-) -> tuple[Program, list[Collective]]:
-    """The program of coordinate ``rank`` on ``axis``, and its collectives. ``plan_keys``: placeholder → plan entry.
+) -> Program:
+    """The program of coordinate ``rank`` on ``axis``. ``plan_keys``: placeholder → plan entry.
 
     Weights stay lazy. Raises `RuleError` when an operator cannot run on its local operands.
     """
-    walk = Walk(program, assignment, axis, rank, dict(plan_keys or {}))
-    return walk.run(), walk.collectives
+    return Walk(program, assignment, axis, rank, dict(plan_keys or {})).run()
+
+
+def collectives_of(program: Program) -> list[Collective]:
+    """The collectives of a program that is not lowered yet, in order, of all axes so far."""
+    return [node.meta["collective"] for node in program.graph.nodes if node.target in COLLECTIVES]
 
 
 class Walk:
@@ -88,7 +92,6 @@ class Walk:
         self.emit = Emitter(self.owner, program.fake_mode)
         self.env: dict[fx.Node, fx.Node] = {}
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
-        self.collectives: list[Collective] = []
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
         self.rank_values: dict[tuple[Any, ...], tuple[Input, torch.Tensor, fx.Node]] = {}
         self.inputs = {i.name: i for i in program.inputs}
@@ -327,7 +330,8 @@ class Walk:
         maker = self.assignment.steps.items[value[0]]
         whole = maker.vals[value[1]]
         kept, self.emit.meta = self.emit.meta, {k: maker.node.meta[k] for k in _KEPT_META if k in maker.node.meta}
-        self.emit.meta.pop("torch_fn", None)
+        for own in ("torch_fn", "collective"):
+            self.emit.meta.pop(own, None)
         before = len(self.emit.graph.nodes)
         local = reshard(self.emit, made[source], source, target, whole, self.axis, self.rank)
         self.emit.meta = kept
@@ -361,18 +365,16 @@ class Walk:
         for number in numbers:
             count *= number
         place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
-        self.collectives.append(
-            Collective(
-                kind=node.target.__name__,  # type: ignore[union-attr]
-                axis=self.axis,
-                num_bytes=count * whole.element_size(),
-                shape=shape,
-                module=module_path(place),
-                source=source_line(place),
-                node=maker.node.name,
-                cause=cause,
-                plan_key=key,
-            )
+        node.meta["collective"] = Collective(
+            kind=node.target.__name__,  # type: ignore[union-attr]
+            axis=self.axis,
+            num_bytes=count * whole.element_size(),
+            shape=shape,
+            module=module_path(place),
+            source=source_line(place),
+            node=maker.node.name,
+            cause=cause,
+            plan_key=key,
         )
 
     def rank_value(self, per_rank: tuple[float, ...], dtype: torch.dtype) -> fx.Node:

@@ -19,15 +19,11 @@ def start_process_group(timeout_s: float) -> None:
 
 
 def current_group_names(mesh: Mesh) -> dict[str, str]:
-    """The default process group's name for the only axis of a mesh of its size; otherwise the axis names."""
-    if (
-        len(mesh.names) == 1
-        and dist.is_available()
-        and dist.is_initialized()
-        and dist.get_world_size() == mesh.num_ranks
-    ):
-        return {mesh.names[0]: dist.group.WORLD.group_name}  # type: ignore[union-attr]
-    return {axis: axis for axis in mesh.names}
+    """The default process group's name for what spans a mesh of its size; otherwise the axis names."""
+    names = {axis: axis for axis in mesh.group_names}
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() == mesh.num_ranks:
+        names.update((axis, dist.group.WORLD.group_name) for axis in mesh.group_names if _spans(mesh, axis))  # type: ignore[union-attr]
+    return names
 
 
 def make_groups(mesh: Mesh) -> dict[str, str]:
@@ -37,15 +33,20 @@ def make_groups(mesh: Mesh) -> dict[str, str]:
             f"the program is for {mesh.num_ranks} ranks ({dict(mesh.axes)}), but {dist.get_world_size()} are running\n"
             f"  try: torchrun --nproc-per-node {mesh.num_ranks} …"
         )
-    if len(mesh.names) == 1:
-        return {mesh.names[0]: dist.group.WORLD.group_name}  # type: ignore[union-attr]
     names = {}
-    for axis in mesh.names:
+    for axis in mesh.group_names:
+        if _spans(mesh, axis):
+            names[axis] = dist.group.WORLD.group_name  # type: ignore[union-attr]
+            continue
         for ranks in mesh.groups(axis):
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
                 names[axis] = group.group_name  # type: ignore[union-attr]
     return names
+
+
+def _spans(mesh: Mesh, axis: str) -> bool:
+    return mesh.size(axis) == mesh.num_ranks
 
 
 def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> ExportedProgram:
