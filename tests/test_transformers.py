@@ -48,9 +48,9 @@ class Logits(nn.Module):
         return self.model(input_ids=ids, use_cache=False).logits
 
 
-def build(kind):
+def build(kind, **changes):
     config = transformers.CONFIG_MAPPING[kind]()
-    for name, value in SMALL.items():
+    for name, value in {**SMALL, **changes}.items():
         if hasattr(config, name):
             setattr(config, name, value)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
@@ -84,6 +84,28 @@ def test_the_automatic_plan_shards_and_matches(kind):
             assert counts.total() <= 2 * 2 + 3
         if kind in PARALLEL:
             assert counts.total() <= 1 * 2 + 3
+
+
+ALIKE = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "phi3", "stablelm", "olmo", "starcoder2"]
+SIDE_BY_SIDE = ["gpt_neox", "cohere", "phi"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("kind", [*ALIKE, *SIDE_BY_SIDE])
+def test_a_model_costs_what_an_expert_would_spend(kind, depth):
+    """Two all-reduces a block, one where attention and MLP stand side by side; one for embeddings, one for logits."""
+    ids = torch.randint(3, 512, (2, 16), generator=torch.Generator().manual_seed(5))
+    model = build(kind, num_hidden_layers=depth, n_layer=depth, vocab_size=512)
+    # Little slack, so that embeddings and head are cut too.
+    sharded = sw.shard(torch.export.export(model, (ids,)), mesh=2, slack=0.03)
+    hidden, logits = 2 * 16 * 64 * 4, 2 * 16 * 512 * 4
+    counts = Counter((c.kind, c.num_bytes) for c in sharded.collectives)
+    in_blocks = depth * (1 if kind in SIDE_BY_SIDE else 2)
+    assert counts.pop(("all_gather", logits)) == 1
+    # The embedding is summed (cut on its vocabulary) or gathered (cut on its features).
+    embedding = counts.pop(("all_gather", hidden), 0)
+    assert counts == {("all_reduce", hidden): in_blocks + 1 - embedding}
+    assert embedding <= 1
 
 
 def test_weights_that_nothing_reads_are_stored_cut():

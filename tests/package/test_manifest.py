@@ -18,10 +18,11 @@ JSON = st.recursive(
     max_leaves=12,
 )
 HONEST = {
-    "format_version": 2,
+    "format_version": 3,
     "shardwright_version": "0",
     "torch_version": "0",
     "mesh": {"tp": 1},
+    "unions": {},
     "graphs": ["g"],
     "weights": ["w"],
     "original": "o",
