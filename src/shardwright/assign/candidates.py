@@ -18,6 +18,12 @@ from shardwright.rules.rule import Dims, Rule, Strategy, factor_cuts, strategy_f
 MAX_CUTS = 8
 """At most so many candidate cuts a dim; the first found stay."""
 
+LARGE = 8000
+"""A problem with more choices than this is thinned out before it is solved."""
+
+MAX_STRUCTURES = 4
+"""In a large problem, of a dim with more candidate cuts than this only the first stays."""
+
 Choice = tuple[tuple[str, Cut], ...]
 """Factor cuts made together."""
 
@@ -75,7 +81,36 @@ def discover(
         if changed:
             pending.update(dict.fromkeys(neighbours[index]))
             pending[index] = None
+    _drop_excess(found, folded, rules, pinned)
     return found
+
+
+def _drop_excess(found: Candidates, folded: Folded, rules: list[Rule | None], pinned: Mapping[int, Layout]) -> None:
+    """In a large problem, a dim with many structures (slices at every step of an unrolled loop) has none.
+
+    Small problems are solved exactly with all of them.
+    """
+    if sum(len(choices) for choices in found.choices) <= LARGE:
+        return
+    excess = {place for place, cuts in found.dims.items() if len(cuts) > MAX_STRUCTURES and place[0][0] not in pinned}
+    for place in excess:
+        first = next(iter(found.dims[place]))
+        found.dims[place] = {first: None}
+    for site in folded.sites:
+        rule = rules[site.index]
+        if rule is None:
+            continue
+        described = _sides(site, rule)
+        found.choices[site.index] = {
+            items: None
+            for items in found.choices[site.index]
+            if all(
+                (cut := term_cut(term, dict(items), rule.sizes)) is None
+                or any((value, dim) not in excess or cut in found.dims[(value, dim)] for value in values)
+                for values, dims in described
+                for dim, term in enumerate(dims)
+            )
+        }
 
 
 def _neighbours(folded: Folded, links: Mapping[int, tuple[int, int]]) -> list[dict[int, None]]:
