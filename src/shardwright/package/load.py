@@ -17,11 +17,15 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.inputs import check_inputs
+from shardwright.package.compiled import find_compiled
 from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.native import CompiledModule
 from shardwright.package.screen import screen_graph
 from shardwright.package.stream import DTYPES
 from shardwright.program import Program, attach_weights, read
-from shardwright.runtime.groups import make_groups, rebind, start_process_group
+from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
+
+BACKENDS = ("eager", "compile", "aoti")
 
 
 class RankModule(nn.Module):
@@ -54,15 +58,23 @@ def load(
     ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
     ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
     collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
-    ``"compile"``: by ``torch.compile``, on the first call. Raises `PackageError` for a damaged package or a wrong
-    number of ranks.
+    ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
+    the package. Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or
+    compiled for something else.
     """
+    if backend not in BACKENDS:
+        raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
     folder = Path(path)
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
+    compiled = find_compiled(folder, manifest, rank, contents=check) if backend == "aoti" else None
     place = torch.device(device) if device is not None else torch.device("cpu")
     exported = load_rank(folder, rank, device=place, check=check)
+    if compiled is not None:
+        if manifest.num_ranks > 1:
+            name_groups(mesh, compiled.groups)
+        return RankModule(exported, manifest, rank, CompiledModule(exported, compiled))
     if manifest.num_ranks > 1:
         used = {c.axis for c in manifest.collectives}
         names = make_groups(mesh)
@@ -89,10 +101,8 @@ def load_rank(
 def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
     if backend == "eager":
         return exported.module()
-    if backend == "compile":
-        compiled: Any = torch.compile(exported.module())
-        return compiled
-    raise PackageError(f"there is no backend {backend!r}\n  try: 'eager' or 'compile'")
+    compiled: Any = torch.compile(exported.module())
+    return compiled
 
 
 def _start(manifest: Manifest, timeout_s: float) -> int:

@@ -1,6 +1,7 @@
 """The manifest of a package: what is in the folder, checked before anything else is opened."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,11 @@ def _check(manifest: Manifest, path: Path) -> None:
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
     if odd:
         raise PackageError(f"{path} contradicts itself: {odd} is no axis of its mesh {manifest.mesh}")
+    check_names(names, path)
+
+
+def check_names(names: Iterable[str], path: Path) -> None:
+    """Raise `PackageError` when a manifest, ``path``, names files outside its folder."""
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise PackageError(f"{path} names files outside the package: {outside}")
