@@ -179,7 +179,7 @@ def compile_(package: Package) -> None:
 
     with _steps("reading") as step:
         names = shardwright.compile_package(package, progress=step)
-    _err.print(f"wrote {', '.join(names)}")
+    _err.print(f"wrote {package / 'compiled'}: {len(names)} files")
 
 
 @app.command()
