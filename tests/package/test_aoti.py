@@ -51,22 +51,25 @@ def package(tmp_path_factory):
     return package_of(Cache(), (X, torch.tensor([0])), {}, 2, "auto", path)
 
 
-def run_three(path, name="aoti"):
+def run_three_and_hang(path):
     torch.set_num_threads(1)
+    model = redraw(Cache())
     with torch.no_grad():
-        module = sw.load(path, backend=name)
-        return [module(X, torch.tensor([step])) for step in range(3)]
+        module = sw.load(path, backend="aoti")
+        for step in range(3):
+            torch.testing.assert_close(module(X, torch.tensor([step])), model(X, torch.tensor([step])))
+        if torch.distributed.get_rank() == 1:
+            time.sleep(100)
+        module(X, torch.tensor([3]))
 
 
 @pytest.mark.ranks
-def test_state_is_kept_on_real_ranks(package):
+def test_state_is_kept_on_real_ranks_and_one_that_hangs_is_named(package):
     """A cache and a counter of no dims: inductor would fold the counter's start into the code."""
-    model = redraw(Cache())
-    with torch.no_grad():
-        wanted = [model(X, torch.tensor([step])) for step in range(3)]
-    for found in launch(2, run_three, str(package)).values():
-        for got, want in zip(found, wanted, strict=True):
-            torch.testing.assert_close(got, want)
+    with pytest.raises(
+        sw.RunError, match=r"waited 8 s in vain: rank 1 is at \S*test_aoti.py:\d+ \(run_three_and_hang\)$"
+    ):
+        launch(2, run_three_and_hang, str(package), timeout_s=8)
 
 
 def count_while(run):
