@@ -3,6 +3,7 @@
 All in one process, without weights and without process groups; ranks that share a graph share its code.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -100,21 +101,20 @@ def compile_package(
 
 def _compile(stateless: Stateless, path: Path, groups: Mapping[str, int]) -> None:
     names = msgspec.json.encode(list(stateless.state)).decode()
+    # Written here rather than by torch, whose error does not say that a disk is full.
+    made = io.BytesIO()
     options: dict[str, Any] = {**_INDUCTOR, "aot_inductor.metadata": {"shardwright_state": names}}
     try:
         with stand_in_groups(groups.items()), warnings.catch_warnings(), torch.no_grad():
             # torch's own remarks on its own code.
             warnings.simplefilter("ignore")
-            torch._inductor.aoti_compile_and_package(
-                stateless.exported, package_path=str(path), inductor_configs=options
-            )
-    except OSError:
-        raise
+            torch._inductor.aoti_compile_and_package(stateless.exported, package_path=made, inductor_configs=options)
     except Exception as error:
         # torch raises many kinds for what it cannot compile.
         raise PackageError(
             f"torch cannot compile {path.name}: {first_line(error)}\n  try: the backend 'compile' or 'eager'"
         ) from error
+    path.write_bytes(made.getvalue())
 
 
 def _device(stateless: Stateless) -> str:
