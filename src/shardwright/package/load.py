@@ -5,6 +5,7 @@ weights are safetensors.
 """
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from shardwright.package.compiled import find_compiled
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.native import CompiledModule
 from shardwright.package.screen import screen_graph
+from shardwright.package.stored import make_zeros
 from shardwright.package.stream import DTYPES
-from shardwright.program import Program, attach_weights, read
+from shardwright.program import STATE_KINDS, Program, attach_weights, read
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
 
 BACKENDS = ("eager", "compile", "aoti")
@@ -74,12 +76,20 @@ def load(
     if compiled is not None:
         if manifest.num_ranks > 1:
             name_groups(mesh, compiled.groups)
-        return RankModule(exported, manifest, rank, CompiledModule(exported, compiled))
-    if manifest.num_ranks > 1:
+    elif manifest.num_ranks > 1:
         used = {c.axis for c in manifest.collectives}
         names = make_groups(mesh)
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
-    return RankModule(exported, manifest, rank, _callable(exported, backend))
+    try:
+        module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)
+        return RankModule(exported, manifest, rank, module)
+    except PackageError:
+        raise
+    except Exception as error:
+        # A graph that torch reads may still contradict itself, and torch raises many kinds for that.
+        raise PackageError(
+            f"the graph of rank {rank} of {folder} cannot be used: {first_line(error)}\n  try: save the package again"
+        ) from error
 
 
 def load_rank(
@@ -128,14 +138,26 @@ def read_graph(path: Path) -> ExportedProgram:
     """A graph file of a package, without its weights; raises `PackageError` when it holds anything to be executed."""
     data = path.read_bytes()
     screen_graph(data, str(path))
+    log = logging.getLogger("torch.export")
+    level = log.level
     try:
-        return torch.export.load(io.BytesIO(data))
+        # torch prints the traceback of what it cannot read, besides raising it.
+        log.setLevel(logging.CRITICAL)
+        exported = torch.export.load(io.BytesIO(data))
     except Exception as error:
         # torch raises many kinds for a file that is well-formed JSON but no graph.
         raise PackageError(
             f"{path} cannot be read as a graph: {first_line(error)}\n"
             f"  try: save the package again with torch {torch.__version__}"
         ) from error
+    finally:
+        log.setLevel(level)
+    held = {**exported.state_dict, **exported.constants}
+    named = [spec.target for spec in exported.graph_signature.input_specs if spec.kind in STATE_KINDS]
+    lacking = [name for name in named if not isinstance(held.get(str(name)), torch.Tensor)]
+    if lacking:
+        raise PackageError(f"{path} cannot be read as a graph: it uses {lacking}, which it does not describe")
+    return exported
 
 
 def _read_weights(
@@ -152,7 +174,7 @@ def _read_weights(
                 if not isinstance(wanted, torch.Tensor):
                     continue
                 if name in zeros:
-                    tensors[name] = torch.zeros(wanted.shape, dtype=wanted.dtype, device=device)
+                    tensors[name] = make_zeros(name, wanted.shape, wanted.dtype, device)
                     continue
                 stored = aliases.get(name, name)
                 if stored not in names:
