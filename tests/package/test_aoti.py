@@ -30,7 +30,7 @@ class Branches(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.glus = nn.ModuleList(GLU(16, hidden) for hidden in (7, 5, 11))
+        self.glus = nn.ModuleList(GLU(16, hidden) for hidden in (7, 5))
         self.cache = Cache()
 
     def forward(self, x, position, *, total):
@@ -96,11 +96,11 @@ def run_branches(path):
     assert ticks > 20 or torch.distributed.get_rank() == 0
     module = sw.load(path, backend="aoti")
     with torch.no_grad():
-        for step in range(100):
+        for step in range(40):
             # What torch has seen is freed by gloo's threads, which need the interpreter lock.
             torch.distributed.broadcast(torch.tensor([step]), 0)
             found.append(module(wide, torch.tensor([step % 8]), total=total))
-    return found[::33], total
+    return found[::13], total
 
 
 @pytest.mark.ranks
@@ -112,7 +112,7 @@ def test_three_uneven_ranks(tmp_path):
     model, total = redraw(Branches()), torch.zeros(1, 16)
     wide = torch.cat([X, X], -1)[..., ::2]
     with torch.no_grad():
-        wanted = [model(wide, torch.tensor([step % 8]), total=total) for step in range(100)][::33]
+        wanted = [model(wide, torch.tensor([step % 8]), total=total) for step in range(40)][::13]
     for found in launch(3, run_branches, str(path), timeout_s=60).values():
         torch.testing.assert_close(found, (wanted, total))
 
