@@ -25,6 +25,7 @@ from shardwright.package.screen import screen_graph
 from shardwright.package.stored import make_zeros
 from shardwright.package.stream import DTYPES
 from shardwright.program import STATE_KINDS, Program, attach_weights, read
+from shardwright.runtime.devices import home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
 
 BACKENDS = ("eager", "compile", "aoti")
@@ -71,7 +72,7 @@ def load(
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
     compiled = find_compiled(folder, manifest, rank, contents=check) if backend == "aoti" else None
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    place = torch.device(device) if device is not None else None
     exported = load_rank(folder, rank, device=place, check=check)
     if compiled is not None:
         if manifest.num_ranks > 1:
@@ -95,7 +96,10 @@ def load(
 def load_rank(
     folder: str | os.PathLike[str], rank: int, *, device: torch.device | None = None, check: bool = True
 ) -> ExportedProgram:
-    """The `ExportedProgram` of one rank of a package, its collectives on groups named after the mesh axes."""
+    """The `ExportedProgram` of one rank of a package, its collectives on groups named after the mesh axes.
+
+    ``device``: absent, this rank's GPU where the package was exported for CUDA, else the CPU.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     if not 0 <= rank < manifest.num_ranks:
@@ -104,7 +108,9 @@ def load_rank(
     graph = check_file(folder, entries[manifest.graphs[rank]], contents=check)
     weights = check_file(folder, entries[manifest.weights[rank]], contents=check)
     exported = read_graph(graph)
-    tensors = _read_weights(weights, exported, manifest, device or torch.device("cpu"))
+    place = device or home_device(exported)
+    exported = move(exported, place)
+    tensors = _read_weights(weights, exported, manifest, place)
     return attach_weights(exported, tensors)
 
 
