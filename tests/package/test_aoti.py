@@ -126,6 +126,8 @@ def test_a_decoder_on_one_rank(tmp_path):
         text = list(sw.generate(eager, prompt, max_new_tokens=12))
         assert list(sw.generate(compiled, prompt, max_new_tokens=12)) == text
         assert len(text) > 3
+    with pytest.raises(sw.InputError, match="inputs are on meta, the compiled program is on cpu"):
+        compiled(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), positions=torch.arange(4))
     with pytest.raises(sw.InputError, match=r"dim 1 of input .* must be at most 40, got 41"):
         compiled(input_ids=torch.zeros(1, 41, dtype=torch.long), positions=torch.arange(41))
 

@@ -53,6 +53,7 @@ class CompiledRank(msgspec.Struct, frozen=True):
     runner: Path
     entry: ProgramEntry
     groups: dict[str, str]
+    device: str
 
 
 def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool = True) -> CompiledRank:
@@ -93,7 +94,7 @@ def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool
     if missing:
         raise PackageError(f"{path} contradicts itself: it does not list {missing}")
     program, runner = (check_file(place, files[name], contents=contents) for name in (entry.file, found.runner))
-    return CompiledRank(program, runner, entry, found.groups)
+    return CompiledRank(program, runner, entry, found.groups, found.target.get("device", "cpu"))
 
 
 def _again(folder: Path) -> str:

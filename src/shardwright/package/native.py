@@ -7,8 +7,10 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
+from shardwright.errors import InputError, PackageError
 from shardwright.package.compiled import CompiledRank
 from shardwright.program import Program, read
+from shardwright.runtime.devices import home_of
 from shardwright.runtime.native import CompiledProgram
 from shardwright.simulate import flat_inputs, unflatten_outputs
 
@@ -21,6 +23,12 @@ class CompiledModule(nn.Module):
         self._program: Program = read(exported)
         self._entry = compiled.entry
         held = {**exported.state_dict, **exported.constants}
+        self._device = home_of(exported)
+        if self._device.type != compiled.device:
+            raise PackageError(
+                f"{compiled.program} was compiled for {compiled.device}, not for {self._device.type}\n"
+                "  try: the device it was exported for, or another backend"
+            )
         # Code is compiled for dense tensors, as they lie in files.
         self._state = [held[name].detach().contiguous() for name in self._entry.state]
         written = {
@@ -28,12 +36,15 @@ class CompiledModule(nn.Module):
         }
         names = [item.name for item in self._program.user_inputs()]
         self._written = [names[position] in written for position in self._entry.inputs]
-        self._compiled = CompiledProgram(compiled.program, compiled.runner)
+        self._compiled = CompiledProgram(compiled.program, compiled.runner, self._device)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The original's outputs; inputs are checked by the caller."""
         flat = flat_inputs(self._program, args, kwargs)
         given = [flat[position] for position in self._entry.inputs]
+        elsewhere = [str(tensor.device) for tensor in given if tensor.device != self._device]
+        if elsewhere:
+            raise InputError(f"inputs are on {elsewhere[0]}, the compiled program is on {self._device}")
         dense = [tensor.detach().contiguous() for tensor in given]
         found = self._compiled([*self._state, *dense])
         for tensor, passed, written in zip(given, dense, self._written, strict=True):

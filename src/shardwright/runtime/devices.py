@@ -18,6 +18,11 @@ def home_device(exported: ExportedProgram) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
 
 
+def home_of(exported: ExportedProgram) -> torch.device:
+    """The device of a program whose weights are in place."""
+    return next((device for device in _devices(exported) if device.type == "cuda"), torch.device("cpu"))
+
+
 def move(exported: ExportedProgram, place: torch.device) -> ExportedProgram:
     """The program with what it makes (positions, masks) on ``place``; weights on the meta device stay there."""
     others = {str(device): str(place) for device in _devices(exported) if device.type != "meta" and device != place}

@@ -60,12 +60,12 @@ def runner_bytes() -> bytes:
 class CompiledProgram:
     """An AOTInductor package that is open, a function of a list of tensors. ``runner``: the library that runs it."""
 
-    def __init__(self, path: Path, runner: Path) -> None:
+    def __init__(self, path: Path, runner: Path, device: torch.device) -> None:
         operators = getattr(torch.ops, NAMESPACE)
         try:
             if not hasattr(operators, "run"):
                 torch.ops.load_library(str(runner))
-            number = operators.open(str(path))
+            number = operators.open(str(path), -1 if device.index is None else device.index)
         except (RuntimeError, OSError) as error:
             raise PackageError(f"{path} cannot be opened: {error}\n  try: compile the package again here") from error
         self._run = operators.run.default

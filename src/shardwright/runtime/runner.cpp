@@ -24,8 +24,9 @@ std::mutex guard;
 std::map<int64_t, std::shared_ptr<Loader>> opened;
 int64_t next_number = 0;
 
-int64_t open_program(std::string path) {
-  auto loader = std::make_shared<Loader>(path);
+int64_t open_program(std::string path, int64_t device_index) {
+  auto loader = std::make_shared<Loader>(
+      path, "model", /*run_single_threaded=*/false, /*num_runners=*/1, static_cast<c10::DeviceIndex>(device_index));
   std::lock_guard<std::mutex> lock(guard);
   opened[next_number] = std::move(loader);
   return next_number++;
@@ -48,7 +49,7 @@ void close_program(int64_t number) {
 }  // namespace
 
 TORCH_LIBRARY(shardwright_aoti_1, m) {
-  m.def("open(str path) -> int", open_program);
+  m.def("open(str path, int device_index) -> int", open_program);
   m.def("run(int number, Tensor[] inputs) -> Tensor[]", run_program);
   m.def("close(int number) -> ()", close_program);
 }
