@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint ops zoo clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends ops zoo clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,6 +50,9 @@ bench: $(READY)  ## Measure sharding time against export time, and the growth wi
 
 bench-checkpoint: $(READY)  ## Measure the memory that sharding a 2.5 GB checkpoint on read takes
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.shard_checkpoint
+
+bench-backends: $(READY)  ## Measure a decoder eager, under torch.compile and compiled ahead of time
+	$(BIN)/python -m benchmarks.backends
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/operators.md (an hour)
 	$(BIN)/python -m benchmarks.operators.sweep

@@ -21,7 +21,7 @@ from shardwright.errors import (
 from shardwright.generate import Sampling, generate
 from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
-from shardwright.package import gather, load, reshard
+from shardwright.package import compile_package, gather, load, reshard
 from shardwright.plan import autodeploy_plan, hf_plan
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
@@ -53,6 +53,7 @@ __all__ = [
     "SolverWarning",
     "autodeploy_plan",
     "check_rule",
+    "compile_package",
     "discover_rule",
     "gather",
     "generate",

@@ -1,4 +1,4 @@
-"""The command line: ``shardwright inspect | plan | shard | verify | run | generate | gather | reshard``."""
+"""The command line: ``shardwright inspect | plan | shard | verify | compile | run | generate | gather | reshard``."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ import typer
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -41,7 +42,9 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="The package folder
 Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]
-Backend = Annotated[str, typer.Option(help="eager, or compile: by torch.compile, on first use.")]
+Backend = Annotated[
+    str, typer.Option(help="eager; compile: by torch.compile, on first use; aoti: what `compile` made.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -167,6 +170,16 @@ def gather(
     with _progress("gathering") as step:
         names = shardwright.gather(package, output, progress=step)
     _err.print(f"wrote {output}: {len(names)} tensors")
+
+
+@app.command("compile")
+def compile_(package: Package) -> None:
+    """Compile every rank's program of a package for this machine, with AOTInductor."""
+    import shardwright
+
+    with _steps("reading") as step:
+        names = shardwright.compile_package(package, progress=step)
+    _err.print(f"wrote {package / 'compiled'}: {len(names)} files")
 
 
 @app.command()
@@ -345,6 +358,15 @@ def _working(what: str) -> Iterator[None]:
     with Progress(SpinnerColumn(), TextColumn(what), TimeElapsedColumn(), console=_err, transient=True) as progress:
         progress.add_task(what)
         yield
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar; the function it gives takes what is being done, the steps done, and all steps."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda doing, done, total: progress.update(task, description=doing, completed=done, total=total)
 
 
 @contextmanager

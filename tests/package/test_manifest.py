@@ -26,7 +26,7 @@ HONEST = {
     "graphs": ["g"],
     "weights": ["w"],
     "original": "o",
-    "files": [{"name": name, "num_bytes": 1, "sha256": ""} for name in "gwo"],
+    "files": [{"name": name, "num_bytes": 64, "sha256": ""} for name in "gwo"],
     "tensors": [{"name": "t", "kind": "parameter", "shape": [4], "dtype": "float32", "layouts": {"tp": "replicate"}}],
     "inputs": [],
     "outputs": [],
@@ -79,6 +79,12 @@ def test_any_layout_of_any_shape(value, shape):
         {"extras": ["not listed"]},
         {"mesh": {}, "graphs": [], "weights": []},
         {"mesh": {"tp": -1}},
+        {"mesh": {"a": -1, "b": -1}},
+        {"tensors": HONEST["tensors"] * 2},
+        {"tensors": [{**HONEST["tensors"][0], "shape": [17]}]},
+        {"tensors": [{**HONEST["tensors"][0], "shape": [-1]}]},
+        {"tensors": [{**HONEST["tensors"][0], "dtype": "nn"}]},
+        {"tensors": [{**HONEST["tensors"][0], "alias_of": "u"}]},
     ],
 )
 def test_contradictions(tmp_path, change):

@@ -4,9 +4,20 @@
 that are complete or absent. ``save`` writes, ``load`` opens a rank, ``gather`` goes back or to other ranks.
 """
 
+from shardwright.package.compile import compile_package
 from shardwright.package.gather import gather, reshard
 from shardwright.package.load import RankModule, load, load_rank
 from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.save import save
 
-__all__ = ["Manifest", "RankModule", "gather", "load", "load_rank", "read_manifest", "reshard", "save"]
+__all__ = [
+    "Manifest",
+    "RankModule",
+    "compile_package",
+    "gather",
+    "load",
+    "load_rank",
+    "read_manifest",
+    "reshard",
+    "save",
+]

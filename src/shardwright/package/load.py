@@ -5,6 +5,7 @@ weights are safetensors.
 """
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.inputs import check_inputs
+from shardwright.package.compiled import find_compiled
 from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.native import CompiledModule
 from shardwright.package.screen import screen_graph
+from shardwright.package.stored import make_zeros
 from shardwright.package.stream import DTYPES
-from shardwright.program import Program, attach_weights, read
-from shardwright.runtime.groups import make_groups, rebind, start_process_group
+from shardwright.program import STATE_KINDS, Program, attach_weights, read
+from shardwright.runtime.devices import home_device, move
+from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
+
+BACKENDS = ("eager", "compile", "aoti")
 
 
 class RankModule(nn.Module):
@@ -54,26 +61,45 @@ def load(
     ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
     ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
     collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
-    ``"compile"``: by ``torch.compile``, on the first call. Raises `PackageError` for a damaged package or a wrong
-    number of ranks.
+    ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
+    the package. Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or
+    compiled for something else.
     """
+    if backend not in BACKENDS:
+        raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
     folder = Path(path)
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    compiled = find_compiled(folder, manifest, rank, contents=check) if backend == "aoti" else None
+    place = torch.device(device) if device is not None else None
     exported = load_rank(folder, rank, device=place, check=check)
-    if manifest.num_ranks > 1:
+    if compiled is not None:
+        if manifest.num_ranks > 1:
+            name_groups(mesh, compiled.groups)
+    elif manifest.num_ranks > 1:
         used = {c.axis for c in manifest.collectives}
         names = make_groups(mesh)
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
-    return RankModule(exported, manifest, rank, _callable(exported, backend))
+    try:
+        module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)
+        return RankModule(exported, manifest, rank, module)
+    except PackageError:
+        raise
+    except Exception as error:
+        # A graph that torch reads may still contradict itself, and torch raises many kinds for that.
+        raise PackageError(
+            f"the graph of rank {rank} of {folder} cannot be used: {first_line(error)}\n  try: save the package again"
+        ) from error
 
 
 def load_rank(
     folder: str | os.PathLike[str], rank: int, *, device: torch.device | None = None, check: bool = True
 ) -> ExportedProgram:
-    """The `ExportedProgram` of one rank of a package, its collectives on groups named after the mesh axes."""
+    """The `ExportedProgram` of one rank of a package, its collectives on groups named after the mesh axes.
+
+    ``device``: absent, this rank's GPU where the package was exported for CUDA, else the CPU.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     if not 0 <= rank < manifest.num_ranks:
@@ -82,17 +108,17 @@ def load_rank(
     graph = check_file(folder, entries[manifest.graphs[rank]], contents=check)
     weights = check_file(folder, entries[manifest.weights[rank]], contents=check)
     exported = read_graph(graph)
-    tensors = _read_weights(weights, exported, manifest, device or torch.device("cpu"))
+    place = device or home_device(exported)
+    exported = move(exported, place)
+    tensors = _read_weights(weights, exported, manifest, place)
     return attach_weights(exported, tensors)
 
 
 def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
     if backend == "eager":
         return exported.module()
-    if backend == "compile":
-        compiled: Any = torch.compile(exported.module())
-        return compiled
-    raise PackageError(f"there is no backend {backend!r}\n  try: 'eager' or 'compile'")
+    compiled: Any = torch.compile(exported.module())
+    return compiled
 
 
 def _start(manifest: Manifest, timeout_s: float) -> int:
@@ -118,14 +144,26 @@ def read_graph(path: Path) -> ExportedProgram:
     """A graph file of a package, without its weights; raises `PackageError` when it holds anything to be executed."""
     data = path.read_bytes()
     screen_graph(data, str(path))
+    log = logging.getLogger("torch.export")
+    level = log.level
     try:
-        return torch.export.load(io.BytesIO(data))
+        # torch prints the traceback of what it cannot read, besides raising it.
+        log.setLevel(logging.CRITICAL)
+        exported = torch.export.load(io.BytesIO(data))
     except Exception as error:
         # torch raises many kinds for a file that is well-formed JSON but no graph.
         raise PackageError(
             f"{path} cannot be read as a graph: {first_line(error)}\n"
             f"  try: save the package again with torch {torch.__version__}"
         ) from error
+    finally:
+        log.setLevel(level)
+    held = {**exported.state_dict, **exported.constants}
+    named = [spec.target for spec in exported.graph_signature.input_specs if spec.kind in STATE_KINDS]
+    lacking = [name for name in named if not isinstance(held.get(str(name)), torch.Tensor)]
+    if lacking:
+        raise PackageError(f"{path} cannot be read as a graph: it uses {lacking}, which it does not describe")
+    return exported
 
 
 def _read_weights(
@@ -142,7 +180,7 @@ def _read_weights(
                 if not isinstance(wanted, torch.Tensor):
                     continue
                 if name in zeros:
-                    tensors[name] = torch.zeros(wanted.shape, dtype=wanted.dtype, device=device)
+                    tensors[name] = make_zeros(name, wanted.shape, wanted.dtype, device)
                     continue
                 stored = aliases.get(name, name)
                 if stored not in names:

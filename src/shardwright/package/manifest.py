@@ -1,10 +1,13 @@
 """The manifest of a package: what is in the folder, checked before anything else is opened."""
 
 import hashlib
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from shardwright.errors import PackageError
 from shardwright.mesh import Mesh
@@ -150,14 +153,45 @@ def file_sha256(path: Path) -> str:
 
 def _check(manifest: Manifest, path: Path) -> None:
     names = {entry.name for entry in manifest.files}
+    product = math.prod(manifest.mesh.values())
     missing = [
         name for name in (*manifest.graphs, *manifest.weights, manifest.original, *manifest.extras) if name not in names
     ]
-    if missing or manifest.as_mesh().num_ranks != len(manifest.graphs) or len(manifest.graphs) != len(manifest.weights):
+    if (
+        missing
+        or min(manifest.mesh.values(), default=0) < 1
+        or product != len(manifest.graphs)
+        or len(manifest.graphs) != len(manifest.weights)
+    ):
         raise PackageError(f"{path} contradicts itself: mesh {manifest.mesh}, {len(manifest.graphs)} graphs, {missing}")
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
     if odd:
         raise PackageError(f"{path} contradicts itself: {odd} is no axis of its mesh {manifest.mesh}")
+    check_names(names, path)
+    _check_tensors(manifest, path)
+
+
+def check_names(names: Iterable[str], path: Path) -> None:
+    """Raise `PackageError` when a manifest, ``path``, names files outside its folder."""
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise PackageError(f"{path} names files outside the package: {outside}")
+
+
+def _check_tensors(manifest: Manifest, path: Path) -> None:
+    """No tensor may claim more bytes than the files hold: it would be allocated before they are read."""
+    sizes = {entry.name: entry.num_bytes for entry in manifest.files}
+    room = sum(sizes[name] for name in manifest.weights)
+    known = {entry.name for entry in manifest.tensors}
+    if len(known) != len(manifest.tensors):
+        raise PackageError(f"{path} contradicts itself: it names a tensor twice")
+    for entry in manifest.tensors:
+        dtype = getattr(torch, entry.dtype, None)
+        if not isinstance(dtype, torch.dtype) or min(entry.shape, default=0) < 0:
+            raise PackageError(f"{path} is damaged: {entry.name!r} has dtype {entry.dtype!r} and shape {entry.shape}")
+        if entry.alias_of and entry.alias_of not in known:
+            raise PackageError(f"{path} contradicts itself: {entry.name!r} is {entry.alias_of!r}, which it lacks")
+        if not entry.zeros and math.prod(entry.shape) * dtype.itemsize > room:
+            raise PackageError(
+                f"{path}: {entry.name!r} of shape {entry.shape} is larger than all weight files together"
+            )

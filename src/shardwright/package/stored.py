@@ -1,19 +1,20 @@
 """Read a package's tensors back, whole or in part, from the files of its ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from shardwright.errors import LayoutError, PackageError, PlanError
+from shardwright.errors import LayoutError, PackageError, PlanError, first_line
 from shardwright.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.mesh import Mesh
 from shardwright.package.manifest import Manifest, TensorEntry, check_file
 from shardwright.package.regions import Holder, Region, read_region, region_of
 from shardwright.package.slices import copy_slice
+from shardwright.package.stream import DTYPES
 from shardwright.plan.files import read_layout
 
 
@@ -44,6 +45,7 @@ class StoredWeights:
         self.entries: Mapping[str, TensorEntry] = {entry.name: entry for entry in manifest.tensors}
         files = {entry.name: entry for entry in manifest.files}
         self._paths = [check_file(folder, files[name]) for name in manifest.weights]
+        self._headers: dict[Path, dict[str, tuple[tuple[int, ...], str]]] = {}
         self.fingerprint = "".join(files[name].sha256 for name in manifest.weights)
 
     def read(self, name: str, region: Region | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -52,7 +54,7 @@ class StoredWeights:
         kept = dtype or getattr(torch, entry.dtype)
         wanted = region or Region.whole(entry.shape)
         if entry.zeros:
-            return torch.zeros(wanted.shape, dtype=kept)
+            return make_zeros(name, wanted.shape, kept, torch.device("cpu"))
         return read_region(wanted, self._holders(entry), kept)
 
     def _holders(self, entry: TensorEntry) -> list[Holder]:
@@ -66,8 +68,38 @@ class StoredWeights:
                 continue
             region = region_of(entry.shape, [(layout, where[axis]) for axis, layout in cuts])
             assert region is not None, "the first rank of a sum holds its value"
-            found.append(RankPiece(path, entry.alias_of or entry.name, region))
+            piece = RankPiece(path, entry.alias_of or entry.name, region)
+            self._check(piece, entry)
+            found.append(piece)
         return found
+
+    def _check(self, piece: RankPiece, entry: TensorEntry) -> None:
+        """Hold what a file says of a piece against the manifest."""
+        if piece.file not in self._headers:
+            try:
+                with safe_open(piece.file, framework="pt") as file:
+                    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                    self._headers[piece.file] = {
+                        name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()
+                    }
+            except (OSError, SafetensorError) as error:
+                raise PackageError(f"{piece.file} is no safetensors file: {error}") from error
+        wanted = (tuple(piece.region.shape), DTYPES.get(getattr(torch, entry.dtype)))
+        stored = self._headers[piece.file].get(piece.name)
+        if stored != wanted:
+            said = "is not there" if stored is None else f"has shape {stored[0]} and dtype {stored[1]}"
+            raise PackageError(f"{piece.file}: {piece.name!r} {said}, the manifest says {wanted[0]} and {wanted[1]}")
+
+
+def make_zeros(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that is not stored; raises `PackageError` when there is no room for it."""
+    try:
+        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+    except RuntimeError as error:
+        # A size that the disk need not hold can be any number.
+        raise PackageError(
+            f"there is no memory for {name!r}, {dtype} of shape {tuple(shape)}: {first_line(error)}"
+        ) from error
 
 
 def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh) -> list[tuple[str, Layout]]:

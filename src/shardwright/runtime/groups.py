@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,6 +10,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import ShardwrightError
 from shardwright.mesh import Mesh
+from shardwright.runtime.unofficial import name_group
 
 
 def start_process_group(timeout_s: float) -> None:
@@ -28,21 +30,40 @@ def current_group_names(mesh: Mesh) -> dict[str, str]:
 
 def make_groups(mesh: Mesh) -> dict[str, str]:
     """Create (every rank must call it) the process groups of a mesh; this rank's group name by axis."""
+    return {axis: group.group_name for axis, group in make_group_objects(mesh).items()}
+
+
+def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
+    """As `make_groups`, the groups themselves; the default group for what spans the mesh."""
     if dist.get_world_size() != mesh.num_ranks:
         raise ShardwrightError(
             f"the program is for {mesh.num_ranks} ranks ({dict(mesh.axes)}), but {dist.get_world_size()} are running\n"
             f"  try: torchrun --nproc-per-node {mesh.num_ranks} …"
         )
-    names = {}
+    world = dist.group.WORLD
+    assert world is not None, "a process group is up"
+    found: dict[str, Any] = {}
     for axis in mesh.group_names:
         if _spans(mesh, axis):
-            names[axis] = dist.group.WORLD.group_name  # type: ignore[union-attr]
+            found[axis] = world
             continue
         for ranks in mesh.groups(axis):
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
-                names[axis] = group.group_name  # type: ignore[union-attr]
-    return names
+                found[axis] = group
+    return found
+
+
+def compiled_group_name(mesh: Mesh, axis: str) -> str:
+    """The name under which compiled code knows an axis's group: the same wherever and whenever it is compiled."""
+    return "shardwright:" + ",".join(f"{name}={size}" for name, size in mesh) + ":" + ",".join(mesh.parts(axis))
+
+
+def name_groups(mesh: Mesh, names: Mapping[str, str]) -> None:
+    """Create the process groups of a mesh (every rank must call it), for compiled code; ``names``: axis → name."""
+    for axis, group in make_group_objects(mesh).items():
+        if axis in names:
+            name_group(names[axis], group)
 
 
 def _spans(mesh: Mesh, axis: str) -> bool:

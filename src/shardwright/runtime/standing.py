@@ -19,8 +19,12 @@ from typing import Any
 
 import torch
 
+from shardwright.runtime.native import NAMESPACE
+
 _INTERVAL_S = 0.5
 _OLD_S = 3.0
+# Compiled code shows nothing of where it is; where it takes long, it waits.
+_WAITING = ("_c10d_functional", NAMESPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def _waits(frame: FrameType) -> bool:
     called = frame.f_locals.get("self")
     # Nothing else is asked for its name: another thread's objects may be half made.
     if isinstance(called, torch._ops.OpOverload):
-        return called.namespace == "_c10d_functional"
+        return called.namespace in _WAITING
     return isinstance(called, torch._ops.OpOverloadPacket) and called._qualified_op_name.startswith(
-        "_c10d_functional::"
+        tuple(f"{name}::" for name in _WAITING)
     )

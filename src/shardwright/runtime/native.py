@@ -1,0 +1,111 @@
+"""Compiled code on this machine: the compiler that makes it, the runner that runs it, and which machines may."""
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from shardwright.errors import PackageError
+
+# A change of what the operators take or do is a change of the name, here and in runner.cpp.
+NAMESPACE = "shardwright_aoti_1"
+_SOURCE = Path(__file__).with_name("runner.cpp")
+_INSTRUCTION_SETS = (
+    *("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "popcnt", "movbe", "adx", "vaes", "gfni", "abm", "sha"),
+    *("asimd", "sve", "sme", "bf16", "i8mm", "fphp"),
+)
+
+
+def compiler() -> str:
+    """The C++ compiler; raises `PackageError` when there is none."""
+    wanted = os.environ.get("CXX", "g++")
+    found = shutil.which(wanted)
+    if found is None:
+        raise PackageError(
+            f"compiling needs a C++ compiler, and there is no {wanted!r} on this machine\n"
+            "  try: install g++ (Debian, Ubuntu: apt-get install g++), or name another compiler in the variable CXX"
+        )
+    return found
+
+
+@functools.cache
+def runner_bytes() -> bytes:
+    """The library that runs compiled packages, made now by the C++ compiler."""
+    home = Path(torch.__file__).parent
+    includes = [f"-I{home / 'include'}", f"-I{home / 'include/torch/csrc/api/include'}"]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
+        made = Path(folder) / "runner.so"
+        words = [compiler(), "-shared", "-fPIC", "-O1", "-s", "-std=c++20", abi, *includes, str(_SOURCE)]
+        done = subprocess.run(  # noqa: S603 - the compiler that the user named, on a file of ours
+            [*words, "-o", str(made), f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+            raise PackageError(f"{words[0]} cannot compile the runner of compiled packages: {first}")
+        return made.read_bytes()
+
+
+class CompiledProgram:
+    """An AOTInductor package that is open, a function of a list of tensors. ``runner``: the library that runs it."""
+
+    def __init__(self, path: Path, runner: Path, device: torch.device) -> None:
+        operators = getattr(torch.ops, NAMESPACE)
+        try:
+            if not hasattr(operators, "run"):
+                torch.ops.load_library(str(runner))
+            number = operators.open(str(path), -1 if device.index is None else device.index)
+        except (RuntimeError, OSError) as error:
+            raise PackageError(f"{path} cannot be opened: {error}\n  try: compile the package again here") from error
+        self._run = operators.run.default
+        self._number = number
+        weakref.finalize(self, operators.close, number)
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs. Nothing is checked: shapes, dtypes, devices and dense memory are up to the caller."""
+        return self._run(self._number, tensors)
+
+
+def this_machine(device: str) -> dict[str, str]:
+    """What compiled code depends on: torch, the system, and the instructions of the device."""
+    facts = {"torch": str(torch.__version__), "system": f"{sys.platform} {platform.machine()}", "device": device}
+    if device == "cuda":
+        facts["capability"] = "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else ""
+    facts["instructions"] = " ".join(_instructions())
+    return facts
+
+
+def misfits(recorded: dict[str, str]) -> list[str]:
+    """Why code that was compiled on one machine must not run on this one; empty when it may."""
+    here = this_machine(recorded.get("device", "cpu"))
+    found = [
+        f"it was compiled for {what} {recorded[what]!r}, here is {here.get(what, '')!r}"
+        for what in recorded
+        if what != "instructions" and recorded[what] != here.get(what, "")
+    ]
+    lacking = sorted(set(recorded.get("instructions", "").split()) - set(here["instructions"].split()))
+    if lacking:
+        found.append(f"this processor lacks instructions that it may use: {', '.join(lacking)}")
+    return found
+
+
+def _instructions() -> list[str]:
+    """The processor's instruction sets as Linux lists them; elsewhere, what torch calls them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return sorted({flag for flag in flags.split() if flag.startswith(_INSTRUCTION_SETS)})
+    return [torch.backends.cpu.get_cpu_capability()]
