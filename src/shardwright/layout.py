@@ -224,11 +224,22 @@ class Replicate:
         return "Replicate()"
 
 
+OWNED = "rows of"
+
+
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Every rank holds a tensor of the full shape; combined by ``op`` (sum, max, min, product) they give the value."""
+    """Every rank holds a tensor of the full shape; combined by ``op`` (sum, max, min, product) they give the value.
+
+    An ``op`` that begins with `OWNED` names no reduction: each row is right on one rank (see `assign.owned`).
+    """
 
     op: str = "sum"
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether no collective makes the value of it."""
+        return self.op.startswith(OWNED)
 
     def __repr__(self) -> str:
         return "Partial()" if self.op == "sum" else f"Partial({self.op!r})"

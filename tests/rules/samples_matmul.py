@@ -1,23 +1,8 @@
 """Sample calls for every operator of `shardwright.rules.matmul`."""
 
-import torch
-import transformers.integrations.moe
-
 from tests.rules.harness import aten, t
 
-# Importing it defines its operators.
-assert transformers.integrations.moe
-
-ENDS = torch.tensor([2, 5, 5, 8], dtype=torch.int32)
-"""Four groups of rows, one of them empty."""
-
-
-def half(*shape):
-    return t(*shape).bfloat16()
-
-
 SAMPLES = {
-    "aten::_grouped_mm": [(aten._grouped_mm.default, (half(8, 16), half(4, 16, 32), ENDS), {})],
     "aten::addbmm": [(aten.addbmm.default, (t(4, 6), t(3, 4, 5), t(3, 5, 6)), {})],
     "aten::addmm": [
         (aten.addmm.default, (t(6), t(4, 8), t(8, 6)), {}),
@@ -53,8 +38,4 @@ SAMPLES = {
     "aten::mv": [(aten.mv.default, (t(4, 8), t(8)), {})],
     "aten::outer": [(aten.outer.default, (t(4), t(6)), {})],
     "aten::vdot": [(aten.vdot.default, (t(8), t(8, seed=2)), {})],
-    "transformers::grouped_mm_fallback": [
-        (torch.ops.transformers.grouped_mm_fallback.default, (t(8, 6), t(4, 6, 10), ENDS), {}),
-        (torch.ops.transformers.grouped_mm_fallback.default, (t(8, 5), t(4, 5, 7), ENDS), {}),
-    ],
 }

@@ -13,6 +13,7 @@ from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
+from shardwright.assign.owned import add_owned
 from shardwright.assign.rebase import step_call
 from shardwright.assign.regions import is_region_call, region_rule
 from shardwright.assign.result import Assignment, Fallback
@@ -139,6 +140,7 @@ class _Builder:
         self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks, self._seeds)
         self.unread = self._unread()
         self.strategies = [self._strategies(site) for site in folded.sites]
+        add_owned(folded, self.rules, self.strategies)
         self._add_input_strategies()
 
     def _seeds(self, site: Site, group: tuple[str, ...]) -> bool:

@@ -255,6 +255,8 @@ class _Model:
         """New flow variables from ``source`` to ``target``, and whether each goes by way of the whole value."""
         if source == target:
             return [(self._new(), False)]
+        if isinstance(source, Partial) and source.is_owned:
+            return []
         can_cut = not isinstance(target, Partial) or (target.op == "sum" and not value.is_bool)
         found = []
         if source == REPLICATE:

@@ -79,7 +79,7 @@ def fill_results(local: Local) -> Any:
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
         assert meta is not None, "only calls whose results are all tensors are filled"
         shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
-        value = _IDENTITY[layout.op] if isinstance(layout, Partial) else 0.0
+        value = _IDENTITY[layout.op] if isinstance(layout, Partial) and not layout.is_owned else 0.0
         if not meta.dtype.is_floating_point and math.isinf(value):
             info = torch.iinfo(meta.dtype)
             value = info.min if value < 0 else info.max

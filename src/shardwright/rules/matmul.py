@@ -34,8 +34,6 @@ def einsum_rule(call: Call) -> Rule | None:
 
 
 RULES: dict[str, Entry] = {
-    # Rows come in groups, one an expert, that end at the offsets: rows and experts are whole, features are cut.
-    "aten::_grouped_mm": einsum("s! k, e! k n, e!, e! n -> s! n", linear=((0, 3), (1, 3)), added=(3,)),
     "aten::addbmm": einsum("m n, b m k, b k n -> m n", multilinear=True, added=(0,)),
     "aten::addmm": einsum("m n, m k, k n -> m n", multilinear=True, added=(0,)),
     "aten::addmv": einsum("m, m k, k -> m", multilinear=True, added=(0,)),
@@ -51,5 +49,4 @@ RULES: dict[str, Entry] = {
     "aten::mv": einsum("m k, k -> m", multilinear=True),
     "aten::outer": einsum("m, n -> m n", multilinear=True),
     "aten::vdot": einsum("k, k -> ", linear=((1,),)),
-    "transformers::grouped_mm_fallback": einsum("s! k, e! k n, e! -> s! n", linear=((0,), (1,))),
 }

@@ -1,0 +1,82 @@
+"""Grouped matmuls: rows sorted by expert, each group multiplied by its expert's matrix.
+
+Features are cut as in any matmul. Experts are cut too (expert parallelism, as in GShard, Lepikhin et al., 2020): a
+rank multiplies the rows of its own experts and gives zeros for all others, so the ranks' results add up.
+"""
+
+from typing import Any
+
+import torch
+
+from shardwright.rules.registry import Entry, notation_rule
+from shardwright.rules.rule import Call, Local, Rule
+
+aten = torch.ops.aten
+
+EXPERTS = "e"
+"""The factor of the experts in the rules of this family."""
+
+
+def grouped_rule(call: Call) -> Rule | None:
+    """``s! k, e k n, x!, x! n -> s! n``: rows end group by group at the offsets ``x``. A bias keeps experts whole."""
+    if len(call.operands) < 3:
+        return None
+    has_bias = len(call.operands) > 3
+    experts = "e!" if has_bias else "e"
+    text = f"s! k, {experts} k n, x!{', x! n' if has_bias else ''} -> s! n"
+    linear = (frozenset({0, 3}), frozenset({1, 3})) if has_bias else (frozenset({0}), frozenset({1}))
+    return notation_rule(
+        text,
+        [operand.shape for operand in call.operands],
+        [call.result.shape],
+        linear=linear,
+        added=frozenset({3}) if has_bias else frozenset(),
+        localize=local_groups,
+    )
+
+
+def local_groups(local: Local) -> Any:
+    """This rank's groups: rows are rotated so that they come first, and those of other ranks' experts become zeros.
+
+    Raises ValueError when a rank owns experts that do not follow each other.
+    """
+    cut = local.strategy.cut(EXPERTS)
+    if cut is None:
+        return local.run_call()
+    ranges = [cut.intervals(rank) or [(0, 0)] for rank in range(cut.num_ranks)]
+    if any(len(found) > 1 for found in ranges):
+        raise ValueError("a rank would own experts that do not follow each other")
+    names = [name for name, value in local.call.arguments.items() if value in local.call.operands]
+    rows, offsets = local.arguments[names[0]], local.arguments[names[2]]
+    first = local.rank_value([found[0][0] for found in ranges], torch.int64)
+    count = cut.local_size(local.rank)
+    # Group i ends at offsets[i], so it starts where the group before it ends.
+    own = local.run(aten.add.Tensor, _positions(local, local.run(aten.slice.Tensor, offsets, 0, 0, count)), first)
+    ends = local.run(aten.index_select.default, offsets, 0, own)
+    starts = local.run(aten.constant_pad_nd.default, offsets, [1, 0])
+    start = local.run(aten.index_select.default, starts, 0, local.run(aten.unsqueeze.default, first, 0))
+    position = _positions(local, local.run(aten.select.int, rows, 1, 0))
+    total = local.run(aten.add.Scalar, local.run(aten.max.default, position), 1)
+    there = local.run(aten.remainder.Tensor, local.run(aten.add.Tensor, position, start), total)
+    back = local.run(aten.remainder.Tensor, local.run(aten.sub.Tensor, position, start), total)
+    own_ends = local.run(aten.sub.Tensor, ends, start)
+    given = {names[0]: local.run(aten.index_select.default, rows, 0, there), names[2]: own_ends}
+    result = local.run_call(**given)
+    inside = local.run(aten.lt.Tensor, position, local.run(aten.select.int, own_ends, 0, -1))
+    zero = local.run(aten.zeros_like.default, result)
+    kept = local.run(aten.where.self, local.run(aten.unsqueeze.default, inside, 1), result, zero)
+    return local.run(aten.index_select.default, kept, 0, back)
+
+
+def _positions(local: Local, like: Any) -> Any:
+    """0, 1, 2 … for every element of a vector."""
+    ones = local.run(aten.ones_like.default, like, dtype=torch.int64)
+    return local.run(aten.sub.Scalar, local.run(aten.cumsum.default, ones, 0), 1)
+
+
+_GROUPED = Entry(grouped_rule, "s! k, e k n, x! -> s! n")
+
+RULES: dict[str, Entry] = {
+    "aten::_grouped_mm": _GROUPED,
+    "transformers::grouped_mm_fallback": _GROUPED,
+}
