@@ -91,7 +91,7 @@ def fill_results(local: Local) -> Any:
 def _is_empty(local: Local) -> bool:
     """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers."""
     cuts = [cut for _, cut in local.strategy.cuts]
-    if any(isinstance(layout, Partial) for layout in local.strategy.operands):
+    if any(isinstance(layout, Partial) and not layout.is_owned for layout in local.strategy.operands):
         return False
     if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
         return False
