@@ -153,7 +153,8 @@ def _split_where_heads_are_scarce(sharded: ShardedProgram, axis: str, wishes: _W
     best, slack, cost = sharded, wishes.options["slack"], wishes.options["cost"] or CostModel()
     # Each of the two passes may exceed its bound on weight bytes.
     halved = replace(wishes, options={**wishes.options, "slack": slack / 2})
-    for outer in splits(sharded, axis):
+    # Parts of an axis are no smaller problems, so a solver that ran out of time on the whole is not asked again.
+    for outer in splits(sharded, axis) if sharded.gap <= GAP_WORTH_SAYING else ():
         mesh = sharded.mesh.split(axis, outer)
         inner = mesh.parts(axis)[1]
         try:

@@ -29,6 +29,10 @@ from shardwright.rules.call import tensor_meta
 from shardwright.rules.rule import Rule, Strategy, Term, partial_strategies, whole_strategy
 
 
+GAP_TO_EXPAND = 0.05
+"""Composites are written out only where the assignment is known to be this close to the best one."""
+
+
 @dataclass
 class Pins:
     """What the plan pins: placeholders by name (``free_cut``: the dim is pinned, the cut is not), outputs by position.
@@ -68,7 +72,8 @@ def assign_layouts(
     options["uncut"] = frozenset(uncut)
     found = _assign(program, pins, num_ranks, **options)
     names = gathered_composites(found.steps, found.strategies)
-    if not names:
+    # What is behind a gather that the solver had no time to avoid says nothing about composites.
+    if not names or found.solution.gap > GAP_TO_EXPAND:
         return found
     other = _assign(expand(program, names), pins, num_ranks, **options)
     better = other.cost_us < found.cost_us if auto else other.solution.reshard_us < found.solution.reshard_us
