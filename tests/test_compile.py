@@ -415,3 +415,30 @@ def test_a_number_read_off_a_tensor_is_that_of_the_whole():
     exported.graph_module.recompile()
     sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
     assert sw.verify(sharded, exported, (x,)).ok
+
+
+def test_what_was_gathered_lies_otherwise_in_memory():
+    """A transposed view that is gathered comes back contiguous; undoing the transposition is then no view any more."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.proj = nn.Linear(8, 16)
+
+        def forward(self, x):
+            return self.proj(x).view(2, 3, 4, 4).transpose(1, 2)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = Heads()
+
+        def forward(self, x):
+            return self.heads(x).transpose(1, 2).view(2, 3, 16)
+
+    whole = PrepareModuleOutput(output_layouts=TorchShard(1), desired_output_layouts=TorchReplicate())
+    sharded = check(redraw(Model()), (torch.randn(2, 3, 8),), 2, {"heads.proj": ColwiseParallel, "heads": whole})
+    assert kinds(sharded) == {"all_gather": 1}
+    exported = sharded.exported(0)
+    strides = [n.meta["val"].stride() for n in exported.graph.nodes if n.name.startswith("transpose")]
+    assert (48, 4, 12, 1) in strides

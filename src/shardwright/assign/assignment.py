@@ -28,7 +28,6 @@ from shardwright.rules import REGISTRY
 from shardwright.rules.call import tensor_meta
 from shardwright.rules.rule import Rule, Strategy, Term, partial_strategies, whole_strategy
 
-
 GAP_TO_EXPAND = 0.05
 """Composites are written out only where the assignment is known to be this close to the best one."""
 

@@ -268,7 +268,11 @@ class Walk:
             return next(values) if leaf in operands else self.env[leaf]
 
         rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
-        if rule is None or self._is_plain(strategy, step, locals_):
+        as_it_stands = self._is_plain(strategy, step, locals_)
+        if rule is None and not as_it_stands and hasattr(node.target, "_schema"):
+            args, kwargs = self._map_in_order(node, local)
+            results = leaves(self.emit.open(self.emit.call(node.target, *args, name=node.name, **kwargs)))
+        elif rule is None or as_it_stands:
             # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
             args, kwargs = self._map_in_order(node, local)
             written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
@@ -299,8 +303,12 @@ class Walk:
         return map_values((tuple(node.args), dict(node.kwargs)), local)
 
     def _is_plain(self, strategy: Strategy, step: Step, locals_: Sequence[fx.Node]) -> bool:
-        """Whether the original call, metadata included, serves as it stands: nothing is cut."""
-        return not any(isinstance(layout, Shard) for layout in (*strategy.operands, *strategy.results))
+        """Whether the original call, metadata included, serves as it stands: nothing is cut or lies otherwise."""
+        if any(isinstance(layout, Shard) for layout in (*strategy.operands, *strategy.results)):
+            return False
+        wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
+        # What was gathered is contiguous, though the original may have been a transposed view.
+        return all(_strides(one.meta["val"]) == _strides(whole) for one, whole in zip(locals_, wholes, strict=True))
 
     def _keep(self, step: Step, node: fx.Node, layouts: Mapping[Value, Layout], nodes: Sequence[fx.Node]) -> None:
         if node not in self.env and len(nodes) == 1:
@@ -402,6 +410,11 @@ class Walk:
     def _is_user(self, node: fx.Node) -> bool:
         item = self.inputs.get(node.name)
         return item is not None and item.kind == InputKind.USER_INPUT
+
+
+def _strides(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Strides to compare: symbolic ones as text, as comparing them would constrain them."""
+    return tuple(stride if type(stride) is int else str(stride) for stride in tensor.stride())
 
 
 def _owned(runs: Sequence[tuple[int, int]], rank: int) -> int:

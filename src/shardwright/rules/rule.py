@@ -122,7 +122,7 @@ class Rule:
     ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
-    side where needed.
+    side where needed; ``localize_whole``: also where nothing is cut, as memory may lie otherwise than the original's.
     """
 
     operands: tuple[Dims, ...]
@@ -138,6 +138,7 @@ class Rule:
     moves: bool = False
     size_arg: str | None = None
     localize: Localizer | None = None
+    localize_whole: bool = False
 
     def __str__(self) -> str:
         def dims(side: Sequence[Dims | None]) -> str:

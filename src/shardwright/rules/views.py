@@ -25,7 +25,8 @@ def view_rule(call: Call) -> Rule:
     """
     source, target, sizes, fixed = refine(call.operands[0].shape, call.result.shape)
     operands = (source, target)[: len(call.operands)]
-    return Rule(operands, (target,), sizes, frozenset(fixed), linear=_FIRST, moves=True, localize=local_view)
+    algebra: dict[str, Any] = {"linear": _FIRST, "moves": True, "localize": local_view, "localize_whole": True}
+    return Rule(operands, (target,), sizes, frozenset(fixed), **algebra)
 
 
 def local_view(local: Local) -> Any:
