@@ -44,6 +44,18 @@ SAMPLES = {
     "aten::native_group_norm": [
         (aten.native_group_norm.default, (t(2, 8, 3, 3), t(8), t(8, seed=1), 2, 8, 9, 4, 1e-5), {}),
     ],
+    "aten::native_group_norm_backward": [
+        (
+            aten.native_group_norm_backward.default,
+            (t(4, 8, 3, 3), t(4, 8, 3, 3, seed=2), t(4, 4), positive(4, 4), t(8), 4, 8, 9, 4, [True, True, True]),
+            {},
+        ),
+        (
+            aten.native_group_norm_backward.default,
+            (t(3, 6, 5), t(3, 6, 5, seed=2), t(3, 3), positive(3, 3), t(6), 3, 6, 5, 3, [True, True, True]),
+            {},
+        ),
+    ],
     "aten::native_layer_norm": norm_samples(aten.native_layer_norm.default, 1e-5),
     "aten::native_layer_norm_backward": [
         (

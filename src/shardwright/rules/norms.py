@@ -68,6 +68,9 @@ def local_group_norm(local: Local) -> Any:
     if not isinstance(layout, Shard):
         return local.run_call()
     changed: dict[str, Any] = {}
+    for name in ("input", "grad_out", "mean", "rstd"):
+        if name in local.arguments:
+            changed[name] = dense(local, local.arguments[name])
     cut = cut_of(layout)
     if layout.dim == 1:
         name = "num_groups" if "num_groups" in local.arguments else "group"
@@ -79,7 +82,7 @@ def local_group_norm(local: Local) -> Any:
             changed["C"] = cut.local_size(local.rank)
     elif "N" in local.arguments:
         changed["N"] = cut.local_size(local.rank)
-    return local.run_call(input=dense(local, local.arguments["input"]), **changed)
+    return local.run_call(**changed)
 
 
 def batch_norm_rule(call: Call) -> Rule:
@@ -127,6 +130,22 @@ def layer_norm_backward_rule(call: Call) -> Rule:
     return Rule(operands, results, sizes, fixed, reduces=reduces, localize=run_dense)
 
 
+def group_norm_backward_rule(call: Call) -> Rule:
+    """Gradients of a group norm: cut with the batch, over which the weights' add up, or with the groups."""
+    shape = call.operands[0].shape
+    groups = call["group"]
+    assert isinstance(shape[1], int), "channels are a number"
+    sizes: dict[str, Size] = {"n": shape[0], "g": groups, "c": shape[1] // groups}
+    sizes.update((f"s{i}", size) for i, size in enumerate(shape[2:]))
+    batch, channel = Term(("n",)), Term(("g", "c"))
+    dims = (batch, channel, *(Term((f"s{i}",)) for i in range(len(shape) - 2)))
+    statistics = (batch, Term(("g",)))
+    operands = (dims, dims, statistics, statistics, *((channel,) for _ in call.operands[4:]))
+    results = tuple(None if r is None else dims if r.ndim == len(shape) else (channel,) for r in call.results)
+    fixed = frozenset(name for name in sizes if name not in ("n", "g"))
+    return Rule(operands, results, sizes, fixed, reduces={"n": "sum"}, localize=local_group_norm)
+
+
 _LAYER, _BATCH = Entry(layer_norm_rule), Entry(batch_norm_rule)
 
 RULES: dict[str, Entry] = {
@@ -142,6 +161,7 @@ RULES: dict[str, Entry] = {
     "aten::layer_norm": _LAYER,
     "aten::native_batch_norm": _BATCH,
     "aten::native_group_norm": Entry(group_norm_rule),
+    "aten::native_group_norm_backward": Entry(group_norm_backward_rule),
     "aten::native_layer_norm": _LAYER,
     "aten::native_layer_norm_backward": Entry(layer_norm_backward_rule),
     "aten::rms_norm": _LAYER,
