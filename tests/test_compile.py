@@ -442,3 +442,35 @@ def test_what_was_gathered_lies_otherwise_in_memory():
     exported = sharded.exported(0)
     strides = [n.meta["val"].stride() for n in exported.graph.nodes if n.name.startswith("transpose")]
     assert (48, 4, 12, 1) in strides
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x, mask):
+        return self.down(self.up(x).relu() + mask)
+
+
+class MaskedLayers(nn.Module):
+    """Two equal layers, each with a mask of its own from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Masked(), Masked()])
+
+    def forward(self, x, first, second):
+        return self.layers[1](self.layers[0](x, first), second)
+
+
+@pytest.mark.parametrize("shapes", [((4, 1), (4, 12)), ((4, 12), (4, 1)), ((12,), (4, 12))])
+def test_layers_whose_masks_broadcast_otherwise_are_told_apart(shapes):
+    inputs = (torch.randn(4, 8), *map(torch.randn, shapes))
+    check(redraw(MaskedLayers()), inputs, 2, {"layers.*.up": "colwise", "layers.*.down": "rowwise"})
+
+
+def test_group_names_of_axes_that_are_not_there():
+    sharded = check(redraw(Masked()), (torch.randn(4, 8), torch.randn(12)), 2, {"up": "colwise", "down": "rowwise"})
+    with pytest.raises(sw.ShardwrightError, match="group_names: the mesh has no axis 'pt'\n  try: tp"):
+        sharded.exported(0, group_names={"pt": "x"})

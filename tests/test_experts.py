@@ -80,3 +80,31 @@ def test_rows_stay_with_their_experts_only_where_the_groups_are_the_same(same, b
         report = sw.verify(sharded, exported, INPUTS)
         assert report.ok, str(report)
         assert Counter(c.kind for c in sharded.collectives) == counts
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(4, 6, 8)), nn.Parameter(torch.randn(4, 8, 6))
+
+    def forward(self, x, ends, others):
+        return grouped_mm(grouped_mm(x, self.first, ends).relu(), self.second, others)
+
+
+class Stack(nn.Module):
+    """Two equal layers, folded into one, of which only the first groups its rows alike in both matmuls."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(), Layer()])
+
+    def forward(self, x, ends, others):
+        return self.layers[1](self.layers[0](x, ends, ends), ends, others)
+
+
+def test_folded_layers_with_groups_of_their_own():
+    exported = torch.export.export(redraw(Stack()), INPUTS)
+    sharded = sw.shard(exported, mesh=2, plan={"layers.*.first": sw.Shard(0), "layers.*.second": sw.Shard(0)})
+    assert sharded.assignment.num_sites < len(sharded.assignment.steps.items), "the layers are not folded"
+    assert sw.verify(sharded, exported, INPUTS).ok
+    assert Counter(c.kind for c in sharded.collectives) == {"all_reduce": 4}

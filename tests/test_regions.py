@@ -14,7 +14,7 @@ import shardwright as sw
 
 
 def branches(h):
-    return torch.cond(h.shape[0] > 3 and h.new_ones(()) > 0, lambda h: h.sin() * 2, lambda h: h.cos() + 1, (h,))
+    return torch.cond(h.new_ones(()) > 0, lambda h: h.sin() * 2, lambda h: h.cos() + 1, (h,))
 
 
 def grouped_branches(h):

@@ -60,6 +60,27 @@ def test_heads_that_share_no_factor_with_the_ranks_leave_the_axis_whole():
     assert sw.verify(sharded, program, (IDS,)).ok
 
 
+def test_what_the_first_part_would_cut_unevenly_leaves_the_axis_whole():
+    """Three heads on 6 ranks: 3 would cut the 128 hidden features unevenly, and ranks would need different programs."""
+    program = torch.export.export(redraw(Decoder(heads=9, kv_heads=3, width=72, hidden=128)), (IDS,))
+    for plan in (MEGATRON, "auto"):
+        sharded = sw.shard(program, mesh=6, plan=plan)
+        assert sharded.mesh.axes == (("tp", 6),)
+        assert sw.verify(sharded, program, (IDS,)).ok
+
+
+@pytest.mark.parametrize(("batch", "is_split"), [(8, True), (6, False)])
+def test_inputs_are_cut_as_the_whole_axis_cuts_them(batch, is_split):
+    """Six rows on 4 ranks are 2, 2, 2 and 0; cut in two and again in two they would be 2, 1, 2 and 1."""
+    ids = torch.randint(0, 96, (batch, 8), generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(redraw(Decoder(heads=8, kv_heads=2, width=64, hidden=64)), (ids,))
+    sharded = sw.shard(program, mesh=4, plan=MEGATRON, inputs=sw.Shard(0))
+    assert (len(sharded.mesh.axes) == 2) == is_split
+    sizes = [len(given[0]) for given in sharded.rank_inputs([ids])]
+    assert sizes == [len(piece) for piece in ids.chunk(4)] + [0] * (4 - len(ids.chunk(4)))
+    assert sw.verify(sharded, program, (ids,)).ok
+
+
 def test_sequence_parallel_pairs_are_merged_too():
     program = exported(2)
     norms = {"layers.*.norm[1,2]": "sequence_parallel", "norm": "sequence_parallel"}
@@ -68,6 +89,8 @@ def test_sequence_parallel_pairs_are_merged_too():
     assert {c.axis for c in sharded.collectives} == {"tp"}
     counts = Counter(c.kind for c in sharded.collectives)
     assert counts["reduce_scatter"] and counts["all_gather"] and not counts["all_reduce"]
+    # What is scattered in one go is the whole hidden state, not the half that a second scatter would see.
+    assert {c.num_bytes for c in sharded.collectives if c.kind == "reduce_scatter"} == {2 * 8 * 64 * 4}
 
 
 def test_a_second_axis_beside_a_split_one():

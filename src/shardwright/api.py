@@ -6,27 +6,19 @@
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch.utils._pytree as pytree
 from torch.export import ExportedProgram
 
-from shardwright.assign.assignment import Assignment, Pins, assign_layouts
+from shardwright.assign.assignment import Pins, assign_layouts
 from shardwright.assign.cost import CostModel
+from shardwright.assign.result import Assignment
 from shardwright.assign.steps import ModuleBoundary
 from shardwright.budget import check_budget
 from shardwright.custom import register_discovered
-from shardwright.errors import (
-    AssignmentError,
-    Finding,
-    LayoutError,
-    PlanError,
-    ShardwrightError,
-    SolverWarning,
-    near_misses,
-    raise_findings,
-)
+from shardwright.errors import Finding, PlanError, ShardwrightError, SolverWarning, near_misses, raise_findings
 from shardwright.layout import Layout
 from shardwright.mesh import Mesh
 from shardwright.plan import (
@@ -43,7 +35,7 @@ from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
 from shardwright.rules.discover import Discovery
 from shardwright.sharded import AxisPass, ShardedProgram
-from shardwright.split import is_cheaper, scarce_weights, splits
+from shardwright.split import is_cheaper, is_even_on, scarce_weights, splits
 
 GAP_WORTH_SAYING = 1e-3
 """A proven gap above this share of the cost is a warning."""
@@ -77,6 +69,9 @@ def shard(
     use rules for operators that have none, found by running them on samples (`ShardedProgram.discovered` holds them as
     text to paste); what is found so is a proposal, so verify the result.
 
+    Where heads are fewer than an axis has ranks, ``tp`` is compiled as two axes, ``tp.0`` and ``tp.1``, if that is
+    cheaper (`ShardedProgram.mesh` shows it): layouts and assignments go by these names, merged collectives by ``tp``.
+
     Warns when the solver's time limit ends it before its answer is proven the best (`ShardedProgram.gap`). Raises
     `PlanError` (everything wrong with the plan), `ProgramError`, `AssignmentError`, `BudgetError`.
 
@@ -94,7 +89,7 @@ def shard(
     wishes = _Wishes(plans, _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs"), options)
     sharded = _compile(program, axes, wishes, discovered)
     for axis, _ in axes:
-        sharded = _split_where_heads_are_scarce(sharded, axis, wishes)
+        sharded, wishes = _split_where_heads_are_scarce(sharded, axis, wishes)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
     if sharded.gap > GAP_WORTH_SAYING:
         warnings.warn(
@@ -109,22 +104,20 @@ def shard(
 
 @dataclass(frozen=True)
 class _Wishes:
-    """What is asked for, by axis: plan entries or "auto", layouts of inputs and outputs; and the solver's options."""
+    """What is asked for, by axis: plan entries or "auto", layouts of inputs and outputs; and the solver's options.
+
+    ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go.
+    """
 
     plans: dict[str, Any]
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     options: Mapping[str, Any]
+    may_stay_whole: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def _compile(
-    program: Program,
-    mesh: Mesh,
-    wishes: _Wishes,
-    discovered: Sequence[Discovery],
-    may_stay_whole: Mapping[str, frozenset[str]] | None = None,
-) -> ShardedProgram:
-    """One pass an axis. ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go."""
+def _compile(program: Program, mesh: Mesh, wishes: _Wishes, discovered: Sequence[Discovery]) -> ShardedProgram:
+    """One pass an axis."""
     named = {part: union for union, parts in mesh.unions for part in parts}
     passes = []
     for axis, num_ranks in mesh:
@@ -132,7 +125,7 @@ def _compile(
         is_auto = wishes.plans[asked] == "auto"
         resolved = ResolvedPlan() if is_auto else resolve_axis(program, wishes.plans[asked], num_ranks)
         pins = make_pins(program, resolved, wishes.inputs.get(asked), wishes.outputs.get(asked))
-        pins.may_stay_whole = (may_stay_whole or {}).get(axis, frozenset())
+        pins.may_stay_whole = wishes.may_stay_whole.get(axis, frozenset())
 
         def assign(
             on: Program,
@@ -148,23 +141,31 @@ def _compile(
     return ShardedProgram(program, mesh, passes, plan=wishes.plans, discovered=discovered)
 
 
-def _split_where_heads_are_scarce(sharded: ShardedProgram, axis: str, wishes: _Wishes) -> ShardedProgram:
-    """The program with ``axis`` compiled in two parts where that is cheaper; see `shardwright.split`."""
-    best, slack, cost = sharded, wishes.options["slack"], wishes.options["cost"] or CostModel()
-    # Each of the two passes may exceed its bound on weight bytes.
-    halved = replace(wishes, options={**wishes.options, "slack": slack / 2})
+def _split_where_heads_are_scarce(
+    sharded: ShardedProgram, axis: str, wishes: _Wishes
+) -> tuple[ShardedProgram, _Wishes]:
+    """The program with ``axis`` compiled in two parts where that is cheaper (see `shardwright.split`), and the wishes
+    it was compiled with.
+    """
+    best = sharded, wishes
+    slack, cost = wishes.options["slack"], wishes.options["cost"] or CostModel()
     # Parts of an axis are no smaller problems, so a solver that ran out of time on the whole is not asked again.
     for outer in splits(sharded, axis) if sharded.gap <= GAP_WORTH_SAYING else ():
         mesh = sharded.mesh.split(axis, outer)
-        inner = mesh.parts(axis)[1]
+        first, second = mesh.parts(axis)
+        relaxed = {**wishes.may_stay_whole, second: scarce_weights(sharded, axis)}
+        # Each of the two passes may exceed its bound on weight bytes.
+        halved = replace(wishes, options={**wishes.options, "slack": slack / 2}, may_stay_whole=relaxed)
         try:
-            relaxed = {inner: scarce_weights(sharded, axis)}
-            candidate = _compile(sharded.program, mesh, halved, sharded.discovered, relaxed)
-            better = is_cheaper(candidate, best, cost, slack=slack if wishes.plans[axis] == "auto" else None)
-        except (AssignmentError, LayoutError, PlanError):
-            # A dim that the whole axis cuts evenly, or a layout spelled for it, need not suit its parts.
+            candidate = _compile(sharded.program, mesh, halved, sharded.discovered)
+            better = is_even_on(candidate, first) and is_cheaper(
+                candidate, best[0], cost, slack=slack if wishes.plans[axis] == "auto" else None
+            )
+        except ShardwrightError:
+            # What the whole axis can be cut by (a dim that divides, a layout spelled for it) need not suit its parts,
+            # and the whole axis is compiled already.
             continue
-        best = candidate if better else best
+        best = (candidate, halved) if better else best
     return best
 
 

@@ -4,10 +4,11 @@ import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+
+from shardwright.nodes import higher_order_name, region_of
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
@@ -21,7 +22,7 @@ def flat_graph(exported: ExportedProgram) -> fx.Graph:
     Tokens order operators that have effects (checks of errors); a graph keeps its order, so the calls stand bare.
     """
     module = exported.graph_module
-    if not any(_is_inlined(node) or _is_hop(node, "with_effects") for node in module.graph.nodes):
+    if not any(_is_inlined(node) or higher_order_name(node) == "with_effects" for node in module.graph.nodes):
         return exported.graph
     graph = fx.Graph(module)
     _copy_into(graph, module.graph, {}, _tokens(exported), top=True)
@@ -37,7 +38,7 @@ def _needs_functionalization(module: fx.GraphModule) -> bool:
             continue
         if _mutates(node):
             return True
-        if _is_hop(node, "wrap_with_autocast") and node.args[2] is not False:
+        if higher_order_name(node) == "wrap_with_autocast" and node.args[2] is not False:
             return True
         if _is_inlined(node) and _needs_functionalization(_region(node)):
             return True
@@ -57,22 +58,16 @@ def _mutates(node: fx.Node) -> bool:
     return False
 
 
-def _is_hop(node: fx.Node, name: str) -> bool:
-    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() == name
-
-
 def _is_inlined(node: fx.Node) -> bool:
-    return node.op == "call_function" and (
-        _is_hop(node, "wrap_with_set_grad_enabled") or (_is_hop(node, "wrap_with_autocast") and node.args[2] is False)
-    )
+    name = higher_order_name(node)
+    return name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and node.args[2] is False)
 
 
 def _region(node: fx.Node) -> fx.GraphModule:
-    position = 1 if _is_hop(node, "wrap_with_set_grad_enabled") else 4
-    getter = node.args[position]
-    assert isinstance(getter, fx.Node), "a region is called through its get_attr node"
-    module = getter.graph.owning_module
-    return module.get_submodule(str(getter.target))  # type: ignore[union-attr,return-value]
+    position = 1 if higher_order_name(node) == "wrap_with_set_grad_enabled" else 4
+    region = region_of(node.args[position])
+    assert region is not None, "a region is called through its get_attr node"
+    return region
 
 
 def _copy_into(
@@ -91,11 +86,11 @@ def _copy_into(
                     v for v, n in zip(result, node.args[0], strict=True) if getattr(n, "name", "") not in tokens
                 )
                 graph.output(kept).meta = dict(node.meta)
-        elif _is_hop(node, "with_effects"):
+        elif higher_order_name(node) == "with_effects":
             env[node] = [None, *_without_token(graph, node, env)]
         elif _is_inlined(node):
             region = _region(node)
-            position = 2 if _is_hop(node, "wrap_with_set_grad_enabled") else 5
+            position = 2 if higher_order_name(node) == "wrap_with_set_grad_enabled" else 5
             params = [n for n in region.graph.nodes if n.op == "placeholder"]
             inner: dict[fx.Node, Any] = {
                 p: env[a] if isinstance(a, fx.Node) else a for p, a in zip(params, node.args[position:], strict=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import fx
 
 _USER_CODE_SKIP = ("/torch/nn/", "/torch/_dynamo/", "/torch/export/", "/torch/_export/", "/torch/utils/", "/torch/fx/")
@@ -41,6 +42,11 @@ def describe(node: fx.Node) -> str:
     where = f" in {module_path(node)!r}" if module_path(node) else ""
     line = source_line(node)
     return f"{node.name} ({op_name(node.target)}){where}" + (f" at {line}" if line else "")
+
+
+def higher_order_name(node: fx.Node) -> str:
+    """The name of the higher-order operator that a node calls; '' when it calls none."""
+    return node.target.name() if isinstance(node.target, torch._ops.HigherOrderOperator) else ""
 
 
 def region_of(getter: Any) -> fx.GraphModule | None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.expand import expand
 from shardwright.assign.rebase import (
     RanksDifferError,
@@ -17,8 +16,9 @@ from shardwright.assign.rebase import (
     same_layouts,
     step_call,
 )
+from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.steps import build_steps
-from shardwright.errors import AssignmentError
+from shardwright.errors import AssignmentError, ShardwrightError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.optimize import merge_collectives
@@ -70,15 +70,14 @@ class ShardedProgram:
         """Rules that were found by running operators; each prints as the call that registers it."""
         self._partitioned: dict[tuple[int, ...], Program] = {}
         self._collectives: list[Collective] | None = None
-        self._simulation: Simulation | None = None
 
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
         """The `ExportedProgram` of one rank, with its own weights.
 
-        ``group_names``: process-group name by mesh axis; absent, the running default group's for a mesh of one axis,
-        else the axis name (bind it later with `shardwright.rebind`).
+        ``group_names``: process-group name by mesh axis; for what is absent, the running default group's where that
+        spans the mesh, else the axis name (bind it later with `shardwright.rebind`).
         """
-        return write(self.rank_program(rank, group_names=group_names or self.group_names()))
+        return write(self.rank_program(rank, group_names=self.group_names() | dict(group_names or {})))
 
     def group_names(self) -> dict[str, str]:
         """The process-group name of every axis: the real one where a process group is up and fits."""
@@ -88,7 +87,11 @@ class ShardedProgram:
 
     def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
         """One rank's lowered `Program`; group names are the axis names unless given."""
-        names = dict(group_names or {axis: axis for axis in self.mesh.group_names})
+        names = {axis: axis for axis in self.mesh.group_names}
+        unknown = [axis for axis in group_names or {} if axis not in names]
+        if unknown:
+            raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
+        names.update(group_names or {})
         if rank == 0:
             # Lowering changes the first rank's program, which is where collectives are read off.
             _ = self.collectives
@@ -156,6 +159,12 @@ class ShardedProgram:
                 )
             )
         return found
+
+    @property
+    def rank_bytes(self) -> list[int]:
+        """The bytes of weights that every rank holds."""
+        weights = self.weights
+        return [sum(weight.rank_bytes[rank] for weight in weights) for rank in range(self.mesh.num_ranks)]
 
     def simulation(self) -> Simulation:
         """All ranks with their weights, in this process; buffers keep their values from call to call."""

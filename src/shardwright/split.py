@@ -8,16 +8,36 @@ do this by hand, model by model, as key-value head replication (vLLM, TensorRT-L
 import math
 
 from shardwright.assign.cost import CostModel
+from shardwright.layout import Shard, cut_of
 from shardwright.sharded import ShardedProgram
 
 _TIE = 1e-6
 
 
 def splits(sharded: ShardedProgram, axis: str) -> list[int]:
-    """How many ranks the first of two axes could have in place of ``axis``: as many as heads that are scarce allow."""
-    num_ranks = sharded.mesh.size(axis)
-    found = {math.gcd(heads, num_ranks) for heads in sharded.assignments[axis].scarce}
+    """How many ranks the first of two axes could have in place of ``axis``: as many as heads that are scarce allow.
+
+    None where inputs or outputs are cut other than in equal chunks: two cuts would not give ranks the same pieces.
+    """
+    num_ranks, assignment = sharded.mesh.size(axis), sharded.assignments[axis]
+    named = [assignment.layouts.get(item.name) for item in sharded.program.user_inputs()]
+    returned = [s.operands[0] for s in assignment.strategies if s is not None and not s.results]
+    if not all(_is_chunked(layout) for layout in (*named, *returned) if isinstance(layout, Shard)):
+        return []
+    found = {math.gcd(heads, num_ranks) for heads in assignment.scarce}
     return sorted(outer for outer in found if 1 < outer < num_ranks)
+
+
+def is_even_on(sharded: ShardedProgram, axis: str) -> bool:
+    """Whether all ranks get pieces of equal size along ``axis``, so that one assignment on the next axis serves all."""
+    strategies = (s for s in sharded.assignments[axis].strategies if s is not None)
+    layouts = (layout for s in strategies for layout in (*s.operands, *s.results))
+    return all(cut_of(layout).is_even for layout in layouts if isinstance(layout, Shard))
+
+
+def _is_chunked(layout: Shard) -> bool:
+    cut = cut_of(layout)
+    return cut.is_even and cut.is_chunked
 
 
 def scarce_weights(sharded: ShardedProgram, axis: str) -> frozenset[str]:
@@ -31,7 +51,7 @@ def is_cheaper(candidate: ShardedProgram, held: ShardedProgram, cost: CostModel,
     ``slack``, under the automatic plan: less time, with weight bytes that exceed the other's by this share at most.
     """
     (ours, our_work), (theirs, their_work) = _costs(candidate, cost), _costs(held, cost)
-    our_bytes, their_bytes = _busiest_bytes(candidate), _busiest_bytes(held)
+    our_bytes, their_bytes = max(candidate.rank_bytes), max(held.rank_bytes)
     if slack is not None:
         return our_bytes <= their_bytes * (1 + slack) and ours + our_work < theirs + their_work
     if abs(ours - theirs) > _TIE * max(ours, theirs, 1.0):
@@ -44,8 +64,3 @@ def _costs(sharded: ShardedProgram, cost: CostModel) -> tuple[float, float]:
     assignments = list(sharded.assignments.values())
     talk = sum(cost.collective_us(c.kind, c.num_bytes, sharded.mesh.size(c.axis)) for c in sharded.collectives)
     return talk, assignments[-1].solution.work_us
-
-
-def _busiest_bytes(sharded: ShardedProgram) -> int:
-    weights = sharded.weights
-    return max(sum(weight.rank_bytes[rank] for weight in weights) for rank in range(sharded.mesh.num_ranks))

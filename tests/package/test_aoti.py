@@ -72,28 +72,33 @@ def test_state_is_kept_on_real_ranks_and_one_that_hangs_is_named(package):
         launch(2, run_three_and_hang, str(package), timeout_s=8)
 
 
-def count_while(run):
-    """How often another thread ran while the ranks waited a second for the first of them."""
-    ticks, done = [], threading.Event()
-    other = threading.Thread(target=lambda: [ticks.append(1) for _ in iter(lambda: done.wait(0.01), True)])
+def run_while_another_thread_must(run, folder):
+    """Run on all ranks; the first joins only when a thread of every other has run while that rank waits for it."""
+    rank, others = torch.distributed.get_rank(), range(1, torch.distributed.get_world_size())
+
+    def say_so():
+        # By then the rank's main thread waits within compiled code.
+        time.sleep(0.5)
+        (folder / f"alive-{rank}").touch()
+
     torch.distributed.barrier()
-    if torch.distributed.get_rank() == 0:
-        time.sleep(1)
-    other.start()
+    thread = threading.Thread(target=say_so, daemon=True)
+    if rank:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while not rank and not all((folder / f"alive-{other}").exists() for other in others):
+        assert time.monotonic() < deadline, "compiled code holds the interpreter lock while it waits"
+        time.sleep(0.01)
     run()
-    done.set()
-    other.join()
-    return len(ticks)
 
 
-def run_branches(path):
+def run_branches(path, folder):
     torch.set_num_threads(1)
     module = sw.load(path, backend="aoti")
     total = torch.zeros(16, 1).T
     wide = torch.cat([X, X], -1)[..., ::2]
     found = []
-    ticks = count_while(lambda: module(wide, torch.tensor([7]), total=total.clone()))
-    assert ticks > 20 or torch.distributed.get_rank() == 0
+    run_while_another_thread_must(lambda: module(wide, torch.tensor([7]), total=total.clone()), folder)
     module = sw.load(path, backend="aoti")
     with torch.no_grad():
         for step in range(40):
@@ -113,7 +118,7 @@ def test_three_uneven_ranks(tmp_path):
     wide = torch.cat([X, X], -1)[..., ::2]
     with torch.no_grad():
         wanted = [model(wide, torch.tensor([step % 8]), total=total) for step in range(40)][::13]
-    for found in launch(3, run_branches, str(path), timeout_s=60).values():
+    for found in launch(3, run_branches, str(path), tmp_path, timeout_s=90).values():
         torch.testing.assert_close(found, (wanted, total))
 
 

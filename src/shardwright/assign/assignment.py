@@ -144,7 +144,7 @@ class _Builder:
         self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks, self._seeds)
         self.unread = self._unread()
         self.strategies = [self._strategies(site) for site in folded.sites]
-        add_owned(folded, self.rules, self.strategies)
+        add_owned(steps, folded, self.rules, self.strategies)
         self._add_input_strategies()
 
     def _seeds(self, site: Site, group: tuple[str, ...]) -> bool:

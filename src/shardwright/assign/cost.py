@@ -31,18 +31,13 @@ class CostModel:
             return 0.0
         if isinstance(source, Replicate):
             return 0.01 + 0.1 * num_bytes / self.memory_bytes_per_us
-        share = num_bytes * (num_ranks - 1) / num_ranks
-        if isinstance(source, Shard) and isinstance(target, Shard):
-            share *= max(cut_of(source).largest_fraction, cut_of(target).largest_fraction)
-        elif isinstance(source, Partial) and isinstance(target, Replicate):
-            share *= 2
-        elif isinstance(source, Shard):
-            share *= cut_of(source).largest_fraction * num_ranks
-        elif isinstance(target, Shard):
-            share *= cut_of(target).largest_fraction * num_ranks
-        return self.latency_us + share / self.link_bytes_per_us
+        # Uneven shards are padded to the largest.
+        padded = num_bytes * max((share(one) for one in (source, target) if isinstance(one, Shard)), default=1.0)
+        if isinstance(source, Shard) or isinstance(target, Shard):
+            padded *= num_ranks
+        return self.collective_us(reshard_kind(source, target), padded, num_ranks)
 
-    def collective_us(self, kind: str, num_bytes: int, num_ranks: int) -> float:
+    def collective_us(self, kind: str, num_bytes: float, num_ranks: int) -> float:
         """The time of a collective on a value of ``num_bytes`` (whole), by the ring algorithms."""
         share = num_bytes * (num_ranks - 1) / num_ranks
         return (

@@ -1,22 +1,17 @@
 """`flex_attention`: batch and heads are cut as in any attention, though user code inside sees which head it is at."""
 
-from typing import Any
-
-import torch
 from torch import fx
 
-from shardwright.assign.steps import operand_nodes
+from shardwright.assign.steps import is_tensor, operand_nodes
 from shardwright.layout import Size
+from shardwright.nodes import higher_order_name
 from shardwright.rules.call import leaves, tensor_meta
 from shardwright.rules.rule import Dims, Rule, TensorMeta, Term
-
-NUM_TENSORS = 3
-"""Query, key and value; the block mask's tensors and the buffers that score and mask functions read follow."""
 
 
 def is_flex_attention(node: fx.Node) -> bool:
     """Whether a node is a forward `flex_attention` call."""
-    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() == "flex_attention"
+    return higher_order_name(node) == "flex_attention" and not node.kwargs
 
 
 def flex_rule(node: fx.Node) -> Rule | None:
@@ -38,7 +33,7 @@ def flex_rule(node: fx.Node) -> Rule | None:
     head = Term(("g", "r") if "r" in sizes else ("g",))
     of = {name: Term((name,)) for name in ("b", "g", "s", "t", "d", "v")}
     keyed = of["b"] if key.shape[0] == batch else Term()
-    num_mask_tensors = sum(isinstance(leaf, fx.Node) and _is_tensor(leaf) for leaf in leaves(node.args[4]))
+    num_mask_tensors = sum(isinstance(leaf, fx.Node) and is_tensor(leaf) for leaf in leaves(node.args[4]))
 
     def other(index: int, meta: TensorMeta) -> Dims:
         dims = []
@@ -62,15 +57,6 @@ def flex_rule(node: fx.Node) -> Rule | None:
         *(other(index, meta) for index, meta in enumerate(rest)),
     )
     rows = (of["b"], head, of["s"])
-    results: list[Any] = [(*rows, of["v"]), rows, rows]
-    made = [isinstance(result, torch.Tensor) for result in leaves(node.meta["val"])]
-    return Rule(
-        operands,
-        tuple(dims if is_tensor else None for dims, is_tensor in zip(results, made, strict=True)),
-        sizes,
-        frozenset(fixed & set(sizes)),
-    )
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.Tensor)
+    # The output, then one number a row: the logarithm of the sum and, in newer torch, the maximum.
+    results = [(*rows, of["v"]) if number == 0 else rows for number in range(len(leaves(node.meta["val"])))]
+    return Rule(operands, tuple(results), sizes, frozenset(fixed & set(sizes)))

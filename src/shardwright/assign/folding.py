@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.assign.steps import Step, Steps, Value
+from shardwright.assign.steps import Step, Steps, Value, is_tensor
 from shardwright.layout import Layout
 from shardwright.nodes import module_path, region_of
 from shardwright.rules.call import leaves
@@ -65,7 +65,7 @@ def fold(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -
     signatures: dict[tuple[Any, ...], tuple[str, str]] = {}
     leader: dict[tuple[str, str], tuple[str, str]] = {}
     for unit, members in units.items():
-        signature = (unit[0], *(_step_key(step, unit, place, targets, pins) for step in members))
+        signature = (unit[0], *(_step_key(step, steps, unit, place, targets, pins) for step in members))
         matrices = sum(step.kind == "input" and _ndim(step) >= 2 for step in members)
         leader[unit] = signatures.setdefault(signature, unit) if matrices >= MIN_WEIGHTS else unit
     sites: list[Site] = []
@@ -125,19 +125,22 @@ def _relative(path: str, unit: tuple[str, str]) -> str:
 
 def _step_key(
     step: Step,
+    steps: Steps,
     unit: tuple[str, str],
     place: Mapping[int, tuple[tuple[str, str], int]],
     targets: Mapping[str, str],
     pins: Mapping[str, Layout],
 ) -> tuple[Any, ...]:
     node = step.node
-    shapes = tuple(None if v is None else (_shape(v), v.dtype) for v in step.vals)
+    shapes = tuple(_meta(v) for v in step.vals)
     if step.kind == "input":
         return ("input", _relative(targets.get(node.name, node.name), unit), shapes, pins.get(node.name))
     wiring = []
     for source, result in step.reads:
         owner = place.get(source)
-        wiring.append((owner[1], result) if owner is not None and owner[0] == unit else ("outside", result))
+        # What comes from outside may be another tensor for every unit: of another shape, and so under another rule.
+        outside = ("outside", _meta(steps.items[source].vals[result]))
+        wiring.append((owner[1], result) if owner is not None and owner[0] == unit else outside)
     constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
     path = _relative(module_path(node), unit)
     return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
@@ -149,17 +152,15 @@ def _constant(leaf: Any) -> Any:
         return leaf
     region = region_of(leaf)
     if region is not None:
-        return region.code
-    return "tensor" if _has_tensor(leaf) else str(leaf.meta.get("val"))
+        return tuple(inner.code for inner in region.modules() if isinstance(inner, fx.GraphModule))
+    return "tensor" if is_tensor(leaf) else str(leaf.meta.get("val"))
 
 
-def _shape(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tuple(size if isinstance(size, int) else str(size) for size in tensor.shape)
+def _meta(tensor: torch.Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    return tuple(size if isinstance(size, int) else str(size) for size in tensor.shape), tensor.dtype
 
 
 def _ndim(step: Step) -> int:
     return 0 if not step.vals or step.vals[0] is None else step.vals[0].dim()
-
-
-def _has_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.Tensor)

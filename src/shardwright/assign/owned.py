@@ -1,81 +1,110 @@
 """Between the two matmuls of experts that are cut: rows that are right on the rank that owns their expert.
 
 The first grouped matmul leaves every row to one rank. Reducing there would send all rows to all ranks; but what stands
-between it and the second (an activation, a gate) works element by element, and the second reads of every rank's rows
-those of its own experts. So such rows pass on as they are, in a layout ``Partial("rows of …")`` that no collective
-leads to or from: only another grouped matmul with the same offsets and the same cut takes it.
+between it and the second (an activation, a gate) works row by row, and the second reads of every rank's rows those of
+its own experts. So such rows pass on as they are, in a layout ``Partial("rows of …")`` that no collective leads to or
+from: only another grouped matmul with the same offsets and the same cut takes it.
+
+Offsets are compared step by step, not site by site: folded layers share their strategies, but each may have groups of
+its own.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from shardwright.assign.folding import Folded, Site
-from shardwright.assign.steps import Value
+from shardwright.assign.steps import Step, Steps, Value, consumers
 from shardwright.layout import OWNED, REPLICATE, Cut, Layout, Partial
 from shardwright.rules.experts import EXPERTS, RULES
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Rule, Strategy
 
+_ROWS, _OFFSETS = 0, 2
+"""Operand numbers of a grouped matmul."""
 
-def add_owned(folded: Folded, rules: Sequence[Rule | None], strategies: list[list[Strategy]]) -> None:
+
+def add_owned(steps: Steps, folded: Folded, rules: Sequence[Rule | None], strategies: list[list[Strategy]]) -> None:
     """Add, in place, the strategies that make such rows, pass them on, and take them."""
-    grouped = [site for site in folded.sites if _is_grouped(site)]
-    if not grouped:
-        return
-    readers: dict[Value, list[tuple[int, int]]] = {}
+    makers: dict[tuple[tuple[Value, ...], Cut], list[Site]] = {}
     for site in folded.sites:
-        for position, sources in enumerate(site.reads):
-            for source in sources:
-                readers.setdefault(source, []).append((site.index, position))
-    for site in grouped:
-        for strategy in list(strategies[site.index]):
-            cut = strategy.cut(EXPERTS)
-            if cut is None or strategy.operands[0] != REPLICATE:
-                continue
-            layout = _layout(site, cut)
-            _extend(strategies, site, [replace(strategy, results=(layout,))])
-            _pass_on(folded, rules, strategies, readers, site, layout, cut)
+        if _is_grouped(site):
+            offsets = tuple(step.reads[_OFFSETS] for step in site.steps)
+            cuts = {strategy.cut(EXPERTS): None for strategy in strategies[site.index]}
+            for cut in cuts:
+                if cut is not None:
+                    makers.setdefault((offsets, cut), []).append(site)
+    if not makers:
+        return
+    readers = consumers(steps)
+    for number, ((_, cut), sites) in enumerate(makers.items()):
+        layout = Partial(f"{OWNED} {number} on {cut.num_ranks}")
+        _Rows(folded, rules, strategies, layout, cut).spread(sites, readers)
 
 
-def _pass_on(
-    folded: Folded,
-    rules: Sequence[Rule | None],
-    strategies: list[list[Strategy]],
-    readers: dict[Value, list[tuple[int, int]]],
-    maker: Site,
-    layout: Partial,
-    cut: Cut,
-) -> None:
-    held: set[Value] = {(maker.index, 0)}
-    pending = [(maker.index, 0)]
-    while pending:
-        for index, _ in readers.get(pending.pop(), ()):
-            site, rule = folded.sites[index], rules[index]
-            if rule is None:
-                continue
-            operands = [layout if set(sources) & held else REPLICATE for sources in site.reads]
-            if _is_grouped(site):
-                if operands[0] == layout and _layout(site, cut) == layout:
-                    own = [s for s in strategies[index] if s.cut(EXPERTS) == cut and s.operands[0] == REPLICATE]
-                    _extend(strategies, site, [replace(s, operands=(layout, *s.operands[1:])) for s in own])
-                continue
-            if not _keeps_rows(rule, operands, layout):
-                continue
-            found = Strategy((), tuple(operands), (layout,) * len(rule.results))
-            _extend(strategies, site, [found])
-            fresh = {(index, number) for number in range(len(rule.results))} - held
-            held |= fresh
-            pending += sorted(fresh)
+@dataclass
+class _Rows:
+    """Rows in one layout on their way. ``owner``: value → the offsets that say which rank each of its rows is on."""
+
+    folded: Folded
+    rules: Sequence[Rule | None]
+    strategies: list[list[Strategy]]
+    layout: Partial
+    cut: Cut
+    owner: dict[Value, Value] = field(default_factory=dict)
+
+    def spread(self, makers: Sequence[Site], readers: Mapping[Value, list[tuple[int, int]]]) -> None:
+        """Add the strategies of all that makes, passes on or takes these rows."""
+        for site in makers:
+            self._add(site, [replace(one, results=(self.layout,)) for one in self._by_expert(site)])
+            self.owner.update(((step.index, 0), step.reads[_OFFSETS]) for step in site.steps)
+        pending = list(self.owner)
+        while pending:
+            for index, _ in readers.get(pending.pop(), ()):
+                pending += self._at(self.folded.sites[self.folded.site_of[index]])
+
+    def _at(self, site: Site) -> list[Value]:
+        """Add the strategies of a site that reads such rows; the values that are such rows now."""
+        rule = self.rules[site.index]
+        held = [self.owner.get(value) is not None for value in site.step.reads]
+        if rule is None or not all(self._agrees(step, held) for step in site.steps):
+            return []
+        operands = [self.layout if one else REPLICATE for one in held]
+        if _is_grouped(site):
+            fits = all(self.owner.get(step.reads[_ROWS]) == step.reads[_OFFSETS] for step in site.steps)
+            if fits and sum(held) == 1:
+                takers = [replace(s, operands=(self.layout, *s.operands[1:])) for s in self._by_expert(site)]
+                self._add(site, takers)
+            return []
+        if not _keeps_rows(rule, operands, self.layout):
+            return []
+        self._add(site, [Strategy((), tuple(operands), (self.layout,) * len(rule.results))])
+        fresh = []
+        for step in site.steps:
+            (offsets,) = self._offsets(step)
+            results = ((step.index, number) for number in range(len(rule.results)))
+            fresh += [value for value in results if value not in self.owner]
+            self.owner.update(((step.index, number), offsets) for number in range(len(rule.results)))
+        return fresh
+
+    def _agrees(self, step: Step, held: Sequence[bool]) -> bool:
+        """Whether a member reads such rows where the site's first does, all of them of the same groups."""
+        return [self.owner.get(value) is not None for value in step.reads] == list(held) and (
+            len(self._offsets(step)) == 1
+        )
+
+    def _offsets(self, step: Step) -> set[Value]:
+        return {self.owner[value] for value in step.reads if value in self.owner}
+
+    def _by_expert(self, site: Site) -> list[Strategy]:
+        found = self.strategies[site.index]
+        return [s for s in found if s.cut(EXPERTS) == self.cut and s.operands[_ROWS] in (REPLICATE, self.layout)]
+
+    def _add(self, site: Site, found: Sequence[Strategy]) -> None:
+        self.strategies[site.index] = list(dict.fromkeys([*self.strategies[site.index], *found]))
 
 
 def _is_grouped(site: Site) -> bool:
     return hasattr(site.step.node.target, "_schema") and any(n in RULES for n in op_names(site.step.node.target))
-
-
-def _layout(site: Site, cut: Cut) -> Partial:
-    """The layout of rows that groups with these offsets leave: who owns a row follows from both."""
-    (source, result), *_ = site.reads[2]
-    return Partial(f"{OWNED} {source}.{result} on {cut.num_ranks} {cut.runs}")
 
 
 def _keeps_rows(rule: Rule, operands: Sequence[Layout], layout: Layout) -> bool:
@@ -83,7 +112,7 @@ def _keeps_rows(rule: Rule, operands: Sequence[Layout], layout: Layout) -> bool:
 
     Other operands may be anything whole: every rank has them.
     """
-    if any(dims is None or not dims for dims in rule.results):
+    if any(not dims for dims in rule.results):
         return False
     first = rule.results[0][0]  # type: ignore[index]
     if len(first.factors) != 1 or first.factors[0] in rule.fixed or first.factors[0] in rule.reduces:
@@ -93,7 +122,3 @@ def _keeps_rows(rule: Rule, operands: Sequence[Layout], layout: Layout) -> bool:
     own = [dims for dims, one in zip(rule.operands, operands, strict=True) if one == layout]
     elsewhere = [term for dims in rule.operands for term in dims[1:]]
     return all(dims and dims[0] == first for dims in own) and not any(first.factors[0] in t.factors for t in elsewhere)
-
-
-def _extend(strategies: list[list[Strategy]], site: Site, found: list[Strategy]) -> None:
-    strategies[site.index] = list(dict.fromkeys([*strategies[site.index], *found]))

@@ -18,7 +18,7 @@ from shardwright.assign.rebase import rule_of_call, step_call
 from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Steps, build_steps, operand_nodes
 from shardwright.layout import REPLICATE, Cut, Layout, Shard, Size
-from shardwright.nodes import region_of
+from shardwright.nodes import higher_order_name, region_of
 from shardwright.program import Input, Output, Program
 from shardwright.rules.call import leaves, map_values, tensor_meta
 from shardwright.rules.rule import Dims, Rule, Strategy, Term, strategy_for, whole_strategy
@@ -137,8 +137,8 @@ class CutRegions:
 
 
 def is_region_call(node: fx.Node) -> bool:
-    """Whether a node calls a higher-order operator that can be cut inside."""
-    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() in _READERS
+    """Whether a node calls a higher-order operator that can be cut inside, spelled as exported programs spell it."""
+    return higher_order_name(node) in _READERS and not node.kwargs
 
 
 def region_rule(step: Step) -> Rule | None:
@@ -153,7 +153,7 @@ def region_call(node: fx.Node) -> RegionCall:
     numbered = map_values(
         tuple(node.args), lambda leaf: next(numbers) if isinstance(leaf, fx.Node) and leaf in operands else None
     )
-    return _READERS[node.target.name()](node, numbered)  # type: ignore[union-attr]
+    return _READERS[higher_order_name(node)](node, numbered)
 
 
 def read_regions(node: fx.Node) -> CutRegions:
@@ -358,7 +358,7 @@ def _scan(node: fx.Node, args: Any) -> RegionCall:
     """``scan(combine, initial, along, further)``: rounds are taken along dim 0, one after the other."""
     carried, along, further = _ports(_numbers(args[1])), _ports(_numbers(args[2]), 1), _ports(_numbers(args[3]))
     results = list(_result_ports(node))
-    outputs = [(*result, carry) for result, carry in zip(results, carried, strict=False) if carry is not None]
+    outputs = [(*result, carry) if carry is not None else () for result, carry in zip(results, carried, strict=False)]
     stacked = [tuple(Port("result", p.index, 1) for p in ports) for ports in results[len(carried) :]]
     fixed = _leading([*along, *(port for ports in stacked for port in ports)])
     return RegionCall((_region(node, 0, [*carried, *along, *further], [*outputs, *stacked]),), fixed=tuple(fixed))

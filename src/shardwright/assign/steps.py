@@ -74,13 +74,18 @@ class Steps:
     items: list[Step]
     value_of: dict[fx.Node, Value] = field(default_factory=dict)
 
+    def device(self) -> torch.device:
+        """The device of the first tensor; the CPU when there is none."""
+        found = next((v.device for step in self.items for v in step.vals if v is not None), None)
+        return found or torch.device("cpu")
+
 
 def operand_nodes(node: fx.Node) -> list[fx.Node]:
     """The tensor arguments of a node in schema order, lists flattened: the order of `Call.operands`."""
     arguments: Any = (node.args, node.kwargs)
     if node.kwargs and hasattr(node.target, "_schema"):
         arguments = list(bind_arguments(node.target, node.args, node.kwargs).values())
-    return [leaf for leaf in leaves(arguments) if isinstance(leaf, fx.Node) and _is_tensor(leaf)]
+    return [leaf for leaf in leaves(arguments) if isinstance(leaf, fx.Node) and is_tensor(leaf)]
 
 
 def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> tuple[Steps, list[Finding]]:
@@ -204,7 +209,8 @@ def _paths(node: fx.Node) -> list[str]:
     return list(dict.fromkeys(path for path, _ in module_stack(node)))
 
 
-def _is_tensor(node: fx.Node) -> bool:
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)
 
 

@@ -63,8 +63,8 @@ def _both(outer: Cut, inner: Cut) -> Cut | None:
 
 def _put(program: Program, first: fx.Node, second: fx.Node, args: tuple[Any, ...], axis: str) -> None:
     second.args = args
+    # What is scattered twice is smaller the second time.
+    record = max((one.meta["collective"] for one in (first, second)), key=lambda one: one.num_bytes)
+    second.meta["collective"] = replace(record, axis=axis)
     program.graph.erase_node(first)
     program.origins.pop(first.name, None)
-    record = second.meta.get("collective")
-    if record is not None:
-        second.meta["collective"] = replace(record, axis=axis)

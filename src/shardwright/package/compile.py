@@ -21,9 +21,10 @@ from shardwright.package.compiled import (
     CompiledManifest,
     ProgramEntry,
 )
-from shardwright.package.folder import flush, work_folder
+from shardwright.package.folder import file_entry, work_folder
 from shardwright.package.load import read_graph
-from shardwright.package.manifest import FileEntry, check_file, file_sha256, read_manifest
+from shardwright.package.manifest import check_file, read_manifest
+from shardwright.runtime.devices import home_of
 from shardwright.runtime.groups import compiled_group_name, rebind
 from shardwright.runtime.native import compiler, runner_bytes, this_machine
 from shardwright.runtime.unofficial import stand_in_groups
@@ -70,7 +71,7 @@ def compile_package(
                 stateless = without_state(rebind(exported, groups), aliases)
             except ProgramError as error:
                 raise PackageError(f"{folder / name} cannot be compiled: {error}") from error
-            devices.add(_device(stateless))
+            devices.add(home_of(stateless.exported).type)
             _compile(stateless, work.path / name, {groups[axis]: mesh.size(axis) for axis in groups})
             programs.append(
                 ProgramEntry(
@@ -92,7 +93,7 @@ def compile_package(
             runner=_RUNNER,
             ranks=[graphs.index(name) for name in manifest.graphs],
             programs=programs,
-            files=[_entry(work.path / name) for name in (*graphs, _RUNNER)],
+            files=[file_entry(work.path / name) for name in (*graphs, _RUNNER)],
         )
         (work.path / COMPILED_MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
         report("done", len(graphs) + 1, len(graphs) + 1)
@@ -115,17 +116,3 @@ def _compile(stateless: Stateless, path: Path, groups: Mapping[str, int]) -> Non
             f"torch cannot compile {path.name}: {first_line(error)}\n  try: the backend 'compile' or 'eager'"
         ) from error
     path.write_bytes(made.getvalue())
-
-
-def _device(stateless: Stateless) -> str:
-    devices = {
-        value.device.type
-        for node in stateless.exported.graph.nodes
-        if isinstance(value := node.meta.get("val"), torch.Tensor)
-    }
-    return "cuda" if "cuda" in devices else "cpu"
-
-
-def _entry(path: Path) -> FileEntry:
-    flush(path)
-    return FileEntry(path.name, path.stat().st_size, file_sha256(path))

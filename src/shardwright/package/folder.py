@@ -114,6 +114,12 @@ def work_folder(target: Path, work: str = "") -> Iterator[WorkFolder]:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def file_entry(path: Path) -> FileEntry:
+    """The manifest's entry of a finished file, which is on the disk when this returns."""
+    flush(path)
+    return FileEntry(path.name, path.stat().st_size, file_sha256(path))
+
+
 def flush(path: Path) -> None:
     """Make sure that a file's contents, or a folder's entries, are on disk."""
     handle = os.open(path, os.O_RDONLY)

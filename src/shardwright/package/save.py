@@ -15,8 +15,8 @@ import torch
 
 from shardwright.errors import PackageError
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
-from shardwright.package.folder import WorkFolder, flush, work_folder
-from shardwright.package.manifest import DecoderEntry, FileEntry, file_sha256, write_manifest
+from shardwright.package.folder import WorkFolder, file_entry, work_folder
+from shardwright.package.manifest import DecoderEntry, FileEntry, write_manifest
 from shardwright.package.regions import Region, region_of
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.program import Program, Weight, without_weights, write
@@ -77,7 +77,7 @@ def save(
         (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
         weights = _write_weights(sharded, programs, source, folder, report)
         others = sorted({*graphs, *(extras or {}), ORIGINAL_NAME})
-        files = [*(_entry(folder.path / name) for name in others), *weights]
+        files = [*(file_entry(folder.path / name) for name in others), *weights]
         manifest = describe(
             sharded,
             graphs=graphs,
@@ -155,11 +155,6 @@ def _check_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free + kept:
         raise OSError(f"the weights need {num_bytes} bytes, the disk has {free} free")
-
-
-def _entry(path: Path) -> FileEntry:
-    flush(path)
-    return FileEntry(path.name, path.stat().st_size, file_sha256(path))
 
 
 def _job(sharded: ShardedProgram, source: WeightSource) -> str:

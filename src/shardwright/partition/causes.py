@@ -1,31 +1,60 @@
-"""Why a collective is there: which layouts met, and the plan entry that forced them."""
+"""What is said of a collective, and why it is there: which layouts met, and the plan entry that forced them."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from shardwright.assign.assignment import Assignment
+from torch import fx
+
+from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Value
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.nodes import module_path, op_name
+from shardwright.nodes import module_path, op_name, source_line
+from shardwright.partition.collectives import Collective
 
 
-def explain(
+@dataclass(frozen=True)
+class Names:
+    """What placeholders are called: by name, the plan entry that pins it and its FQN."""
+
+    plan_keys: Mapping[str, str]
+    targets: Mapping[str, str]
+
+
+def collective_of(
+    node: fx.Node,
     assignment: Assignment,
     value: Value,
     source: Layout,
     target: Layout,
     reader: Step,
-    plan_keys: Mapping[str, str],
-    targets: Mapping[str, str],
-) -> tuple[str, str]:
-    """(cause in words, plan key) of the reshard of ``value`` from ``source`` to ``target`` for ``reader``.
-
-    ``plan_keys`` and ``targets``: plan entry and FQN by placeholder name.
-    """
+    *,
+    axis: str,
+    names: Names,
+) -> Collective:
+    """What is said of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
     maker = assignment.steps.items[value[0]]
-    why = _Why(assignment, plan_keys, targets)
+    whole = maker.vals[value[1]]
+    why = _Why(assignment, names.plan_keys, names.targets)
     made, key = why.made(maker, source)
     wanted, reader_key = why.wanted(reader, target)
-    return f"{made}; {wanted}", key or reader_key
+    place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
+    return Collective(
+        kind=node.target.__name__,  # type: ignore[union-attr]
+        axis=axis,
+        num_bytes=math.prod(_hint(size) for size in whole.shape) * whole.element_size(),
+        shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),
+        module=module_path(place),
+        source=source_line(place),
+        node=maker.node.name,
+        cause=f"{made}; {wanted}",
+        plan_key=key or reader_key,
+    )
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else size.node.hint or 1
 
 
 class _Why:

@@ -58,7 +58,7 @@ def _shifted(walk: "Walk", getter: fx.Node, index: int, starts: Sequence[int]) -
     seen = placeholders[index]
     if not seen.users:
         return hold_region(walk, str(getter.target), region), []
-    here = walk.rank_value(tuple(starts), seen.meta["val"].dtype)
+    here = walk.constants.node(tuple(starts), seen.meta["val"].dtype)
     with graph.inserting_after(placeholders[-1]):
         start = graph.create_node("placeholder", "start")
     start.meta = {"val": here.meta["val"]}

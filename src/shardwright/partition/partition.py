@@ -11,23 +11,23 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.export.graph_signature import InputKind
 
-from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import has_collective
 from shardwright.assign.flex import is_flex_attention
+from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, local_shape
-from shardwright.nodes import describe, module_path, source_line
-from shardwright.partition.causes import explain
+from shardwright.nodes import describe
+from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.collectives import Collective
+from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.flex import write_flex_attention
 from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.reshard import reshard
-from shardwright.program import Input, Program, Weight
+from shardwright.program import Program
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import Call, Rule, Strategy
@@ -62,7 +62,7 @@ class GraphLocal:
 
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
         """A constant of the program: this rank's number, so that the code is the same on all ranks."""
-        return self.walk.rank_value(tuple(per_rank), dtype)
+        return self.walk.constants.node(tuple(per_rank), dtype)
 
 
 def partition(
@@ -87,15 +87,13 @@ class Walk:
         self, program: Program, assignment: Assignment, axis: str, rank: int, plan_keys: Mapping[str, str]
     ) -> None:
         self.program, self.assignment, self.axis, self.rank = program, assignment, axis, rank
-        self.plan_keys = plan_keys
         self.owner = own_holder(program.graph, program.owner)
         self.emit = Emitter(self.owner, program.fake_mode)
         self.env: dict[fx.Node, fx.Node] = {}
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
-        self.rank_values: dict[tuple[Any, ...], tuple[Input, torch.Tensor, fx.Node]] = {}
-        self.inputs = {i.name: i for i in program.inputs}
-        self.targets = {i.name: i.target for i in program.inputs if i.target is not None}
+        self.constants = RankConstants(self.emit, program.inputs, axis, rank, assignment.steps.device())
+        self.names = Names(plan_keys, {i.name: i.target for i in program.inputs if i.target is not None})
         self.whole_wanted = self._whole_wanted()
 
     def inside(self, program: Program, assignment: Assignment) -> "Walk":
@@ -133,7 +131,7 @@ class Walk:
 
     def _finish(self) -> Program:
         by_name = {i.name: i for i in self.program.inputs}
-        extra = {node.name: item for item, _, node in self.rank_values.values()}
+        extra = self.constants.inputs()
         renamed = {self.env[n].name: by_name[n.name] for n in self.program.placeholders()}
         inputs = tuple(
             replace(renamed[n.name], name=n.name) if n.name in renamed else extra[n.name]
@@ -145,9 +143,7 @@ class Walk:
             if item.is_state and item.target is not None:
                 layout = self.assignment.layouts.get(item.name, REPLICATE)
                 weights[item.target] = self.program.weights[item.target].cut(layout, self.rank)
-        for item, tensor, _ in self.rank_values.values():
-            assert item.target is not None, "a rank constant has a name"
-            weights[item.target] = Weight(tensor)
+        weights.update(self.constants.weights())
         return Program(
             self.program.source,
             self.emit.graph,
@@ -347,7 +343,9 @@ class Walk:
             written = list(_last(self.emit.graph, len(self.emit.graph.nodes) - before))
             for node in written:
                 if node.target in COLLECTIVES:
-                    self._note(node, value, source, target, reader, whole)
+                    node.meta["collective"] = collective_of(
+                        node, self.assignment, value, source, target, reader, axis=self.axis, names=self.names
+                    )
         made[target] = local
         name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
         if local.name not in self.origins:
@@ -361,55 +359,6 @@ class Walk:
         elif node in self.program.origins:
             origin, layouts = self.program.origins[node]
             self.origins[local] = (origin, (*layouts, layout))
-
-    def _note(
-        self, node: fx.Node, value: Value, source: Layout, target: Layout, reader: Step, whole: torch.Tensor
-    ) -> None:
-        maker = self.assignment.steps.items[value[0]]
-        cause, key = explain(self.assignment, value, source, target, reader, self.plan_keys, self.targets)
-        shape = tuple(size if isinstance(size, int) else str(size) for size in whole.shape)
-        numbers = [size if isinstance(size, int) else size.node.hint or 1 for size in whole.shape]
-        count = 1
-        for number in numbers:
-            count *= number
-        place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
-        node.meta["collective"] = Collective(
-            kind=node.target.__name__,  # type: ignore[union-attr]
-            axis=self.axis,
-            num_bytes=count * whole.element_size(),
-            shape=shape,
-            module=module_path(place),
-            source=source_line(place),
-            node=maker.node.name,
-            cause=cause,
-            plan_key=key,
-        )
-
-    def rank_value(self, per_rank: tuple[float, ...], dtype: torch.dtype) -> fx.Node:
-        """A placeholder for a constant that differs by rank, made once for equal numbers."""
-        key = (per_rank, dtype)
-        if key not in self.rank_values:
-            target = f"_rank_value_{len(self.rank_values)}_{self.axis}"
-            graph = self.emit.graph
-            first_user = next((n for n in graph.nodes if n.op != "placeholder" or self._is_user(n)), None)
-            with graph.inserting_before(first_user):
-                node = graph.create_node("placeholder", f"c{target}", name=f"c{target}")
-            tensor = torch.tensor(per_rank[self.rank], dtype=dtype)
-            device = self._device()
-            node.meta = {"val": self.emit.fake((), dtype, device)}
-            if device.type != "meta":
-                tensor = tensor.to(device)
-            item = Input(node.name, InputKind.CONSTANT_TENSOR, target, None)
-            self.rank_values[key] = (item, tensor, node)
-        return self.rank_values[key][2]
-
-    def _device(self) -> torch.device:
-        found = next((v.device for s in self.assignment.steps.items for v in s.vals if v is not None), None)
-        return found or torch.device("cpu")
-
-    def _is_user(self, node: fx.Node) -> bool:
-        item = self.inputs.get(node.name)
-        return item is not None and item.kind == InputKind.USER_INPUT
 
 
 def _strides(tensor: torch.Tensor) -> tuple[Any, ...]:
