@@ -91,6 +91,7 @@ def write(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
 
 def _preface(rows: Sequence[Row]) -> list[str]:
     programs = sum(row.get("pins", 0) for row in rows)
+    limits = sorted({row["limit"] for row in rows if "limit" in row})
     return [
         f"Written by `make ops` (torch {torch.__version__.split('+')[0]}, CPU, float32). Every entry of PyTorch's own",
         "databases is wrapped in a module, exported as it is and decomposed, and sharded over 2 and 4 simulated ranks",
@@ -100,7 +101,8 @@ def _preface(rows: Sequence[Row]) -> list[str]:
         "",
         *(f"- **{word}**: {meaning}." for word, meaning in VERDICTS.items()),
         "",
-        f"Judged so far: {len(rows)} of the {len(cases())} entries of the databases.",
+        f"Judged so far: {len(rows)} of the {len(cases())} entries of the databases, each on its first "
+        f"{' to '.join(map(str, limits)) or 'few'} samples in every set of sizes, those of unequal shapes first.",
         "",
         "*Dims cut* counts the dims of all operand tensors (longer than one) that the rules can cut; the others take",
         "part in what the operator computes as a whole (a sorted dim, the rows of a matrix that is inverted). Random",

@@ -13,13 +13,19 @@ import torch
 
 MEMORY = 6 << 30
 """Bytes of address space a worker may take."""
-SECONDS = 300
-"""A task that takes longer is stopped, and says so."""
+SECONDS = 300.0
+"""A task that takes longer is stopped, and says so, unless told otherwise."""
 
 Answer = dict[str, Any]
 
 
-def run(names: Sequence[str], task: Callable[[str], Answer], workers: int = 2) -> Iterator[Answer]:
+class _OutOfTimeError(BaseException):
+    """Not an ``Exception``: tasks write those down as findings and go on."""
+
+
+def run(
+    names: Sequence[str], task: Callable[[str], Answer], workers: int = 2, seconds: float = SECONDS
+) -> Iterator[Answer]:
     """``task(name)`` for every name, in worker processes; a worker that dies costs only the task it was at.
 
     An answer is a dict with ``name`` and ``problem``: empty, or what kept the task from its end.
@@ -31,7 +37,7 @@ def run(names: Sequence[str], task: Callable[[str], Answer], workers: int = 2) -
 
     def start() -> tuple[Any, Any, list[str]]:
         answers = context.SimpleQueue()
-        process = context.Process(target=_work, args=(tasks, answers, task), daemon=True)
+        process = context.Process(target=_work, args=(tasks, answers, task, seconds), daemon=True)
         process.start()
         return process, answers, []
 
@@ -56,7 +62,7 @@ def run(names: Sequence[str], task: Callable[[str], Answer], workers: int = 2) -
         time.sleep(0.05)
 
 
-def _work(tasks: Any, answers: Any, task: Callable[[str], Answer]) -> None:
+def _work(tasks: Any, answers: Any, task: Callable[[str], Answer], seconds: float) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -67,17 +73,17 @@ def _work(tasks: Any, answers: Any, task: Callable[[str], Answer]) -> None:
             # Whoever asked is gone.
             return
         answers.put(("started", name))
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             answer = {"problem": "", **task(name), "name": name}
-        except TimeoutError:
-            answer = {"name": name, "problem": f"stopped after {SECONDS} s"}
+        except _OutOfTimeError:
+            answer = {"name": name, "problem": f"stopped after {seconds:g} s"}
         except Exception as error:  # noqa: BLE001 - the check itself failed: written down like everything else
             answer = {"name": name, "problem": f"{type(error).__name__}: {error}"[:500]}
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         answers.put(("done", answer))
 
 
 def _out_of_time(*_: Any) -> None:
-    raise TimeoutError
+    raise _OutOfTimeError

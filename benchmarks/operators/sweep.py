@@ -1,6 +1,6 @@
 """The sweep: every operator judged in a worker process of its own kind, results as JSON lines, so that a run resumes.
 
-python -m benchmarks.operators.sweep [names …] [--limit 6] [--out benchmarks/results/operators.jsonl] [--again]
+python -m benchmarks.operators.sweep [names …] [--limit 6] [--seconds 300] [--out benchmarks/results/operators.jsonl] [--again]
 """
 
 import argparse
@@ -25,7 +25,7 @@ def judged(name: str, limit: int) -> dict[str, Any]:
     findings, started = Findings(), time.monotonic()
     for sample in samples_of(cases()[name], limit):
         judge(sample.program, findings, sample.name)
-    return {"name": name, "seconds": round(time.monotonic() - started, 1), **asdict(findings)}
+    return {"name": name, "limit": limit, "seconds": round(time.monotonic() - started, 1), **asdict(findings)}
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--limit", type=int, default=6, help="samples of an operator in each set of sizes")
+    parser.add_argument("--seconds", type=float, default=crew.SECONDS, help="time limit of an operator")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="judge anew what the results already hold")
     options = parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress, options.out.open("a") as out:
         task = progress.add_task("operators", total=len(names))
-        for result in crew.run(names, partial(judged, limit=options.limit)):
+        for result in crew.run(names, partial(judged, limit=options.limit), seconds=options.seconds):
             out.write(json.dumps(result) + "\n")
             out.flush()
             progress.update(task, advance=1, description=result["name"])
