@@ -35,6 +35,12 @@ def measure(kind, runs, emit):
         return
     versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
     facts = {**how, **versions, "parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
+    planned = [run for run in runs if run.plan != "hf" or model.config.base_model_tp_plan]
+    for run in runs:
+        if run not in planned:
+            emit({"verdict": "no plan", "run": (run.plan, run.num_ranks)})
+    if not planned:
+        return
     emit({"stage": "export", **facts})
     start = time.perf_counter()
     try:
@@ -43,11 +49,8 @@ def measure(kind, runs, emit):
         emit({"verdict": "not exportable", "reason": one_line(error), **facts})
         return
     facts |= {"export_s": _since(start), "nodes": len(exported.graph.nodes)}
-    for run in runs:
+    for run in planned:
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
-        if run.plan == "hf" and not model.config.base_model_tp_plan:
-            emit({"verdict": "no plan", "run": (run.plan, run.num_ranks)})
-            continue
         emit({**one_run(model, exported, inputs, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
 
 
