@@ -259,16 +259,15 @@ class ShardedProgram:
             found = one.assign(program, uncut)
             if not any(cuts_what_is_left_out(s, r) for s, r in zip(found.strategies, found.rules, strict=True)):
                 return found
-            at_odds = None
+            at_odds: set[str] = set()
             for place in others:
                 try:
                     _rebase(found, self._partition(place), program)
                 except RanksDifferError as error:
-                    at_odds = error.node
-                    break
-            if at_odds is None:
+                    at_odds.update(error.names)
+            if not at_odds:
                 return found
-            uncut.add(at_odds)
+            uncut |= at_odds
 
     def _weights_of(self, where: tuple[int, ...]) -> Mapping[str, Any]:
         weights = dict(self.program.weights)
@@ -295,14 +294,21 @@ def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
             "or pin sizes that divide"
         )
     strategies, rules, calls = list(leader.strategies), list(leader.rules), list(leader.calls)
+    at_odds = []
     for step in steps.items:
         call = step_call(step) if calls[step.index] is not None else None
         if call is None or call == calls[step.index]:
             continue
         # The pass before left this rank other constants than the leader (where its slice starts), so other factors.
         calls[step.index], rules[step.index] = call, rule_of_call(call)
-        led_by = leader.steps.items[step.index].node
-        strategies[step.index] = same_layouts(rules[step.index], leader.strategies[step.index], led_by)
+        chosen = leader.strategies[step.index]
+        if chosen is None:
+            continue
+        strategies[step.index] = same_layouts(rules[step.index], chosen)
+        if strategies[step.index] is None:
+            at_odds.append(leader.steps.items[step.index].node)
+    if at_odds:
+        raise RanksDifferError(at_odds)
     return Assignment(
         program=program,
         steps=steps,

@@ -73,8 +73,11 @@ def has_collective(source: Layout, target: Layout) -> bool:
     """Whether one collective leads from ``source`` to ``target``.
 
     Nothing becomes ``Partial`` by a collective, and one cut becomes another on the same dim only by way of the whole.
+    Owned rows stay with the ranks that made them.
     """
     if isinstance(source, Replicate) or isinstance(target, Partial):
+        return False
+    if isinstance(source, Partial) and source.is_owned:
         return False
     return not isinstance(source, Shard) or not isinstance(target, Shard) or exchanges(source, target)
 

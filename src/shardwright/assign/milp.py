@@ -7,19 +7,25 @@ Variables                                                                     (m
 
 - ``x[n,s]`` ∈ {0,1}: site n uses strategy s.
 - ``y[v,K→L]`` ≥ 0: one collective brings v from K, the layout it is produced in, to L. Made once, used by all readers.
-- ``f[r,K→L]`` ≥ 0: reader r = (n, j) of v gets its L straight from K: as it is, by a local cut, or by ``y[v,K→L]``.
-- ``g[r,K→L]`` ≥ 0: it gets L from K by way of the whole value: ``y[v,K→Replicate]``, then a local cut.
+- ``d[r,K→L]`` ≥ 0: reader r = (n, j) of v gets its L straight from K: as it is, or by ``y[v,K→L]``.
+- ``i[r,K]`` ≥ 0: r takes the whole value, which ``y[v,K→Replicate]`` makes of K; ``o[r,L]`` ≥ 0: and cuts L from it.
 
 Constraints
 
 - one strategy a site: ``Σ_s x[n,s] = 1``                                       (`_Model.choose_one`)
-- what flows is what is made: ``Σ_L f[r,K→L] + g[r,K→L] = Σ_{s: result of s is K} x[p(v),s]``   (`_Model.supply`)
-- and what is read: ``Σ_K f[r,K→L] + g[r,K→L] = Σ_{s: operand j of s is L} x[n,s]``            (`_Model.supply`)
-- collectives carry it: ``f[r,K→L] ≤ y[v,K→L]`` unless local; ``f[r,K→R] + Σ_L g[r,K→L] ≤ y[v,K→R]``   (`_Model.supply`)
+- what is taken is what is made: ``Σ_L d[r,K→L] + i[r,K] = Σ_{s: result of s is K} x[p(v),s]``  (`_Model.supply`)
+- and what is read: ``Σ_K d[r,K→L] + o[r,L] = Σ_{s: operand j of s is L} x[n,s]``                (`_Model.supply`)
+- whole values in are whole values out: ``Σ_K i[r,K] = Σ_L o[r,L]``                              (`_Model.supply`)
+- collectives carry it: ``d[r,K→L] ≤ y[v,K→L]``, ``i[r,K] ≤ y[v,K→R]``; where v has one reader, they are ``y`` itself
 - mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
 - memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ (1 + slack) · least``   (`_Model.limit`)
 
-Flows per reader keep the linear relaxation tight: half a reshard cannot serve one reader twice.
+Flows per reader keep the linear relaxation tight: half a reshard cannot serve one reader twice. Passing by the whole
+value keeps them few: one for each layout at either end, not one for each pair.
+
+A value that a single step reads and passes on cut as it came, no larger, is not gathered (`_Model.passed_on`): gathered
+behind that step it costs no more, and the step works on less. Chains of views, casts and slices have one place for a
+gather this way, not one at every link.
 
 Objectives, one after the other, each bounding the next                          (`solve`)
 
@@ -42,9 +48,9 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from shardwright.assign.cost import CostModel, has_collective
+from shardwright.assign.cost import CostModel, has_collective, share
 from shardwright.errors import AssignmentError
-from shardwright.layout import REPLICATE, Layout, Partial
+from shardwright.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.rules.rule import Strategy
 
 TIE = 1e-4
@@ -182,6 +188,9 @@ class _Model:
         self.num_choices = self.num_variables
         self._reshards: list[tuple[int, float]] = []
         self._cuts: list[tuple[int, float]] = []
+        self._results: dict[int, list[ValueFlow]] = {}
+        for value in self.problem.values:
+            self._results.setdefault(value.producer, []).append(value)
         self.choose_one()
         for value in self.problem.values:
             self.supply(value)
@@ -208,6 +217,9 @@ class _Model:
                 vector[first + s] = cost(site, s)
         return vector
 
+    def _strategies(self, site: int) -> list[Strategy]:
+        return self.problem.sites[site].strategies
+
     def _new(self) -> int:
         self.num_variables += 1
         return self.num_variables - 1
@@ -227,6 +239,7 @@ class _Model:
     def supply(self, value: ValueFlow) -> None:
         """Flows of one value from its producer to each of its readers, and the collectives they share."""
         made = self._choices_by_layout(value.producer, lambda s: s.results[value.result])
+        passed_on = self.passed_on(value)
         shared: dict[tuple[Layout, Layout], int] = {}
         for site, operand in value.readers:
             read = self._choices_by_layout(site, lambda s, operand=operand: s.operands[operand])
@@ -235,43 +248,56 @@ class _Model:
             leaving: dict[Layout, list[int]] = {source: [] for source in made}
             arriving: dict[Layout, list[int]] = {target: [] for target in read}
             for source in made:
-                through: list[int] = []
                 for target in read:
-                    for flow, by_whole in self._routes(value, source, target, shared):
+                    if target != REPLICATE and (source == target or has_collective(source, target)):
+                        flow = self._flow(value, source, target, shared)
                         leaving[source].append(flow)
                         arriving[target].append(flow)
-                        if by_whole:
-                            through.append(flow)
-                if through:
-                    carrier = self._collective(value, source, REPLICATE, shared)
-                    self._row({**dict.fromkeys(through, 1.0), carrier: -1.0}, -np.inf, 0.0)
+            whole_in = {
+                source: self._flow(value, source, REPLICATE, shared)
+                for source in made
+                if source == REPLICATE or (has_collective(source, REPLICATE) and source not in passed_on)
+            }
+            for source, flow in whole_in.items():
+                leaving[source].append(flow)
+            whole_out = {
+                target: self._cut(value, target)
+                for target in read
+                if not isinstance(target, Partial) or (target.op == "sum" and not value.is_bool)
+            }
+            for target, flow in whole_out.items():
+                arriving[target].append(flow)
+            self._row({**dict.fromkeys(whole_in.values(), 1.0), **dict.fromkeys(whole_out.values(), -1.0)}, 0.0, 0.0)
             for choices, flows in ((made, leaving), (read, arriving)):
                 for layout, numbers in choices.items():
                     self._row({**dict.fromkeys(flows[layout], 1.0), **dict.fromkeys(numbers, -1.0)}, 0.0, 0.0)
 
-    def _routes(
-        self, value: ValueFlow, source: Layout, target: Layout, shared: dict[tuple[Layout, Layout], int]
-    ) -> list[tuple[int, bool]]:
-        """New flow variables from ``source`` to ``target``, and whether each goes by way of the whole value."""
-        if source == target:
-            return [(self._new(), False)]
-        if isinstance(source, Partial) and source.is_owned:
-            return []
-        can_cut = not isinstance(target, Partial) or (target.op == "sum" and not value.is_bool)
-        found = []
-        if source == REPLICATE:
-            if can_cut:
-                found.append((self._cut(value, target), False))
-            return found
-        if target != REPLICATE and has_collective(source, target):
-            direct = self._new()
-            self._row({direct: 1.0, self._collective(value, source, target, shared): -1.0}, -np.inf, 0.0)
-            found.append((direct, False))
-        if target == REPLICATE:
-            found.append((self._new(), True))
-        elif can_cut:
-            found.append((self._cut(value, target), True))
-        return found
+    def passed_on(self, value: ValueFlow) -> set[Layout]:
+        """Cuts that the only reader of a value passes on, on no more bytes: gathered there, they cost no more."""
+        if len(value.readers) != 1:
+            return set()
+        site = value.readers[0][0]
+        results = self._results.get(site, ())
+        if len(results) != 1 or not results[0].members == value.members == self.problem.sites[site].members:
+            return set()
+        (result,) = results
+        pairs = [(s.operands[0], s.results[result.result]) for s in self._strategies(site) if len(s.operands) == 1]
+        return {
+            taken
+            for taken, given in pairs
+            if isinstance(taken, Shard)
+            and isinstance(given, Shard)
+            and result.num_bytes * share(given) <= value.num_bytes * share(taken)
+        }
+
+    def _flow(self, value: ValueFlow, source: Layout, target: Layout, shared: dict[tuple[Layout, Layout], int]) -> int:
+        """A flow to one reader: free where nothing moves, else carried by a collective, its own or shared."""
+        flow = self._new()
+        if source != target and len(value.readers) == 1:
+            self._reshards.append((flow, self._price(value, source, target)))
+        elif source != target:
+            self._row({flow: 1.0, self._collective(value, source, target, shared): -1.0}, -np.inf, 0.0)
+        return flow
 
     def _cut(self, value: ValueFlow, target: Layout) -> int:
         """A flow that ends in a local cut of the whole value, at its small cost."""
@@ -286,15 +312,18 @@ class _Model:
         """The variable of one collective of a value, the same for all its readers."""
         if (source, target) not in shared:
             shared[source, target] = self._new()
-            cost = self.problem.cost.reshard_us(source, target, value.num_bytes, self.problem.num_ranks)
-            # A weight that is gathered on every call was not worth cutting: only where nothing else works.
-            cost += WEIGHT_GATHER_US * value.is_weight
-            self._reshards.append((shared[source, target], value.members * cost))
+            self._reshards.append((shared[source, target], self._price(value, source, target)))
         return shared[source, target]
+
+    def _price(self, value: ValueFlow, source: Layout, target: Layout) -> float:
+        """The time of a collective on every member of a value, in microseconds."""
+        cost = self.problem.cost.reshard_us(source, target, value.num_bytes, self.problem.num_ranks)
+        # A weight that is gathered on every call was not worth cutting: only where nothing else works.
+        return value.members * (cost + WEIGHT_GATHER_US * value.is_weight)
 
     def _choices_by_layout(self, site: int, layout: Callable[[Strategy], Layout]) -> dict[Layout, list[int]]:
         found: dict[Layout, list[int]] = {}
-        for s, strategy in enumerate(self.problem.sites[site].strategies):
+        for s, strategy in enumerate(self._strategies(site)):
             found.setdefault(layout(strategy), []).append(self.first_choice[site] + s)
         return found
 

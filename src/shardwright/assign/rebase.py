@@ -4,6 +4,8 @@ After an axis is cut, the ranks' programs differ in constants (where a slice sta
 of a rule are. Layouts are what the ranks must agree on, so that their collectives meet.
 """
 
+from collections.abc import Sequence
+
 from torch import fx
 
 from shardwright.assign.steps import Step
@@ -17,12 +19,14 @@ from shardwright.rules.rule import Call, Rule, Strategy, factor_cuts, strategy_f
 
 
 class RanksDifferError(AssignmentError):
-    """A step that cannot be cut on all ranks alike; ``node``: its name."""
+    """Steps that cannot be cut on all ranks alike; ``names``: of their nodes."""
 
-    def __init__(self, node: fx.Node) -> None:
-        self.node = node.name
+    def __init__(self, nodes: Sequence[fx.Node]) -> None:
+        self.names = [node.name for node in nodes]
+        more = f" (nor can {len(nodes) - 1} more)" if len(nodes) > 1 else ""
         super().__init__(
-            f"{describe(node)} cannot be cut on all ranks alike, as an axis before this one left them different parts\n"
+            f"{describe(nodes[0])} cannot be cut on all ranks alike{more}, as an axis before this one left them "
+            "different parts\n"
             "  try: another order of the mesh axes, or a plan that pins this module 'replicate' on one of them"
         )
 
@@ -48,9 +52,9 @@ def rule_of_call(call: Call) -> Rule | None:
     return entry.build(call) if entry is not None else None
 
 
-def same_layouts(rule: Rule | None, strategy: Strategy | None, node: fx.Node) -> Strategy | None:
-    """The strategy of ``rule`` that has another strategy's layouts; raises `RanksDifferError` when it has none."""
-    if strategy is None or not strategy.cuts:
+def same_layouts(rule: Rule | None, strategy: Strategy) -> Strategy | None:
+    """The strategy of ``rule`` that has another strategy's layouts, if there is one."""
+    if not strategy.cuts:
         return strategy
     if rule is not None:
         sides = [*zip(rule.operands, strategy.operands, strict=True), *zip(rule.results, strategy.results, strict=True)]
@@ -61,7 +65,7 @@ def same_layouts(rule: Rule | None, strategy: Strategy | None, node: fx.Node) ->
                 found = strategy_for(rule, choice)
                 if found is not None and (found.operands, found.results) == (strategy.operands, strategy.results):
                     return found
-    raise RanksDifferError(node)
+    return None
 
 
 def _fake(value: object) -> object:
