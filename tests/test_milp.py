@@ -1,0 +1,90 @@
+"""The solver's problem against every assignment there is, priced by hand."""
+
+import itertools
+import random
+
+import pytest
+
+from shardwright.assign.cost import CostModel, has_collective
+from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
+from shardwright.layout import REPLICATE, Cut, Partial, Shard
+from shardwright.rules.rule import Strategy
+
+NUM_RANKS = 4
+CUTS = tuple(Shard(dim, cut) for dim in (0, 1) for cut in (Cut.even(20, NUM_RANKS), Cut.even(5, NUM_RANKS).scale(4)))
+LAYOUTS = (REPLICATE, *dict.fromkeys(CUTS), Partial("sum"))
+
+
+def _strategy(dice, num_operands, num_results):
+    """Whole operands give whole results, partial sums pass through, cuts become other cuts or partial sums."""
+    operands = dice.choices(LAYOUTS, k=num_operands)
+    if num_operands and all(layout == REPLICATE for layout in operands):
+        given = [REPLICATE]
+    elif num_operands == 1 and operands[0] == LAYOUTS[-1]:
+        given = [LAYOUTS[-1]]
+    else:
+        given = LAYOUTS[1:]
+    return Strategy((), tuple(operands), tuple(dice.choices(given, k=num_results)))
+
+
+def drawn(seed):
+    """A problem of a few sites: sources, steps of one or two operands, and readers that want one layout."""
+    dice = random.Random(seed)
+    sites, values, made = [], [], []
+
+    def site(readings, num_results, num_strategies):
+        strategies = {_strategy(dice, readings, num_results): None for _ in range(num_strategies)}
+        # Every site can work on whole values, as in the compiler: no draw is without an answer.
+        strategies[Strategy((), (REPLICATE,) * readings, (REPLICATE,) * num_results)] = None
+        chosen = list(strategies)
+        sites.append(SiteChoices(1, chosen, [dice.uniform(0, 5) for _ in chosen], [0 for _ in chosen]))
+        return len(sites) - 1
+
+    readers: dict[int, list[tuple[int, int]]] = {}
+    made.extend(site(0, 1, 2) for _ in range(2))
+    for _ in range(3):
+        sources = dice.sample(made, k=dice.choice((1, 1, 2)))
+        new = site(len(sources), 1, 3)
+        for operand, source in enumerate(sources):
+            readers.setdefault(source, []).append((new, operand))
+        made.append(new)
+    last = site(1, 0, 1)
+    readers.setdefault(made[-1], []).append((last, 0))
+    for source in made:
+        size = dice.choice((100_000, 400_000, 1_000_000))
+        values.append(ValueFlow(1, source, 0, tuple(readers.get(source, ())), size))
+    return Problem(NUM_RANKS, sites, values, [], CostModel())
+
+
+def price(problem, chosen):
+    """The least time of the collectives under a choice of strategies; None where some layout cannot be reached."""
+    total = 0.0
+    for value in problem.values:
+        source = problem.sites[value.producer].strategies[chosen[value.producer]].results[value.result]
+        wanted = {problem.sites[n].strategies[chosen[n]].operands[j] for n, j in value.readers} - {source}
+        if source == REPLICATE:
+            # Every layout is a local cut of the whole.
+            continue
+        direct = {t: _cost(problem, value, source, t) for t in wanted if t != REPLICATE and has_collective(source, t)}
+        whole = _cost(problem, value, source, REPLICATE)
+        needs_whole = wanted - set(direct)
+        # Either each layout by its own collective, or any of them cut from the whole, gathered once.
+        options = [sum(direct.values())] if not needs_whole else []
+        kept = itertools.chain.from_iterable(itertools.combinations(direct, k) for k in range(len(direct) + 1))
+        options.extend(whole + sum(direct[t] for t in some) for some in kept)
+        total += min(options) if wanted else 0.0
+    return total
+
+
+def _cost(problem, value, source, target):
+    return problem.cost.reshard_us(source, target, value.num_bytes, problem.num_ranks)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_solver_finds_the_cheapest_assignment(seed):
+    problem = drawn(seed)
+    found = solve(problem)
+    choices = itertools.product(*(range(len(site.strategies)) for site in problem.sites))
+    least = min(price(problem, chosen) for chosen in choices)
+    assert found.reshard_us == pytest.approx(least, rel=1e-5, abs=0.02)
+    assert price(problem, found.chosen) == pytest.approx(least, rel=1e-5, abs=0.02)
