@@ -23,6 +23,7 @@ def _strategy(dice, num_operands, num_results):
     elif num_operands == 1 and operands[0] == LAYOUTS[-1]:
         given = [LAYOUTS[-1]]
     else:
+        # Sources too: where all may be whole, nothing need ever move.
         given = LAYOUTS[1:]
     return Strategy((), tuple(operands), tuple(dice.choices(given, k=num_results)))
 
@@ -34,8 +35,6 @@ def drawn(seed):
 
     def site(readings, num_results, num_strategies):
         strategies = {_strategy(dice, readings, num_results): None for _ in range(num_strategies)}
-        # Every site can work on whole values, as in the compiler: no draw is without an answer.
-        strategies[Strategy((), (REPLICATE,) * readings, (REPLICATE,) * num_results)] = None
         chosen = list(strategies)
         sites.append(SiteChoices(1, chosen, [dice.uniform(0, 5) for _ in chosen], [0 for _ in chosen]))
         return len(sites) - 1
@@ -43,7 +42,7 @@ def drawn(seed):
     readers: dict[int, list[tuple[int, int]]] = {}
     made.extend(site(0, 1, 2) for _ in range(2))
     for _ in range(3):
-        sources = dice.sample(made, k=dice.choice((1, 1, 2)))
+        sources = dice.sample(made, k=dice.choice((1, 1, 1, 2)))
         new = site(len(sources), 1, 3)
         for operand, source in enumerate(sources):
             readers.setdefault(source, []).append((new, operand))
@@ -51,13 +50,13 @@ def drawn(seed):
     last = site(1, 0, 1)
     readers.setdefault(made[-1], []).append((last, 0))
     for source in made:
-        size = dice.choice((100_000, 400_000, 1_000_000))
+        size = dice.choice((100_000, 2_000_000, 8_000_000))
         values.append(ValueFlow(1, source, 0, tuple(readers.get(source, ())), size))
     return Problem(NUM_RANKS, sites, values, [], CostModel())
 
 
 def price(problem, chosen):
-    """The least time of the collectives under a choice of strategies; None where some layout cannot be reached."""
+    """The least time of the collectives under a choice of strategies."""
     total = 0.0
     for value in problem.values:
         source = problem.sites[value.producer].strategies[chosen[value.producer]].results[value.result]
@@ -80,7 +79,7 @@ def _cost(problem, value, source, target):
     return problem.cost.reshard_us(source, target, value.num_bytes, problem.num_ranks)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(100))
 def test_the_solver_finds_the_cheapest_assignment(seed):
     problem = drawn(seed)
     found = solve(problem)

@@ -3,14 +3,16 @@
 The levels, of which the first that builds and runs is taken: ``grouped`` shrinks everything and gives key-value heads
 of their own, ``plain`` has as many key-value heads as heads, ``long`` has heads of 128 as well, for code that splits a
 head at fixed places, ``depth`` shrinks only counts (layers, experts,
-vocabulary) and leaves widths as they are, for architectures whose widths hang together in ways no name tells. A fourth,
-``layers``, only cuts the number of layers, for models at their true sizes.
+vocabulary) and leaves widths as they are, for architectures whose widths hang together in ways no name tells.
+``windows`` shrinks counts and windows of attention, ``images`` counts but not images, ``own`` nothing at all, as in
+classes whose own defaults are small. The last, ``layers``, only cuts the number of
+layers, for models at their true sizes.
 """
 
 import inspect
 import re
 
-LEVELS = ("grouped", "plain", "long", "depth")
+LEVELS = ("grouped", "plain", "long", "depth", "windows", "images", "own")
 VOCABULARY = 96
 LAYERS = 2
 MOST_LAYERS = 4
@@ -105,6 +107,8 @@ TABLES = {
         *WIDTHS,
     ),
     "depth": DEPTH,
+    "windows": (*DEPTH, (r"window_size", 2)),
+    "images": DEPTH,
     "layers": COUNTS,
 }
 # Sizes in a fixed relation to a patch or a list, and names that look like sizes but are not.
@@ -113,7 +117,7 @@ KEPT = (r"mm_\w+|patch_size|num_channels|out_channels|in_channels|num_labels|hid
 
 def shrink(config_class, level):
     """A small config of this class. Raises what the class raises when the sizes do not fit together."""
-    return _rebuild(config_class(), level)
+    return config_class() if level == "own" else _rebuild(config_class(), level)
 
 
 def _rebuild(config, level):
@@ -131,7 +135,7 @@ def _changes(config, level):
     hierarchical = any(
         isinstance(vars(config).get(n), (list, tuple)) for n in ("depths", "num_heads", "num_attention_heads")
     )
-    table = TABLES["depth" if hierarchical else level]
+    table = TABLES["depth" if hierarchical and level != "windows" else level]
     values = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     changed = {}
     for name, value in values.items():
@@ -146,7 +150,7 @@ def _changes(config, level):
     changed |= _state_heads(values, changed)
     changed |= _stages(values | changed)
     changed |= _rope(values | changed)
-    if level != "layers":
+    if level not in ("layers", "images"):
         changed |= _image(values)
     changed |= _token_ids(values, changed)
     if "use_cache" in values:
@@ -213,13 +217,12 @@ def _rope(values):
     if not isinstance(rope, dict) or not width:
         return {}
     section = rope.get("mrope_section")
-    if not section or sum(section) * 2 <= width:
+    count = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
+    if not section or sum(section) == count:
         return {}
-    share = max(width // 2 // (len(section) + 1), 1)
-    return {
-        "rope_parameters": rope
-        | {"mrope_section": [width // 2 - share * (len(section) - 1)] + [share] * (len(section) - 1)}
-    }
+    share = max(count // (len(section) + 1), 1)
+    sections = [count - share * (len(section) - 1)] + [share] * (len(section) - 1)
+    return {"rope_parameters": rope | {"mrope_section": sections}}
 
 
 def _state_heads(values, changed):
