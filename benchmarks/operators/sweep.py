@@ -1,6 +1,7 @@
 """The sweep: every operator judged in a worker process of its own kind, results as JSON lines, so that a run resumes.
 
-python -m benchmarks.operators.sweep [names …] [--limit 6] [--seconds 300] [--out benchmarks/results/operators.jsonl] [--again]
+python -m benchmarks.operators.sweep [names …] [--limit 6] [--seconds 300] [--again]
+    [--out benchmarks/results/operators.jsonl]
 """
 
 import argparse

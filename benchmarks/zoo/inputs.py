@@ -32,9 +32,18 @@ def candidates(model):
             n for n in ("pixel_values", "input_values", "input_features", "bbox") if n in parameters and n not in asked
         ]
         tries = ([[*asked, *more]] if more else []) + tries
+    # Some ask for more than their signatures say.
+    with_all = [*asked, *(n for n in parameters if n in COMPANIONS and n not in asked)]
+    if with_all not in tries:
+        tries.append(with_all)
     for names in tries:
-        makers = MAKERS | (PATCHES if "grid_thw" in names else {})
+        makers = MAKERS | (PATCHES if {"grid_thw", "image_grid_thw"} & set(names) else {})
         yield " ".join(names), {**{name: makers[name](model.config) for name in names}, **fixed}
+    for names in tries:
+        for name in names:
+            for other in OTHERWISE.get(name, ()):
+                inputs = {n: (other if n == name else MAKERS[n])(model.config) for n in names}
+                yield f"{' '.join(names)} ({other.__name__})", {**inputs, **fixed}
 
 
 def image_inputs(model, asked):
@@ -89,7 +98,7 @@ def tokens(config, length=LENGTH):
 
 
 def _side(config):
-    size = find(config, "image_size", default=SIDE)
+    size = find(config, "image_size", "max_img_size", default=SIDE)
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
@@ -98,6 +107,12 @@ def pixels(config):
     return torch.randn(
         BATCH, find(config, "num_channels", "in_channels", "in_chans", default=3), *_side(config), generator=_draw()
     )
+
+
+def large_pixels(config):
+    """Images of 256 pixels a side, for backbones that halve them often."""
+    channels = find(config, "num_channels", "in_channels", "in_chans", default=3)
+    return torch.randn(BATCH, channels, 256, 256, generator=_draw())
 
 
 def video(config):
@@ -132,6 +147,49 @@ def spectrum(config):
     return torch.randn(BATCH, LENGTH * 4, bins, generator=_draw())
 
 
+def mels(config):
+    """Mel spectra with the bins first."""
+    return spectrum(config).transpose(1, 2).contiguous()
+
+
+def stacked_frames(config):
+    """Frames of spectra, as wide as an encoder of stacked frames says."""
+    width = find(config, "input_dim", "input_size", "input_feat_size", default=80)
+    return torch.randn(BATCH, LENGTH * 4, width, generator=_draw())
+
+
+def wide_spectrum(config):
+    """Mel spectra of 128 bins, for encoders that take no others and do not say so."""
+    return torch.randn(BATCH, LENGTH * 4, 128, generator=_draw())
+
+
+def spectrum_image(config):
+    """Mel spectra as images of one channel."""
+    return spectrum(config)[:, None]
+
+
+def codebook_tokens(config):
+    """Tokens of several codebooks at each position."""
+    books = find(config, "num_codebooks", "num_channels", default=8)
+    size = find(config, "vocab_size", default=96)
+    return torch.randint(3, max(min(size, 80), 4), (BATCH, LENGTH, books), generator=_draw())
+
+
+def speech(config):
+    """Sound samples, in whole frames of the widest hop in use."""
+    return torch.randn(BATCH, 2 * 1920, generator=_draw())
+
+
+def one_channel(config):
+    """Sound samples of one channel, in whole frames."""
+    return speech(config)[:, None]
+
+
+def channels_first(config):
+    """Vectors of the model's width, positions last."""
+    return hidden(config).transpose(1, 2).contiguous()
+
+
 def boxes(config):
     """Boxes of tokens on a page."""
     corner = torch.randint(0, 400, (BATCH, LENGTH, 2), generator=_draw())
@@ -152,6 +210,37 @@ def hidden(config):
     return torch.randn(BATCH, LENGTH, find(config, "hidden_size", "d_model", default=64), generator=_draw())
 
 
+def channels(config):
+    """Past values of several series, one column each."""
+    length = find(config, "context_length", default=32)
+    width = find(config, "num_input_channels", "input_size", default=1)
+    return torch.randn(BATCH, length, width, generator=_draw())
+
+
+def image_pair(config):
+    """Two images that are to be matched."""
+    return torch.stack([pixels(config), pixels(config).flip(-1)], 1)
+
+
+def flat_patches(config):
+    """Patches of each image, each one row."""
+    channels = find(config, "num_channels", "in_channels", default=3)
+    return torch.randn(BATCH, 16, channels * find(config, "patch_size", default=14) ** 2, generator=_draw())
+
+
+def _vectors(*names, default, length=LENGTH):
+    def make(config):
+        return torch.randn(BATCH, length, find(config, *names, default=default), generator=_draw())
+
+    return make
+
+
+def positions_2d(config):
+    """Row and column of each of sixteen patches."""
+    places = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    return places.expand(BATCH, 16, 2).contiguous()
+
+
 VOCABULARY_FREE = frozenset({"input_ids", "decoder_input_ids", "qformer_input_ids"})
 """Inputs that are token ids, of any length."""
 
@@ -168,22 +257,90 @@ def grid(config):
     return torch.tensor([[1, 4, 4]] * BATCH)
 
 
+COMPANIONS = frozenset(
+    {
+        "actions",
+        "decoder_input_values",
+        "encoder_hidden_states",
+        "future_time_features",
+        "future_values",
+        "past_observed_mask",
+        "past_time_features",
+        "pixel_attention_mask",
+        "pixel_values",
+        "spatial_shapes",
+        "returns_to_go",
+        "rewards",
+        "input_ids",
+        "input_values",
+        "input_features",
+        "input_features_mask",
+        "timesteps",
+        "visual_feats",
+        "visual_pos",
+    }
+)
+"""Arguments that have a default and are needed all the same, tried when nothing else runs."""
+
+OTHERWISE = {
+    "decoder_input_ids": (codebook_tokens,),
+    "hidden_states": (channels_first, one_channel),
+    "input_features": (mels, stacked_frames, wide_spectrum, spectrum_image),
+    "input_ids": (codebook_tokens,),
+    "input_values": (one_channel, speech, spectrum, hidden),
+    "latents": (channels_first,),
+    "past_values": (channels,),
+    "pixel_values": (video, image_pair, flat_patches, large_pixels),
+}
+"""What else these names mean in some models."""
+
 PATCHES = {"hidden_states": patches, "pixel_values": patches}
 """What these names mean where a grid comes with them."""
 
 MAKERS = {
     "action_embeds": hidden,
+    "actions": _vectors("act_dim", default=4),
+    "audio_mel": spectrum,
+    "audio_mel_mask": lambda config: torch.zeros(BATCH, LENGTH * 4, dtype=torch.bool),
     "bbox": boxes,
+    "context_hidden_states": hidden,
     "decoder_input_ids": lambda config: tokens(config, DECODER_LENGTH),
+    "decoder_input_values": hidden,
+    "encoder_hidden_states": _vectors("encoder_hidden_size", "cross_attention_dim", "hidden_size", default=64),
+    "freq": lambda config: torch.zeros(BATCH, 1, dtype=torch.long),
+    "future_time_features": _vectors("num_time_features", default=1, length=4),
+    "future_values": lambda config: torch.randn(BATCH, 4, generator=_draw()),
     "grid_thw": grid,
     "hidden_states": hidden,
+    "image_grid_thw": grid,
     "input_features": spectrum,
+    "input_features_mask": lambda config: torch.ones(BATCH, LENGTH * 4, dtype=torch.long),
     "input_ids": tokens,
     "input_values": waves,
+    "inputs": hidden,
     "inputs_embeds": hidden,
+    "latents": hidden,
+    "merge_sizes": lambda config: torch.ones(BATCH, dtype=torch.long),
+    "noise_embeds": hidden,
+    "past_observed_mask": lambda config: torch.ones_like(series(config)),
+    "past_time_features": lambda config: torch.randn(
+        *series(config).shape[:2], find(config, "num_time_features", default=1), generator=_draw()
+    ),
     "past_values": series,
+    "past_values_padding": lambda config: torch.zeros_like(series(config)).long(),
+    "pixel_attention_mask": lambda config: torch.ones(BATCH, 16, dtype=torch.long),
+    "pixel_position_ids": positions_2d,
     "pixel_values": pixels,
     "pixel_values_videos": video,
+    "prompt_masks": pixels,
+    "prompt_pixel_values": pixels,
     "qformer_input_ids": tokens,
     "query_embeds": hidden,
+    "returns_to_go": _vectors(default=1),
+    "rewards": _vectors(default=1),
+    "spatial_shapes": lambda config: torch.full((BATCH, 2), 4),
+    "states": _vectors("state_dim", default=17),
+    "timesteps": lambda config: torch.arange(LENGTH).expand(BATCH, LENGTH).contiguous(),
+    "visual_feats": _vectors("visual_feat_dim", default=2048, length=4),
+    "visual_pos": _vectors("visual_pos_dim", default=4, length=4),
 }

@@ -1,18 +1,17 @@
 """One recipe that shrinks any config: by the names its class gives its sizes, never by model type.
 
 The levels, of which the first that builds and runs is taken: ``grouped`` shrinks everything and gives key-value heads
-of their own, ``plain`` has as many key-value heads as heads, ``long`` has heads of 128 as well, for code that splits a
-head at fixed places, ``depth`` shrinks only counts (layers, experts,
-vocabulary) and leaves widths as they are, for architectures whose widths hang together in ways no name tells.
-``windows`` shrinks counts and windows of attention, ``images`` counts but not images, ``own`` nothing at all, as in
-classes whose own defaults are small. The last, ``layers``, only cuts the number of
-layers, for models at their true sizes.
+of their own, ``plain`` has as many key-value heads as heads, ``long`` has heads of 128 as well and ``half`` of 64, for
+code that splits a head at fixed places, ``depth`` shrinks only counts (layers, experts, vocabulary) and leaves widths
+as they are, for architectures whose widths hang together in ways no name tells, ``windows`` shrinks counts and windows
+of attention, ``images`` counts but not images, ``own`` nothing at all, for classes whose own defaults are small. One
+more, ``layers``, only cuts the number of layers, for models at their true sizes.
 """
 
 import inspect
 import re
 
-LEVELS = ("grouped", "plain", "long", "depth", "windows", "images", "own")
+LEVELS = ("grouped", "plain", "long", "half", "depth", "windows", "images", "own")
 VOCABULARY = 96
 LAYERS = 2
 MOST_LAYERS = 4
@@ -22,7 +21,10 @@ KEY_VALUE_HEADS = r"(\w+_)?(num_key_value_heads|num_kv_heads|multi_query_group_n
 
 COUNTS = (
     (r"(\w+_)?(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|depth)", LAYERS),
-    (r"num_(encoder|decoder)_layers|num_blocks|num_hidden_blocks|l_layers|x_layers|r_layers", LAYERS),
+    (
+        r"num_self_attends_per_block|num_(encoder|decoder)_layers|num_blocks|num_hidden_blocks|l_layers|x_layers|r_layers",
+        LAYERS,
+    ),
     (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_first_dense_layers", 1),
     (r"num_kv_shared_layers|num_nextn_predict_layers|mtp_num_\w*layers", 0),
 )
@@ -81,12 +83,13 @@ WIDTHS = (
     ),
     (r"(\w+_)?out_hidden_size|output_dim|d_embed|dim|input_embedding_size|output_embedding_size", 64),
     (r"query_pre_attn_scalar", 8),
-    (r"condition_dim|upsample_groups", 64),
+    (r"condition_dim|upsample_groups|d_latents", 64),
     (r"sliding_window\w*|attention_window\w*|attention_chunk_size|local_attention|window_size", 4),
 )
 FILLED = frozenset(
     {
         "prediction_length",
+        "vocab_size",
         "head_dim",
         "num_key_value_heads",
         "n_routed_experts",
@@ -103,6 +106,13 @@ TABLES = {
         *DEPTH,
         (r"(\w+_)?head_dim", 128),
         (r"(\w+_)?(hidden_size|d_model|n_embd|hidden_dim|embed_dim)", 1024),
+        (KEY_VALUE_HEADS, 8),
+        *WIDTHS,
+    ),
+    "half": (
+        *DEPTH,
+        (r"(\w+_)?head_dim", 64),
+        (r"(\w+_)?(hidden_size|d_model|n_embd|hidden_dim|embed_dim)", 512),
         (KEY_VALUE_HEADS, 8),
         *WIDTHS,
     ),
@@ -152,7 +162,10 @@ def _changes(config, level):
     changed |= _rope(values | changed)
     if level not in ("layers", "images"):
         changed |= _image(values)
+    changed |= _windows(values | changed)
     changed |= _token_ids(values, changed)
+    if not values.get("default_language") and values.get("languages"):
+        changed["default_language"] = next(iter(values["languages"]))
     if "use_cache" in values:
         changed["use_cache"] = False
     return changed
@@ -240,6 +253,15 @@ def _image(values):
     size, patch = values.get("image_size"), values.get("patch_size")
     if isinstance(size, int) and isinstance(patch, int):
         return {"image_size": min(size, (16 if "depths" in values else 4) * patch)}
+    return {}
+
+
+def _windows(values):
+    """A window counted in pixels holds two merged patches a side."""
+    names = ("window_size", "patch_size", "spatial_merge_size")
+    window, patch, merge = (values.get(name) for name in names)
+    if all(isinstance(size, int) for size in (window, patch, merge)) and window < patch * merge:
+        return {"window_size": 2 * patch * merge}
     return {}
 
 
