@@ -35,6 +35,10 @@ class Candidates:
     num_ranks: int
     dims: dict[tuple[Value, int], dict[Cut, None]] = field(default_factory=dict)
     choices: list[dict[Choice, None]] = field(default_factory=list)
+    tried: list[set[Choice]] = field(default_factory=list)
+    """Choices of each site that were looked at, those that no strategy makes among them."""
+    told: list[int] = field(default_factory=list)
+    """How many choices of each site have become cuts of its dims."""
 
     def layouts(self, value: Value, ndim: int) -> list[Layout]:
         """Every candidate shard of a value."""
@@ -53,7 +57,8 @@ def discover(
     for the outputs that mutate buffers and for tied weights. ``seeds``: whether a factor group of a site is worth
     cutting for its own sake, rather than because a neighbour is cut.
     """
-    found = Candidates(num_ranks, choices=[{} for _ in folded.sites])
+    sites = range(len(folded.sites))
+    found = Candidates(num_ranks, choices=[{} for _ in sites], tried=[set() for _ in sites], told=[0 for _ in sites])
     neighbours = _neighbours(folded, links)
     for site, layout in pinned.items():
         if isinstance(layout, Shard):
@@ -163,7 +168,10 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
     for group in rule.joint:
         _choose_joint(found, site, rule, group, parts)
     changed = False
-    for choice_items in list(found.choices[site.index]):
+    choices = found.choices[site.index]
+    untold = list(choices)[found.told[site.index] :]
+    found.told[site.index] = len(choices)
+    for choice_items in untold:
         choice = dict(choice_items)
         for values, dims in _sides(site, rule):
             for dim, term in enumerate(dims):
@@ -192,13 +200,17 @@ def _choose_joint(
 
 
 def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut]) -> None:
-    if any(name in rule.fixed for name in choice) or len(found.choices[site.index]) >= 4 * MAX_CUTS:
+    items, tried = tuple(choice.items()), found.tried[site.index]
+    if items in tried or len(found.choices[site.index]) >= 4 * MAX_CUTS:
+        return
+    tried.add(items)
+    if any(name in rule.fixed for name in choice):
         return
     if min(cut.largest_fraction for cut in choice.values()) >= 1:
         return
     try:
         if strategy_for(rule, choice) is not None:
-            found.choices[site.index][tuple(choice.items())] = None
+            found.choices[site.index][items] = None
     except ValueError:
         return
 
