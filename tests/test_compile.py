@@ -474,3 +474,21 @@ def test_group_names_of_axes_that_are_not_there():
     sharded = check(redraw(Masked()), (torch.randn(4, 8), torch.randn(12)), 2, {"up": "colwise", "down": "rowwise"})
     with pytest.raises(sw.ShardwrightError, match="group_names: the mesh has no axis 'pt'\n  try: tp"):
         sharded.exported(0, group_names={"pt": "x"})
+
+
+class Tokens(nn.Module):
+    """An MLP for so many tokens that its weights are smaller than what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_weights_are_not_gathered_though_activations_are_larger(decompose):
+    # Decomposed, a linear reads its weight transposed: no less a weight.
+    sharded = check(redraw(Tokens()), (torch.randn(400_000, 8),), 2, "auto", decompose=decompose)
+    assert kinds(sharded) == {"all_reduce": 1}

@@ -325,7 +325,7 @@ class _Builder:
 
     def problem(self, *, slack: float, time_limit_s: float) -> Problem:
         sites = [self._site_choices(site) for site in self.folded.sites]
-        values = []
+        values, weights = [], self._made_of_weights()
         for (source, result, readers), count in self.folded.values.items():
             maker = self.folded.sites[source].step
             value = maker.vals[result] if result < len(maker.vals) else None
@@ -334,14 +334,20 @@ class _Builder:
             solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.kind != "sizes")
             if solvable:
                 num_bytes = self._elements(value) * value.element_size()
-                flags = {"is_bool": value.dtype == torch.bool, "is_weight": self._is_parameter(maker)}
+                flags = {"is_bool": value.dtype == torch.bool, "is_weight": maker.index in weights}
                 values.append(ValueFlow(count, source, result, solvable, num_bytes, **flags))
         ties = [(output, placeholder) for output, (placeholder, _) in self.links.items()]
         return Problem(self.num_ranks, sites, values, ties, self.cost, self.auto, slack, time_limit_s)
 
-    def _is_parameter(self, step: Step) -> bool:
-        item = self.kinds.get(step.node.name) if step.kind == "input" else None
-        return item is not None and item.kind.name == "PARAMETER"
+    def _made_of_weights(self) -> set[int]:
+        """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones."""
+        found: set[int] = set()
+        for step in self.steps.items:
+            item = self.kinds.get(step.node.name) if step.kind == "input" else None
+            is_parameter = item is not None and item.kind.name == "PARAMETER"
+            if is_parameter or (step.kind == "call" and step.reads and all(s in found for s, _ in step.reads)):
+                found.add(step.index)
+        return found
 
     def _elements(self, value: torch.Tensor) -> int:
         return math.prod(size_hint(size, self.fake_mode) for size in tensor_meta(value).shape)
