@@ -69,13 +69,15 @@ def test_the_card_counts_and_lists_every_type():
     }
     runs = [
         record("a", "auto", 2, "ok", **ok),
+        record("a", "auto", 4, "ok", **ok | {"held_beyond": {"embed": 0.2}}),
         record("b", "auto", 2, "wrong", reason="output 0 | differs", max_error=0.5),
         record("c", "", 0, "not buildable", reason="no size fits"),
     ]
     records = {(r["type"], r["plan"], r["num_ranks"]): r for r in runs}
     card = render(records, {}, {"torch": "T", "transformers": "F"}, {"causal": 5, "base": 0})
     assert "| causal language models | auto, 2 ranks | 1 | 1 |  |  |  |  |  | 1 | 2 |" in card
-    assert "| `a` | ok | 3e-07 | 0.50 | 4 all-reduce | `aten.x` | 1.0 |  |" in card
+    held = "4 ranks: whole or uneven: `embed` 20%"
+    assert f"| `a` | ok | 3e-07 | 0.50 0.50 | 4 all-reduce | `aten.x` | 1.0 | {held} |" in card
     assert "auto, 2: output 0 \\| differs" in card
     assert "`aten.x.default` (1)" in card
 

@@ -21,6 +21,9 @@ MEANING = {
     "not exportable": "`torch.export` does not take it",
     "not buildable": "the recipe finds no small config that builds and runs",
 }
+MUCH = 1.25
+"""A share of this many equal parts is explained."""
+MOST_NOTES = 4
 HEAD = """# Models
 
 Every model type of transformers, built from its own config class with small sizes and random weights, exported with
@@ -32,7 +35,8 @@ heads, 4 experts), and Shardwright has no line about any architecture. Made by `
 LEGEND = """
 **Error**: the largest difference from the original over the largest value, worst of all runs, in float32. **Share**:
 weight bytes on the busiest rank over those of the whole model under `"auto"`, for each number of ranks; 1/ranks is the
-least. **Collectives**: in one forward pass, **seconds**: to shard, both for the first way of sharding. **Without a
+least, and where a rank holds a quarter more, the remarks name the weights that are whole or cut unevenly and what they
+add. **Collectives**: in one forward pass, **seconds**: to shard, both for the first way of sharding. **Without a
 rule**: operators that ran whole on every rank.
 """
 
@@ -129,10 +133,18 @@ def remarks(runs):
     notes = [*bad]
     if rounding:
         notes.append(f"rounding: {max(r['max_error_float64'] for r in rounding):.0e} in float64")
+    notes += [f"{r['num_ranks']} ranks: whole or uneven: {held}" for r in runs if (held := beyond(r))]
     gap = max((r.get("gap", 0.0) for r in runs), default=0.0)
     if gap > 0.01:
         notes.append(f"not proven best (gap {gap:.0%})")
-    return "; ".join(notes[:3])
+    return "; ".join(notes[:MOST_NOTES])
+
+
+def beyond(record):
+    """The weights that make a rank hold much more than its part, under the automatic plan."""
+    if record["plan"] != "auto" or record.get("share", 0.0) < MUCH / record["num_ranks"]:
+        return ""
+    return ", ".join(f"`{name}` {share:.0%}" for name, share in record.get("held_beyond", {}).items())
 
 
 def shorten(text, limit=140):

@@ -10,6 +10,7 @@ import torch
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, build
 from benchmarks.zoo.results import one_line
+from shardwright.plan.patterns import generalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,14 @@ def in_double(model, inputs, plan, num_ranks):
 def describe(sharded):
     """Weight bytes on the busiest rank, collectives and fallbacks, and how far from the best it may be (``gap``).
 
-    ``share_used`` counts the weights that the program reads; ``share`` all of them.
+    ``share_used`` counts the weights that the program reads; ``share`` all of them. ``held_beyond``: the weights that
+    are left whole or cut unevenly, by name, and what they add to the share beyond an equal part.
     """
     read = {item.target for item in sharded.program.inputs if item.is_state and item.name in _read(sharded.program)}
     return {
         "share": _share(sharded, sharded.weights),
         "share_used": _share(sharded, [w for w in sharded.weights if w.name in read]),
+        "held_beyond": _held_beyond(sharded),
         "collectives": dict(sorted(Counter(c.kind for c in sharded.collectives).items())),
         "gap": round(max(a.solution.gap for a in sharded.assignments.values()), 4),
         "collective_bytes": sum(c.num_bytes for c in sharded.collectives),
@@ -124,6 +127,14 @@ def _share(sharded, weights):
     whole = sum(w.num_bytes for w in weights)
     busiest = max(sum(w.rank_bytes[r] for w in weights) for r in range(sharded.mesh.num_ranks))
     return round(busiest / max(whole, 1), 4)
+
+
+def _held_beyond(sharded, most=4):
+    whole, ranks = sum(w.num_bytes for w in sharded.weights), sharded.mesh.num_ranks
+    beyond = Counter()
+    for weight in sharded.weights:
+        beyond[generalize(weight.name)] += (max(weight.rank_bytes) - weight.num_bytes / ranks) / max(whole, 1)
+    return {name: round(share, 4) for name, share in beyond.most_common(most) if share >= 0.005}
 
 
 def where(error):
