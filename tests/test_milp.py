@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from shardwright.assign import milp
 from shardwright.assign.cost import CostModel, has_collective
 from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
 from shardwright.layout import REPLICATE, Cut, Partial, Shard
@@ -87,3 +88,22 @@ def test_the_solver_finds_the_cheapest_assignment(seed):
     least = min(price(problem, chosen) for chosen in choices)
     assert found.reshard_us == pytest.approx(least, rel=1e-5, abs=0.02)
     assert price(problem, found.chosen) == pytest.approx(least, rel=1e-5, abs=0.02)
+
+
+def test_a_plan_gets_an_answer_though_time_runs_out_on_the_work(monkeypatch):
+    problem, whole = drawn(5), milp._Model.minimize
+    calls = []
+
+    def slow(self, cost):
+        calls.append(cost)
+        if len(calls) == 2:
+            raise milp._OutOfTimeError("no answer yet")
+        return whole(self, cost)
+
+    best = solve(problem)
+    monkeypatch.setattr(milp._Model, "minimize", slow)
+    found = solve(problem)
+    assert len(calls) == 3
+    assert found.reshard_us == pytest.approx(best.reshard_us, rel=1e-5, abs=0.02)
+    assert found.work_us >= best.work_us - 1e-6
+    assert 0 < found.gap < 1

@@ -29,7 +29,8 @@ gather this way, not one at every link.
 
 Objectives, one after the other, each bounding the next                          (`solve`)
 
-- under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences;
+- under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences,
+  where time is short with the collectives of 1. (`_least_work`);
 - under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `least_bytes` and the slack.
 
 The preferences break ties the same way everywhere: store less, reduce early, cut rather than repeat, first strategy
@@ -37,10 +38,10 @@ first. HiGHS runs on one thread with fixed settings, and nothing depends on hash
 assignment.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +63,21 @@ _INFEASIBLE = 2
 GAP = 1e-6
 """The solver stops when its answer is proven to be within this share of the optimum."""
 
+PROVEN = 1e-3
+"""A larger gap says that the time limit ended the search."""
+
+UNUSED = 1e-6
+"""A collective whose variable is below this is not there."""
+
 STORE_US = 1e-8
 """The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
 
 WEIGHT_GATHER_US = 1e4
 """Added to the cost of resharding a parameter, in microseconds: more than any activation's."""
+
+
+class _OutOfTimeError(AssignmentError):
+    """The time limit came before the first answer."""
 
 
 @dataclass
@@ -109,7 +120,10 @@ class Problem:
 
 @dataclass
 class Solution:
-    """The strategy number of each site, the cost in microseconds, and the proven gap (0 when optimal)."""
+    """The strategy number of each site, the cost in microseconds, and how much of it may be too much (0 when optimal).
+
+    Under a plan that share is of the communication, where the time limit ended the search for the least of it.
+    """
 
     chosen: list[int]
     reshard_us: float
@@ -120,22 +134,40 @@ class Solution:
 def solve(problem: Problem) -> Solution:
     """The best assignment; raises `AssignmentError` when none satisfies the plan."""
     model = _Model(problem)
-    gap = 0.0
     if problem.auto:
         model.limit(model.bytes_cost, least_bytes(problem) * (1 + problem.slack) + 1)
-        _, values, got = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
+        _, values, gap = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
     else:
-        reshard, values, got = model.minimize(model.reshard_cost)
-        gap = max(gap, got)
+        reshard, values, gap = model.minimize(model.reshard_cost)
         # Looser than the solver's tolerances, far tighter than one collective's latency.
         model.limit(model.reshard_cost, reshard * (1 + 1e-6) + 1e-2)
-        rest = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
-        _, values, got = model.minimize(rest)
-    gap = max(gap, got)
+        values, gap = _least_work(model, values, gap)
     chosen = []
     for first, site in zip(model.first_choice, problem.sites, strict=True):
         chosen.append(int(np.argmax(values[first : first + len(site.strategies)])))
     return Solution(chosen, float(model.reshard_cost @ values), float(model.work_cost @ values), gap)
+
+
+def _least_work(model: "_Model", values: np.ndarray, gap: float) -> tuple[np.ndarray, float]:
+    """The least work among the answers that communicate no more than ``values``, and the larger of the gaps.
+
+    Where time ran out on that, or on the communication before, it is the least with the very collectives of
+    ``values``: little is left to choose then, and the answer comes at once.
+    """
+    cost = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
+    answers = []
+    if gap <= PROVEN:
+        # An answer that never came leaves the work without a bound.
+        with contextlib.suppress(_OutOfTimeError):
+            answers.append(model.minimize(cost))
+    unbounded = gap <= PROVEN and not answers
+    if not answers or answers[0][2] > PROVEN:
+        model.forbid((model.reshard_cost > 0) & (values < UNUSED))
+        answers.append(model.minimize(cost))
+    work, best, got = min(answers, key=lambda answer: answer[0])
+    if unbounded:
+        got = work / (work + float(model.reshard_cost @ best))
+    return best, max(gap, got)
 
 
 def least_bytes(problem: Problem) -> int:
@@ -342,8 +374,12 @@ class _Model:
         HiGHS has called a problem infeasible that had a weight's price of 1e4 in a row bounded by 1e-2.
         """
         dear = cost > bound
-        self.upper_bound = np.where(dear, 0.0, self.upper_bound)
+        self.forbid(dear)
         self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost) if not dear[i]}, -np.inf, bound)
+
+    def forbid(self, variables: np.ndarray) -> None:
+        """Variables that have to be 0, as a mask."""
+        self.upper_bound = np.where(variables, 0.0, self.upper_bound)
 
     def minimize(self, cost: np.ndarray) -> tuple[float, np.ndarray, float]:
         """(objective, values, proven gap) of the current model."""
@@ -365,7 +401,7 @@ class _Model:
                     "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"
                     "  try: remove entries until it fits, or pin Replicate() instead of Partial()"
                 )
-            raise AssignmentError(
+            raise _OutOfTimeError(
                 f"the solver found no assignment within {self.problem.time_limit_s:.0f} s ({result.message})\n"
                 "  try: a plan that pins more tensors, or a longer time limit"
             )
@@ -382,7 +418,7 @@ class _Model:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet_stdout() -> Iterator[None]:
     """HiGHS prints a line of its own to file descriptor 1 now and then, whatever its options say.
 
