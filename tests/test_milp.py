@@ -7,7 +7,8 @@ import pytest
 
 from shardwright.assign import milp
 from shardwright.assign.cost import CostModel, has_collective
-from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
+from shardwright.assign.milp import solve
+from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.layout import REPLICATE, Cut, Partial, Shard
 from shardwright.rules.rule import Strategy
 

@@ -12,8 +12,9 @@ from shardwright.assign.cost import CostModel, share
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
-from shardwright.assign.milp import Problem, SiteChoices, ValueFlow, solve
+from shardwright.assign.milp import solve
 from shardwright.assign.owned import add_owned
+from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.assign.rebase import step_call
 from shardwright.assign.regions import is_region_call, region_rule
 from shardwright.assign.result import Assignment, Fallback

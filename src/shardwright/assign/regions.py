@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
-from shardwright.assign.milp import Solution
+from shardwright.assign.problem import Solution
 from shardwright.assign.rebase import rule_of_call, step_call
 from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Steps, build_steps, operand_nodes

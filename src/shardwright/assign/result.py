@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shardwright.assign.milp import Solution
+from shardwright.assign.problem import Solution
 from shardwright.assign.steps import ModuleBoundary, Steps
 from shardwright.layout import Layout
 from shardwright.program import Program

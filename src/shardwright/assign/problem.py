@@ -1,0 +1,93 @@
+"""What the solver is asked and what it answers: sites with their strategies, values that flow between them."""
+
+from dataclasses import dataclass
+
+from shardwright.assign.cost import CostModel
+from shardwright.errors import AssignmentError
+from shardwright.layout import Layout
+from shardwright.rules.rule import Strategy
+
+
+@dataclass
+class SiteChoices:
+    """One site for the solver: its strategies with their costs, how many steps it stands for."""
+
+    members: int
+    strategies: list[Strategy]
+    work_us: list[float]
+    weight_bytes: list[int]
+    name: str = ""
+
+
+@dataclass
+class ValueFlow:
+    """One group of equal values: who makes it, who reads it, and what moving it costs."""
+
+    members: int
+    producer: int
+    result: int
+    readers: tuple[tuple[int, int], ...]
+    num_bytes: int
+    is_bool: bool = False
+    is_weight: bool = False
+
+
+@dataclass
+class Problem:
+    """Everything the solver needs. ``ties``: pairs of sites that hold one layout."""
+
+    num_ranks: int
+    sites: list[SiteChoices]
+    values: list[ValueFlow]
+    ties: list[tuple[int, int]]
+    cost: CostModel
+    auto: bool = False
+    slack: float = 0.1
+    time_limit_s: float = 60.0
+
+
+@dataclass
+class Solution:
+    """The strategy number of each site, the cost in microseconds, and how much of it may be too much (0 when optimal).
+
+    Under a plan that share is of the communication, where the time limit ended the search for the least of it.
+    """
+
+    chosen: list[int]
+    reshard_us: float
+    work_us: float
+    gap: float = 0.0
+
+
+def least_bytes(problem: Problem) -> int:
+    """The least weight bytes a rank can hold: every weight at its least, tied ones at the least of them together.
+
+    No reader stands in the way, since any layout of a weight can be gathered for it; so this needs no solver.
+    """
+    leader = list(range(len(problem.sites)))
+
+    def find(site: int) -> int:
+        while leader[site] != site:
+            site = leader[site]
+        return site
+
+    for one, other in problem.ties:
+        leader[find(one)] = find(other)
+    groups: dict[int, list[SiteChoices]] = {}
+    for index, site in enumerate(problem.sites):
+        groups.setdefault(find(index), []).append(site)
+    total = 0
+    for sites in groups.values():
+        if len(sites) == 1:
+            total += sites[0].members * min(sites[0].weight_bytes)
+            continue
+        by_layout: list[dict[Layout, int]] = [{} for _ in sites]
+        for costs, site in zip(by_layout, sites, strict=True):
+            for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True):
+                layout = (strategy.results or strategy.operands)[0]
+                costs[layout] = min(costs.get(layout, site.members * num_bytes), site.members * num_bytes)
+        common = set(by_layout[0]).intersection(*by_layout[1:])
+        if not common:
+            raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
+        total += min(sum(costs[layout] for costs in by_layout) for layout in common)
+    return total
