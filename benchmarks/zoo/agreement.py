@@ -11,7 +11,8 @@ import torch
 
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, auto_class
-from benchmarks.zoo.inputs import VOCABULARY_FREE, InputsUnknownError, candidates
+from benchmarks.zoo.inputs import InputsUnknownError, least
+from benchmarks.zoo.makers import VOCABULARY_FREE
 from benchmarks.zoo.measure import export
 from benchmarks.zoo.recipe import as_decoder, shrink
 from benchmarks.zoo.results import one_line
@@ -61,7 +62,7 @@ def build(kind):
             config = as_decoder(config)
         with torch.device("meta"):
             model = auto_class(kind).from_config(config, dtype=torch.bfloat16).eval()
-        *_, (_, inputs) = candidates(model)
+        inputs = least(model)
     except InputsUnknownError as error:
         raise NotBuildableError(str(error)) from error
     except Exception as error:
