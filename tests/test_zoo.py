@@ -3,11 +3,16 @@
 import json
 
 import pytest
+import torch
+
+import shardwright as sw
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
 from benchmarks.zoo.agreement_card import agreement_section  # noqa: E402
 from benchmarks.zoo.card import render  # noqa: E402
+from benchmarks.zoo.inputs import candidates, least  # noqa: E402
+from benchmarks.zoo.measure import describe  # noqa: E402
 from benchmarks.zoo.recipe import VOCABULARY, shrink  # noqa: E402
 from benchmarks.zoo.results import latest  # noqa: E402
 
@@ -33,6 +38,35 @@ def test_every_kind_of_layer_stays_and_parts_are_shrunk_too():
     assert config.text_config.num_hidden_layers == len(config.text_config.layer_types) == 2
     assert config.vision_config.num_hidden_layers == 2
     assert config.text_config.eos_token_id < VOCABULARY
+
+
+def test_frequencies_fill_the_part_of_a_head_that_is_rotated():
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [24, 20, 20], "partial_rotary_factor": 0.5}
+    config = shrink(lambda: transformers.Qwen3Config(head_dim=128, rope_parameters=rope), "grouped")
+    assert sum(config.rope_parameters["mrope_section"]) * 2 == config.head_dim // 2
+
+
+def test_windows_that_no_stage_fills_are_shrunk():
+    assert shrink(transformers.SwinConfig, "windows").window_size == 2
+    assert shrink(transformers.SwinConfig, "own").window_size == transformers.SwinConfig().window_size
+
+
+def test_inputs_that_a_signature_does_not_ask_for_come_after_those_it_does():
+    model = transformers.AutoModel.from_config(shrink(transformers.LxmertConfig, "grouped"))
+    labels = [label for label, _ in candidates(model)]
+    assert labels[0] == "input_ids"
+    assert "input_ids visual_feats visual_pos" in labels
+    assert list(least(model)) == ["input_ids"]
+
+
+def test_weights_that_are_left_whole_are_named():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 24), torch.nn.Linear(24, 8))
+    exported = torch.export.export(model, (torch.randn(2, 8),))
+    plan = {"0": "colwise", "1": "replicate"}
+    beyond = describe(sw.shard(exported, mesh=2, plan=plan))["held_beyond"]
+    whole = sum(p.numel() for p in model.parameters())
+    # A name's numbers are wildcards: both linears are one entry.
+    assert beyond["*.weight"] == pytest.approx(8 * 24 / 2 / whole, abs=1e-3)
 
 
 def record(kind, plan, ranks, verdict, **facts):
