@@ -492,3 +492,25 @@ def test_weights_are_not_gathered_though_activations_are_larger(decompose):
     # Decomposed, a linear reads its weight transposed: no less a weight.
     sharded = check(redraw(Tokens()), (torch.randn(400_000, 8),), 2, "auto", decompose=decompose)
     assert kinds(sharded) == {"all_reduce": 1}
+
+
+class PadsByANumberItReads(nn.Module):
+    """Convolutions whose padding is read off a buffer, as in the decoders of audio codecs: sizes are symbols."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("padding", torch.tensor(2))
+        self.first, self.second = nn.Conv1d(4, 24, 3), nn.Conv1d(24, 4, 3)
+
+    def forward(self, x):
+        for conv in (self.first, self.second):
+            count = self.padding.item()
+            torch._check(count >= 0)
+            torch._check(count < 8)
+            x = conv(torch.nn.functional.elu(torch.nn.functional.pad(x, (count, count))))
+        return x
+
+
+def test_pads_by_a_number_that_the_program_reads():
+    sharded = check(redraw(PadsByANumberItReads()), (torch.randn(2, 4, 16),), 2, "auto")
+    assert all(w.layouts["tp"] != sw.Replicate() for w in sharded.weights if w.name.endswith("weight"))

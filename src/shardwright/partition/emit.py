@@ -5,10 +5,12 @@ The operator runs on fake tensors once for every distinct call; equal calls (the
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher  # private: what torch traces symbolic sizes with
 from torch._subclasses.fake_tensor import FakeTensor  # private: the only constructor of metadata without storage
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
@@ -59,7 +61,9 @@ class Emitter:
         if self.fake_mode is None or op == operator.getitem:
             result = op(*fake_args, **fake_kwargs)
         else:
-            with self.fake_mode, torch.no_grad():
+            # Kernels that are composed of others read sizes as numbers; their Python ones take symbols.
+            symbols = enable_python_dispatcher() if _is_symbolic(fake_args, fake_kwargs) else nullcontext()
+            with self.fake_mode, torch.no_grad(), symbols:
                 result = op(*fake_args, **fake_kwargs)
         if key is not None:
             self._seen[key] = result
@@ -128,3 +132,12 @@ def _nesting(args: Any) -> Any:
 
 
 Emit = Callable[..., fx.Node]
+
+
+def _is_symbolic(args: Any, kwargs: Any) -> bool:
+    """Whether a call has numbers, or tensors of sizes, that are not known."""
+    return any(
+        isinstance(leaf, torch.SymInt)
+        or (isinstance(leaf, torch.Tensor) and any(isinstance(size, torch.SymInt) for size in leaf.shape))
+        for leaf in leaves((args, kwargs))
+    )
