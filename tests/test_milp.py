@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from shardwright.assign import milp
+from shardwright.assign import highs
 from shardwright.assign.cost import CostModel, has_collective
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
@@ -92,17 +92,17 @@ def test_the_solver_finds_the_cheapest_assignment(seed):
 
 
 def test_a_plan_gets_an_answer_though_time_runs_out_on_the_work(monkeypatch):
-    problem, whole = drawn(5), milp._Model.minimize
+    problem, whole = drawn(5), highs.Program.minimize
     calls = []
 
     def slow(self, cost):
         calls.append(cost)
         if len(calls) == 2:
-            raise milp._OutOfTimeError("no answer yet")
+            raise highs.OutOfTimeError("no answer yet")
         return whole(self, cost)
 
     best = solve(problem)
-    monkeypatch.setattr(milp._Model, "minimize", slow)
+    monkeypatch.setattr(highs.Program, "minimize", slow)
     found = solve(problem)
     assert len(calls) == 3
     assert found.reshard_us == pytest.approx(best.reshard_us, rel=1e-5, abs=0.02)

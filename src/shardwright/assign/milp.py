@@ -39,17 +39,14 @@ assignment.
 """
 
 import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import scipy.optimize
 import scipy.sparse
 
 from shardwright.assign.cost import has_collective, share
+from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, OutOfTimeError, Program, relative_gap
 from shardwright.assign.problem import Problem, Solution, ValueFlow, least_bytes
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
@@ -58,17 +55,8 @@ from shardwright.rules.rule import Strategy
 TIE = 1e-4
 """Size in microseconds of the first preference; those after it are smaller."""
 
-_OPTIMAL, _INFEASIBLE = 0, 2
-"""The statuses by which scipy says so."""
-
-GAP = 1e-6
-"""The solver stops when its answer is proven to be within this share of the optimum."""
-
 PROVEN = 1e-3
 """A larger gap says that the time limit ended the search."""
-
-UNUSED = 1e-6
-"""A collective whose variable is below this is not there."""
 
 STORE_US = 1e-8
 """The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
@@ -77,47 +65,46 @@ WEIGHT_GATHER_US = 1e4
 """Added to the cost of resharding a parameter, in microseconds: more than any activation's."""
 
 
-class _OutOfTimeError(AssignmentError):
-    """The time limit came before the first answer."""
-
-
 def solve(problem: Problem) -> Solution:
-    """The best assignment; raises `AssignmentError` when none satisfies the plan."""
+    """The best assignment; raises `AssignmentError` when none satisfies the plan, or none is found in time."""
     model = _Model(problem)
     if problem.auto:
         model.limit(model.bytes_cost, least_bytes(problem) * (1 + problem.slack) + 1)
-        _, values, gap = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
+        answer = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
     else:
-        reshard, values, gap = model.minimize(model.reshard_cost)
+        first = model.minimize(model.reshard_cost)
         # Looser than the solver's tolerances, far tighter than one collective's latency.
-        model.limit(model.reshard_cost, reshard * (1 + 1e-6) + 1e-2)
-        values, gap = _least_work(model, values, gap)
-    chosen = []
-    for first, site in zip(model.first_choice, problem.sites, strict=True):
-        chosen.append(int(np.argmax(values[first : first + len(site.strategies)])))
-    return Solution(chosen, float(model.reshard_cost @ values), float(model.work_cost @ values), gap)
+        model.limit(model.reshard_cost, first.objective * (1 + 1e-6) + 1e-2)
+        answer = _least_work(model, first)
+    values, chosen = answer.values, []
+    for start, site in zip(model.first_choice, problem.sites, strict=True):
+        chosen.append(int(np.argmax(values[start : start + len(site.strategies)])))
+    return Solution(chosen, float(model.reshard_cost @ values), float(model.work_cost @ values), answer.gap)
 
 
-def _least_work(model: "_Model", values: np.ndarray, gap: float) -> tuple[np.ndarray, float]:
-    """The least work among the answers that communicate no more than ``values``, and the larger of the gaps.
+def _least_work(model: "_Model", first: Answer) -> Answer:
+    """The least work among the answers that communicate no more than ``first``, and its gap.
 
-    Where time ran out on that, or on the communication before, it is the least with the very collectives of
-    ``values``: little is left to choose then, and the answer comes at once.
+    Where time ran out on that, or on the communication before, it is the least with the very collectives of ``first``:
+    little is left to choose then, and the answer comes at once.
     """
     cost = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
-    answers = []
-    if gap <= PROVEN:
-        # An answer that never came leaves the work without a bound.
-        with contextlib.suppress(_OutOfTimeError):
-            answers.append(model.minimize(cost))
-    unbounded = gap <= PROVEN and not answers
-    if not answers or answers[0][2] > PROVEN:
-        model.forbid((model.reshard_cost > 0) & (values < UNUSED))
-        answers.append(model.minimize(cost))
-    work, best, got = min(answers, key=lambda answer: answer[0])
-    if unbounded:
-        got = work / (work + float(model.reshard_cost @ best))
-    return best, max(gap, got)
+    # Itself an answer, with nothing known about its work.
+    held = Answer(float(cost @ first.values), first.values, 1.0)
+    is_least = first.gap <= PROVEN
+    if is_least:
+        with contextlib.suppress(OutOfTimeError):
+            held = model.minimize(cost)
+    if not is_least or held.gap > PROVEN:
+        model.forbid((model.reshard_cost > 0) & (first.values < UNUSED))
+        with contextlib.suppress(OutOfTimeError):
+            same = model.minimize(cost)
+            # What is least with these collectives says nothing about others.
+            held = min(held, replace(same, gap=held.gap), key=lambda answer: answer.objective)
+    # ``held.gap`` is of the work alone; where the communication is not proven, that gap is the one to name.
+    talk = float(model.reshard_cost @ held.values)
+    of_all = relative_gap(talk + held.objective, talk + held.objective * (1 - held.gap))
+    return replace(held, gap=of_all if is_least else first.gap)
 
 
 @dataclass
@@ -297,104 +284,21 @@ class _Model:
         """Variables that have to be 0, as a mask."""
         self.upper_bound = np.where(variables, 0.0, self.upper_bound)
 
-    def minimize(self, cost: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """(objective, values, proven gap) of the current model.
-
-        First the linear relaxation, which is a bound; then the program with none but the strategies that the relaxation
-        uses, in whole or in part (relaxation enforced neighbourhood search, Berthold 2014): small, and seldom far from
-        the best. Where the bound does not prove it the best, the whole program follows, without the variables whose
-        reduced costs say that no better answer has them.
-        """
-        if not self.num_variables:
-            return 0.0, np.zeros(0), 0.0
+    def minimize(self, cost: np.ndarray) -> Answer:
+        """The least of a cost in the current model; raises `AssignmentError` where there is no answer."""
         rows = [i for i, row in enumerate(self.rows) for _ in row]
         columns = [c for row in self.rows for c in row]
         data = [v for row in self.rows for v in row.values()]
         matrix = scipy.sparse.csr_array((data, (rows, columns)), shape=(len(self.rows), self.num_variables))
-        relaxed = self._relaxation(cost, matrix)
-        held, bound, allowed = None, -np.inf, self.upper_bound
-        if relaxed is not None:
-            bound = relaxed.fun
-            used = relaxed.x > UNUSED
-            used[self.num_choices :] = True
-            held = self._program(cost, matrix, np.where(used, self.upper_bound, 0.0))
-            if held.x is not None:
-                if _gap(held.fun, bound) <= GAP:
-                    return float(held.fun), held.x, 0.0
-                excluded = relaxed.lower.marginals > (held.fun - bound) + GAP * abs(held.fun)
-                allowed = np.where(excluded, 0.0, allowed)
-        result = self._program(cost, matrix, allowed)
-        if result.status == _INFEASIBLE and (held is None or held.x is None):
-            # HiGHS's presolve has called solvable problems infeasible whose last row bounds an objective tightly.
-            result = self._program(cost, matrix, self.upper_bound, presolve=False)
-        answers = [answer for answer in (held, result) if answer is not None and answer.x is not None]
-        if not answers:
-            if result.status == _INFEASIBLE:
-                raise AssignmentError(
-                    "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"
-                    "  try: remove entries until it fits, or pin Replicate() instead of Partial()"
-                )
-            raise _OutOfTimeError(
-                f"the solver found no assignment within {self.problem.time_limit_s:.0f} s ({result.message})\n"
-                "  try: a plan that pins more tensors, or a longer time limit"
-            )
-        best = min(answers, key=lambda answer: answer.fun)
-        # Solved to the end, or nothing left that could be better.
-        is_proven = result.status in (_OPTIMAL, _INFEASIBLE)
-        return float(best.fun), best.x, 0.0 if is_proven else _gap(best.fun, max(bound, result.mip_dual_bound or bound))
-
-    def _relaxation(self, cost: np.ndarray, matrix: Any) -> Any:
-        """The linear relaxation, solved, with reduced costs; None where HiGHS does not get to its end."""
-        lower, upper = np.array(self.lower), np.array(self.upper)
-        equal = lower == upper
-        assert np.isneginf(lower[~equal]).all(), "rows are equations or bounded from above"
-        with _quiet_stdout():
-            result = scipy.optimize.linprog(
-                cost,
-                A_ub=matrix[~equal],
-                b_ub=upper[~equal],
-                A_eq=matrix[equal],
-                b_eq=upper[equal],
-                bounds=np.stack([np.zeros(self.num_variables), self.upper_bound], axis=1),
-                method="highs",
-                options={"time_limit": self.problem.time_limit_s},
-            )
-        return result if result.status == _OPTIMAL else None
-
-    def _program(self, cost: np.ndarray, matrix: Any, upper_bound: np.ndarray, *, presolve: bool = True) -> Any:
-        """The mixed-integer program with these upper bounds of the variables, as HiGHS leaves it."""
-        integrality = np.zeros(self.num_variables)
-        integrality[: self.num_choices] = 1
-        with _quiet_stdout():
-            return scipy.optimize.milp(
-                cost,
-                constraints=scipy.optimize.LinearConstraint(matrix, self.lower, self.upper),
-                integrality=integrality,
-                bounds=scipy.optimize.Bounds(0, upper_bound),
-                options={"time_limit": self.problem.time_limit_s, "mip_rel_gap": GAP, "presolve": presolve},
-            )
-
-
-def _gap(objective: float, bound: float) -> float:
-    """How much of an objective may be too much, as a share of it."""
-    return max(objective - bound, 0.0) / abs(objective) if objective else 0.0
-
-
-@contextlib.contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """HiGHS prints a line of its own to file descriptor 1 now and then, whatever its options say.
-
-    Programs that print JSON cannot have that, so the descriptor points elsewhere while it runs.
-    """
-    sys.stdout.flush()
-    saved, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 1)
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(sink)
+        limits = np.array(self.lower), np.array(self.upper)
+        program = Program(matrix, *limits, self.upper_bound, self.num_choices, self.problem.time_limit_s)
+        try:
+            return program.minimize(cost)
+        except InfeasibleError as error:
+            raise AssignmentError(
+                "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"
+                "  try: remove entries until it fits, or pin Replicate() instead of Partial()"
+            ) from error
 
 
 def _preference(strategy: Strategy, number: int) -> float:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 
@@ -12,6 +11,8 @@ from shardwright.assign.steps import Step, Value
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.nodes import module_path, op_name, source_line
 from shardwright.partition.collectives import Collective
+from shardwright.program import size_hint
+from shardwright.rules.call import tensor_meta
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def collective_of(
 ) -> Collective:
     """What is said of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
     maker = assignment.steps.items[value[0]]
-    whole = maker.vals[value[1]]
+    whole, fake_mode = maker.vals[value[1]], assignment.program.fake_mode
     why = _Why(assignment, names.plan_keys, names.targets)
     made, key = why.made(maker, source)
     wanted, reader_key = why.wanted(reader, target)
@@ -43,7 +44,7 @@ def collective_of(
     return Collective(
         kind=node.target.__name__,  # type: ignore[union-attr]
         axis=axis,
-        num_bytes=math.prod(_hint(size) for size in whole.shape) * whole.element_size(),
+        num_bytes=math.prod(size_hint(n, fake_mode) for n in tensor_meta(whole).shape) * whole.element_size(),
         shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),
         module=module_path(place),
         source=source_line(place),
@@ -51,10 +52,6 @@ def collective_of(
         cause=f"{made}; {wanted}",
         plan_key=key or reader_key,
     )
-
-
-def _hint(size: Any) -> int:
-    return size if isinstance(size, int) else size.node.hint or 1
 
 
 class _Why:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shardwright.errors import RuleError
 from shardwright.layout import Shard, Size, cut_of, product
 from shardwright.rules.dims import named_dims
 from shardwright.rules.localize import dense, run_dense
@@ -134,8 +135,10 @@ def group_norm_backward_rule(call: Call) -> Rule:
     """Gradients of a group norm: cut with the batch, over which the weights' add up, or with the groups."""
     shape = call.operands[0].shape
     groups = call["group"]
-    assert isinstance(shape[1], int), "channels are a number"
-    sizes: dict[str, Size] = {"n": shape[0], "g": groups, "c": shape[1] // groups}
+    within = _even(shape[1], groups)
+    if within is None:
+        raise RuleError("its number of channels is not known")
+    sizes: dict[str, Size] = {"n": shape[0], "g": groups, "c": within}
     sizes.update((f"s{i}", size) for i, size in enumerate(shape[2:]))
     batch, channel = Term(("n",)), Term(("g", "c"))
     dims = (batch, channel, *(Term((f"s{i}",)) for i in range(len(shape) - 2)))
