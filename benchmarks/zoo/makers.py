@@ -30,6 +30,10 @@ def tokens(config, length=LENGTH):
     return torch.randint(3, max(min(size, 80), 4), (BATCH, length), generator=_draw())
 
 
+def _colours(config):
+    return find(config, "num_channels", "in_channels", "in_chans", default=3)
+
+
 def _side(config):
     size = find(config, "image_size", "max_img_size", default=SIDE)
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
@@ -37,14 +41,12 @@ def _side(config):
 
 def pixels(config):
     """Images, channels first."""
-    return torch.randn(
-        BATCH, find(config, "num_channels", "in_channels", "in_chans", default=3), *_side(config), generator=_draw()
-    )
+    return torch.randn(BATCH, _colours(config), *_side(config), generator=_draw())
 
 
 def large_pixels(config):
     """Images of 256 pixels a side, for backbones that halve them often."""
-    channels = find(config, "num_channels", "in_channels", "in_chans", default=3)
+    channels = _colours(config)
     return torch.randn(BATCH, channels, 256, 256, generator=_draw())
 
 
@@ -54,7 +56,7 @@ def video(config):
     return torch.randn(
         BATCH,
         frames,
-        find(config, "num_channels", "in_channels", "in_chans", default=3),
+        _colours(config),
         *_side(config),
         generator=_draw(),
     )
@@ -157,7 +159,7 @@ def image_pair(config):
 
 def flat_patches(config):
     """Patches of each image, each one row."""
-    channels = find(config, "num_channels", "in_channels", default=3)
+    channels = _colours(config)
     return torch.randn(BATCH, 16, channels * find(config, "patch_size", default=14) ** 2, generator=_draw())
 
 
@@ -180,7 +182,7 @@ VOCABULARY_FREE = frozenset({"input_ids", "decoder_input_ids", "qformer_input_id
 
 def patches(config):
     """Patches of all images laid end to end, each one row."""
-    channels = find(config, "num_channels", "in_channels", "in_chans", default=3)
+    channels = _colours(config)
     size, frames = find(config, "patch_size", default=14), find(config, "temporal_patch_size", default=1)
     return torch.randn(BATCH * 16, channels * frames * size**2, generator=_draw())
 
