@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -95,11 +96,11 @@ def test_a_plan_gets_an_answer_though_time_runs_out_on_the_work(monkeypatch):
     problem, whole = drawn(5), highs.Program.minimize
     calls = []
 
-    def slow(self, cost):
+    def slow(self, cost, below=float("inf")):
         calls.append(cost)
         if len(calls) == 2:
             raise highs.OutOfTimeError("no answer yet")
-        return whole(self, cost)
+        return whole(self, cost, below)
 
     best = solve(problem)
     monkeypatch.setattr(highs.Program, "minimize", slow)
@@ -108,3 +109,13 @@ def test_a_plan_gets_an_answer_though_time_runs_out_on_the_work(monkeypatch):
     assert found.reshard_us == pytest.approx(best.reshard_us, rel=1e-5, abs=0.02)
     assert found.work_us >= best.work_us - 1e-6
     assert 0 < found.gap < 1
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_a_search_for_better_ends_where_there_is_none(auto):
+    problem = replace(drawn(5), auto=auto)
+    best = solve(problem)
+    with pytest.raises(highs.NothingBelowError):
+        solve(problem, better_than=best)
+    worse = replace(best, objective=best.objective * 1.5 + 1)
+    assert solve(problem, better_than=worse) == best

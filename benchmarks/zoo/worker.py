@@ -17,7 +17,7 @@ NO_PROGRAM = {"start": "not buildable", "build": "not buildable", "export": "not
 def server():
     """Forks processes that have the slow imports behind them."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.zoo.worker", "transformers", "scipy.optimize"])
+    context.set_forkserver_preload(["benchmarks.zoo.worker", "transformers", "highspy"])
     return context
 
 

@@ -65,7 +65,8 @@ def shard(
     ``inputs``: layouts by input name; absent: every rank gets the whole input. ``outputs``: one layout for all outputs,
     or a mapping from position or name; absent: every rank returns the whole output. On a mesh of several axes both are
     mappings from axis names. ``budget``: the most collectives of each kind; any kind not named is then forbidden.
-    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable. ``discover``: propose and
+    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable. ``time_limit_s``: of the
+    solver, for each way to compile an axis (see below). ``discover``: propose and
     use rules for operators that have none, found by running them on samples (`ShardedProgram.discovered` holds them as
     text to paste); what is found so is a proposal, so verify the result.
 
@@ -149,13 +150,14 @@ def _split_where_heads_are_scarce(
     """
     best = sharded, wishes
     slack, cost = wishes.options["slack"], wishes.options["cost"] or CostModel()
+    shared = {"slack": slack / 2, "time_limit_s": wishes.options["time_limit_s"] / 2}
     # Parts of an axis are no smaller problems, so a solver that ran out of time on the whole is not asked again.
     for outer in splits(sharded, axis) if sharded.gap <= GAP_WORTH_SAYING else ():
         mesh = sharded.mesh.split(axis, outer)
         first, second = mesh.parts(axis)
         relaxed = {**wishes.may_stay_whole, second: scarce_weights(sharded, axis)}
-        # Each of the two passes may exceed its bound on weight bytes.
-        halved = replace(wishes, options={**wishes.options, "slack": slack / 2}, may_stay_whole=relaxed)
+        # Each of the two passes may exceed its bound on weight bytes, and takes its time.
+        halved = replace(wishes, options={**wishes.options, **shared}, may_stay_whole=relaxed)
         try:
             candidate = _compile(sharded.program, mesh, halved, sharded.discovered)
             better = is_even_on(candidate, first) and is_cheaper(

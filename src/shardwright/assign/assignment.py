@@ -1,6 +1,7 @@
 """`assign_layouts`: from a program and pinned layouts to a strategy for every step."""
 
 import math
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +13,10 @@ from shardwright.assign.cost import CostModel, share
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
+from shardwright.assign.highs import NothingBelowError, OutOfTimeError
 from shardwright.assign.milp import solve
 from shardwright.assign.owned import add_owned
-from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
+from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow
 from shardwright.assign.rebase import step_call
 from shardwright.assign.regions import is_region_call, region_rule
 from shardwright.assign.result import Assignment, Fallback
@@ -66,16 +68,21 @@ def assign_layouts(
     ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
     pins hold and communication is minimised before work. Composite operators behind a gather are tried written out,
     and stay so where that communicates less (``auto``: takes less time). Raises `AssignmentError` when nothing
-    satisfies the pins. ``uncut``: names of nodes that no factor of may be cut.
+    satisfies the pins. ``uncut``: names of nodes that no factor of may be cut. ``time_limit_s``: of all that is solved.
     """
-    options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "time_limit_s": time_limit_s}
-    options["uncut"] = frozenset(uncut)
-    found = _assign(program, pins, num_ranks, **options)
+    options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "uncut": frozenset(uncut)}
+    start = time.monotonic()
+    found = _assign(program, pins, num_ranks, time_limit_s=time_limit_s, **options)
+    left_s = time_limit_s - (time.monotonic() - start)
     names = gathered_composites(found.steps, found.strategies)
     # What is behind a gather that the solver had no time to avoid says nothing about composites.
-    if not names or found.solution.gap > GAP_TO_EXPAND:
+    if not names or found.solution.gap > GAP_TO_EXPAND or left_s <= 0:
         return found
-    other = _assign(expand(program, names), pins, num_ranks, **options)
+    try:
+        expanded = expand(program, names)
+        other = _assign(expanded, pins, num_ranks, time_limit_s=left_s, better_than=found.solution, **options)
+    except (NothingBelowError, OutOfTimeError):
+        return found
     better = other.cost_us < found.cost_us if auto else other.solution.reshard_us < found.solution.reshard_us
     return replace(other, expanded=tuple(names)) if better else found
 
@@ -90,6 +97,7 @@ def _assign(
     slack: float,
     time_limit_s: float,
     uncut: frozenset[str],
+    better_than: Solution | None = None,
 ) -> Assignment:
     steps, findings = build_steps(program, pins.boundaries)
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
@@ -98,7 +106,7 @@ def _assign(
     folded = fold(steps, targets, fixed)
     builder = _Builder(program, pins, num_ranks, steps, folded, auto=auto, cost=cost or CostModel(), uncut=uncut)
     problem = builder.problem(slack=slack, time_limit_s=time_limit_s)
-    solution = solve(problem)
+    solution = solve(problem, better_than=better_than)
     chosen = [builder.strategies[site.index][solution.chosen[site.index]] for site in folded.sites]
     by_step: list[Strategy | None] = [chosen[site] for site in folded.site_of]
     return Assignment(

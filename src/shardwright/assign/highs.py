@@ -1,20 +1,13 @@
 """Mixed-integer programs, minimised by HiGHS: the relaxation, its neighbourhood, then what is left of the whole."""
 
-import contextlib
-import os
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import highspy
 import numpy as np
-import scipy.optimize
 
 from shardwright.errors import AssignmentError
-
-_OPTIMAL, _INFEASIBLE = 0, 2
-"""The statuses by which scipy says so."""
 
 _LEAST_S = 1.0
 """What every step of the search gets, however much of the time limit those before it took."""
@@ -25,9 +18,16 @@ GAP = 1e-6
 UNUSED = 1e-6
 """A variable below this is 0."""
 
+_INFEASIBLE = (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible)
+"""What HiGHS says where no values satisfy the rows (no variable is unbounded)."""
+
 
 class InfeasibleError(Exception):
     """No values satisfy the rows."""
+
+
+class NothingBelowError(Exception):
+    """No values cost less than what was asked for."""
 
 
 class OutOfTimeError(AssignmentError):
@@ -44,110 +44,131 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """A sparse matrix, row by row: row ``i`` has ``values[starts[i]:starts[i + 1]]`` in those ``columns``."""
+
+    starts: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What HiGHS leaves: ``values`` is None where it found none; ``bound``: no answer costs less."""
+
+    status: Any
+    values: np.ndarray | None
+    objective: float
+    bound: float
+    reduced_costs: np.ndarray
+
+    @property
+    def is_optimal(self) -> bool:
+        return self.status == highspy.HighsModelStatus.kOptimal
+
+
+@dataclass(frozen=True)
 class Program:
-    """``lower ≤ matrix · x ≤ upper`` and ``0 ≤ x ≤ upper_bound``; the first ``num_integers`` variables are integers.
+    """``lower ≤ rows · x ≤ upper`` and ``0 ≤ x ≤ upper_bound``; the first ``num_integers`` variables are integers."""
 
-    Rows are equations or bounded from above only.
-    """
-
-    matrix: Any
+    rows: Rows
     lower: np.ndarray
     upper: np.ndarray
     upper_bound: np.ndarray
     num_integers: int
     time_limit_s: float
 
-    def minimize(self, cost: np.ndarray) -> Answer:
-        """The least of ``cost · x``; raises `InfeasibleError` or `OutOfTimeError` where there is none.
+    def minimize(self, cost: np.ndarray, below: float = np.inf) -> Answer:
+        """The least of ``cost · x``; raises `InfeasibleError` or `OutOfTimeError` where there is none, and
+        `NothingBelowError` where the relaxation shows that it is not below ``below``.
 
         First the linear relaxation, which is a bound; then the program with none but the integer variables that the
         relaxation uses, in whole or in part (relaxation enforced neighbourhood search, Berthold 2014): small, and
-        seldom far from the best. Where the bound does not prove it the best, the whole program follows, without the
-        variables whose reduced costs say that no better answer has them.
+        seldom far from the best. Where the bound does not prove it the best, the whole program follows, from that
+        answer on and without the variables whose reduced costs say that no better answer has them.
         """
         if not len(cost):
             return Answer(0.0, np.zeros(0), 0.0)
         deadline = time.monotonic() + self.time_limit_s
-        relaxed = self._relaxation(cost, deadline)
+        relaxed = self._run(cost, self.upper_bound, deadline, is_relaxed=True)
         held, bound, allowed = None, -np.inf, self.upper_bound
-        if relaxed is not None:
-            bound = relaxed.fun
-            used = relaxed.x > UNUSED
+        if relaxed.is_optimal and relaxed.values is not None:
+            bound = relaxed.objective
+            if bound >= below:
+                raise NothingBelowError
+            used = relaxed.values > UNUSED
             used[self.num_integers :] = True
-            held = self._search(cost, np.where(used, self.upper_bound, 0.0), deadline)
-            if held.x is not None:
-                if relative_gap(held.fun, bound) <= GAP:
-                    return Answer(float(held.fun), held.x, 0.0)
-                excluded = relaxed.lower.marginals > (held.fun - bound) + GAP * abs(held.fun)
+            found = self._run(cost, np.where(used, self.upper_bound, 0.0), deadline)
+            if found.values is not None:
+                held = found
+                if relative_gap(held.objective, bound) <= GAP:
+                    return Answer(held.objective, found.values, 0.0)
+                excluded = relaxed.reduced_costs > (held.objective - bound) + GAP * abs(held.objective)
                 allowed = np.where(excluded, 0.0, allowed)
-        result = self._search(cost, allowed, deadline)
-        if result.status == _INFEASIBLE:
+        start = None if held is None else held.values
+        result = self._run(cost, allowed, deadline, start=start)
+        if result.status in _INFEASIBLE:
             # HiGHS's presolve has called solvable programs infeasible whose last row bounds an objective tightly. No
             # variable of ``held`` is excluded, so where there is one, this is not true either.
-            result = self._search(cost, allowed, deadline, presolve=False)
-        answers = [answer for answer in (held, result) if answer is not None and answer.x is not None]
-        if not answers and result.status == _INFEASIBLE:
+            result = self._run(cost, allowed, deadline, start=start, presolve="off")
+        answers = [(one.objective, one.values) for one in (held, result) if one is not None and one.values is not None]
+        if not answers and result.status in _INFEASIBLE:
             raise InfeasibleError
         if not answers:
             raise OutOfTimeError(
-                f"the solver found no assignment within {self.time_limit_s:.0f} s ({result.message})\n"
+                f"the solver found no assignment within {self.time_limit_s:.0f} s ({result.status.name[1:]})\n"
                 "  try: a plan that pins more tensors, or a longer time limit"
             )
-        best = min(answers, key=lambda answer: answer.fun)
-        proven = best.fun if result.status == _OPTIMAL else max(bound, result.mip_dual_bound or bound)
-        return Answer(float(best.fun), best.x, relative_gap(best.fun, proven))
+        objective, values = min(answers, key=lambda answer: answer[0])
+        proven = objective if result.is_optimal else max(bound, result.bound)
+        return Answer(objective, values, relative_gap(objective, proven))
 
-    def _relaxation(self, cost: np.ndarray, deadline: float) -> Any:
-        """The linear relaxation, solved, with reduced costs; None where HiGHS does not get to its end."""
-        equal = self.lower == self.upper
-        with _quiet_stdout():
-            result = scipy.optimize.linprog(
-                cost,
-                A_ub=self.matrix[~equal],
-                b_ub=self.upper[~equal],
-                A_eq=self.matrix[equal],
-                b_eq=self.upper[equal],
-                bounds=np.stack([np.zeros(len(cost)), self.upper_bound], axis=1),
-                method="highs",
-                options={"time_limit": _left(deadline)},
-            )
-        return result if result.status == _OPTIMAL else None
+    def _run(
+        self,
+        cost: np.ndarray,
+        upper_bound: np.ndarray,
+        deadline: float,
+        *,
+        is_relaxed: bool = False,
+        start: np.ndarray | None = None,
+        presolve: str = "choose",
+    ) -> _Found:
+        """The program with these upper bounds of the variables, or its linear relaxation, as HiGHS leaves it."""
+        solver = highspy.Highs()
+        # Fixed settings and one thread: the same answer on every rank and every run.
+        options = {"output_flag": False, "threads": 1, "mip_rel_gap": GAP, "presolve": presolve}
+        for name, value in {**options, "time_limit": max(deadline - time.monotonic(), _LEAST_S)}.items():
+            solver.setOptionValue(name, value)
+        solver.passModel(self._model(cost, upper_bound, num_integers=0 if is_relaxed else self.num_integers))
+        if start is not None:
+            given = highspy.HighsSolution()
+            given.col_value = start.tolist()
+            solver.setSolution(given)
+        solver.run()
+        info, solution = solver.getInfo(), solver.getSolution()
+        has_values = info.primal_solution_status == highspy.kSolutionStatusFeasible
+        return _Found(
+            solver.getModelStatus(),
+            np.array(solution.col_value) if has_values else None,
+            info.objective_function_value,
+            info.mip_dual_bound,
+            np.array(solution.col_dual),
+        )
 
-    def _search(self, cost: np.ndarray, upper_bound: np.ndarray, deadline: float, *, presolve: bool = True) -> Any:
-        """The mixed-integer program with these upper bounds of the variables, as HiGHS leaves it."""
-        integrality = np.zeros(len(cost))
-        integrality[: self.num_integers] = 1
-        with _quiet_stdout():
-            return scipy.optimize.milp(
-                cost,
-                constraints=scipy.optimize.LinearConstraint(self.matrix, self.lower, self.upper),
-                integrality=integrality,
-                bounds=scipy.optimize.Bounds(0, upper_bound),
-                options={"time_limit": _left(deadline), "mip_rel_gap": GAP, "presolve": presolve},
-            )
+    def _model(self, cost: np.ndarray, upper_bound: np.ndarray, *, num_integers: int) -> Any:
+        model = highspy.HighsLp()
+        model.num_col_, model.num_row_ = len(cost), len(self.lower)
+        model.col_cost_, model.col_lower_, model.col_upper_ = cost, np.zeros(len(cost)), upper_bound
+        model.row_lower_, model.row_upper_ = self.lower, self.upper
+        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        model.a_matrix_.start_, model.a_matrix_.index_ = self.rows.starts, self.rows.columns
+        model.a_matrix_.value_ = self.rows.values
+        if num_integers:
+            kinds = [highspy.HighsVarType.kInteger] * num_integers
+            model.integrality_ = kinds + [highspy.HighsVarType.kContinuous] * (len(cost) - num_integers)
+        return model
 
 
 def relative_gap(objective: float, bound: float) -> float:
     """How much of an objective may be too much, as a share of it."""
     return max(objective - bound, 0.0) / abs(objective) if objective else 0.0
-
-
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), _LEAST_S)
-
-
-@contextlib.contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """HiGHS prints a line of its own to file descriptor 1 now and then, whatever its options say.
-
-    Programs that print JSON cannot have that, so the descriptor points elsewhere while it runs.
-    """
-    sys.stdout.flush()
-    saved, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 1)
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(sink)

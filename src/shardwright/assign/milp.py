@@ -43,10 +43,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import scipy.sparse
 
 from shardwright.assign.cost import has_collective, share
-from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, OutOfTimeError, Program, relative_gap
+from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, OutOfTimeError, Program, Rows, relative_gap
 from shardwright.assign.problem import Problem, Solution, ValueFlow, least_bytes
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
@@ -65,21 +64,29 @@ WEIGHT_GATHER_US = 1e4
 """Added to the cost of resharding a parameter, in microseconds: more than any activation's."""
 
 
-def solve(problem: Problem) -> Solution:
-    """The best assignment; raises `AssignmentError` when none satisfies the plan, or none is found in time."""
+def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
+    """The best assignment; raises `AssignmentError` when none satisfies the plan, or none is found in time.
+
+    ``better_than``: of another way to write the same program; raises `NothingBelowError`, soon, where it is found that
+    this way costs no less by more than what counts as proven.
+    """
     model = _Model(problem)
+    below = np.inf if better_than is None else better_than.objective * (1 - PROVEN)
     if problem.auto:
         model.limit(model.bytes_cost, least_bytes(problem) * (1 + problem.slack) + 1)
-        answer = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference)
+        answer = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference, below)
+        objective = answer.objective
     else:
-        first = model.minimize(model.reshard_cost)
+        first = model.minimize(model.reshard_cost, below)
+        objective = first.objective
         # Looser than the solver's tolerances, far tighter than one collective's latency.
         model.limit(model.reshard_cost, first.objective * (1 + 1e-6) + 1e-2)
         answer = _least_work(model, first)
     values, chosen = answer.values, []
     for start, site in zip(model.first_choice, problem.sites, strict=True):
         chosen.append(int(np.argmax(values[start : start + len(site.strategies)])))
-    return Solution(chosen, float(model.reshard_cost @ values), float(model.work_cost @ values), answer.gap)
+    talk, work = float(model.reshard_cost @ values), float(model.work_cost @ values)
+    return Solution(chosen, talk, work, objective, answer.gap)
 
 
 def _least_work(model: "_Model", first: Answer) -> Answer:
@@ -284,16 +291,19 @@ class _Model:
         """Variables that have to be 0, as a mask."""
         self.upper_bound = np.where(variables, 0.0, self.upper_bound)
 
-    def minimize(self, cost: np.ndarray) -> Answer:
-        """The least of a cost in the current model; raises `AssignmentError` where there is no answer."""
-        rows = [i for i, row in enumerate(self.rows) for _ in row]
-        columns = [c for row in self.rows for c in row]
-        data = [v for row in self.rows for v in row.values()]
-        matrix = scipy.sparse.csr_array((data, (rows, columns)), shape=(len(self.rows), self.num_variables))
+    def minimize(self, cost: np.ndarray, below: float = np.inf) -> Answer:
+        """The least of a cost in the current model; raises `AssignmentError` where there is no answer, and
+        `NothingBelowError` where it is not below ``below``.
+        """
+        rows = Rows(
+            np.cumsum([0, *map(len, self.rows)]),
+            np.array([column for row in self.rows for column in row]),
+            np.array([value for row in self.rows for value in row.values()]),
+        )
         limits = np.array(self.lower), np.array(self.upper)
-        program = Program(matrix, *limits, self.upper_bound, self.num_choices, self.problem.time_limit_s)
+        program = Program(rows, *limits, self.upper_bound, self.num_choices, self.problem.time_limit_s)
         try:
-            return program.minimize(cost)
+            return program.minimize(cost, below)
         except InfeasibleError as error:
             raise AssignmentError(
                 "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"

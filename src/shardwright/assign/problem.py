@@ -51,11 +51,13 @@ class Solution:
     """The strategy number of each site, the cost in microseconds, and how much of it may be too much (0 when optimal).
 
     Under a plan that share is of the communication, where the time limit ended the search for the least of it.
+    ``objective``: what was minimised first: under a plan the communication, else all time, with small preferences.
     """
 
     chosen: list[int]
     reshard_us: float
     work_us: float
+    objective: float
     gap: float = 0.0
 
 

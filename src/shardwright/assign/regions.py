@@ -101,7 +101,7 @@ class CutRegions:
             calls=[step_call(step) for step in steps.items],
             layouts={s.node.name: strategies[s.index].results[0] for s in steps.items if s.kind == "input"},  # type: ignore[union-attr]
             fallbacks=[],
-            solution=Solution([], 0.0, 0.0),
+            solution=Solution([], 0.0, 0.0, 0.0),
         )
 
     def _strategy(self, number: int, step: Step, name: str, cut: Cut) -> Strategy | None:
