@@ -4,6 +4,17 @@ import torch
 
 from tests.rules.harness import aten, ints, t
 
+
+def mask(*shape):
+    """Some trues and some falses."""
+    return t(*shape, seed=2) > 0
+
+
+def count(*shape):
+    """How many trues `mask` has."""
+    return int(mask(*shape).sum())
+
+
 SAMPLES = {
     "aten::_unsafe_index.Tensor": [(aten._unsafe_index.Tensor, (t(4, 8, 6), [None, ints(8, 5)]), {})],
     "aten::_unsafe_index_put": [(aten._unsafe_index_put.default, (t(4, 8, 6), [None, ints(8, 1)], t(4, 1, 6)), {})],
@@ -16,6 +27,12 @@ SAMPLES = {
         (aten.index.Tensor, (t(4, 8, 6), [None, ints(8, 5, 2)]), {}),
         (aten.index.Tensor, (t(4, 8, 6), [ints(4, 5, 1), ints(8, 3)]), {}),
         (aten.index.Tensor, (t(4, 8, 6), [ints(4, 5), None, ints(6, 5)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6), [mask(4, 8)]), {}),
+        (aten.index.Tensor, (t(3, 5, 3), [mask(3)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6), [None, mask(8)]), {}),
+        (aten.index.Tensor, (t(4, 6), [mask(4, 6)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6, 5), [None, mask(8, 6), ints(5, 1)]), {}),
+        (aten.index.Tensor, (t(4, 8, 6), [torch.tensor([True, False, True, True]), None, ints(6, 2, 3)]), {}),
     ],
     "aten::index_add": [(aten.index_add.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6)), {})],
     "aten::index_copy": [(aten.index_copy.default, (t(4, 8, 6), 1, torch.tensor([2, 5, 7]), t(4, 3, 6)), {})],
@@ -25,10 +42,26 @@ SAMPLES = {
         (aten.index_put.default, (t(4, 8, 6), [None, torch.tensor([1, 5])], t(4, 2, 6)), {}),
         (aten.index_put.default, (t(4, 8, 6), [None, None, torch.tensor([3])], t(4, 8, 1)), {}),
         (aten.index_put.default, (t(4, 8, 6), [ints(4, 5), ints(8, 5)], t(5, 6), True), {}),
+        (aten.index_put.default, (t(4, 8, 6), [mask(4, 8)], t(count(4, 8), 6)), {}),
+        (aten.index_put.default, (t(3, 5, 3), [mask(3)], t(count(3), 5, 3), True), {}),
+        (aten.index_put.default, (t(4, 8, 6), [None, mask(8)], t(4, count(8), 1)), {}),
+        (aten.index_put.default, (t(4, 8, 6), [mask(4, 8)], t(6)), {}),
+        (aten.index_put.default, (t(4, 8, 6), [mask(4, 8)], t(1, 6), True), {}),
+        (aten.index_put.default, (t(4, 8, 6), [None, mask(8)], t(4, 1, 6)), {}),
+        (aten.index_put.default, (ints(9, 5, 7), [mask(5, 7)], torch.tensor(0)), {}),
+        (aten.index_put.default, (t(4, 8, 6), [mask(4), None, ints(6, 1)], t(count(4), 8)), {}),
     ],
     "aten::index_reduce": [(aten.index_reduce.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6), "amax"), {})],
     "aten::index_select": [(aten.index_select.default, (t(4, 8, 6), 1, ints(8, 6)), {})],
-    "aten::masked_scatter": [(aten.masked_scatter.default, (t(4, 6), t(4, 6, seed=2) > 0, t(4, 6, seed=3)), {})],
+    "aten::masked_scatter": [
+        (aten.masked_scatter.default, (t(4, 6), mask(4, 6), t(4, 6, seed=3)), {}),
+        (aten.masked_scatter.default, (t(4, 8, 6), mask(4, 8, 1), t(count(4, 8), 6)), {}),
+        (aten.masked_scatter.default, (t(3, 5, 7), mask(3, 5, 1), t(5, 3, 7)), {}),
+        (aten.masked_scatter.default, (t(4, 6, 5), mask(4, 1, 1), t(4, 6, 5, seed=3)), {}),
+        (aten.masked_scatter.default, (t(4, 6, 5), mask(6, 1), t(24, 5)), {}),
+        (aten.masked_scatter.default, (t(4, 8, 6), mask(4, 8, 1), t(32 * 6)), {}),
+        (aten.masked_scatter.default, (t(1, 6), mask(4, 1), t(4, 6)), {}),
+    ],
     "aten::put": [
         (aten.put.default, (t(4, 6), ints(24, 5), t(5)), {}),
         (aten.put.default, (t(4, 6), ints(24, 5), t(5), True), {}),

@@ -30,6 +30,19 @@ SAMPLES = {
         *bn(aten._native_batch_norm_legit_functional.default, False, 0.1, 1e-5),
     ],
     "aten::_native_batch_norm_legit_no_training": bn(aten._native_batch_norm_legit_no_training.default, 0.1, 1e-5),
+    "aten::_weight_norm": [
+        (aten._weight_norm.default, (t(8, 5), t(8, 1)), {}),
+        (aten._weight_norm.default, (t(5, 4, 3), t(5, 1, 1)), {}),
+        (aten._weight_norm.default, (t(4, 6, 8), t(1, 1, 8), 2), {}),
+        (aten._weight_norm.default, (t(4, 6, 8), t(1, 6, 1), 1), {}),
+        (aten._weight_norm.default, (t(4, 6), t(), -1), {}),
+        (aten._weight_norm.default, (t(4, 6), t(6), 1), {}),
+        (aten._weight_norm.default, (t(8), t(8)), {}),
+    ],
+    "aten::_weight_norm_interface": [
+        (aten._weight_norm_interface.default, (t(8, 5), t(8, 1)), {}),
+        (aten._weight_norm_interface.default, (t(4, 6, 5), t(1, 1, 5), 2), {}),
+    ],
     "aten::batch_norm": bn(aten.batch_norm.default, False, 0.1, 1e-5, True),
     "aten::group_norm": [
         (aten.group_norm.default, (t(2, 8, 3, 3), 4, t(8), t(8, seed=1)), {}),

@@ -17,6 +17,8 @@ def reduced(op, **kwargs):
 
 
 SAMPLES = {
+    "aten::_is_all_true": [(aten._is_all_true.default, (t(*s) > -9,), {}) for s in ((), (5,), (4, 8))],
+    "aten::_is_any_true": [(aten._is_any_true.default, (t(*s) > 1,), {}) for s in ((), (5,), (4, 8))],
     "aten::_log_softmax": along(aten._log_softmax.default, False),
     "aten::_safe_softmax": along(aten._safe_softmax.default),
     "aten::_softmax": along(aten._softmax.default, False, dim=-1),

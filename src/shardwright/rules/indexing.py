@@ -3,6 +3,7 @@
 Dims that several indices or writes point into are whole; the others pass.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,34 +12,79 @@ from shardwright.layout import Size
 from shardwright.rules.dims import dim_of, named_dims
 from shardwright.rules.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, notation_rule
-from shardwright.rules.rule import Call, Dims, Local, Rule, Term
+from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
 
 aten = torch.ops.aten
 _FIRST = (frozenset({0}),)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pointed:
+    """How the indices of ``x[i, :, j]`` lie: the ``positions`` they point into, and the dims they make together.
+
+    ``indices``: each with the first position it points into. ``block``: their broadcast dims, ``place``: where those go
+    in ``target``, which is what is read or written.
+    """
+
+    indices: tuple[tuple[int, TensorMeta], ...]
+    positions: tuple[int, ...]
+    block: Dims
+    place: int
+    target: Dims
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether an index is a mask, whose number of trues is not known before the program runs."""
+        return any(_is_mask(index) for _, index in self.indices)
+
+    def operands(self, dims: Dims, sizes: dict[str, Size]) -> list[Dims]:
+        """The dims of the indices: a mask has those it points into."""
+        return [
+            dims[at : at + index.ndim] if _is_mask(index) else _broadcast(index.shape, self.block, sizes)
+            for at, index in self.indices
+        ]
+
+
+def _is_mask(index: TensorMeta) -> bool:
+    return index.dtype in (torch.bool, torch.uint8)
+
+
+def _pointed(call: Call, dims: Dims) -> _Pointed | None:
+    """What the indices of a call point into; None where a mask without dims makes a dim of its own."""
+    found, positions, at = [], [], 0
+    for index in call["indices"]:
+        span = index.ndim if index is not None and _is_mask(index) else 1
+        if index is not None:
+            found.append((at, index))
+            positions += range(at, at + span)
+        at += span
+    if any(_is_mask(index) and not index.ndim for _, index in found):
+        return None
+    block = tuple(Term((f"i{i}",)) for i in range(max(1 if _is_mask(index) else index.ndim for _, index in found)))
+    # Indices with a dim between them put theirs first.
+    together = positions == list(range(positions[0], positions[-1] + 1))
+    place = positions[0] if together else 0
+    rest = [term for dim, term in enumerate(dims) if dim not in positions]
+    return _Pointed(tuple(found), tuple(positions), block, place, (*rest[:place], *block, *rest[place:]))
+
+
 def index_rule(call: Call) -> Rule | None:
     """``x[i, :, j]``: dims without an index pass; index tensors broadcast into their place."""
     source = call.operands[0]
-    indices = call["indices"]
-    positions = [dim for dim, index in enumerate(indices) if index is not None]
-    if any("bool" in str(index.dtype) or "uint8" in str(index.dtype) for index in indices if index is not None):
-        return None
     dims, sizes = named_dims(source.shape)
-    width = max(index.ndim for index in indices if index is not None)
-    together = positions == list(range(positions[0], positions[-1] + 1))
-    place = positions[0] if together else 0
-    block = tuple(Term((f"i{i}",)) for i in range(width))
-    sizes.update((f"i{i}", size) for i, size in enumerate(call.result.shape[place : place + width]))
-    rest = [term for dim, term in enumerate(dims) if dim not in positions]
-    result = (*rest[:place], *block, *rest[place:]) if together else (*block, *rest)
-    operands = [dims, *(_broadcast(index.shape, block, sizes) for index in indices if index is not None)]
-    pointed = frozenset(f"d{dim}" for dim in positions)
-    if len(positions) == 1 and isinstance(source.shape[positions[0]], int):
-        reduces = dict.fromkeys(pointed, "sum")
-        localize = local_index
-        return Rule(tuple(operands), (tuple(result),), sizes, reduces=reduces, linear=_FIRST, localize=localize)
-    return Rule(tuple(operands), (tuple(result),), sizes, pointed, linear=_FIRST)
+    pointed = _pointed(call, dims)
+    if pointed is None:
+        return None
+    names = [term.factors[0] for term in pointed.block]
+    sizes.update(zip(names, call.result.shape[pointed.place :], strict=False))
+    operands = (dims, *pointed.operands(dims, sizes))
+    own = frozenset(f"d{dim}" for dim in pointed.positions)
+    if pointed.has_mask:
+        return Rule(operands, (pointed.target,), sizes, own.union(names), linear=_FIRST)
+    if len(own) == 1 and isinstance(source.shape[pointed.positions[0]], int):
+        reduces = dict.fromkeys(own, "sum")
+        return Rule(operands, (pointed.target,), sizes, reduces=reduces, linear=_FIRST, localize=local_index)
+    return Rule(operands, (pointed.target,), sizes, own, linear=_FIRST)
 
 
 def local_index(local: Local) -> Any:
@@ -56,32 +102,28 @@ def local_index(local: Local) -> Any:
 
 
 def index_put_rule(call: Call) -> Rule | None:
-    """``x[i, :, j] = values``: dims without an index pass, jointly with the values' dims in their place."""
-    source, values = call.operands[0], call.operands[-1]
-    indices = call["indices"]
-    positions = [dim for dim, index in enumerate(indices) if index is not None]
-    tensors = [index for index in indices if index is not None]
-    if any("bool" in str(index.dtype) or "uint8" in str(index.dtype) for index in tensors):
+    """``x[i, :, j] = values``: dims without an index pass, jointly with the values' dims in their place.
+
+    A mask whose values do not tell its trues apart chooses at every place alone, so its dims pass too.
+    """
+    values = call.operands[-1]
+    dims, sizes = named_dims(call.operands[0].shape)
+    pointed = _pointed(call, dims)
+    if pointed is None:
         return None
-    dims, sizes = named_dims(source.shape)
-    width = max(index.ndim for index in tensors)
-    together = positions == list(range(positions[0], positions[-1] + 1))
-    place = positions[0] if together else 0
-    block = tuple(Term((f"i{i}",)) for i in range(width))
-    for tensor in tensors:
-        for i, size in enumerate(tensor.shape, width - tensor.ndim):
+    # The values' size where the indices' dims are: 1 for a dim that they lack.
+    start = pointed.place - (len(pointed.target) - values.ndim)
+    own = [values.shape[i] if i >= 0 else 1 for i in range(start, start + len(pointed.block))]
+    for shape in [index.shape for _, index in pointed.indices if not _is_mask(index)] + [own]:
+        for i, size in enumerate(shape, len(pointed.block) - len(shape)):
             if sizes.get(f"i{i}", 1) == 1:
                 sizes[f"i{i}"] = size
-    rest = [term for dim, term in enumerate(dims) if dim not in positions]
-    target = (*rest[:place], *block, *rest[place:]) if together else (*block, *rest)
-    operands = [
-        dims,
-        *(_broadcast(index.shape, block, sizes) for index in tensors),
-        _broadcast(values.shape, tuple(target), sizes),
-    ]
+    operands = (dims, *pointed.operands(dims, sizes), _broadcast(values.shape, pointed.target, sizes))
     # Every rank must see all writes, so the indices are whole.
-    fixed = frozenset(f"d{dim}" for dim in positions) | {f"i{i}" for i in range(width)}
-    return Rule(tuple(operands), (dims,), sizes, fixed, linear=(frozenset({0, len(operands) - 1}),))
+    fixed = {term.factors[0] for term in pointed.block} | {f"d{dim}" for dim in pointed.positions}
+    if len(pointed.indices) == 1 and pointed.has_mask and own == [1]:
+        fixed = {"i0"}
+    return Rule(operands, (dims,), sizes, frozenset(fixed), linear=(frozenset({0, len(operands) - 1}),))
 
 
 def _broadcast(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:
@@ -165,8 +207,34 @@ def take_rule(call: Call) -> Rule:
     return Rule((source, index), (index,), {**sizes, **own}, frozenset(sizes), linear=(frozenset({0}),))
 
 
+def masked_scatter_rule(call: Call) -> Rule:
+    """``masked_scatter``: written in the order of the source's elements.
+
+    Last dims that the mask does not tell apart pass where the source has them too: a true takes one row of them.
+    """
+    whole, mask, source = call.operands
+    rows = 0
+    while (
+        rows < min(whole.ndim, source.ndim)
+        and (rows >= mask.ndim or mask.shape[-rows - 1] == 1)
+        and whole.shape[-rows - 1] == source.shape[-rows - 1]
+    ):
+        rows += 1
+    if rows == 0 or whole.shape != call.result.shape:
+        return put_rule(call)
+    dims, sizes = named_dims(whole.shape)
+    chosen, own = named_dims(mask.shape, "m")
+    taken, places = named_dims(source.shape, "x")
+    passing = dims[len(dims) - rows :]
+    operands = (dims, tuple(Term() if size == 1 else term for size, term in zip(mask.shape, chosen, strict=True)))
+    operands = (*operands, (*taken[: len(taken) - rows], *passing))
+    sizes.update({**own, **places})
+    fixed = frozenset(sizes) - {term.factors[0] for term in passing}
+    return Rule(operands, (dims,), sizes, fixed, linear=(frozenset({0, 2}),))
+
+
 def put_rule(call: Call) -> Rule:
-    """``put``, ``masked_scatter``: written in the order of all elements; everything is whole."""
+    """``put``: written in the order of all elements; everything is whole."""
     sides = [named_dims(tensor.shape, f"x{i}d") for i, tensor in enumerate(call.operands)]
     sizes = {name: size for _, own in sides for name, size in own.items()}
     result, own = named_dims(call.result.shape, "r")
@@ -222,7 +290,7 @@ RULES: dict[str, Entry] = {
     "aten::index_put": Entry(index_put_rule),
     "aten::index_reduce": _ROWS,
     "aten::index_select": Entry(select_rows_rule),
-    "aten::masked_scatter": Entry(put_rule),
+    "aten::masked_scatter": Entry(masked_scatter_rule),
     "aten::put": Entry(put_rule),
     "aten::scatter.reduce": _SCATTER,
     "aten::scatter.src": _SCATTER,

@@ -149,7 +149,26 @@ def group_norm_backward_rule(call: Call) -> Rule:
     return Rule(operands, results, sizes, fixed, reduces={"n": "sum"}, localize=local_group_norm)
 
 
-_LAYER, _BATCH = Entry(layer_norm_rule), Entry(batch_norm_rule)
+def weight_norm_rule(call: Call) -> Rule:
+    """``_weight_norm``: every slice of a weight along a dim gets a length; that dim alone may be cut.
+
+    The lengths are linear: a slice is its direction times its length. Dim -1 stands for one length for all.
+    """
+    dims, sizes = named_dims(call.operands[0].shape)
+    along = f"d{int(call['dim'])}"
+    lengths = []
+    for tensor in (call.operands[1], *call.results[1:]):
+        assert tensor is not None, "all results are tensors"
+        own = zip(tensor.shape, dims[len(dims) - tensor.ndim :], strict=True)
+        lengths.append(tuple(term if term.factors == (along,) and s == sizes[along] else Term() for s, term in own))
+    given, *norms = lengths
+    # The norms that are a result too do not depend on the lengths.
+    linear = () if norms else (frozenset({1}),)
+    fixed = frozenset(sizes) - {along}
+    return Rule((dims, given), (dims, *norms), sizes, fixed, linear=linear, localize=run_dense)
+
+
+_LAYER, _BATCH, _WEIGHT = Entry(layer_norm_rule), Entry(batch_norm_rule), Entry(weight_norm_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_batch_norm_no_update": _BATCH,
@@ -158,6 +177,8 @@ RULES: dict[str, Entry] = {
     "aten::_native_batch_norm_legit": _BATCH,
     "aten::_native_batch_norm_legit_functional": _BATCH,
     "aten::_native_batch_norm_legit_no_training": _BATCH,
+    "aten::_weight_norm": _WEIGHT,
+    "aten::_weight_norm_interface": _WEIGHT,
     "aten::batch_norm": _BATCH,
     "aten::group_norm": Entry(group_norm_rule),
     "aten::instance_norm": _BATCH,

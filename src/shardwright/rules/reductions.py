@@ -189,6 +189,8 @@ _ALONG, _BOTH, _WHOLE = Entry(along_rule), Entry(both_rule), reduction(None)
 _INTEGRAL = Entry(integral_rule)
 
 RULES: dict[str, Entry] = {
+    "aten::_is_all_true": _WHOLE,
+    "aten::_is_any_true": _WHOLE,
     "aten::_log_softmax": _ALONG,
     "aten::_safe_softmax": _ALONG,
     "aten::_softmax": _ALONG,
