@@ -1,0 +1,46 @@
+"""Masks as indices: how much they pick out is not known before the program runs, but dims they leave alone are cut."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+
+X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(3))
+MASK = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 1]], dtype=torch.bool)
+
+
+class Adapter(nn.Module):
+    """Tokens that a mask picks out get something of their own."""
+
+    def forward(self, x, mask):
+        rows = x[mask].sin()
+        written = torch.index_put(x, [mask], rows)
+        return written.masked_scatter(~mask[..., None], x[~mask] * 2)
+
+
+class Chosen(nn.Module):
+    """Tokens that a mask picks out all become one."""
+
+    def forward(self, x, mask):
+        return torch.index_put(x.cos(), [mask], torch.ones(6))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize(("model", "dim"), [(Adapter(), 2), (Chosen(), 0), (Chosen(), 1), (Chosen(), 2)])
+def test_dims_that_a_mask_leaves_alone_are_cut(model, dim, num_ranks):
+    exported = torch.export.export(model, (X, MASK))
+    sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": sw.Shard(dim)}, outputs=sw.Shard(dim))
+    assert sharded.fallbacks == []
+    assert Counter(c.kind for c in sharded.collectives) == {}
+    report = sw.verify(sharded, exported, (X, MASK))
+    assert report.ok, str(report)
+
+
+def test_a_mask_may_pick_out_nothing_and_everything():
+    exported = torch.export.export(Adapter(), (X, MASK))
+    sharded = sw.shard(exported, mesh=2, plan={}, inputs={"x": sw.Shard(2)}, outputs=sw.Shard(2))
+    for mask in (torch.zeros_like(MASK), torch.ones_like(MASK)):
+        assert sw.verify(sharded, exported, (X, mask)).ok
