@@ -73,6 +73,21 @@ def test_heads_are_cut(case, num_ranks):
     assert not result.fallbacks
 
 
+@pytest.mark.parametrize(("kv_heads", "num_ranks"), [(1, 3), (3, 6)])
+def test_heads_that_share_their_keys_are_cut(kv_heads, num_ranks):
+    torch.manual_seed(0)
+    x = torch.randn(4, 8, 8)
+    model = Attention(alibi, sliding_by_head, kv_heads, mask_heads=6).eval().requires_grad_(False)
+    program = torch.export.export(model, (x,))
+    plan = PLAN if kv_heads > 1 else {"q": "colwise", "o": "rowwise"}
+    result = sw.shard(program, mesh=num_ranks, plan=plan)
+    assert sw.verify(result, program, (x,)).ok
+    assert Counter((c.kind, c.axis) for c in result.collectives) == {("all_reduce", "tp"): 1}
+    share = {w.name: max(w.rank_bytes) / w.num_bytes for w in result.weights}
+    assert share["q.weight"] == share["o.weight"] == 1 / num_ranks
+    assert share["k.weight"] == share["v.weight"] == 1 / kv_heads
+
+
 @pytest.mark.parametrize("case", ["by batch entry", "mask by head"])
 def test_batch_entries_are_cut(case):
     program, x = exported(case)

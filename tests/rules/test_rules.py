@@ -45,7 +45,7 @@ GOLDEN = {
     "attention": (
         aten.scaled_dot_product_attention.default,
         (t(2, 6, 5, 4), t(2, 2, 5, 4), t(2, 2, 5, 4), None, 0.0, False),
-        "b0 (g r!) s d!, b0 g t! d!, b0 g t! v! -> b0 (g r!) s v!",
+        "b0 (g r) s d!, b0 g t! d!, b0 g t! v! -> b0 (g r) s v!",
     ),
     "split": (aten.split_with_sizes.default, (t(3, 8), [4, 2, 2], 1), "d0 [p0+p1+p2] -> d0 p0, d0 p1, d0 p2"),
     "slice": (aten.slice.Tensor, (t(3, 8), 1, 2, 6), "d0 [before+kept+after] -> d0 kept"),

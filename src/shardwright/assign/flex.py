@@ -16,6 +16,7 @@ def is_flex_attention(node: fx.Node) -> bool:
 
 def flex_rule(node: fx.Node) -> Rule | None:
     """``b (g r) s! d!, b g t! d!, b g t! v!, … -> b (g r) s! v!, b (g r) s!``, block masks cut along where they vary.
+    The queries of a group are cut where there is but one.
 
     Buffers of the score and mask functions stay whole: indices into them are global. None where heads do not group.
     """
@@ -27,7 +28,10 @@ def flex_rule(node: fx.Node) -> Rule | None:
     if heads != kv_heads:
         sizes["r"] = heads // kv_heads
     sizes.update(s=query.shape[2], t=key.shape[2], d=query.shape[3], v=value.shape[3])
-    fixed = {"r", "s", "t", "d", "v"}
+    fixed = {"s", "t", "d", "v"}
+    if kv_heads > 1:
+        # A rank's queries of several groups do not follow each other, so one number would not say which heads they are.
+        fixed.add("r")
     if not isinstance(batch, int) or key.shape[0] != batch:
         fixed.add("b")
     head = Term(("g", "r") if "r" in sizes else ("g",))

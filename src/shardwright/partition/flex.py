@@ -60,7 +60,8 @@ def _shifted(walk: "Walk", getter: fx.Node, index: int, starts: Sequence[int]) -
         return hold_region(walk, str(getter.target), region), []
     here = walk.constants.node(tuple(starts), seen.meta["val"].dtype)
     with graph.inserting_after(placeholders[-1]):
-        start = graph.create_node("placeholder", "start")
+        # Named after the axis, as a second axis may cut the same dim again.
+        start = graph.create_node("placeholder", f"start_{walk.axis.replace('.', '_')}")
     start.meta = {"val": here.meta["val"]}
     with graph.inserting_after(start):
         total = graph.call_function(torch.ops.aten.add.Tensor, (seen, start))

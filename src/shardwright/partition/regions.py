@@ -42,7 +42,8 @@ def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: t
 
 def hold_region(walk: "Walk", name: str, region: fx.GraphModule) -> fx.Node:
     """A ``get_attr`` node for a region of this rank's own, named after the original's."""
-    name = f"{name}_{walk.axis}"
+    # The two parts of an axis are called "tp.0" and "tp.1", and a dot in a name would be a path.
+    name = f"{name}_{walk.axis.replace('.', '_')}"
     while hasattr(walk.owner, name):
         name += "_"
     setattr(walk.owner, name, region)

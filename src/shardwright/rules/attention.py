@@ -1,4 +1,4 @@
-"""Attention: batch and heads are cut; queries go with their key-value group."""
+"""Attention: batch and heads are cut; queries go with their key-value group, or are cut within every group."""
 
 from shardwright.layout import Size
 from shardwright.rules.registry import Entry
@@ -28,13 +28,13 @@ def attention_rule(call: Call) -> Rule | None:
     sizes.update(s=query.shape[-2], t=key.shape[-2], d=query.shape[-1], v=value.shape[-1])
     batch = tuple(Term((f"b{i}",)) for i in range(lead))
     head = Term(("g", "r")) if grouped else Term(("g",))
-    # r may be cut only together with whole groups: keys and values would have to repeat.
+    # Where r is cut, each rank's queries are as many of every group, and the operator repeats keys so much less.
     q = (*batch, head, Term(("s",)), Term(("d",)))
     k = (*batch, Term(("g",)), Term(("t",)), Term(("d",)))
     v = (*batch, Term(("g",)), Term(("t",)), Term(("v",)))
     out = (*batch, head, Term(("s",)), Term(("v",)))
     masks = tuple(_mask(mask.shape, (*batch, head, Term(("s",)), Term(("t",))), sizes) for mask in call.operands[3:])
-    fixed = {"t", "d", "v", "r"} | ({"s"} if call.arguments.get("is_causal") else set())
+    fixed = {"t", "d", "v"} | ({"s"} if call.arguments.get("is_causal") else set())
     results: list[Dims | None] = []
     for index, result in enumerate(call.results):
         if result is None:
