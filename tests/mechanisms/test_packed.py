@@ -76,15 +76,11 @@ STYLES = {
 """How the projection is taken apart, its key-value heads, and the part and key-value head of every head-sized block."""
 
 
-WAYS = [(PLAN, 2), (PLAN, 3), (PLAN, 4), ("auto", 2), ("auto", 4)]
-IDS = ["2", "3", "4", "auto 2", "auto 4"]
+WAYS = [(PLAN, 2), (PLAN, 4), ("auto", 2), ("auto", 4)]
+UNEVEN = pytest.mark.xfail(strict=True, reason="parts taken by slices do not learn of each other's heads")
 
 
-@pytest.mark.parametrize(("plan", "num_ranks"), WAYS, ids=IDS)
-@pytest.mark.parametrize("style", STYLES)
-def test_every_rank_gets_the_query_key_and_value_of_its_heads(style, plan, num_ranks):
-    if style == "phi3" and num_ranks == 3:
-        pytest.xfail("parts taken by slices are not yet cut at heads where these do not divide")
+def check_parts(style, plan, num_ranks):
     unpack, kv_heads, blocks = STYLES[style]
     sharded = check(Attention(unpack, HEADS, kv_heads), (X,), num_ranks, plan)
     assert kinds(sharded) == {"all_reduce": 1}
@@ -92,6 +88,17 @@ def test_every_rank_gets_the_query_key_and_value_of_its_heads(style, plan, num_r
         mine = [i for i, (_, head) in enumerate(blocks) if head in chunks(kv_heads, num_ranks)[rank]]
         assert rows == [DIM * block + i for block in mine for i in range(DIM)]
     assert held(sharded, "qkv.bias") == held(sharded, "qkv.weight")
+
+
+@pytest.mark.parametrize(("plan", "num_ranks"), WAYS, ids=["2", "4", "auto 2", "auto 4"])
+@pytest.mark.parametrize("style", STYLES)
+def test_every_rank_gets_the_query_key_and_value_of_its_heads(style, plan, num_ranks):
+    check_parts(style, plan, num_ranks)
+
+
+@pytest.mark.parametrize("style", [pytest.param(s, marks=UNEVEN) if s == "phi3" else s for s in STYLES])
+def test_heads_that_do_not_divide_stay_whole(style):
+    check_parts(style, PLAN, 3)
 
 
 class Transposed(nn.Module):
