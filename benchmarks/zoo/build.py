@@ -4,40 +4,88 @@ import math
 
 import torch
 
+from benchmarks.zoo.checks import supply
 from benchmarks.zoo.inputs import InputsUnknownError, candidates
-from benchmarks.zoo.recipe import LEVELS, as_decoder, shrink
+from benchmarks.zoo.opened import open_value
+from benchmarks.zoo.recipe import LEVELS, MENDED, as_decoder, shrink
 from benchmarks.zoo.results import one_line
 
 MOST_PARAMETERS = 90_000_000
+MOST_SUPPLIED = 12
+"""Attributes given to a config that its model looks for in vain."""
 
 
 class NotBuildableError(Exception):
-    """No level of the recipe gives a model that runs; says what each level met."""
+    """No level of the recipe gives a model that runs; says what those met that came furthest."""
 
 
 def build(kind):
     """A model in eval mode, its keyword inputs, and in words how it was built."""
-    met = []
+    met = Met()
     for level in LEVELS:
         try:
             model, attention = _model(kind, level)
-        except Exception as error:  # noqa: BLE001 - whatever a config or model class raises is the finding
-            met.append(f"{level}: {one_line(error, 300)}")
+        except TooLargeError as error:
+            met.add(Met.LARGE, level, error)
             continue
-        for label, inputs in _inputs(model, met, level):
-            try:
-                with torch.no_grad():
-                    outputs = model(**inputs)
-            except Exception as error:  # noqa: BLE001 - as above
-                met.append(f"{level}, {label}: {one_line(error, 300)}")
-                continue
-            if problem := _hollow(outputs):
-                met.append(f"{level}, {label}: {problem}")
-                continue
-            return model, inputs, {"level": level, "attention": attention, "inputs": label}
-    if problem := _default_problem(kind):
-        raise NotBuildableError(f"nor does the default config: {problem}")
-    raise NotBuildableError(" | ".join(dict.fromkeys(met)))
+        except Exception as error:  # noqa: BLE001 - whatever a config or model class raises is the finding
+            met.add(Met.CLASS, level, error)
+            continue
+        try:
+            tries = list(candidates(model))
+        except InputsUnknownError as error:
+            met.add(Met.INPUTS, level, error)
+            continue
+        for label, inputs in tries:
+            if problem := _runs(model, inputs):
+                met.add(Met.FORWARD, f"{level}, {label}", problem)
+            else:
+                return model, inputs, {"level": level, "attention": attention, "inputs": label}
+    raise NotBuildableError(_reason(kind, met))
+
+
+class TooLargeError(Exception):
+    """A model has more parameters than this recipe is about."""
+
+
+class Met:
+    """What stood in the way, and how far each level came until then."""
+
+    LARGE, CLASS, INPUTS, FORWARD = range(4)
+
+    def __init__(self):
+        self.found = {}
+
+    def add(self, stage, where, problem):
+        """Note a problem, an error or words, at a stage."""
+        text = str(problem) if isinstance(problem, (str, TooLargeError, InputsUnknownError)) else one_line(problem, 300)
+        self.found.setdefault((stage, text), where)
+
+    @property
+    def furthest(self):
+        """The stage that the level that came furthest reached."""
+        return max(stage for stage, _ in self.found)
+
+    def say(self, most=2):
+        """The first problems of the furthest stage, each with where it was first met."""
+        far = [f"{where}: {text}" for (stage, text), where in self.found.items() if stage == self.furthest]
+        return " | ".join(far[:most])
+
+
+def _reason(kind, met):
+    if met.furthest <= Met.CLASS and (problem := _default_problem(kind)):
+        return f"nor does the default config: {problem}"
+    return met.say()
+
+
+def _runs(model, inputs):
+    """What goes wrong when the model is called with these inputs, if anything."""
+    try:
+        with torch.no_grad():
+            outputs = model(**inputs)
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is the finding
+        return error
+    return _hollow(outputs)
 
 
 def _default_problem(kind):
@@ -54,14 +102,6 @@ def _default_problem(kind):
     return ""
 
 
-def _inputs(model, met, level):
-    try:
-        return list(candidates(model))
-    except InputsUnknownError as error:
-        met.append(f"{level}: {error}")
-        return []
-
-
 def auto_class(kind):
     """The class of transformers that builds this group."""
     from transformers import AutoModel, AutoModelForCausalLM
@@ -74,12 +114,13 @@ def _model(kind, level):
 
     auto = auto_class(kind)
     config = shrink(CONFIG_MAPPING[kind.name], level)
+    if level in MENDED:
+        config = _mended(config, auto)
     if kind.group == "causal":
         config = as_decoder(config)
-    with torch.device("meta"):
-        size = sum(p.numel() for p in auto.from_config(config).parameters())
+    size = _parameters(config, auto)
     if size > MOST_PARAMETERS:
-        raise ValueError(f"{size:,} parameters after shrinking, more than {MOST_PARAMETERS:,}")
+        raise TooLargeError(f"{size:,} parameters after shrinking, more than {MOST_PARAMETERS:,}")
     for attention in ("sdpa", "eager"):
         try:
             model = auto.from_config(config, attn_implementation=attention, dtype=torch.float32)
@@ -89,6 +130,38 @@ def _model(kind, level):
             continue
         return redraw(model).eval(), attention
     raise AssertionError("eager attention either builds or raises")
+
+
+def _parameters(config, auto):
+    with torch.device("meta"):
+        return sum(p.numel() for p in auto.from_config(config).parameters())
+
+
+def _mended(config, auto):
+    """A config with the attributes that its model looks for in vain, of the part that the model is made of."""
+    config = _own_part(config, auto)
+    for _ in range(MOST_SUPPLIED):
+        try:
+            _parameters(config, auto)
+        except AttributeError as error:
+            if not supply(str(error), config, open_value):
+                return config
+        except Exception:  # noqa: BLE001 - shows again when the model is built
+            return config
+        else:
+            return config
+    return config
+
+
+def _own_part(config, auto):
+    """The part of a composite that the class is made of; and the class named, where there are several."""
+    classes = auto._model_mapping.get(type(config), None)
+    if isinstance(classes, (list, tuple)):
+        config.architectures = config.architectures or [classes[0].__name__]
+        return config
+    wanted = getattr(classes, "config_class", None)
+    parts = [part for part in vars(config).values() if wanted is not None and type(part) is wanted]
+    return parts[0] if parts and not isinstance(config, wanted) else config
 
 
 def redraw(model):
