@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.zoo.checks import supply
 from benchmarks.zoo.inputs import InputsUnknownError, candidates
-from benchmarks.zoo.opened import open_value
+from benchmarks.zoo.opened import open_value, rope_by_kind
 from benchmarks.zoo.recipe import LEVELS, MENDED, as_decoder, shrink
 from benchmarks.zoo.results import one_line
 
@@ -112,18 +112,19 @@ def auto_class(kind):
 def _model(kind, level):
     from transformers import CONFIG_MAPPING
 
-    auto = auto_class(kind)
+    make = auto_class(kind).from_config
     config = shrink(CONFIG_MAPPING[kind.name], level)
     if level in MENDED:
-        config = _mended(config, auto)
+        config, make = _own_part(config, auto_class(kind))
+        config = _mended(config, make)
     if kind.group == "causal":
         config = as_decoder(config)
-    size = _parameters(config, auto)
+    size = _parameters(config, make)
     if size > MOST_PARAMETERS:
         raise TooLargeError(f"{size:,} parameters after shrinking, more than {MOST_PARAMETERS:,}")
     for attention in ("sdpa", "eager"):
         try:
-            model = auto.from_config(config, attn_implementation=attention, dtype=torch.float32)
+            model = make(config, attn_implementation=attention, dtype=torch.float32)
         except ValueError as error:
             if attention == "eager" or "attention" not in str(error):
                 raise
@@ -132,36 +133,40 @@ def _model(kind, level):
     raise AssertionError("eager attention either builds or raises")
 
 
-def _parameters(config, auto):
+def _parameters(config, make):
     with torch.device("meta"):
-        return sum(p.numel() for p in auto.from_config(config).parameters())
+        return sum(p.numel() for p in make(config).parameters())
 
 
-def _mended(config, auto):
-    """A config with the attributes that its model looks for in vain, of the part that the model is made of."""
-    config = _own_part(config, auto)
+def _own_part(config, auto):
+    """The part of a composite that the class is made of, and what makes the class; one is named where several are."""
+    classes = auto._model_mapping.get(type(config), None)
+    if isinstance(classes, (list, tuple)):
+        config.architectures = config.architectures or [classes[0].__name__]
+        return config, auto.from_config
+    wanted = getattr(classes, "config_class", None)
+    parts = [part for part in vars(config).values() if wanted is not None and type(part) is wanted]
+    if parts and not isinstance(config, wanted):
+        return parts[0], classes._from_config
+    return config, auto.from_config
+
+
+def _mended(config, make):
+    """A config with the attributes that its model looks for in vain."""
     for _ in range(MOST_SUPPLIED):
         try:
-            _parameters(config, auto)
+            _parameters(config, make)
         except AttributeError as error:
             if not supply(str(error), config, open_value):
+                return config
+        except KeyError as error:
+            if not rope_by_kind(error.args[0], config):
                 return config
         except Exception:  # noqa: BLE001 - shows again when the model is built
             return config
         else:
             return config
     return config
-
-
-def _own_part(config, auto):
-    """The part of a composite that the class is made of; and the class named, where there are several."""
-    classes = auto._model_mapping.get(type(config), None)
-    if isinstance(classes, (list, tuple)):
-        config.architectures = config.architectures or [classes[0].__name__]
-        return config
-    wanted = getattr(classes, "config_class", None)
-    parts = [part for part in vars(config).values() if wanted is not None and type(part) is wanted]
-    return parts[0] if parts and not isinstance(config, wanted) else config
 
 
 def redraw(model):

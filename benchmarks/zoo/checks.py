@@ -8,7 +8,7 @@ EQUAL = re.compile(
     rf"{NAME}{NUMBER}\s+(?:must|should|has to|needs to) (?:match|equal|be equal to|be)\s+[^=(]*?[=(]\s*(\d+)"
 )
 SAME = re.compile(rf"{NAME} must (?:match|equal|be equal to) {NAME}")
-BE = re.compile(rf"{NAME} must be (\d+), got (\d+)")
+BE = re.compile(rf"{NAME} must be (\d+|True|False), got")
 INDEX = re.compile(rf"{NAME} (\[[-\d, ]+\]) must index the (\d+) layers")
 
 
@@ -16,7 +16,7 @@ def follow(message, given, config):
     """Change the arguments ``given`` to a config class as its message says; False where it says nothing of use."""
     for pattern, value in (
         (EQUAL, lambda m: int(m[3])),
-        (BE, lambda m: int(m[2])),
+        (BE, lambda m: {"True": True, "False": False}.get(m[2]) if m[2].isalpha() else int(m[2])),
         (INDEX, lambda m: [int(m[3]) - 1 - i for i in range(m[2].count(",") + 1)]),
         (SAME, lambda m: _get(m[2], given, config)),
     ):
@@ -40,6 +40,11 @@ def _set(path, value, given, config):
     if _get(path, given, config) == value:
         return False
     *parts, name = path.split(".")
+    if not parts and isinstance(config, type) and not hasattr(config, name):
+        # A class whose own defaults fail its checks: the name is one of its only part.
+        parts = list(config.sub_configs_defaults)
+        given[parts[0]] = given.get(parts[0], {}) | {name: value} if len(parts) == 1 else None
+        return len(parts) == 1
     if not parts:
         given[name] = value
         return True

@@ -5,9 +5,11 @@ from collections import Counter
 
 from benchmarks.zoo.sizes import size_of
 
-WIDTH = r"\w*(size|dim|dims|width|channels|features|hidden|d_model|units)"
+WIDTH = r"\w*(size|dim|dims|width|channels|features|hidden|d_model|units|hidden_size_\w+)"
 """Names of widths, known or not."""
 NO_WIDTH = r"(patch|kernel|image|vocab|chunk|window|stride|pool|merge|tile|crop|codebook|batch)\w*_size|num_channels"
+INNER = r"intermediate|ffn|mlp|inner|d_ff"
+"""Widths within a layer: other parts seldom follow from them."""
 LEAST = 32
 MULTIPLES = (1, 2, 3, 4, 6, 8)
 
@@ -17,7 +19,7 @@ def ratios(config, table):
     found = Counter()
     _collect(config, table, found)
     small = {}
-    for (old, new), _ in found.most_common():
+    for old, new, _ in sorted(found, key=lambda key: (key[2], -found[key])):
         small.setdefault(old, new)
     return small
 
@@ -31,7 +33,7 @@ def _collect(config, table, found):
         elif type(value) is int and value >= LEAST and re.fullmatch(WIDTH, name):
             size = size_of(name, table)
             if size is not None and size < value:
-                found[value, size] += 1
+                found[value, size, bool(re.search(INNER, name))] += 1
 
 
 def matched(values, changed, ratio):

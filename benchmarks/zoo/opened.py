@@ -32,6 +32,9 @@ OPEN = (
     (r"\w*dropout\w*", 0.0),
     (r"\w*rope_theta", 10000.0),
     (r"\w*vocabulary_map", {}),
+    (r"clip_qkv", 8.0),
+    (r"image_token_(id|index)", 90),
+    (r"downsample_rate", "1/2"),
     (r"deepstack_layer_map", [[0, 0], [1, 1]]),
 )
 """Values of attributes that are None, or not there at all."""
@@ -40,13 +43,38 @@ OPEN = (
 def filled(config, values):
     """The attributes of a config that are None, and that a name tells how to fill."""
     layers = next((values[n] for n in ("num_hidden_layers", "n_layer", "num_layers") if type(values.get(n)) is int), 0)
-    found = {}
+    found = _sections(config, values)
     for name, value in values.items():
         if value is None and (kinds := _kinds(name, values)):
             found[name] = [kinds[layer % len(kinds)] for layer in range(layers)]
         elif value is None and (fill := open_value(name, config)) is not None:
             found[name] = fill
     return found
+
+
+def _sections(config, values):
+    """Sections of multi-dimensional rotary embeddings, where a class knows of them and sets none."""
+    rope = values.get("rope_parameters")
+    if "mrope_section" not in getattr(type(config), "ignore_keys_at_rope_validation", ()) or not isinstance(rope, dict):
+        return {}
+    if "mrope_section" in rope or "rope_theta" not in rope:
+        return {}
+    width = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
+    half = width // 2
+    return {"rope_parameters": rope | {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}}
+
+
+def rope_by_kind(kind, config):
+    """Give each kind of layer rotary embeddings of its own; False where a config has no layers of this kind."""
+    from transformers import PreTrainedConfig
+
+    parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
+    for part in parts:
+        rope, kinds = getattr(part, "rope_parameters", None), getattr(part, "layer_types", None) or ()
+        if kind in kinds and isinstance(rope, dict) and kind not in rope:
+            part.rope_parameters = {each: dict(rope) for each in dict.fromkeys(kinds)}
+            return True
+    return False
 
 
 def open_value(name, config):

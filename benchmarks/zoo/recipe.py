@@ -30,8 +30,10 @@ def shrink(config_class, level):
     """A small config of this class. Raises what the class raises when the sizes do not fit together."""
     if level == "own":
         return config_class()
-    config = config_class()
-    return _rebuild(config, level, ratios(config, TABLES[level]) if level in MENDED else {})
+    if level not in MENDED:
+        return _rebuild(config_class(), level, {})
+    config = _checked(config_class, {})
+    return _rebuild(config, level, ratios(config, TABLES[level]))
 
 
 def _rebuild(config, level, ratio):
@@ -41,13 +43,33 @@ def _rebuild(config, level, ratio):
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     given = {name: value for name, value in changed.items() if name in accepted or takes_any}
     given = {k: v for k, v in given.items() if k in accepted or hasattr(config, k)}
-    for _ in range(MOST_CHECKS if level in MENDED else 0):
-        try:
-            return type(config)(**given)
-        except Exception as error:  # noqa: BLE001 - raised again below unless it says what to change
-            if not follow(str(error), given, config):
-                raise
+    if level in MENDED:
+        return _checked(type(config), _set_by_composite(config, accepted) | given, config)
     return type(config)(**given)
+
+
+def _checked(config_class, given, config=None):
+    """A config made from these arguments, changed until it passes its own checks."""
+    for _ in range(MOST_CHECKS):
+        try:
+            return config_class(**given)
+        except Exception as error:
+            if not follow(str(error), given, config or config_class):
+                raise
+    return config_class(**given)
+
+
+def _set_by_composite(config, accepted):
+    """What a composite sets in one of its parts other than the part's class does."""
+    try:
+        own = vars(type(config)())
+    except Exception:  # noqa: BLE001 - such a class has no values of its own
+        return {}
+    return {
+        name: value
+        for name, value in vars(config).items()
+        if name in accepted and type(value) in (int, float, bool, str) and value != own.get(name)
+    }
 
 
 def _changes(config, level, ratio):

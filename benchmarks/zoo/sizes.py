@@ -77,7 +77,9 @@ WIDTHS = (
     (r"sliding_window\w*|attention_window\w*|attention_chunk_size|local_attention|window_size", 4),
 )
 MORE = (
-    (r"byte_group_vocab\w*|\w*codebook_size", VOCABULARY),
+    (r"\w*num_filters|n_filters", 4),
+    (r"codebook_size", 64),
+    (r"byte_group_vocab\w*|\w+_codebook_size", VOCABULARY),
     (r"\w*(num_layers|num_hidden_layers|_layers|_depth|depth)", LAYERS),
     (r"\w*num_experts|n_experts", 4),
     (r"\w*top_k_experts|\w*experts_per_tok\w*", 2),
