@@ -7,10 +7,13 @@ import torch
 from benchmarks.zoo.checks import supply
 from benchmarks.zoo.inputs import InputsUnknownError, candidates
 from benchmarks.zoo.opened import open_value, rope_by_kind
+from benchmarks.zoo.rare import told
 from benchmarks.zoo.recipe import LEVELS, MENDED, as_decoder, shrink
 from benchmarks.zoo.results import one_line
 
 MOST_PARAMETERS = 90_000_000
+MOST_RESIZED = 3
+"""Times that inputs are resized as errors say."""
 MOST_SUPPLIED = 12
 """Attributes given to a config that its model looks for in vain."""
 
@@ -32,16 +35,30 @@ def build(kind):
             met.add(Met.CLASS, level, error)
             continue
         try:
-            tries = list(candidates(model))
+            tries = list(candidates(model, rare=level in MENDED))
         except InputsUnknownError as error:
             met.add(Met.INPUTS, level, error)
-            continue
+            break  # a class asks for the same at every level
         for label, inputs in tries:
-            if problem := _runs(model, inputs):
+            problem = _runs(model, inputs)
+            if problem:
                 met.add(Met.FORWARD, f"{level}, {label}", problem)
-            else:
+            if problem and level in MENDED:
+                inputs, label, problem = _resized(model, inputs, label, problem)
+            if not problem:
                 return model, inputs, {"level": level, "attention": attention, "inputs": label}
     raise NotBuildableError(_reason(kind, met))
+
+
+def _resized(model, inputs, label, problem, depth=MOST_RESIZED):
+    """Inputs resized as the model's errors say until it runs: those, their label, and the problem that is left."""
+    for name, others in told(inputs, str(problem)) if depth else ():
+        other = _runs(model, others)
+        relabelled = label if f"{name} resized" in label else f"{label}, {name} resized"
+        found = _resized(model, others, relabelled, other, depth - 1) if other else (others, relabelled, "")
+        if not found[2]:
+            return found
+    return inputs, label, problem
 
 
 class TooLargeError(Exception):

@@ -33,7 +33,7 @@ def export(model, inputs):
         try:
             program, taken = attempt(model, dict(inputs))
             _check(program, taken, model, inputs)
-        except Exception:  # noqa: BLE001, S112 - the error of the model as it is tells most
+        except Exception:  # noqa: BLE001 - the error of the model as it is tells most
             continue
         return Exported(program, taken, way)
     raise first

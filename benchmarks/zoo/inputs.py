@@ -5,6 +5,10 @@ import inspect
 import torch
 
 from benchmarks.zoo.makers import BATCH, COMPANIONS, MAKERS, OTHERWISE, PATCHES, find, pixels
+from benchmarks.zoo.rare import SETS
+
+NO_TENSOR = {"inference_session": "state in Python objects, kept from one frame to the next, that no program takes"}
+"""Arguments that are no tensors, and what they are."""
 
 
 class InputsUnknownError(Exception):
@@ -17,8 +21,8 @@ def least(model):
     return _made(model, asked, fixed)
 
 
-def candidates(model):
-    """Labelled keyword inputs to try, the richest first; last those that few models want."""
+def candidates(model, rare=False):
+    """Labelled keyword inputs to try, the richest first; last those that few models want, and with ``rare`` fewer."""
     parameters = inspect.signature(model.forward).parameters
     asked, fixed = _asked(model)
     tries = [asked]
@@ -41,14 +45,31 @@ def candidates(model):
         for name in names:
             for other in OTHERWISE.get(name, ()):
                 yield f"{' '.join(names)} ({other.__name__})", _made(model, names, fixed) | {name: other(model.config)}
+    if rare:
+        yield from _sets(model, asked, fixed)
+
+
+def _sets(model, asked, fixed):
+    """Inputs that only go together, with what is asked and the text that goes with images."""
+    parameters = inspect.signature(model.forward).parameters
+    for label, makers in SETS.items():
+        if not set(makers) <= set(parameters) or not set(makers) & set(asked) | {"input_ids"}:
+            continue
+        made = {name: make(model.config) for name, make in makers.items()}
+        for more in ([], ["input_ids"], ["input_ids", "decoder_input_ids"]):
+            names = [n for n in (*asked, *more) if n in parameters and n not in makers]
+            yield f"{' '.join([*names, *makers])} ({label})", {**_made(model, names, fixed), **made}
 
 
 def _asked(model):
     """The names a forward pass asks for, and what is given to it in any case."""
     parameters = inspect.signature(model.forward).parameters
     required = [n for n, p in parameters.items() if p.default is p.empty and not p.kind.name.startswith("VAR")]
-    main = model.main_input_name if model.main_input_name in parameters else None
-    asked = list(dict.fromkeys([n for n in (main, *required) if n]))
+    main = model.main_input_name
+    mains = [name for name in (main if isinstance(main, (list, tuple)) else [main]) if name in parameters]
+    asked = list(dict.fromkeys([*mains, *required]))
+    if no := [f"{name} ({NO_TENSOR[name]})" for name in asked if name in NO_TENSOR]:
+        raise InputsUnknownError(f"a forward pass takes {', '.join(no)}")
     if unknown := [name for name in asked if name not in MAKERS]:
         raise InputsUnknownError(f"no inputs are known for {', '.join(unknown)}")
     if "decoder_input_ids" in parameters and (model.config.is_encoder_decoder or "input_features" in asked):

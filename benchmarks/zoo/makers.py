@@ -275,6 +275,7 @@ MAKERS = {
     "rewards": _vectors(default=1),
     "spatial_shapes": lambda config: torch.full((BATCH, 2), 4),
     "states": _vectors("state_dim", default=17),
+    "task_inputs": lambda config: tokens(config, find(config, "task_seq_len", default=LENGTH)),
     "timesteps": lambda config: torch.arange(LENGTH).expand(BATCH, LENGTH).contiguous(),
     "visual_feats": _vectors("visual_feat_dim", default=2048, length=4),
     "visual_pos": _vectors("visual_pos_dim", default=4, length=4),

@@ -61,7 +61,7 @@ def _sections(config, values):
         return {}
     width = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
     half = width // 2
-    return {"rope_parameters": rope | {"mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}}
+    return {"rope_parameters": rope | {"mrope_section": [half // 3, half // 3, half - 2 * (half // 3)]}}
 
 
 def rope_by_kind(kind, config):
@@ -72,7 +72,8 @@ def rope_by_kind(kind, config):
     for part in parts:
         rope, kinds = getattr(part, "rope_parameters", None), getattr(part, "layer_types", None) or ()
         if kind in kinds and isinstance(rope, dict) and kind not in rope:
-            part.rope_parameters = {each: dict(rope) for each in dict.fromkeys(kinds)}
+            whole = {"rope_type": "default", "rope_theta": 10000.0} | rope
+            part.rope_parameters = {each: dict(whole) for each in dict.fromkeys(kinds)}
             return True
     return False
 
