@@ -9,12 +9,18 @@ import shardwright as sw
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
+from benchmarks.zoo import exporting  # noqa: E402
 from benchmarks.zoo.agreement_card import agreement_section  # noqa: E402
+from benchmarks.zoo.build import NotBuildableError, build  # noqa: E402
 from benchmarks.zoo.card import render  # noqa: E402
+from benchmarks.zoo.checks import follow, supply  # noqa: E402
 from benchmarks.zoo.inputs import candidates, least  # noqa: E402
 from benchmarks.zoo.measure import describe  # noqa: E402
-from benchmarks.zoo.recipe import VOCABULARY, shrink  # noqa: E402
-from benchmarks.zoo.results import latest  # noqa: E402
+from benchmarks.zoo.rare import told  # noqa: E402
+from benchmarks.zoo.recipe import shrink  # noqa: E402
+from benchmarks.zoo.results import latest, one_line  # noqa: E402
+from benchmarks.zoo.sizes import VOCABULARY  # noqa: E402
+from benchmarks.zoo.types import ModelType  # noqa: E402
 
 
 @pytest.mark.parametrize(("level", "key_value_heads"), [("grouped", 4), ("plain", 8)])
@@ -57,6 +63,78 @@ def test_inputs_that_a_signature_does_not_ask_for_come_after_those_it_does():
     assert labels[0] == "input_ids"
     assert "input_ids visual_feats visual_pos" in labels
     assert list(least(model)) == ["input_ids"]
+
+
+def test_what_a_class_leaves_open_is_filled_and_what_a_composite_sets_is_kept():
+    assert shrink(transformers.EsmConfig, "matched").pad_token_id is not None
+    assert shrink(transformers.PaliGemmaConfig, "matched").text_config.num_key_value_heads == 1
+
+
+def test_a_backbone_of_a_library_that_is_not_there_has_a_stand_in():
+    config = shrink(transformers.DetrConfig, "matched")
+    with torch.device("meta"):
+        transformers.AutoModel.from_config(config)
+
+
+def test_what_the_checks_of_a_class_say_is_followed():
+    part = transformers.LlamaConfig(intermediate_size=128)
+    given = {"adaptor_config": part, "num_key_value_heads": 4, "num_attention_heads": 8}
+    assert follow("`adaptor_config.intermediate_size` (128) must equal `text.hidden_size // 4` (16).", given, None)
+    assert follow("num_key_value_heads must match num_attention_heads", given, None)
+    assert (part.intermediate_size, given["num_key_value_heads"]) == (16, 8)
+    assert not follow("something else is wrong", given, None)
+
+
+def test_an_attribute_that_a_model_looks_for_in_vain_is_supplied():
+    config = transformers.LlamaConfig()
+    message = "'LlamaConfig' object has no attribute 'clip_qkv'"
+    assert supply(message, config, {"clip_qkv": 8.0}.get)
+    assert config.clip_qkv == 8.0
+    assert not supply("no such message", config, {}.get)
+
+
+def test_inputs_are_resized_as_errors_say():
+    inputs = {"input_features": torch.randn(2, 5, 80), "use_cache": False}
+    (name, found), *_ = told(inputs, "mat1 and mat2 shapes cannot be multiplied (10x80 and 320x64)")
+    assert (name, found["input_features"].shape) == ("input_features", (2, 5, 320))
+    assert not list(told(inputs, "anything else"))
+
+
+def test_the_reason_is_that_of_the_level_that_came_furthest():
+    with pytest.raises(NotBuildableError, match="inference_session") as found:
+        build(ModelType("sam3_video", "base"))
+    assert "parameters after shrinking" not in str(found.value)
+
+
+class ReadsSizes(torch.nn.Module):
+    """Loops over sizes that are given as values."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.register_buffer("stride", torch.tensor(2), persistent=False)
+
+    def forward(self, hidden_states, grid_thw):
+        parts = hidden_states.split(grid_thw.prod(-1).tolist())
+        return torch.cat([self.linear(part)[:: self.stride.item()] for part in parts])
+
+
+def test_inputs_that_describe_sizes_are_held_constant_where_export_takes_them_no_other_way():
+    model = ReadsSizes().eval()
+    inputs = {"hidden_states": torch.randn(6, 4), "grid_thw": torch.tensor([[1, 2, 1], [1, 2, 2]])}
+    with pytest.raises(Exception, match=r"data-dependent|unbacked"):
+        exporting.plain(model, inputs)
+    exported = exporting.export(model, inputs)
+    assert exported.way == "sizes and masks held constant"
+    assert list(exported.inputs) == ["hidden_states"]
+    torch.testing.assert_close(exported.program.module()(**exported.inputs), model(**inputs))
+    assert "stride" in dict(model.named_buffers())
+
+
+def test_a_reason_says_what_is_wrong_and_where_and_gives_no_advice():
+    message = "Could not guard on Eq(u0, 0). (Size-like symbols: u0)\n\nCaused by: (_refs/x.py:42 in unbind)\n"
+    text = one_line(RuntimeError(message + 'For more information, run with TORCH_LOGS="dynamic"'))
+    assert text == "RuntimeError: Could not guard on Eq(u0, 0). (x.py:42 in unbind)"
 
 
 def test_weights_that_are_left_whole_are_named():

@@ -11,9 +11,9 @@ import torch
 
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, auto_class
+from benchmarks.zoo.exporting import plain
 from benchmarks.zoo.inputs import InputsUnknownError, least
 from benchmarks.zoo.makers import VOCABULARY_FREE
-from benchmarks.zoo.measure import export
 from benchmarks.zoo.recipe import as_decoder, shrink
 from benchmarks.zoo.results import one_line
 from shardwright.plan.patterns import generalize
@@ -42,7 +42,7 @@ def agree(kind, runs, emit):
     facts["parameters"] = sum(p.numel() for p in model.parameters())
     emit({"stage": "export", **facts})
     try:
-        exported = export(model, inputs)
+        exported = plain(model, inputs)
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
         emit({"verdict": "not exportable", "reason": one_line(error), **facts})
         return

@@ -35,19 +35,27 @@ def build(kind):
             met.add(Met.CLASS, level, error)
             continue
         try:
-            tries = list(candidates(model, rare=level in MENDED))
+            found = _running(model, level, met)
         except InputsUnknownError as error:
             met.add(Met.INPUTS, level, error)
             break  # a class asks for the same at every level
-        for label, inputs in tries:
-            problem = _runs(model, inputs)
-            if problem:
-                met.add(Met.FORWARD, f"{level}, {label}", problem)
-            if problem and level in MENDED:
-                inputs, label, problem = _resized(model, inputs, label, problem)
-            if not problem:
-                return model, inputs, {"level": level, "attention": attention, "inputs": label}
+        if found:
+            inputs, label = found
+            return model, inputs, {"level": level, "attention": attention, "inputs": label}
     raise NotBuildableError(_reason(kind, met))
+
+
+def _running(model, level, met):
+    """The first inputs that the model runs with, and their label; None where there are none."""
+    for label, inputs in candidates(model, rare=level in MENDED):
+        problem = _runs(model, inputs)
+        if problem:
+            met.add(Met.FORWARD, f"{level}, {label}", problem)
+        if problem and level in MENDED:
+            inputs, label, problem = _resized(model, inputs, label, problem)
+        if not problem:
+            return inputs, label
+    return None
 
 
 def _resized(model, inputs, label, problem, depth=MOST_RESIZED):

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -14,19 +14,19 @@ MOST_HELD = 4096
 """Elements of a tensor that is held constant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A program, the keyword inputs it takes, and in words how it came about, if not by `torch.export` alone."""
+class Exported(NamedTuple):
+    """A program, the inputs it takes, those of the model, and how it came about, if not by `torch.export` alone."""
 
     program: torch.export.ExportedProgram
     inputs: dict
+    given: dict
     way: str = ""
 
 
 def export(model, inputs):
     """The first way that gives a program. Raises what the first one raised where none does."""
     try:
-        return Exported(plain(model, inputs), inputs)
+        return Exported(plain(model, inputs), inputs, inputs)
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
         first = error
     for way, attempt in WAYS.items():
@@ -35,7 +35,7 @@ def export(model, inputs):
             _check(program, taken, model, inputs)
         except Exception:  # noqa: BLE001 - the error of the model as it is tells most
             continue
-        return Exported(program, taken, way)
+        return Exported(program, taken, inputs, way)
     raise first
 
 

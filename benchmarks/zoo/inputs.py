@@ -44,7 +44,9 @@ def candidates(model, rare=False):
     for names in tries:
         for name in names:
             for other in OTHERWISE.get(name, ()):
-                yield f"{' '.join(names)} ({other.__name__})", _made(model, names, fixed) | {name: other(model.config)}
+                made = _remade(model, {name: other})
+                if made is not None:
+                    yield f"{' '.join(names)} ({other.__name__})", _made(model, names, fixed) | made
     if rare:
         yield from _sets(model, asked, fixed)
 
@@ -55,10 +57,20 @@ def _sets(model, asked, fixed):
     for label, makers in SETS.items():
         if not set(makers) <= set(parameters) or not set(makers) & set(asked) | {"input_ids"}:
             continue
-        made = {name: make(model.config) for name, make in makers.items()}
+        made = _remade(model, makers)
+        if made is None:
+            continue
         for more in ([], ["input_ids"], ["input_ids", "decoder_input_ids"]):
-            names = [n for n in (*asked, *more) if n in parameters and n not in makers]
+            names = list(dict.fromkeys(n for n in (*asked, *more) if n in parameters and n not in makers))
             yield f"{' '.join([*names, *makers])} ({label})", {**_made(model, names, fixed), **made}
+
+
+def _remade(model, makers):
+    """What these makers make; None where this config has not the sizes that they are about."""
+    try:
+        return {name: make(model.config) for name, make in makers.items()}
+    except Exception:  # noqa: BLE001 - whatever a size of another kind leads to
+        return None
 
 
 def _asked(model):

@@ -9,6 +9,7 @@ import torch
 
 import shardwright as sw
 from benchmarks.zoo.build import NotBuildableError, build
+from benchmarks.zoo.exporting import export
 from benchmarks.zoo.results import one_line
 from shardwright.plan.patterns import generalize
 
@@ -49,23 +50,19 @@ def measure(kind, runs, emit):
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
         emit({"verdict": "not exportable", "reason": one_line(error), **facts})
         return
-    facts |= {"export_s": _since(start), "nodes": len(exported.graph.nodes)}
+    if exported.way:
+        facts["inputs"] += f" ({exported.way})"
+    facts |= {"export_s": _since(start), "nodes": len(exported.program.graph.nodes)}
     for run in planned:
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
-        emit({**one_run(model, exported, inputs, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
+        emit({**one_run(model, exported, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
 
 
-def export(model, inputs):
-    """The model as `torch.export` gives it, called with keywords."""
-    with torch.no_grad():
-        return torch.export.export(model, (), kwargs=dict(inputs), strict=False)
-
-
-def one_run(model, exported, inputs, plan, num_ranks):
+def one_run(model, exported, plan, num_ranks):
     """Shard, simulate and compare; the record of it."""
     start = time.perf_counter()
     try:
-        sharded = sw.shard(exported, mesh=num_ranks, plan=plan)
+        sharded = sw.shard(exported.program, mesh=num_ranks, plan=plan)
         sharded.collectives  # noqa: B018 - partitions the first rank
     except sw.ShardwrightError as error:
         return {"verdict": "refused", "reason": one_line(error), "shard_s": _since(start)}
@@ -74,12 +71,12 @@ def one_run(model, exported, inputs, plan, num_ranks):
     found = {"shard_s": _since(start), **describe(sharded)}
     start = time.perf_counter()
     try:
-        report = sw.verify(sharded, exported, (), inputs)
+        report = sw.verify(sharded, exported.program, (), exported.inputs)
     except Exception as error:  # noqa: BLE001 - as above
         return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     found |= {"verify_s": _since(start), "max_error": report.max_error}
     if not report.ok:
-        exact = in_double(model, inputs, plan, num_ranks)
+        exact = in_double(model, exported.given, plan, num_ranks)
         found |= {"max_error_float64": exact, "reason": one_line(report)}
         return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
     return {"verdict": "ok", **found}
@@ -92,8 +89,8 @@ def in_double(model, inputs, plan, num_ranks):
     """
     wide = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
     try:
-        exported = export(model.double(), wide)
-        return sw.verify(sw.shard(exported, mesh=num_ranks, plan=plan), exported, (), wide).max_error
+        program, taken, *_ = export(model.double(), wide)
+        return sw.verify(sw.shard(program, mesh=num_ranks, plan=plan), program, (), taken).max_error
     except Exception:  # noqa: BLE001 - such a model's float32 verdict stands
         return None
     finally:

@@ -13,7 +13,7 @@ def stages(values):
 
 
 def layer_lists(values, each=1):
-    """Lists with an entry a layer keep the first layer of every kind, or the first ``each``, so that each kind is there."""
+    """Lists with an entry a layer keep the first layers of every kind, ``each`` of them, so that each kind is there."""
     count = next(
         (n for n in ("num_hidden_layers", "n_layer", "num_layers", "n_layers") if isinstance(values.get(n), int)), None
     )

@@ -9,10 +9,21 @@ RESULTS = {name: Path(f"benchmarks/results/{name}.jsonl") for name in ("zoo", "a
 """The file of each task."""
 
 
+ADVICE = r"""(?x)
+    \s*(For\ more\ information|For\ extended\ logs|If\ you\ suspect|To\ fix\ the\ error|You\ can\ install\ it
+    |Please\ (note|install|see)|consider\ using\ data-dependent|\(Size-like\ symbols|Model\ type\ should\ be\ one\ of
+    |Check\ out\ the\ instructions|If\ you're\ using).*"""
+"""Where a message goes over from what is wrong to what one might do."""
+CAUSE = re.compile(r"Caused by: \((?:\S*/)?([^/()]+\.py:\d+ in \w+)\)")
+
+
 def one_line(error, limit=600):
-    """An error in one line, without the folders of this machine."""
+    """An error in one line: what is wrong and where, without advice and the folders of this machine."""
     text = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
-    return re.sub(r"/[^\s'\":,]*/(?=[^\s'\":,/]+)", "", " ".join(text.split()))[:limit]
+    text = " ".join(text.split())
+    cause = CAUSE.search(text)
+    short = re.sub(ADVICE, "", text) + (f" ({cause[1]})" if cause and isinstance(error, Exception) else "")
+    return re.sub(r"/[^\s'\":,]*/(?=[^\s'\":,/]+)", "", short)[:limit]
 
 
 def read(path):
