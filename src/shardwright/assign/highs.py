@@ -22,6 +22,14 @@ _INFEASIBLE = (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kU
 """What HiGHS says where no values satisfy the rows (no variable is unbounded)."""
 
 
+class _Quiet(highspy.Highs):
+    """HiGHS without a word: 1.16 prints a banner where it registers its callbacks, before an option can be set."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 (its name in highspy)
+        self.silent()
+        super().enableCallbacks()
+
+
 class InfeasibleError(Exception):
     """No values satisfy the rows."""
 
@@ -134,9 +142,9 @@ class Program:
         presolve: str = "choose",
     ) -> _Found:
         """The program with these upper bounds of the variables, or its linear relaxation, as HiGHS leaves it."""
-        solver = highspy.Highs()
+        solver = _Quiet()
         # Fixed settings and one thread: the same answer on every rank and every run.
-        options = {"output_flag": False, "threads": 1, "mip_rel_gap": GAP, "presolve": presolve}
+        options = {"threads": 1, "mip_rel_gap": GAP, "presolve": presolve}
         for name, value in {**options, "time_limit": max(deadline - time.monotonic(), _LEAST_S)}.items():
             solver.setOptionValue(name, value)
         solver.passModel(self._model(cost, upper_bound, num_integers=0 if is_relaxed else self.num_integers))
