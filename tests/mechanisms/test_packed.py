@@ -77,7 +77,6 @@ STYLES = {
 
 
 WAYS = [(PLAN, 2), (PLAN, 4), ("auto", 2), ("auto", 4)]
-UNEVEN = pytest.mark.xfail(strict=True, reason="parts taken by slices do not learn of each other's heads")
 
 
 def check_parts(style, plan, num_ranks):
@@ -96,7 +95,7 @@ def test_every_rank_gets_the_query_key_and_value_of_its_heads(style, plan, num_r
     check_parts(style, plan, num_ranks)
 
 
-@pytest.mark.parametrize("style", [pytest.param(s, marks=UNEVEN) if s == "phi3" else s for s in STYLES])
+@pytest.mark.parametrize("style", STYLES)
 def test_heads_that_do_not_divide_stay_whole(style):
     check_parts(style, PLAN, 3)
 

@@ -82,10 +82,6 @@ class Mamba2(nn.Module):
         return self.out_proj(y.flatten(2) * F.silu(gate))
 
 
-NESTED = pytest.mark.xfail(strict=True, reason="the parts of a part are paired with the wrong cuts of its neighbours")
-
-
-@NESTED
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("plan", [{"in_proj": "colwise", "out_proj": "rowwise"}, "auto"], ids=["by name", "auto"])
 def test_heads_of_states_are_cut_with_their_groups(plan, num_ranks):
@@ -215,7 +211,6 @@ class Hybrid(nn.Module):
         return self.up(x + self.third(x))
 
 
-@NESTED
 def test_a_hybrid_stack_costs_what_its_layers_cost():
     plan = {
         **{f"first.{key}": style for key, style in PLAN.items()},

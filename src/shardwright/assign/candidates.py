@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from shardwright.assign.folding import Folded, Site
+from shardwright.assign.packed import Bonds, Pack, Place, Sides, find_packs, joined_cuts
 from shardwright.assign.steps import Value
 from shardwright.layout import Cut, Layout, Shard, cut_of
-from shardwright.rules.rule import Dims, Rule, Strategy, factor_cuts, strategy_for, term_cut
+from shardwright.rules.rule import Rule, Strategy, factor_cuts, strategy_for, term_cut
 
 MAX_CUTS = 8
 """At most so many candidate cuts a dim; the first found stay."""
@@ -33,12 +34,13 @@ class Candidates:
     """What the discovery knows: cuts of each dim of each value, and factor choices of each site."""
 
     num_ranks: int
-    dims: dict[tuple[Value, int], dict[Cut, None]] = field(default_factory=dict)
+    dims: dict[Place, dict[Cut, None]] = field(default_factory=dict)
     choices: list[dict[Choice, None]] = field(default_factory=list)
     tried: list[set[Choice]] = field(default_factory=list)
     """Choices of each site that were looked at, those that no strategy makes among them."""
     told: list[int] = field(default_factory=list)
     """How many choices of each site have become cuts of its dims."""
+    bonds: Bonds = field(default_factory=Bonds)
 
     def layouts(self, value: Value, ndim: int) -> list[Layout]:
         """Every candidate shard of a value."""
@@ -69,25 +71,49 @@ def discover(
             if seeds(site, group) and all(isinstance(rule.sizes[name], int) for name in group):  # type: ignore[union-attr]
                 choice = {name: Cut.even(rule.sizes[name], num_ranks) for name in group}  # type: ignore[union-attr]
                 _choose(found, site, rule, choice)  # type: ignore[arg-type]
-    pending = dict.fromkeys(range(len(folded.sites)))
+    joining = [(s, rule) for s, rule in zip(folded.sites, rules, strict=True) if rule is not None and rule.joint]
+    packs = find_packs((rule, _sides(site, rule)) for site, rule in joining)
+    pending = dict.fromkeys(sites)
+    while pending:
+        _settle(found, folded, rules, links, neighbours, pending)
+        # What all parts of a dim agree on may settle another; where nothing does, some parts go ahead.
+        places = _join_packs(found, packs, agreed=True) or _join_packs(found, packs, agreed=False)
+        for (index, _), _ in places:
+            pending.update(dict.fromkeys([index, *neighbours[index]]))
+    _drop_excess(found, folded, rules, pinned)
+    return found
+
+
+def _settle(
+    found: Candidates,
+    folded: Folded,
+    rules: list[Rule | None],
+    links: Mapping[int, tuple[int, int]],
+    neighbours: list[dict[int, None]],
+    pending: dict[int, None],
+) -> None:
+    """Pass cuts back and forth until no pending site has anything new to say."""
     while pending:
         index = next(iter(pending))
         del pending[index]
-        site = folded.sites[index]
-        changed = (
-            _spread_link(found, site, links.get(index))
-            if rules[index] is None
-            else _spread(
-                found,
-                site,
-                rules[index],  # type: ignore[arg-type]
-            )
-        )
+        site, rule = folded.sites[index], rules[index]
+        changed = _spread_link(found, site, links.get(index)) if rule is None else _spread(found, site, rule)
         if changed:
             pending.update(dict.fromkeys(neighbours[index]))
             pending[index] = None
-    _drop_excess(found, folded, rules, pinned)
-    return found
+
+
+def _join_packs(found: Candidates, packs: list[Pack], *, agreed: bool) -> list[Place]:
+    """Note the cuts of packed dims that bound cuts of their parts make; where there was something new to note."""
+    places: dict[Place, None] = {}
+    num_joins = -1
+    while num_joins != found.bonds.num_joins:
+        num_joins = found.bonds.num_joins
+        for pack in packs:
+            for cut in joined_cuts(pack, found.dims, found.bonds, found.num_ranks, agreed=agreed):
+                if _note(found, *pack.place, cut):
+                    places[pack.place] = None
+    return list(places)
 
 
 def _drop_excess(found: Candidates, folded: Folded, rules: list[Rule | None], pinned: Mapping[int, Layout]) -> None:
@@ -145,58 +171,40 @@ def _note(found: Candidates, value: Value, dim: int, cut: Cut) -> bool:
     return True
 
 
-def _sides(site: Site, rule: Rule) -> list[tuple[list[Value], Dims]]:
-    sides = [(list(sources), dims) for sources, dims in zip(site.reads, rule.operands, strict=True)]
+def _sides(site: Site, rule: Rule) -> Sides:
+    sides: Sides = [(list(sources), dims) for sources, dims in zip(site.reads, rule.operands, strict=True)]
     sides += [([(site.index, i)], dims) for i, dims in enumerate(rule.results) if dims is not None]
     return sides
 
 
 def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
     """Turn the cuts of a site's dims into factor choices, and those into cuts of its other dims."""
-    joint = {name: group for group in rule.joint for name in group}
-    parts: dict[str, dict[Cut, None]] = {}
+    joint = {name for group in rule.joint if len(group) > 1 for name in group}
     for values, dims in _sides(site, rule):
         for dim, term in enumerate(dims):
             for value in values:
                 for cut in list(found.dims.get((value, dim), ())):
                     for choice in factor_cuts(term, cut, rule.sizes):
-                        if len(choice) == 1 and next(iter(choice)) in joint:
-                            name, part = next(iter(choice.items()))
-                            parts.setdefault(name, {})[part] = None
-                        else:
+                        # What a part of a packed dim knows waits for what the others know.
+                        if len(choice) > 1 or not choice.keys() & joint:
                             _choose(found, site, rule, choice)
-    for group in rule.joint:
-        _choose_joint(found, site, rule, group, parts)
     changed = False
     choices = found.choices[site.index]
     untold = list(choices)[found.told[site.index] :]
     found.told[site.index] = len(choices)
     for choice_items in untold:
         choice = dict(choice_items)
+        cuts: list[tuple[Place, Cut]] = []
         for values, dims in _sides(site, rule):
             for dim, term in enumerate(dims):
                 cut = term_cut(term, choice, rule.sizes)
                 if cut is not None:
-                    for value in values:
-                        changed |= _note(found, value, dim, cut)
+                    cuts += [((value, dim), cut) for value in values]
+        for (value, dim), cut in cuts:
+            changed |= _note(found, value, dim, cut)
+        if not choice.keys() & joint:
+            found.bonds.join(cuts)
     return changed
-
-
-def _choose_joint(
-    found: Candidates, site: Site, rule: Rule, group: tuple[str, ...], parts: Mapping[str, Mapping[Cut, None]]
-) -> None:
-    """Combine what the parts of a packed dim know: their n-th candidates go together, the last one repeating."""
-    known = []
-    for name in group:
-        size = rule.sizes[name]
-        if not isinstance(size, int):
-            return
-        cuts = dict.fromkeys([Cut.even(size, found.num_ranks), *parts.get(name, ())])
-        known.append(list(cuts))
-    for position in range(max(len(cuts) for cuts in known)):
-        _choose(
-            found, site, rule, {n: cuts[min(position, len(cuts) - 1)] for n, cuts in zip(group, known, strict=True)}
-        )
 
 
 def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut]) -> None:
@@ -228,6 +236,8 @@ def _spread_link(found: Candidates, site: Site, link: tuple[int, int] | None) ->
         for value in values:
             for cut in cuts:
                 changed |= _note(found, value, dim, cut)
+        for cut in cuts:
+            found.bonds.join(((value, dim), cut) for value in values)
     return changed
 
 
