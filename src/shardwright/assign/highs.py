@@ -86,9 +86,10 @@ class Program:
     num_integers: int
     time_limit_s: float
 
-    def minimize(self, cost: np.ndarray, below: float = np.inf) -> Answer:
+    def minimize(self, cost: np.ndarray, below: float = np.inf, known: np.ndarray | None = None) -> Answer:
         """The least of ``cost · x``; raises `InfeasibleError` or `OutOfTimeError` where there is none, and
-        `NothingBelowError` where the relaxation shows that it is not below ``below``.
+        `NothingBelowError` where the relaxation shows that it is not below ``below``. ``known``: values that satisfy
+        the rows, so that there is an answer whatever HiGHS finds.
 
         First the linear relaxation, which is a bound; then the program with none but the integer variables that the
         relaxation uses, in whole or in part (relaxation enforced neighbourhood search, Berthold 2014): small, and
@@ -99,27 +100,31 @@ class Program:
             return Answer(0.0, np.zeros(0), 0.0)
         deadline = time.monotonic() + self.time_limit_s
         relaxed = self._run(cost, self.upper_bound, deadline, is_relaxed=True)
-        held, bound, allowed = None, -np.inf, self.upper_bound
+        bound, allowed = float(np.minimum(cost, 0) @ self.upper_bound), self.upper_bound
+        held = None if known is None else (float(cost @ known), known)
         if relaxed.is_optimal and relaxed.values is not None:
-            bound = relaxed.objective
+            bound = max(bound, relaxed.objective)
             if bound >= below:
                 raise NothingBelowError
             used = relaxed.values > UNUSED
             used[self.num_integers :] = True
             found = self._run(cost, np.where(used, self.upper_bound, 0.0), deadline)
-            if found.values is not None:
-                held = found
-                if relative_gap(held.objective, bound) <= GAP:
-                    return Answer(held.objective, found.values, 0.0)
-                excluded = relaxed.reduced_costs > (held.objective - bound) + GAP * abs(held.objective)
+            if found.values is not None and (held is None or found.objective <= held[0]):
+                held = found.objective, found.values
+            if held is not None:
+                if relative_gap(held[0], bound) <= GAP:
+                    return Answer(*held, gap=0.0)
+                excluded = relaxed.reduced_costs > (held[0] - bound) + GAP * abs(held[0])
                 allowed = np.where(excluded, 0.0, allowed)
-        start = None if held is None else held.values
+        start = None if held is None else held[1]
         result = self._run(cost, allowed, deadline, start=start)
         if result.status in _INFEASIBLE:
             # HiGHS's presolve has called solvable programs infeasible whose last row bounds an objective tightly. No
             # variable of ``held`` is excluded, so where there is one, this is not true either.
             result = self._run(cost, allowed, deadline, start=start, presolve="off")
-        answers = [(one.objective, one.values) for one in (held, result) if one is not None and one.values is not None]
+        answers = [] if held is None else [held]
+        if result.values is not None:
+            answers.append((result.objective, result.values))
         if not answers and result.status in _INFEASIBLE:
             raise InfeasibleError
         if not answers:
@@ -128,8 +133,9 @@ class Program:
                 "  try: a plan that pins more tensors, or a longer time limit"
             )
         objective, values = min(answers, key=lambda answer: answer[0])
-        proven = objective if result.is_optimal else max(bound, result.bound)
-        return Answer(objective, values, relative_gap(objective, proven))
+        if result.status not in _INFEASIBLE:
+            bound = objective if result.is_optimal else max(bound, result.bound)
+        return Answer(objective, values, relative_gap(objective, bound))
 
     def _run(
         self,

@@ -38,14 +38,13 @@ first. HiGHS runs on one thread with fixed settings, and nothing depends on hash
 assignment.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from shardwright.assign.cost import has_collective, share
-from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, OutOfTimeError, Program, Rows, relative_gap
+from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, relative_gap
 from shardwright.assign.problem import Problem, Solution, ValueFlow, least_bytes
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
@@ -100,14 +99,12 @@ def _least_work(model: "_Model", first: Answer) -> Answer:
     held = Answer(float(cost @ first.values), first.values, 1.0)
     is_least = first.gap <= PROVEN
     if is_least:
-        with contextlib.suppress(OutOfTimeError):
-            held = model.minimize(cost)
+        held = model.minimize(cost, np.inf, first.values)
     if not is_least or held.gap > PROVEN:
         model.forbid((model.reshard_cost > 0) & (first.values < UNUSED))
-        with contextlib.suppress(OutOfTimeError):
-            same = model.minimize(cost)
-            # What is least with these collectives says nothing about others.
-            held = min(held, replace(same, gap=held.gap), key=lambda answer: answer.objective)
+        same = model.minimize(cost, np.inf, first.values)
+        # What is least with these collectives says nothing about others.
+        held = min(held, replace(same, gap=held.gap), key=lambda answer: answer.objective)
     # ``held.gap`` is of the work alone; where the communication is not proven, that gap is the one to name.
     talk = float(model.reshard_cost @ held.values)
     of_all = relative_gap(talk + held.objective, talk + held.objective * (1 - held.gap))
@@ -291,9 +288,9 @@ class _Model:
         """Variables that have to be 0, as a mask."""
         self.upper_bound = np.where(variables, 0.0, self.upper_bound)
 
-    def minimize(self, cost: np.ndarray, below: float = np.inf) -> Answer:
+    def minimize(self, cost: np.ndarray, below: float = np.inf, known: np.ndarray | None = None) -> Answer:
         """The least of a cost in the current model; raises `AssignmentError` where there is no answer, and
-        `NothingBelowError` where it is not below ``below``.
+        `NothingBelowError` where it is not below ``below``. ``known``: the values of an answer.
         """
         rows = Rows(
             np.cumsum([0, *map(len, self.rows)]),
@@ -303,7 +300,7 @@ class _Model:
         limits = np.array(self.lower), np.array(self.upper)
         program = Program(rows, *limits, self.upper_bound, self.num_choices, self.problem.time_limit_s)
         try:
-            return program.minimize(cost, below)
+            return program.minimize(cost, below, known)
         except InfeasibleError as error:
             raise AssignmentError(
                 "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"
