@@ -118,6 +118,26 @@ def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch,
     assert 0 < found.gap <= 1
 
 
+def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monkeypatch):
+    """HiGHS 1.16 has called values proven at a cost that they do not have."""
+    run, presolves = highs.Program._run, []
+
+    def dishonest(self, cost, upper_bound, deadline, **options):
+        found = run(self, cost, upper_bound, deadline, **options)
+        presolves.append(options.get("presolve", "choose"))
+        if options:
+            return found
+        # A point of the program that is not the least, for the least.
+        worst = run(self, -cost, upper_bound, deadline)
+        return replace(found, values=worst.values, objective=float(cost @ worst.values), is_consistent=False)
+
+    problem = replace(drawn(5), auto=True)
+    best = solve(problem)
+    monkeypatch.setattr(highs.Program, "_run", dishonest)
+    assert solve(problem).objective == pytest.approx(best.objective)
+    assert presolves[-1] == "off"
+
+
 @pytest.mark.parametrize("auto", [False, True])
 def test_a_search_for_better_ends_where_there_is_none(auto):
     problem = replace(drawn(5), auto=auto)
