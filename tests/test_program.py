@@ -167,6 +167,27 @@ def test_sparse_tensors_are_refused_by_name():
         sw.shard(torch.export.export(Sparse(), (torch.ones(4, 4),)), mesh=2)
 
 
+def test_what_torch_cannot_make_functional_is_refused_with_its_reason(monkeypatch):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, x):
+            self.count += 1
+            return x * self.count
+
+    exported = torch.export.export(Counts(), (torch.ones(4),))
+
+    def fails(*_):
+        raise RuntimeError("could not guard on u6\na long story")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", fails)
+    with pytest.raises(sw.ProgramError, match=r"RuntimeError: could not guard on u6\)\n  try") as caught:
+        sw.shard(exported, mesh=2)
+    assert "a long story" not in str(caught.value)
+
+
 def test_results_in_nested_lists():
     class Histogram(nn.Module):
         def forward(self, x):

@@ -63,7 +63,9 @@ def with_constants(model, inputs):
     left = {name: value for name, value in inputs.items() if name not in held}
     held |= _masks(model, inputs)
     with torch.no_grad(), _forward_holding(model, held, left), _counts_held(model), _constants_followed():
-        return torch.export.export(model, (), kwargs=left, strict=False), left
+        program = torch.export.export(model, (), kwargs=left, strict=False)
+        # What is left of computing the constants goes while their values are followed: no later reader knows them.
+        return program.run_decompositions({}), left
 
 
 WAYS = {"by the exporter of transformers": by_transformers, "sizes and masks held constant": with_constants}

@@ -8,12 +8,26 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from shardwright.errors import ProgramError
 from shardwright.nodes import higher_order_name, region_of
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
-    """The program without mutation in its graph; itself when there is none."""
-    return exported.run_decompositions({}) if _needs_functionalization(exported.graph_module) else exported
+    """The program without mutation in its graph; itself when there is none.
+
+    Raises `ProgramError` when torch cannot take the mutation out.
+    """
+    if not _needs_functionalization(exported.graph_module):
+        return exported
+    try:
+        return exported.run_decompositions({})
+    except Exception as error:
+        # Whatever torch raises here comes from tracing its own graph anew: of a size that depends on data, most often.
+        reason = str(error).strip().partition("\n")[0]
+        raise ProgramError(
+            f"the program mutates tensors, and torch cannot make it functional ({type(error).__name__}: {reason})\n"
+            "  try: ep.run_decompositions({}) by itself fails in the same way; what it names has to leave the model"
+        ) from error
 
 
 def flat_graph(exported: ExportedProgram) -> fx.Graph:
