@@ -82,6 +82,30 @@ def test_rows_stay_with_their_experts_only_where_the_groups_are_the_same(same, b
         assert Counter(c.kind for c in sharded.collectives) == counts
 
 
+class Aligned(nn.Module):
+    """Two grouped matmuls of PyTorch's own, which takes rows only where they start at multiples of 16 bytes."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(4, 16, features, dtype=torch.bfloat16))
+        self.second = nn.Parameter(torch.randn(4, features, 16, dtype=torch.bfloat16))
+
+    def forward(self, x, ends):
+        rows = torch.ops.aten._grouped_mm.default(x, self.first, ends).relu()
+        return torch.ops.aten._grouped_mm.default(rows, self.second, ends)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_features_are_cut_where_the_operator_takes_their_rows(num_ranks):
+    inputs = torch.randn(9, 16, dtype=torch.bfloat16), torch.tensor([2, 2, 7, 9], dtype=torch.int32)
+    exported = torch.export.export(redraw(Aligned(40)), inputs)
+    # 40 features are 5 units of 8: equal chunks would start in the midst of one.
+    for plan in ("auto", {"first": sw.Shard(2, sw.Blocks(unit=8)), "second": sw.Shard(1, sw.Blocks(unit=8))}):
+        sharded = sw.shard(exported, mesh=num_ranks, plan=plan)
+        assert sw.verify(sharded, exported, inputs, tolerance=2e-2).ok
+    assert Counter(c.kind for c in sharded.collectives) == {"all_reduce": 1}
+
+
 class Layer(nn.Module):
     def __init__(self):
         super().__init__()

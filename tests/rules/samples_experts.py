@@ -19,7 +19,11 @@ def half(*shape):
 
 
 SAMPLES = {
-    "aten::_grouped_mm": [(aten._grouped_mm.default, (half(8, 16), half(4, 16, 32), ENDS), {})],
+    "aten::_grouped_mm": [
+        (aten._grouped_mm.default, (half(8, 16), half(4, 16, 32), ENDS), {}),
+        # Equal chunks of 24 on 2 ranks or more would not start at multiples of 16 bytes.
+        (aten._grouped_mm.default, (half(8, 24), half(4, 24, 24), ENDS), {}),
+    ],
     "transformers::grouped_mm_fallback": [
         (torch.ops.transformers.grouped_mm_fallback.default, (t(8, 6), t(4, 6, 10), ENDS), {}),
         (torch.ops.transformers.grouped_mm_fallback.default, (t(8, 5), t(4, 5, 7), ENDS), {}),

@@ -4,17 +4,20 @@ Features are cut as in any matmul. Experts are cut too (expert parallelism, as i
 rank multiplies the rows of its own experts and gives zeros for all others, so the ranks' results add up.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from shardwright.rules.registry import Entry, notation_rule
-from shardwright.rules.rule import Call, Local, Rule
+from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
 aten = torch.ops.aten
 
 EXPERTS = "e"
 """The factor of the experts in the rules of this family."""
+STRIDE_BYTES = 16
+"""What PyTorch's own grouped matmul wants rows to start at multiples of."""
 
 
 def grouped_rule(call: Call) -> Rule | None:
@@ -32,6 +35,37 @@ def grouped_rule(call: Call) -> Rule | None:
         linear=linear,
         added=frozenset({3}) if has_bias else frozenset(),
         localize=local_groups,
+    )
+
+
+def aligned_rule(call: Call) -> Rule | None:
+    """`grouped_rule`, features cut at multiples of 16 bytes only: ``k`` becomes ``(k k_unit!)``, ``n`` likewise."""
+    rule = grouped_rule(call)
+    if rule is None:
+        return None
+    for name in ("k", "n"):
+        rule = _in_units(rule, name, STRIDE_BYTES // call.operands[0].dtype.itemsize)
+    return rule
+
+
+def _in_units(rule: Rule, name: str, unit: int) -> Rule:
+    """The rule with a factor cut at multiples of ``unit`` only; as it is where the size is no such multiple."""
+    size = rule.sizes[name]
+    if not isinstance(size, int) or size % unit:
+        return rule
+    inner = f"{name}_unit"
+
+    def side(dims: Dims) -> Dims:
+        return tuple(Term((name, inner)) if term.factors == (name,) else term for term in dims)
+
+    reduces = {inner: rule.reduces[name]} if name in rule.reduces else {}
+    return replace(
+        rule,
+        operands=tuple(map(side, rule.operands)),
+        results=tuple(dims and side(dims) for dims in rule.results),
+        sizes={**rule.sizes, name: size // unit, inner: unit},
+        fixed=rule.fixed | {inner},
+        reduces={**rule.reduces, **reduces},
     )
 
 
@@ -75,9 +109,7 @@ def _positions(local: Local, like: Any) -> Any:
     return local.run(aten.sub.Scalar, local.run(aten.cumsum.default, ones, 0), 1)
 
 
-_GROUPED = Entry(grouped_rule, "s! k, e k n, x! -> s! n")
-
 RULES: dict[str, Entry] = {
-    "aten::_grouped_mm": _GROUPED,
-    "transformers::grouped_mm_fallback": _GROUPED,
+    "aten::_grouped_mm": Entry(aligned_rule, "s! (k k_unit!), e (k k_unit!) (n n_unit!), x! -> s! (n n_unit!)"),
+    "transformers::grouped_mm_fallback": Entry(grouped_rule, "s! k, e k n, x! -> s! n"),
 }
