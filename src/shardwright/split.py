@@ -50,7 +50,7 @@ def is_cheaper(candidate: ShardedProgram, held: ShardedProgram, cost: CostModel,
 
     ``slack``, under the automatic plan: less time, with weight bytes that exceed the other's by this share at most.
     """
-    (ours, our_work), (theirs, their_work) = _costs(candidate, cost), _costs(held, cost)
+    (ours, our_work), (theirs, their_work) = costs_us(candidate, cost), costs_us(held, cost)
     our_bytes, their_bytes = max(candidate.rank_bytes), max(held.rank_bytes)
     if slack is not None:
         return our_bytes <= their_bytes * (1 + slack) and ours + our_work < theirs + their_work
@@ -59,8 +59,8 @@ def is_cheaper(candidate: ShardedProgram, held: ShardedProgram, cost: CostModel,
     return our_bytes < their_bytes
 
 
-def _costs(sharded: ShardedProgram, cost: CostModel) -> tuple[float, float]:
-    """The time of the collectives and of the busiest rank's work."""
+def costs_us(sharded: ShardedProgram, cost: CostModel) -> tuple[float, float]:
+    """The time of the collectives and of the busiest rank's work, by the cost model, in microseconds."""
     assignments = list(sharded.assignments.values())
     talk = sum(cost.collective_us(c.kind, c.num_bytes, sharded.mesh.size(c.axis)) for c in sharded.collectives)
     return talk, assignments[-1].solution.work_us

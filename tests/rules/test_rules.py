@@ -1,5 +1,7 @@
 """Every registered rule against its own operator, on simulated ranks; and the notation every rule reads as."""
 
+import math
+
 import pytest
 import torch
 
@@ -65,3 +67,31 @@ GOLDEN = {
 def test_notation(op, args, wanted):
     kwargs = {"enable_gqa": True} if op is aten.scaled_dot_product_attention.default else {}
     assert str(rule_for(op, args, kwargs)) == wanted
+
+
+MULTIPLIED = {
+    "linear": (aten.linear.default, (t(2, 5, 8), t(12, 8), t(12)), 2 * 5 * 8 * 12),
+    "rows that are looked up": (aten.embedding.default, (t(9, 4), torch.tensor([1, 2])), 0),
+    "rows by index": (aten.index.Tensor, (t(9, 4), [torch.tensor([1, 2, 1])]), 0),
+    "each row meets one expert": (
+        aten._grouped_mm.default,
+        (t(6, 8).bfloat16(), t(3, 8, 16).bfloat16(), torch.tensor([2, 4, 6], dtype=torch.int32)),
+        6 * 8 * 16,
+    ),
+    "a kernel meets every place of the result": (
+        aten.conv1d.default,
+        (t(2, 3, 10), t(5, 3, 4), None),
+        2 * 5 * 7 * 3 * 4,
+    ),
+    "scores and values": (
+        aten.scaled_dot_product_attention.default,
+        (t(2, 3, 5, 4), t(2, 3, 7, 4), t(2, 3, 7, 6), None, 0.0, False),
+        2 * 3 * 5 * 7 * (4 + 6),
+    ),
+}
+
+
+@pytest.mark.parametrize(("op", "args", "wanted"), MULTIPLIED.values(), ids=MULTIPLIED)
+def test_multiply_adds(op, args, wanted):
+    rule = rule_for(op, args, {})
+    assert sum(math.prod(rule.sizes[name] for name in names) for names in rule.multiplied) == wanted

@@ -373,10 +373,14 @@ class _Builder:
                 # Its layout is not a matter of bytes, which shall not loosen (or tighten) the bound on the others'.
                 weight_bytes = [0] * len(strategies)
         elif step.kind == "call" and step.vals and step.node.target not in COLLECTIVES:
+            moved: list[int] = [] if rule is not None and rule.moves else self._moved(step)
             products = 0
-            if rule is not None and rule.reduces and not any(t.is_sum for dims in rule.operands for t in dims):
-                products = math.prod(size_hint(size, self.fake_mode) for size in rule.sizes.values())
-            moved = [] if rule is not None and rule.moves else self._moved(step)
+            if rule is not None:
+                sizes = {name: size_hint(size, self.fake_mode) for name, size in rule.sizes.items()}
+                products = sum(math.prod(sizes[name] for name in names) for names in rule.multiplied)
+                if rule.multiplies == ():
+                    given = moved[-1]
+                    moved = [min(size, given) for size in moved]
             work = [self.cost.work_us(s, moved, products) for s in strategies]
         return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node))
 

@@ -48,7 +48,10 @@ def attention_rule(call: Call) -> Rule | None:
         else:
             results.append((Term(),) * result.ndim)
     linear = (frozenset({2}),) if len(call.results) == 1 else ()
-    return Rule((q, k, v, *masks), tuple(results), sizes, frozenset(fixed), linear=linear)
+    # Queries by keys, then weights by values.
+    scores = tuple(name for name in sizes if name not in ("d", "v"))
+    multiplies = ((*scores, "d"), (*scores, "v"))
+    return Rule((q, k, v, *masks), tuple(results), sizes, frozenset(fixed), linear=linear, multiplies=multiplies)
 
 
 def _mask(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:

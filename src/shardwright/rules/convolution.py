@@ -42,6 +42,8 @@ def convolution_rule(call: Call) -> Rule | None:
     if with_bias:
         operands.append((inner,))
     added = frozenset({2} if with_bias else ())
+    # Every place of the kernel meets every place of the result, or, transposed, of the source.
+    elsewhere = "t" if is_transposed else "s"
     return Rule(
         operands=tuple(operands),
         results=((*batch, inner, *right),),
@@ -50,6 +52,7 @@ def convolution_rule(call: Call) -> Rule | None:
         reduces={"i": "sum"},
         added=added,
         linear=(frozenset({0}) | added, frozenset({1}) | added),
+        multiplies=(tuple(name for name in sizes if name[0] != elsewhere),),
         localize=local_convolution,
     )
 

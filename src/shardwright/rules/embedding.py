@@ -48,7 +48,7 @@ def bag_rule(call: Call) -> Rule:
 RULES: dict[str, Entry] = {
     "aten::_embedding_bag": Entry(bag_rule),
     "aten::_embedding_bag_forward_only": Entry(bag_rule),
-    "aten::embedding": einsum("v d, ... -> ... d", linear=((0,),), localize=local_embedding),
+    "aten::embedding": einsum("v d, ... -> ... d", linear=((0,),), multiplies=(), localize=local_embedding),
     "aten::embedding_bag": Entry(bag_rule),
     "aten::embedding_bag.padding_idx": Entry(bag_rule),
     "aten::embedding_dense_backward": einsum("... d, ... -> v! d", linear=((0,),)),

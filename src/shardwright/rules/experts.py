@@ -34,6 +34,8 @@ def grouped_rule(call: Call) -> Rule | None:
         [call.result.shape],
         linear=linear,
         added=frozenset({3}) if has_bias else frozenset(),
+        # Each row meets the matrix of one expert.
+        multiplies=(("s", "k", "n"),),
         localize=local_groups,
     )
 
@@ -58,6 +60,7 @@ def _in_units(rule: Rule, name: str, unit: int) -> Rule:
     def side(dims: Dims) -> Dims:
         return tuple(Term((name, inner)) if term.factors == (name,) else term for term in dims)
 
+    multiplies = tuple((*names, inner) if name in names else names for names in rule.multiplied)
     reduces = {inner: rule.reduces[name]} if name in rule.reduces else {}
     return replace(
         rule,
@@ -66,6 +69,7 @@ def _in_units(rule: Rule, name: str, unit: int) -> Rule:
         sizes={**rule.sizes, name: size // unit, inner: unit},
         fixed=rule.fixed | {inner},
         reduces={**rule.reduces, **reduces},
+        multiplies=multiplies,
     )
 
 

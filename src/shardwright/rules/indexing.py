@@ -80,11 +80,12 @@ def index_rule(call: Call) -> Rule | None:
     operands = (dims, *pointed.operands(dims, sizes))
     own = frozenset(f"d{dim}" for dim in pointed.positions)
     if pointed.has_mask:
-        return Rule(operands, (pointed.target,), sizes, own.union(names), linear=_FIRST)
+        return Rule(operands, (pointed.target,), sizes, own.union(names), linear=_FIRST, multiplies=())
     if len(own) == 1 and isinstance(source.shape[pointed.positions[0]], int):
         reduces = dict.fromkeys(own, "sum")
-        return Rule(operands, (pointed.target,), sizes, reduces=reduces, linear=_FIRST, localize=local_index)
-    return Rule(operands, (pointed.target,), sizes, own, linear=_FIRST)
+        how: dict[str, Any] = {"reduces": reduces, "localize": local_index}
+        return Rule(operands, (pointed.target,), sizes, linear=_FIRST, multiplies=(), **how)
+    return Rule(operands, (pointed.target,), sizes, own, linear=_FIRST, multiplies=())
 
 
 def local_index(local: Local) -> Any:
@@ -141,8 +142,9 @@ def select_rows_rule(call: Call) -> Rule:
     rows = (Term(("n",)),) if call.operands[1].ndim else ()
     result = tuple(Term(("n",)) if i == dim else term for i, term in enumerate(dims))
     if not isinstance(shape[dim] if shape else None, int):
-        return Rule((dims, rows), (result,), sizes, frozenset({f"d{dim}"}), linear=_FIRST)
-    return Rule((dims, rows), (result,), sizes, reduces={f"d{dim}": "sum"}, linear=_FIRST, localize=local_lookup)
+        return Rule((dims, rows), (result,), sizes, frozenset({f"d{dim}"}), linear=_FIRST, multiplies=())
+    how: dict[str, Any] = {"reduces": {f"d{dim}": "sum"}, "localize": local_lookup}
+    return Rule((dims, rows), (result,), sizes, linear=_FIRST, multiplies=(), **how)
 
 
 def local_lookup(local: Local) -> Any:
@@ -169,12 +171,10 @@ def gather_rule(call: Call) -> Rule:
     loose = {f"d{i}" for i, term in enumerate(picked) if term.factors == (f"i{i}",)}
     fixed = loose | {f"i{i}" for i in range(index.ndim) if i != dim and f"i{i}" in sizes}
     if not source.ndim or not isinstance(source.shape[dim], int):
-        return Rule((dims, picked), (picked,), sizes, frozenset(fixed), linear=_FIRST)
+        return Rule((dims, picked), (picked,), sizes, frozenset(fixed), linear=_FIRST, multiplies=())
     fixed -= {f"d{dim}"}
-    reduces = {f"d{dim}": "sum"}
-    return Rule(
-        (dims, picked), (picked,), sizes, frozenset(fixed), reduces=reduces, linear=_FIRST, localize=local_lookup
-    )
+    how: dict[str, Any] = {"reduces": {f"d{dim}": "sum"}, "localize": local_lookup}
+    return Rule((dims, picked), (picked,), sizes, frozenset(fixed), linear=_FIRST, multiplies=(), **how)
 
 
 def scatter_rule(call: Call) -> Rule:

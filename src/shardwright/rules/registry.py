@@ -36,6 +36,7 @@ def einsum(
     added: tuple[int, ...] = (),
     reduce: str = "sum",
     moves: bool = False,
+    multiplies: tuple[tuple[str, ...], ...] | None = None,
     size_arg: str | None = None,
     localize: Localizer | None = None,
 ) -> Entry:
@@ -44,6 +45,7 @@ def einsum(
     ``multilinear``: linear in each operand that is not ``added``, together with the added ones (a matmul with a bias).
     ``linear``: explicit sets of operands in which the call is jointly linear.
     ``added``: operands added to the sum over the contracted factors.
+    ``multiplies``: see `Rule`.
     ``reduce``: how factors absent from the results are reduced.
     """
     pattern = parse(notation)
@@ -67,6 +69,7 @@ def einsum(
             added=keep(frozenset(added)),
             reduce=reduce,
             moves=moves,
+            multiplies=multiplies,
             size_arg=size_arg,
             localize=localize,
         )

@@ -121,7 +121,9 @@ class Rule:
     ``independent``: results that are the same whatever is cut.
     ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
-    any reduction passes. ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
+    any reduction passes. ``multiplies``: the factors of each product it computes, one multiply-add an index of all of
+    them; absent: all factors where something is reduced. ``()`` is a lookup, which reads as much as it gives.
+    ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
     side where needed; ``localize_whole``: also where nothing is cut, as memory may lie otherwise than the original's.
     """
 
@@ -136,6 +138,7 @@ class Rule:
     linear: tuple[frozenset[int], ...] = ()
     independent: frozenset[int] = frozenset()
     moves: bool = False
+    multiplies: tuple[tuple[str, ...], ...] | None = None
     size_arg: str | None = None
     localize: Localizer | None = None
     localize_whole: bool = False
@@ -149,6 +152,14 @@ class Rule:
     def _spell(self, term: Term) -> str:
         marked = tuple(name + "!" if name in self.fixed else name for name in term.factors)
         return str(Term(marked, term.is_sum))
+
+    @property
+    def multiplied(self) -> tuple[tuple[str, ...], ...]:
+        """The factors of each product it computes."""
+        if self.multiplies is not None:
+            return self.multiplies
+        has_parts = any(term.is_sum for dims in self.operands for term in dims)
+        return (tuple(self.sizes),) if self.reduces and not has_parts else ()
 
     def groups(self) -> list[tuple[str, ...]]:
         """The sets of factors that are cut together, in a fixed order; fixed factors and size-1 factors left out."""
