@@ -14,6 +14,7 @@ from benchmarks.zoo.agreement_card import agreement_section  # noqa: E402
 from benchmarks.zoo.build import NotBuildableError, build  # noqa: E402
 from benchmarks.zoo.card import render  # noqa: E402
 from benchmarks.zoo.checks import follow, supply  # noqa: E402
+from benchmarks.zoo.comparing import compare  # noqa: E402
 from benchmarks.zoo.inputs import candidates, least  # noqa: E402
 from benchmarks.zoo.measure import describe  # noqa: E402
 from benchmarks.zoo.rare import told  # noqa: E402
@@ -194,16 +195,69 @@ def test_the_card_counts_and_lists_every_type():
     assert "`aten.x.default` (1)" in card
 
 
+AGREEMENT = {
+    "equal": 3,
+    "of": 5,
+    "named_equal": 1,
+    "named": 2,
+    "differ": [
+        {"weight": "layers.*.up.weight", "named": True, "auto": "dim 0", "hf": "dim 1", "count": 2}
+        | {"auto_bytes": 2**20, "hf_bytes": 2**20}
+    ],
+    "auto_collectives": {"all_reduce": 2},
+    "hf_collectives": {"all_reduce": 3},
+}
+AGREEMENT |= {"auto_sent": 50, "auto_held": 10, "auto_talk_us": 30.0, "auto_work_us": 40.0, "auto_gap": 0.0}
+AGREEMENT |= {"hf_sent": 100, "hf_held": 10, "hf_talk_us": 50.0, "hf_work_us": 50.0, "hf_gap": 0.0}
+
+
+def agreement(**facts):
+    return agreement_section({("a", "agreement", 8): record("a", "agreement", 8, "ok", **AGREEMENT | facts)})
+
+
 def test_the_card_says_how_far_plans_agree():
-    facts = {
-        "equal": 3,
-        "of": 4,
-        "named_equal": 1,
-        "named": 2,
-        "differ": {"layers.*.up.weight": ["Shard(0)", "Shard(1)"]},
+    text = agreement()
+    assert "1 of the 2 weights that the plans name are held alike" in text
+    assert "| `a` | 8 | 1/2 | 3/5 | 0.50 | 1.00 | 0.70 | 2 : 3 | cheaper |" in text
+    assert "| `layers.up` | dim 0 | dim 1 | 1 | 1 | 0.50 | 1.00 | 0.70 |" in text
+    assert "cheaper: sends 0.50x, holds 1.00x, 1 fewer collective; takes 0.70x: communication -20 µs, work -10" in text
+    assert "dim 0, not dim 1: `layers.*.up` (1.0 MiB)" in text
+
+
+def test_the_card_says_why_a_plan_is_dearer():
+    dearer = agreement(auto_sent=101)
+    assert "dearer: sends 1.01x, holds 1.00x" in dearer
+    assert "communication -20 µs, work -10 µs\n" in dearer
+    slower = {"auto_sent": 101, "auto_work_us": 80.0, "unbounded_talk_us": 40.0, "unbounded_work_us": 50.0}
+    assert "takes 1.10x: communication -20 µs, work +30 µs (0.90x without the bound" in agreement(**slower)
+    assert "(the solver stopped 20% from" in agreement(auto_work_us=80.0, auto_gap=0.2)
+    assert "(not explained)" in agreement(auto_work_us=80.0)
+
+
+class Attention(torch.nn.Module):
+    """Two key-value heads: on four ranks an axis of its own two parts holds them."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (torch.nn.Linear(64, n, bias=False) for n in (64, 16, 16, 64))
+
+    def forward(self, x):
+        q, k, v = (f(x).unflatten(-1, (-1, 8)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.o(heads.transpose(1, 2).flatten(2))
+
+
+def test_weights_are_compared_by_what_every_rank_holds():
+    exported = torch.export.export(Attention(), (torch.randn(1, 4, 64),))
+    split = sw.shard(exported, mesh=4, plan={"q": "colwise", "k": "colwise", "v": "colwise", "o": "rowwise"})
+    assert split.mesh.names == ("tp.0", "tp.1")
+    found = compare(split, split)
+    assert (found["equal"], found["of"], found["differ"]) == (4, 4, [])
+    assert found["auto_sent"] == found["hf_sent"] == round(2 * 4 * 64 * 4 * 3 / 4)
+    # What both parts of an axis cut is as the whole axis would cut it.
+    even = sw.shard(exported, mesh=4, plan={"q": sw.Shard(0), "o": sw.Shard(1), "k": "replicate", "v": "replicate"})
+    found = compare(even, split)
+    assert {d["weight"]: (d["auto"], d["hf"]) for d in found["differ"]} == {
+        "k.weight": ("whole", "dim 0 among 2"),
+        "v.weight": ("whole", "dim 0 among 2"),
     }
-    facts |= {"auto_sent": 50, "hf_sent": 100, "auto_held": 10, "hf_held": 10}
-    text = agreement_section({("a", "agreement", 8): record("a", "agreement", 8, "ok", **facts)})
-    assert "1 of the 2 weights that the plans name have the same layout" in text
-    assert "| `a` | 8 | 1/2 | 3/4 | 0.50 | 1.00 |" in text
-    assert "| `layers.up` | `Shard(0)` | `Shard(1)` | 1 |" in text
