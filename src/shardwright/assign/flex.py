@@ -63,4 +63,6 @@ def flex_rule(node: fx.Node) -> Rule | None:
     rows = (of["b"], head, of["s"])
     # The output, then one number a row: the logarithm of the sum and, in newer torch, the maximum.
     results = [(*rows, of["v"]) if number == 0 else rows for number in range(len(leaves(node.meta["val"])))]
-    return Rule(operands, tuple(results), sizes, frozenset(fixed & set(sizes)))
+    scores = tuple(name for name in ("b", "g", "r", "s", "t") if name in sizes)
+    multiplies = ((*scores, "d"), (*scores, "v"))
+    return Rule(operands, tuple(results), sizes, frozenset(fixed & set(sizes)), multiplies=multiplies)
