@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shardwright.errors import LayoutError
 from shardwright.layout import (
+    EVERY,
     Blocks,
     Cut,
     Partial,
@@ -33,9 +34,9 @@ def blocks(draw):
 
 @st.composite
 def cuts(draw):
-    """Any cut at all: runs of any owners and lengths."""
+    """Any cut at all: runs of any owners and lengths, some held by every rank."""
     num_ranks = draw(RANKS)
-    runs = draw(st.lists(st.tuples(st.integers(0, num_ranks - 1), st.integers(0, 5)), max_size=8))
+    runs = draw(st.lists(st.tuples(st.integers(EVERY, num_ranks - 1), st.integers(0, 5)), max_size=8))
     return Cut.of(num_ranks, runs)
 
 
@@ -56,7 +57,8 @@ def test_cut_then_join_is_identity_for_any_cut(cut):
     whole = torch.arange(cut.size)
     pieces = [take_shard(whole, Shard(0, cut), rank) for rank in range(cut.num_ranks)]
     assert torch.equal(join_shards(pieces, Shard(0, cut)), whole)
-    assert sum(cut.local_sizes()) == cut.size
+    owners = _owners(cut)
+    assert cut.local_sizes() == tuple(sum(owner in (rank, EVERY) for owner in owners) for rank in range(cut.num_ranks))
     for rank, piece in enumerate(pieces):
         assert piece.tolist() == [i for start, stop in cut.intervals(rank) for i in range(start, stop)]
 
@@ -93,6 +95,16 @@ def test_even_cuts_are_torch_chunks(size, num_ranks):
     pieces = torch.arange(size).chunk(num_ranks)
     wanted = [len(p) for p in pieces] + [0] * (num_ranks - len(pieces))
     assert list(Cut.even(size, num_ranks).local_sizes()) == wanted[:num_ranks] if size else True
+
+
+def test_what_every_rank_holds_is_no_cut():
+    whole = Cut.whole(6, 2)
+    assert whole.is_whole and whole.is_even and not whole.is_chunked
+    shared = Cut.join([Cut.even(4, 2), Cut.whole(2, 2)])
+    assert shared.is_shared and not shared.is_whole
+    assert (shared.local_sizes(), shared.largest_fraction) == ((4, 4), 4 / 6)
+    assert shared.slice(4, 6).is_whole
+    assert Cut.whole(6, 1) == Cut.even(6, 1)
 
 
 def test_equal_ownership_compares_equal():

@@ -26,9 +26,15 @@ else:
 """A size: an int, or a sympy expression where it is not known before the program runs."""
 
 
+EVERY = -1
+"""The owner of a run that every rank holds: keys and values of a packed projection, say, whose one head all share."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Who owns each index of a dim: ``runs`` of (owner, length), read ``repeat`` times, each index ``inner`` wide.
+
+    A run of `EVERY` is held by all ranks.
 
     The dim's size is ``repeat * sum(lengths) * inner``. For concrete sizes ``inner`` is folded into the runs and the
     period is the shortest one, so two cuts that give every rank the same indices compare equal.
@@ -54,6 +60,8 @@ class Cut:
         """The canonical cut: empty runs dropped, neighbours merged, the shortest period, ``inner`` folded in."""
         if isinstance(inner, int) and inner != 1:
             runs, inner = [(owner, length * inner) for owner, length in runs], 1
+        if num_ranks == 1:
+            runs = [(0, length) for _, length in runs]
         merged: list[tuple[int, int]] = []
         for owner, length in runs:
             if length and merged and merged[-1][0] == owner:
@@ -89,6 +97,25 @@ class Cut:
         """The cut of the dims laid end to end, as ``cat`` would lay them. Sizes must be concrete."""
         return Cut.of(cuts[0].num_ranks, [run for cut in cuts for run in cut.flat_runs()])
 
+    @staticmethod
+    def whole(size: int, num_ranks: int) -> "Cut":
+        """Every rank holds all: for a part of a packed dim whose other parts are cut."""
+        return Cut.of(num_ranks, [(EVERY, size)])
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every rank holds some of the indices."""
+        return any(owner == EVERY for owner, _ in self.runs)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every rank holds all indices: no cut, but for its name."""
+        return self.is_shared and len(self.runs) == 1
+
+    def owned(self, rank: int) -> int:
+        """How many indices of one period ``rank`` holds."""
+        return sum(length for owner, length in self.runs if owner in (rank, EVERY))
+
     @property
     def period(self) -> int:
         """The summed length of the runs."""
@@ -111,7 +138,7 @@ class Cut:
 
     def local_size(self, rank: int) -> Size:
         """How many indices ``rank`` owns."""
-        return self.repeat * sum(length for owner, length in self.runs if owner == rank) * self.inner
+        return self.repeat * self.owned(rank) * self.inner
 
     def local_sizes(self) -> tuple[Size, ...]:
         """How many indices each rank owns."""
@@ -119,7 +146,7 @@ class Cut:
 
     def fraction(self, rank: int) -> float:
         """The share of the dim that ``rank`` owns, from 0 to 1."""
-        return sum(length for owner, length in self.runs if owner == rank) / max(self.period, 1)
+        return self.owned(rank) / max(self.period, 1)
 
     @property
     def largest_fraction(self) -> float:
@@ -134,6 +161,8 @@ class Cut:
     @property
     def is_chunked(self) -> bool:
         """Whether the ranks' indices lie one after the other in rank order, as after an all-gather along the dim."""
+        if self.is_shared:
+            return False
         return self.repeat == 1 and all(a < b for (a, _), (b, _) in zip(self.runs, self.runs[1:], strict=False))
 
     def intervals(self, rank: int) -> list[tuple[int, int]]:
@@ -141,11 +170,23 @@ class Cut:
         found: list[tuple[int, int]] = []
         position = 0
         for owner, length in self.flat_runs():
-            if owner == rank and found and found[-1][1] == position:
+            is_ours = owner in (rank, EVERY)
+            if is_ours and found and found[-1][1] == position:
                 found[-1] = (found[-1][0], position + length)
-            elif owner == rank:
+            elif is_ours:
                 found.append((position, position + length))
             position += length
+        return found
+
+    def sources(self) -> list[tuple[int, int, int]]:
+        """Where the dim's runs are found, one after the other: (rank, offset in its piece, length)."""
+        offsets = [0] * self.num_ranks
+        found = []
+        for owner, length in self.flat_runs():
+            holders = range(self.num_ranks) if owner == EVERY else (owner,)
+            found.append((holders[0], offsets[holders[0]], length))
+            for rank in holders:
+                offsets[rank] += length
         return found
 
     def owned_below(self, rank: int, index: int) -> int:
@@ -354,11 +395,7 @@ def join_shards(shards: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
         return total
     dim = layout.dim
     cut = _on_size(cut_of(layout), sum(shard.shape[dim] for shard in shards))
-    offsets = [0] * cut.num_ranks
-    pieces: list[torch.Tensor] = []
-    for owner, length in cut.flat_runs():
-        pieces.append(shards[owner].narrow(dim, offsets[owner], length))
-        offsets[owner] += length
+    pieces = [shards[rank].narrow(dim, offset, length) for rank, offset, length in cut.sources()]
     return torch.cat(pieces, dim) if pieces else shards[0]
 
 

@@ -100,6 +100,40 @@ def test_heads_that_do_not_divide_stay_whole(style):
     check_parts(style, PLAN, 3)
 
 
+def split_off(num_kv):
+    """Multi-query attention (StarCoder): queries, then few keys and values."""
+
+    def unpack(x):
+        q, kv = x.split([HEADS * DIM, 2 * num_kv * DIM], -1)
+        return (part.unflatten(-1, (-1, DIM)) for part in (q, *kv.chunk(2, -1)))
+
+    return unpack
+
+
+def sliced_off(num_kv):
+    """Falcon 7B: as one tensor of heads, the last of which are keys and values."""
+
+    def unpack(x):
+        x = x.unflatten(-1, (-1, DIM))
+        return x[:, :, : -2 * num_kv], x[:, :, -2 * num_kv : -num_kv], x[:, :, -num_kv:]
+
+    return unpack
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+@pytest.mark.parametrize("num_kv", [1, 2])
+@pytest.mark.parametrize("unpack", [split_off, sliced_off])
+def test_keys_and_values_fewer_than_ranks_are_shared_beside_the_queries(unpack, num_kv, num_ranks):
+    """No gather: every rank has the queries of its heads, and the keys and values that these attend to."""
+    sharded = check(Attention(unpack(num_kv), HEADS, num_kv), (X,), num_ranks, PLAN)
+    assert kinds(sharded) == {"all_reduce": 1}
+    for rank, heads in enumerate(chunks(HEADS, num_ranks)):
+        groups = sorted({head * num_kv // HEADS for head in heads})
+        blocks = [*heads, *(HEADS + part * num_kv + group for part in (0, 1) for group in groups)]
+        assert held(sharded, "qkv.weight")[rank] == [DIM * block + i for block in blocks for i in range(DIM)]
+    assert held(sharded, "qkv.bias") == held(sharded, "qkv.weight")
+
+
 class Transposed(nn.Module):
     """A weight (in, out), as GPT-2's Conv1D has it."""
 

@@ -64,7 +64,8 @@ class Mamba2(nn.Module):
         super().__init__()
         self.inner, self.shared = self.heads * self.dim, self.groups * STATE
         self.in_proj = nn.Linear(WIDTH, 2 * self.inner + 2 * self.shared + self.heads, bias=False)
-        self.conv = nn.Conv1d(self.inner + 2 * self.shared, self.inner + 2 * self.shared, 3, groups=64, padding=2)
+        channels = self.inner + 2 * self.shared
+        self.conv = nn.Conv1d(channels, channels, 3, groups=channels, padding=2)
         self.a_log, self.dt_bias, self.d = (nn.Parameter(torch.empty(self.heads)) for _ in range(3))
         self.out_proj = nn.Linear(self.inner, WIDTH, bias=False)
 
@@ -97,6 +98,25 @@ def test_heads_of_states_are_cut_with_their_groups(plan, num_ranks):
             rows[rank] += [start + i for i in mine]
         start += size
     assert held(sharded, "in_proj.weight") == rows
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+def test_states_that_all_heads_share_are_whole_on_every_rank(num_ranks):
+    """One group, as most Mamba-2 models have: no gather for the states inside a fused projection."""
+
+    class OneGroup(Mamba2):
+        groups = 1
+
+    sharded = check(OneGroup(), (X,), num_ranks, {"in_proj": "colwise", "out_proj": "rowwise"})
+    assert kinds(sharded) == {"all_reduce": 1}
+    for rank, heads in enumerate(chunks(OneGroup.heads, num_ranks)):
+        mine = [4 * head + i for head in heads for i in range(4)]
+        assert held(sharded, "conv.weight")[rank] == [*mine, *range(32, 40)]
+        assert held(sharded, "in_proj.weight")[rank] == [
+            *mine,
+            *(32 + i for i in [*mine, *range(32, 40)]),
+            *(72 + h for h in heads),
+        ]
 
 
 class Rwkv(nn.Module):

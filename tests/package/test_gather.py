@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 import shardwright as sw
 from shardwright.package import read_manifest
+from tests.mechanisms.test_packed import HEADS, Attention, X, split_off
 from tests.models import MEGATRON, Cache, Decoder, MLPs, PackedAttention, redraw, relative_error
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
@@ -31,6 +32,12 @@ CASES = {
         (4, 5),
     ),
     "packed heads": (PackedAttention, (torch.randn(2, 5, 48),), {"qkv": "colwise", "out": "rowwise"}, (2, 4)),
+    "packed heads that ranks share": (
+        lambda: Attention(split_off(2), HEADS, 2),
+        (X,),
+        {"qkv": "colwise", "out": "rowwise"},
+        (4, 2),
+    ),
     "a cache that is part of the state": (Cache, (torch.randn(2, 1, 16), torch.tensor([0])), "auto", (2, 4)),
     "two axes": (Decoder, (IDS,), {"dp": PLAN, "tp": PLAN}, ({"dp": 2, "tp": 2}, {"dp": 2, "tp": 4})),
 }

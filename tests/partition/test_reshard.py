@@ -85,6 +85,19 @@ def test_reshard(source, target, num_ranks):
     assert set(counts) == {0 if isinstance(source, Replicate) else 1}
 
 
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize("other", [Replicate(), Partial(), *SHARDS], ids=repr)
+def test_reshard_where_every_rank_holds_a_part(other, num_ranks):
+    shared = Shard(2, Cut.join([Cut.whole(1, num_ranks), Cut.even(4, num_ranks), Cut.whole(3, num_ranks)]))
+    other = resolve(other, SHAPE, num_ranks)
+    pairs = [(other, shared)] if isinstance(other, Partial) else [(other, shared), (shared, other)]
+    for source, target in pairs:
+        found, counts = run(source, target, num_ranks)
+        for rank, piece in enumerate(found):
+            torch.testing.assert_close(piece, take_shard(WHOLE, target, rank))
+        assert set(counts) == {0 if isinstance(source, Replicate) else 1}
+
+
 def test_a_maximum_is_reduced_as_one():
     found, counts = run(Partial("max"), Replicate(), 3)
     assert all(torch.equal(piece, WHOLE) for piece in found)

@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from shardwright.errors import PlanError
-from shardwright.layout import REPLICATE, Blocks, Shard, resolve
+from shardwright.layout import REPLICATE, Blocks, Cut, Shard, resolve
 from shardwright.plan import TensorInfo, read_plan, resolve_plan, write_plan
 from shardwright.plan.patterns import generalize, matches
 
@@ -165,6 +165,7 @@ def test_a_dim_smaller_than_the_ranks():
 
 def test_files_round_trip(tmp_path):
     plan = {"a": "colwise", "b": Shard(0, Blocks((4, 2, 2), 2)), "c": Shard(1), "d": "replicate"}
+    plan["e"] = Shard(0, Cut.join([Cut.of(2, [(0, 3), (1, 1)]), Cut.whole(2, 2)]))
     write_plan(tmp_path / "plan.yaml", plan, comment="found")
     assert read_plan(tmp_path / "plan.yaml") == plan
     assert list(tmp_path.iterdir()) == [tmp_path / "plan.yaml"]
@@ -178,6 +179,8 @@ def test_files_round_trip(tmp_path):
         ("a: {sard: 0}", "unknown fields"),
         ("a: {shard: x}", "are numbers"),
         ("a: 3", "expected a style name"),
+        ("a: {shard: 0, owners: [[-1, 4]]}", "owners are numbers from 0, or -1 for every rank"),
+        ("a: {shard: 0, owners: [[0, 4], [-2, 4]]}", "owners are numbers from 0, or -1 for every rank"),
     ],
 )
 def test_bad_files(tmp_path, text, says):

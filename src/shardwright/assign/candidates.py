@@ -41,6 +41,7 @@ class Candidates:
     told: list[int] = field(default_factory=list)
     """How many choices of each site have become cuts of its dims."""
     bonds: Bonds = field(default_factory=Bonds)
+    packs: list[Pack] = field(default_factory=list)
 
     def layouts(self, value: Value, ndim: int) -> list[Layout]:
         """Every candidate shard of a value."""
@@ -72,12 +73,12 @@ def discover(
                 choice = {name: Cut.even(rule.sizes[name], num_ranks) for name in group}  # type: ignore[union-attr]
                 _choose(found, site, rule, choice)  # type: ignore[arg-type]
     joining = [(s, rule) for s, rule in zip(folded.sites, rules, strict=True) if rule is not None and rule.joint]
-    packs = find_packs((rule, _sides(site, rule)) for site, rule in joining)
+    found.packs = find_packs((rule, _sides(site, rule)) for site, rule in joining)
     pending = dict.fromkeys(sites)
     while pending:
         _settle(found, folded, rules, links, neighbours, pending)
         # What all parts of a dim agree on may settle another; where nothing does, some parts go ahead.
-        places = _join_packs(found, packs, agreed=True) or _join_packs(found, packs, agreed=False)
+        places = _join_packs(found, agreed=True) or _join_packs(found, agreed=False)
         for (index, _), _ in places:
             pending.update(dict.fromkeys([index, *neighbours[index]]))
     _drop_excess(found, folded, rules, pinned)
@@ -103,13 +104,13 @@ def _settle(
             pending[index] = None
 
 
-def _join_packs(found: Candidates, packs: list[Pack], *, agreed: bool) -> list[Place]:
+def _join_packs(found: Candidates, *, agreed: bool) -> list[Place]:
     """Note the cuts of packed dims that bound cuts of their parts make; where there was something new to note."""
     places: dict[Place, None] = {}
     num_joins = -1
     while num_joins != found.bonds.num_joins:
         num_joins = found.bonds.num_joins
-        for pack in packs:
+        for pack in found.packs:
             for cut in joined_cuts(pack, found.dims, found.bonds, found.num_ranks, agreed=agreed):
                 if _note(found, *pack.place, cut):
                     places[pack.place] = None

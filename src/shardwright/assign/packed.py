@@ -7,7 +7,7 @@ so; what is bound, directly or by way of others, is one cut of one index space. 
 cuts of its parts, wherever each part is taken from the dim (``x[:8]`` here, ``x[8:]`` there).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -102,7 +102,8 @@ def joined_cuts(
     """The cuts of a packed dim that bound cuts of its parts make; ``known``: the cuts of each dim.
 
     ``agreed``: those in which every part has a say; they are bound to the cuts of the parts. Otherwise, where there are
-    no such, those in which some have, most first, the others being cut in equal chunks.
+    no such, those in which some have, most first. The others are shared by all ranks (the keys and values of one head,
+    beside its queries), which is bound too, or cut in equal chunks.
     """
     pieces = pack.pieces()
     said: dict[Bound, dict[int, Cut]] = {}
@@ -121,9 +122,24 @@ def joined_cuts(
         return []
     found: dict[Cut, None] = {}
     for root in full or sorted(said, key=lambda root: -len(said[root])):
-        parts = [said[root].get(i) or Cut.even(stop - start, num_ranks) for i, (start, stop) in enumerate(pieces)]
-        joined = Cut.join(parts)
+        cuts = said[root]
+        even = [Cut.even(stop - start, num_ranks) for start, stop in pieces]
+        joined = Cut.join([cuts.get(i, one) for i, one in enumerate(even)])
+        if not agreed and _may_share(cuts, pieces, held):
+            rest = [
+                Cut.whole(stop - start, num_ranks) if i in held else even[i] for i, (start, stop) in enumerate(pieces)
+            ]
+            shared = Cut.join([cuts.get(i, one) for i, one in enumerate(rest)])
+            found[shared] = None
+            bonds.join([root, (pack.place, shared)])
         found[joined] = None
         if agreed:
             bonds.join([root, (pack.place, joined)])
     return list(found)
+
+
+def _may_share(cuts: Mapping[int, Cut], pieces: Sequence[tuple[int, int]], held: Collection[int]) -> bool:
+    """Whether all ranks may hold what these cuts leave out: they are the larger part of the dim, and spread evenly."""
+    sizes = {i: pieces[i][1] - pieces[i][0] for i in held}
+    is_most = 2 * sum(sizes[i] for i in cuts) > sum(sizes.values())
+    return is_most and all(cut.largest_fraction * cut.num_ranks < 2 for cut in cuts.values())

@@ -5,7 +5,7 @@ them. None is what an expert does: cut the axis in two, the heads on the first p
 module finds the heads; `shardwright.split` tries the two axes.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from shardwright.assign.candidates import Candidates
 from shardwright.assign.folding import Folded, Site
@@ -23,7 +23,8 @@ def scarce_heads(
     """Number of heads → placeholders of the weights that hold them, for heads fewer than ``num_ranks``.
 
     Heads are the leading factor of a dim ``(h d)`` that is a dim of its own elsewhere in the same call. A weight holds
-    them when its dim has the size of ``(h d)``, can be cut at whole heads, and is no dim that its reader sums over.
+    them when its dim has the size of ``(h d)``, or of several such (keys and values), can be cut at whole heads, and is
+    no dim that its reader sums over. Heads in a packed dim beside others that stay cut are found too, with no weight.
     """
     wanted: dict[tuple[int, Cut], int] = {}
     for rule in rules:
@@ -32,15 +33,29 @@ def scarce_heads(
             if isinstance(heads, int) and isinstance(size, int) and 1 < heads < num_ranks:
                 wanted[(size, Cut.even(heads, num_ranks).scale(size // heads))] = heads
     found: dict[int, set[str]] = {}
+    for pack in candidates.packs if wanted else ():
+        for start, stop, holders in pack.parts:
+            cuts = [cut for holder in holders for cut in candidates.dims.get(holder, ())]
+            for heads in (wanted[stop - start, cut] for cut in cuts if (stop - start, cut) in wanted):
+                found.setdefault(heads, set())
     for site in folded.sites if wanted else ():
         if site.step.kind != "input" or site.index not in free_state:
             continue
         for dim, size in enumerate(site.step.vals[0].shape):
             for cut in candidates.dims.get(((site.index, 0), dim), ()):
-                heads = wanted.get((size, cut)) if isinstance(size, int) else None
+                heads = _heads_of(cut, size, wanted) if isinstance(size, int) else None
                 if heads is not None and not _is_summed(folded, rules, site, dim):
                     found.setdefault(heads, set()).update(step.node.name for step in site.steps)
     return {heads: frozenset(names) for heads, names in sorted(found.items())}
+
+
+def _heads_of(cut: Cut, size: int, wanted: Mapping[tuple[int, Cut], int]) -> int | None:
+    """How many scarce heads a dim has, once or several times over, when it is cut so."""
+    for part in dict.fromkeys(part for part, _ in wanted):
+        one = cut.untile(size // part) if size and size % part == 0 else None
+        if one is not None and (part, one) in wanted:
+            return wanted[part, one]
+    return None
 
 
 def _head_terms(rule: Rule) -> list[tuple[Term, str]]:

@@ -65,11 +65,10 @@ def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int)
     rows = emit.sizes(padded)[0]
     ends = [_times(emit, rows, owner) for owner in range(num_ranks + 1)]
     pieces = [emit.call(aten.slice.Tensor, whole, 0, ends[owner], ends[owner + 1]) for owner in range(num_ranks)]
-    offsets = [0] * num_ranks
-    parts = []
-    for owner, length in cut.flat_runs():
-        parts.append(emit.call(aten.slice.Tensor, pieces[owner], dim, offsets[owner], offsets[owner] + length))
-        offsets[owner] += length
+    parts = [
+        emit.call(aten.slice.Tensor, pieces[owner], dim, offset, offset + length)
+        for owner, offset, length in cut.sources()
+    ]
     return parts[0] if len(parts) == 1 else emit.call(aten.cat.default, parts, dim)
 
 

@@ -205,7 +205,7 @@ class Walk:
         cut = cut_of(layout)
         if cut.is_concrete:
             return tuple(local_shape(tuple(whole.shape), layout, self.rank))
-        share = whole.shape[layout.dim] * _owned(cut.runs, self.rank) // cut.period
+        share = whole.shape[layout.dim] * cut.owned(self.rank) // cut.period
         return (*whole.shape[: layout.dim], share, *whole.shape[layout.dim + 1 :])
 
     def _write_plain(self, step: Step) -> None:
@@ -243,7 +243,7 @@ class Walk:
             cut = cut_of(layout)
             size.meta["val"] = local.meta["val"].shape[dim]
             scaled = self.emit.call(operator.mul, size, cut.period)
-            return self.emit.call(operator.floordiv, scaled, _owned(cut.runs, self.rank))
+            return self.emit.call(operator.floordiv, scaled, cut.owned(self.rank))
         return size
 
     def _any(self, value: Value) -> tuple[Layout, fx.Node]:
@@ -364,10 +364,6 @@ class Walk:
 def _strides(tensor: torch.Tensor) -> tuple[Any, ...]:
     """Strides to compare: symbolic ones as text, as comparing them would constrain them."""
     return tuple(stride if type(stride) is int else str(stride) for stride in tensor.stride())
-
-
-def _owned(runs: Sequence[tuple[int, int]], rank: int) -> int:
-    return sum(length for owner, length in runs if owner == rank)
 
 
 def _asserts_sizes(node: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from shardwright.errors import PlanError
-from shardwright.layout import Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
+from shardwright.layout import EVERY, Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -111,7 +111,9 @@ def _shard(value: Mapping[str, Any], where: str) -> Layout:
             runs = [(int(owner), int(length)) for owner, length in value["owners"]]
         except (TypeError, ValueError) as error:
             raise PlanError(f"{where}: owners is a list of [owner, length], got {value['owners']!r}") from error
-        if not runs or any(owner < 0 or length < 0 for owner, length in runs):
-            raise PlanError(f"{where}: owners are numbers from 0 with lengths, got {value['owners']!r}")
+        if not any(owner >= 0 for owner, _ in runs) or any(owner < EVERY or length < 0 for owner, length in runs):
+            raise PlanError(
+                f"{where}: owners are numbers from 0, or {EVERY} for every rank, with lengths; got {value['owners']!r}"
+            )
         return Shard(dim, Cut.of(max(owner for owner, _ in runs) + 1, runs))
     return Shard(dim, Blocks(tuple(parts), unit)) if parts or unit != 1 else Shard(dim)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout import Cut, Layout, Partial, join_shards, local_shape, take_shard
+from shardwright.layout import Cut, Layout, Partial, Shard, join_shards, local_shape, take_shard
 from shardwright.rules.call import bind_arguments, leaves, make_call, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import (
@@ -52,7 +52,7 @@ class EagerLocal:
 
 
 def default_strategies(rule: Rule, num_ranks: int, seeds: Mapping[int, Sequence[Cut]] | None = None) -> list[Strategy]:
-    """Every strategy of a rule: whole, partial sums, and each factor group cut in equal chunks.
+    """Every strategy of a rule: whole, partial sums, each factor group cut in equal chunks, or all but a part of it.
 
     ``seeds``: further cuts of operand dims, as ``{operand: cuts of its dims}``, turned into factor cuts.
     """
@@ -60,9 +60,11 @@ def default_strategies(rule: Rule, num_ranks: int, seeds: Mapping[int, Sequence[
     found.update(dict.fromkeys(partial_strategies(rule)))
     for group in rule.groups():
         if all(isinstance(rule.sizes[name], int) for name in group):
-            cut = strategy_for(rule, {name: Cut.even(rule.sizes[name], num_ranks) for name in group})
-            if cut is not None:
-                found[cut] = None
+            sizes = {name: rule.sizes[name] for name in group}
+            for choice in (_even(sizes, num_ranks), *_shared(sizes, num_ranks)):
+                cut = strategy_for(rule, choice)
+                if cut is not None:
+                    found[cut] = None
     for operand, cuts in (seeds or {}).items():
         for term in rule.operands[operand]:
             for cut in cuts:
@@ -71,6 +73,21 @@ def default_strategies(rule: Rule, num_ranks: int, seeds: Mapping[int, Sequence[
                     if seeded is not None and not any(name in rule.fixed for name in choice):
                         found[seeded] = None
     return list(found)
+
+
+def _even(sizes: Mapping[str, int], num_ranks: int) -> dict[str, Cut]:
+    return {name: Cut.even(size, num_ranks) for name, size in sizes.items()}
+
+
+def _shared(sizes: Mapping[str, int], num_ranks: int) -> Iterator[dict[str, Cut]]:
+    """Cuts that leave every rank a part: each factor of a group in turn, or the first index of a factor by itself."""
+    even = _even(sizes, num_ranks)
+    if len(sizes) > 1:
+        yield from ({**even, name: Cut.whole(size, num_ranks)} for name, size in sizes.items())
+        return
+    for name, size in sizes.items():
+        if size > 1:
+            yield {name: Cut.join([Cut.whole(1, num_ranks), Cut.even(size - 1, num_ranks)])}
 
 
 def run_strategy(
@@ -155,7 +172,12 @@ def _compare(
             return f"has shape {tuple(piece.shape)} on rank {rank}, but {layout} means {tuple(expected)}"
         if piece.dtype != whole.dtype:
             return f"has dtype {piece.dtype} on rank {rank}, not {whole.dtype}"
-    joined = join_shards(pieces, layout)
+    if isinstance(layout, Shard):
+        # Piece by piece: what several ranks hold has to be right on each.
+        joined = torch.cat([piece.reshape(-1) for piece in pieces])
+        whole = torch.cat([take_shard(whole, layout, rank).reshape(-1) for rank in range(len(pieces))])
+    else:
+        joined = join_shards(pieces, layout)
     if joined.numel() == 0:
         return None
     if not (whole.is_floating_point() or whole.is_complex()):

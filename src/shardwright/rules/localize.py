@@ -47,8 +47,7 @@ def local_size(local: Local, size: Any, cut: Cut) -> Any:
     """This rank's share of a size, given as an int or as the value of a symbolic int."""
     if isinstance(size, int):
         return cut.local_size(local.rank)
-    owned = sum(length for owner, length in cut.runs if owner == local.rank)
-    return local.run(operator.floordiv, local.run(operator.mul, size, owned), cut.period)
+    return local.run(operator.floordiv, local.run(operator.mul, size, cut.owned(local.rank)), cut.period)
 
 
 def dense(local: Local, value: Any) -> Any:

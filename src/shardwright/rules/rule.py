@@ -9,6 +9,8 @@ Cutting factor ``f`` by cut ``c`` gives (see `strategy_for`):
 - an operand or result with ``f`` in the product dim ``(a f b)``: ``Shard(dim, c tiled |a| times, scaled by |b|)``;
 - an operand without ``f``: ``Replicate``, or ``Partial("sum")`` when it is *added* to what ``f`` sums up (a bias);
 - a result without ``f``: ``Partial(op)``, ``op`` being how the operator reduces ``f``.
+
+Of factors that are cut together some may be whole: keys and values that all ranks share, beside queries that are cut.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -201,13 +203,15 @@ def term_cut(term: Term, cuts: Mapping[str, Cut], sizes: Mapping[str, Size]) -> 
     if term.is_sum:
         if len(touched) != len(term.factors):
             raise ValueError(f"{term}: the parts of a dim are cut together")
-        return Cut.join([cuts[name] for name in term.factors])
+        joined = Cut.join([cuts[name] for name in term.factors])
+        return None if joined.is_whole else joined
     if len(touched) != 1:
         raise ValueError(f"{term}: two factors of one dim are cut")
     position = term.factors.index(touched[0])
     before = product(sizes[name] for name in term.factors[:position])
     after = product(sizes[name] for name in term.factors[position + 1 :])
-    return cuts[touched[0]].scale(after).tile(before)
+    cut = cuts[touched[0]].scale(after).tile(before)
+    return None if cut.is_whole else cut
 
 
 def factor_cuts(term: Term, cut: Cut, sizes: Mapping[str, Size]) -> list[dict[str, Cut]]:
@@ -241,6 +245,9 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
             raise ValueError("one tensor is cut on two dims")
         return Shard(*found[0]) if found else None
 
+    if any(cut.is_shared and name in rule.reduces for name, cut in cuts.items()):
+        # What every rank holds would be counted once a rank.
+        return None
     reductions = {rule.reduces[name] for name in cuts if name in rule.reduces}
     if any(name not in rule.reduces and name not in rule.dropped and not _carried(rule, name) for name in cuts):
         return None
@@ -254,7 +261,12 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
             is_added = index in rule.added and reductions
             operands[index] = Partial("sum") if is_added else REPLICATE
     for index, layout in enumerate(results):
-        if layout is None and rule.results[index] is not None:
+        dims = rule.results[index]
+        if layout is None and dims is not None:
+            if any(name in cuts for term in dims for name in term.factors):
+                # Carried, and whole by what is said of it.
+                results[index] = REPLICATE
+                continue
             if index in rule.independent or (not reductions and all(name in rule.dropped for name in cuts)):
                 results[index] = REPLICATE
                 continue
