@@ -7,6 +7,8 @@ do this by hand, model by model, as key-value head replication (vLLM, TensorRT-L
 
 import math
 
+from torch.export.graph_signature import OutputKind
+
 from shardwright.assign.cost import CostModel
 from shardwright.layout import Shard, cut_of
 from shardwright.sharded import ShardedProgram
@@ -17,11 +19,18 @@ _TIE = 1e-6
 def splits(sharded: ShardedProgram, axis: str) -> list[int]:
     """How many ranks the first of two axes could have in place of ``axis``: as many as heads that are scarce allow.
 
-    None where inputs or outputs are cut other than in equal chunks: two cuts would not give ranks the same pieces.
+    None where inputs or outputs are cut other than in equal chunks: two cuts would not give ranks the same pieces. (A
+    buffer that is written in place, a cache of scarce heads say, is nobody's output and may be held otherwise.)
     """
     num_ranks, assignment = sharded.mesh.size(axis), sharded.assignments[axis]
     named = [assignment.layouts.get(item.name) for item in sharded.program.user_inputs()]
-    returned = [s.operands[0] for s in assignment.strategies if s is not None and not s.results]
+    returned = [
+        strategy.operands[0]
+        for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True)
+        if strategy is not None
+        and step.kind == "output"
+        and sharded.program.outputs[step.output].kind != OutputKind.BUFFER_MUTATION
+    ]
     if not all(_is_chunked(layout) for layout in (*named, *returned) if isinstance(layout, Shard)):
         return []
     found = {math.gcd(heads, num_ranks) for heads in assignment.scarce}

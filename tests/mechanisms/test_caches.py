@@ -1,0 +1,212 @@
+"""Static caches that a model writes in place: held where their heads are, from one call to the next and from one
+program to another.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export import Dim
+
+import shardwright as sw
+from tests.mechanisms.sharding import PLAN, Attend, check, chunks, held, kinds, units
+from tests.models import redraw, relative_error
+
+BATCH, LENGTH = 2, 8
+
+
+def by_index_copy(cache, position, new):
+    cache.index_copy_(2, position, new)
+
+
+def by_index_put(cache, position, new):
+    cache[:, :, position] = new
+
+
+def by_index_put_of_rows(cache, position, new):
+    """Every sequence of the batch has a row of indices, as continuous batching has it."""
+    rows = torch.arange(new.shape[0])[:, None]
+    cache.transpose(1, 2)[rows, position.expand(new.shape[0], -1)] = new.transpose(1, 2)
+
+
+def by_scatter(cache, position, new):
+    cache.scatter_(2, position[:, None].expand_as(new), new)
+
+
+def by_scatter_of_masks(cache, position, new):
+    """Where every place takes the token written there, if there is one: nothing is indexed."""
+    taken = torch.arange(LENGTH)[:, None] == position
+    cache.copy_(torch.where(taken.any(-1, keepdim=True), taken.to(new.dtype) @ new, cache))
+
+
+def by_rolling(cache, position, new):
+    """A window: what is oldest leaves (the position says nothing)."""
+    cache.copy_(torch.cat((cache[:, :, new.shape[2] :], new), 2))
+
+
+WRITES = [by_index_copy, by_index_put, by_index_put_of_rows, by_scatter, by_scatter_of_masks]
+
+
+class Cached(Attend):
+    """Attention over all that was ever written."""
+
+    batch = BATCH
+
+    def __init__(self, write, heads=8, kv_heads=4):
+        self.write, self.heads, self.kv_heads = write, heads, kv_heads
+        super().__init__()
+        for name in ("keys", "values"):
+            self.register_buffer(name, torch.zeros(self.batch, kv_heads, LENGTH, self.head_dim))
+
+    def forward(self, x, position):
+        q, k, v = self.project(x)
+        self.write(self.keys, position, k)
+        self.write(self.values, position, v)
+        seen = torch.arange(LENGTH) <= position[:, None]
+        out = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen, enable_gqa=True)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+def tokens(count, batch=BATCH, seed=0):
+    return torch.randn(batch, count, Attend.width, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def follow(model, programs, steps):
+    """Run steps of (program, tokens, positions) on all ranks, each on the buffers that the one before it left."""
+    model = redraw(model).double()
+    simulations = [sharded.simulation() for sharded in programs]
+    state = simulations[0].state
+    for which, x, position in steps:
+        simulations[which].state = state
+        wanted = model(x, position)
+        for got in simulations[which](x, position):
+            assert relative_error(got, wanted) < 1e-9
+
+
+STEPS = [(0, tokens(3), torch.arange(3)), *((1, tokens(1, seed=s), torch.tensor([s])) for s in (3, 4, 5))]
+"""Three tokens at once, and then one after another."""
+
+
+def prefill_and_decode(model, num_ranks, plan, **options):
+    programs = [check(model, (x, position), num_ranks, plan, **options) for _, x, position in STEPS[:2]]
+    for sharded in programs:
+        assert kinds(sharded) == {"all_reduce": 1}
+    return programs
+
+
+@pytest.mark.parametrize(
+    ("write", "plan", "num_ranks"),
+    [*((write, PLAN, 2) for write in WRITES), (by_index_copy, PLAN, 3), *((write, "auto", 4) for write in WRITES[::2])],
+)
+def test_a_cache_is_held_where_its_heads_are(write, plan, num_ranks):
+    programs = prefill_and_decode(Cached(write), num_ranks, plan)
+    for sharded in programs:
+        assert held(sharded, "keys", 1) == held(sharded, "values", 1) == chunks(4, num_ranks)
+        assert units(sharded, "k_proj.weight", 4) == chunks(4, num_ranks)
+    follow(Cached(write), programs, STEPS)
+
+
+def by_slice(cache, position, new):
+    """The beginning is written, as a prefill does."""
+    cache[: new.shape[0], :, : new.shape[2]] = new
+
+
+@pytest.mark.parametrize(("write", "count"), [(by_slice, 3), (by_rolling, 3), (by_rolling, 1)])
+def test_a_slice_of_a_cache_is_written_where_its_heads_are(write, count):
+    steps = [(0, tokens(count, seed=s), torch.arange(count)) for s in range(3)]
+    sharded = check(Cached(write), steps[0][1:], 2, PLAN)
+    assert kinds(sharded) == {"all_reduce": 1}
+    assert held(sharded, "keys", 1) == held(sharded, "values", 1) == chunks(4, 2)
+    follow(Cached(write), [sharded], steps)
+
+
+@pytest.mark.parametrize("write", [by_index_copy, by_index_put])
+def test_a_cache_of_two_heads_on_four_ranks_is_cut_in_two(write):
+    model = Cached(write, kv_heads=2)
+    programs = prefill_and_decode(model, 4, PLAN, slack=0.5)
+    for sharded in programs:
+        assert sharded.mesh.axes == (("tp.0", 2), ("tp.1", 2))
+        assert held(sharded, "keys", 1) == held(sharded, "values", 1) == [[0], [0], [1], [1]]
+        assert units(sharded, "q_proj.weight", 4) == chunks(8, 4)
+    follow(model, programs, STEPS)
+
+
+def test_a_cache_of_one_head_is_on_every_rank():
+    model = Cached(by_index_copy, kv_heads=1)
+    programs = prefill_and_decode(model, 4, {"q_proj": "colwise", "o_proj": "rowwise"})
+    for sharded in programs:
+        assert held(sharded, "keys", 1) == held(sharded, "values", 1) == [[0]] * 4
+        assert units(sharded, "q_proj.weight", 4) == chunks(8, 4)
+    follow(model, programs, STEPS)
+
+
+class CachedFor(Cached):
+    """A cache for more sequences than are given: the first ones of it are used."""
+
+    batch = 4
+
+    def forward(self, x, position):
+        q, k, v = self.project(x)
+        keys, values = self.keys[: x.shape[0]], self.values[: x.shape[0]]
+        self.write(keys, position, k)
+        self.write(values, position, v)
+        seen = torch.arange(LENGTH) <= position[:, None]
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, enable_gqa=True)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("write", "plan", "num_ranks"), [(by_index_copy, PLAN, 2), (by_index_put, PLAN, 2), (by_scatter, "auto", 4)]
+)
+def test_one_program_for_any_number_of_tokens_and_sequences(write, plan, num_ranks):
+    count = Dim("count", max=LENGTH)
+    dynamic = ({0: Dim("batch", max=CachedFor.batch), 1: count}, {0: count})
+    sharded = check(CachedFor(write), (tokens(3), torch.arange(3)), num_ranks, plan, dynamic=dynamic)
+    assert kinds(sharded) == {"all_reduce": 1}
+    assert held(sharded, "keys", 1) == held(sharded, "values", 1) == chunks(4, num_ranks)
+    assert sharded.exported(0).range_constraints == sharded.program.source.range_constraints
+    lone = [(0, tokens(2, 1, seed=9), torch.arange(6, 8)), (0, tokens(1, 1, seed=8), torch.tensor([5]))]
+    follow(CachedFor(write), [sharded] * 2, [*((0, x, at) for _, x, at in STEPS), *lone])
+
+
+def llama_with_a_static_cache(kv_heads):
+    """As transformers makes a decoder ready for export."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    executorch = pytest.importorskip("transformers.integrations.executorch")
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=kv_heads,
+        vocab_size=64,
+        max_position_embeddings=LENGTH,
+    )
+    model = redraw(transformers.LlamaForCausalLM(config)).double()
+    model.generation_config.cache_implementation = "static"
+    return executorch.TorchExportableModuleWithStaticCache(model, batch_size=BATCH, max_cache_len=LENGTH).eval()
+
+
+@pytest.mark.parametrize(("kv_heads", "num_ranks"), [(4, 2), (2, 4)])
+def test_the_static_cache_of_transformers_is_cut_by_the_plan_that_it_ships(kv_heads, num_ranks):
+    ids = torch.randint(3, 64, (BATCH, 6), generator=torch.Generator().manual_seed(0))
+    steps = [(0, torch.arange(3)), *((1, torch.tensor([place])) for place in (3, 4, 5))]
+    model, programs = llama_with_a_static_cache(kv_heads), []
+    for count in (3, 1):
+        given = {"input_ids": ids[:, :count], "cache_position": torch.arange(count)}
+        exported = torch.export.export(model, (), given, strict=True)
+        sharded = sw.shard(exported, mesh=num_ranks, plan="hf", slack=0.3)
+        assert sw.verify(sharded, exported, (), given, tolerance=1e-9).ok
+        # Two a layer, one to look up words, one for the logits.
+        assert kinds(sharded) == {"all_reduce": 2 * 2 + 1, "all_gather": 1}
+        for layer in (0, 1):
+            rows = units(sharded, f"model.model.layers.{layer}.self_attn.k_proj.weight", 4)
+            assert rows == [[rank * kv_heads // num_ranks + i for i in range(max(kv_heads // num_ranks, 1))] for rank in range(num_ranks)]
+            assert held(sharded, f"key_cache_{layer}", 1) == held(sharded, f"value_cache_{layer}", 1) == rows
+        programs.append(sharded)
+    fresh, simulations = llama_with_a_static_cache(kv_heads), [sharded.simulation() for sharded in programs]
+    for which, places in steps:
+        simulations[which].state = simulations[0].state
+        wanted = fresh(input_ids=ids[:, places], cache_position=places)
+        for got in simulations[which](input_ids=ids[:, places], cache_position=places):
+            assert relative_error(got, wanted) < 1e-9
