@@ -5,7 +5,6 @@ program to another.
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.export import Dim
 
 import shardwright as sw
@@ -96,7 +95,12 @@ def prefill_and_decode(model, num_ranks, plan, **options):
 
 @pytest.mark.parametrize(
     ("write", "plan", "num_ranks"),
-    [*((write, PLAN, 2) for write in WRITES), (by_index_copy, PLAN, 3), *((write, "auto", 4) for write in WRITES[::2])],
+    [
+        *((write, PLAN, 2) for write in WRITES),
+        (by_index_put, PLAN, 3),
+        (by_index_copy, "auto", 4),
+        (by_scatter, "auto", 4),
+    ],
 )
 def test_a_cache_is_held_where_its_heads_are(write, plan, num_ranks):
     programs = prefill_and_decode(Cached(write), num_ranks, plan)
@@ -111,7 +115,7 @@ def by_slice(cache, position, new):
     cache[: new.shape[0], :, : new.shape[2]] = new
 
 
-@pytest.mark.parametrize(("write", "count"), [(by_slice, 3), (by_rolling, 3), (by_rolling, 1)])
+@pytest.mark.parametrize(("write", "count"), [(by_slice, 3), (by_rolling, 1)])
 def test_a_slice_of_a_cache_is_written_where_its_heads_are(write, count):
     steps = [(0, tokens(count, seed=s), torch.arange(count)) for s in range(3)]
     sharded = check(Cached(write), steps[0][1:], 2, PLAN)
@@ -155,9 +159,7 @@ class CachedFor(Cached):
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize(
-    ("write", "plan", "num_ranks"), [(by_index_copy, PLAN, 2), (by_index_put, PLAN, 2), (by_scatter, "auto", 4)]
-)
+@pytest.mark.parametrize(("write", "plan", "num_ranks"), [(by_index_copy, PLAN, 2), (by_index_put, "auto", 4)])
 def test_one_program_for_any_number_of_tokens_and_sequences(write, plan, num_ranks):
     count = Dim("count", max=LENGTH)
     dynamic = ({0: Dim("batch", max=CachedFor.batch), 1: count}, {0: count})
@@ -169,16 +171,16 @@ def test_one_program_for_any_number_of_tokens_and_sequences(write, plan, num_ran
     follow(CachedFor(write), [sharded] * 2, [*((0, x, at) for _, x, at in STEPS), *lone])
 
 
-def llama_with_a_static_cache(kv_heads):
+def llama_with_a_static_cache():
     """As transformers makes a decoder ready for export."""
     transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
     executorch = pytest.importorskip("transformers.integrations.executorch")
     config = transformers.LlamaConfig(
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=8,
-        num_key_value_heads=kv_heads,
+        num_key_value_heads=2,
         vocab_size=64,
         max_position_embeddings=LENGTH,
     )
@@ -187,24 +189,22 @@ def llama_with_a_static_cache(kv_heads):
     return executorch.TorchExportableModuleWithStaticCache(model, batch_size=BATCH, max_cache_len=LENGTH).eval()
 
 
-@pytest.mark.parametrize(("kv_heads", "num_ranks"), [(4, 2), (2, 4)])
-def test_the_static_cache_of_transformers_is_cut_by_the_plan_that_it_ships(kv_heads, num_ranks):
+def test_the_static_cache_of_transformers_is_cut_by_the_plan_that_it_ships():
     ids = torch.randint(3, 64, (BATCH, 6), generator=torch.Generator().manual_seed(0))
     steps = [(0, torch.arange(3)), *((1, torch.tensor([place])) for place in (3, 4, 5))]
-    model, programs = llama_with_a_static_cache(kv_heads), []
+    model, programs = llama_with_a_static_cache(), []
     for count in (3, 1):
         given = {"input_ids": ids[:, :count], "cache_position": torch.arange(count)}
         exported = torch.export.export(model, (), given, strict=True)
-        sharded = sw.shard(exported, mesh=num_ranks, plan="hf", slack=0.3)
+        sharded = sw.shard(exported, mesh=4, plan="hf")
         assert sw.verify(sharded, exported, (), given, tolerance=1e-9).ok
         # Two a layer, one to look up words, one for the logits.
-        assert kinds(sharded) == {"all_reduce": 2 * 2 + 1, "all_gather": 1}
-        for layer in (0, 1):
-            rows = units(sharded, f"model.model.layers.{layer}.self_attn.k_proj.weight", 4)
-            assert rows == [[rank * kv_heads // num_ranks + i for i in range(max(kv_heads // num_ranks, 1))] for rank in range(num_ranks)]
-            assert held(sharded, f"key_cache_{layer}", 1) == held(sharded, f"value_cache_{layer}", 1) == rows
+        assert kinds(sharded) == {"all_reduce": 2 + 1, "all_gather": 1}
+        assert held(sharded, "key_cache_0", 1) == held(sharded, "value_cache_0", 1) == [[0], [0], [1], [1]]
+        assert units(sharded, "model.model.layers.0.self_attn.k_proj.weight", 4) == [[0], [0], [1], [1]]
+        assert units(sharded, "model.model.layers.0.self_attn.q_proj.weight", 4) == chunks(8, 4)
         programs.append(sharded)
-    fresh, simulations = llama_with_a_static_cache(kv_heads), [sharded.simulation() for sharded in programs]
+    fresh, simulations = llama_with_a_static_cache(), [sharded.simulation() for sharded in programs]
     for which, places in steps:
         simulations[which].state = simulations[0].state
         wanted = fresh(input_ids=ids[:, places], cache_position=places)

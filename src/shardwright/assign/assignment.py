@@ -22,7 +22,7 @@ from shardwright.assign.regions import is_region_call, region_rule
 from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
-from shardwright.collectives import COLLECTIVES
+from shardwright.collectives import COLLECTIVES, all_reduce
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
 from shardwright.nodes import describe, module_path, op_name, source_line
@@ -382,7 +382,8 @@ class _Builder:
                     given = moved[-1]
                     moved = [min(size, given) for size in moved]
             work = [self.cost.work_us(s, moved, products) for s in strategies]
-        return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node))
+        is_summed = bool(step.node.users) and all(user.target is all_reduce for user in step.node.users)
+        return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node), is_summed)
 
     def _moved(self, step: Step) -> list[int]:
         """The bytes of a step's whole operands, then results."""

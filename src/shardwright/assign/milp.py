@@ -45,7 +45,7 @@ import numpy as np
 
 from shardwright.assign.cost import has_collective, share
 from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, relative_gap
-from shardwright.assign.problem import Problem, Solution, ValueFlow, least_bytes
+from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, least_bytes
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.rules.rule import Strategy
@@ -140,7 +140,7 @@ class _Model:
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
         self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s])
         self.preference = self._by_choice(
-            lambda site, s: site.members * (TIE * _preference(site.strategies[s], s) + STORE_US * site.weight_bytes[s])
+            lambda site, s: site.members * (TIE * _preference(site, s) + STORE_US * site.weight_bytes[s])
         )
 
     def _vector(self, entries: dict[int, float]) -> np.ndarray:
@@ -308,10 +308,12 @@ class _Model:
             ) from error
 
 
-def _preference(strategy: Strategy, number: int) -> float:
+def _preference(site: SiteChoices, number: int) -> float:
     """Reduce early (partial results cost most), prefer a cut to whole work, then the first strategy.
 
-    A weight stored as a partial sum (a bias on the first rank, zeros on the others) delays nothing.
+    A weight stored as a partial sum (a bias on the first rank, zeros on the others) delays nothing. What another axis
+    sums next is best summed there: neighbours become one.
     """
+    strategy = site.strategies[number]
     partial = sum(isinstance(layout, Partial) for layout in strategy.results) if strategy.operands else 0
-    return 1.0 * partial + (0.0 if strategy.cuts else 0.1) + 1e-3 * min(number, 50)
+    return (-1.0 if site.is_summed else 1.0) * partial + (0.0 if strategy.cuts else 0.1) + 1e-3 * min(number, 50)

@@ -10,13 +10,18 @@ from shardwright.rules.rule import Strategy
 
 @dataclass
 class SiteChoices:
-    """One site for the solver: its strategies with their costs, how many steps it stands for."""
+    """One site for the solver: its strategies with their costs, how many steps it stands for.
+
+    ``is_summed``: whether what reads it is an all-reduce along another axis, so that reducing it there is best done
+    right before: neighbours become one.
+    """
 
     members: int
     strategies: list[Strategy]
     work_us: list[float]
     weight_bytes: list[int]
     name: str = ""
+    is_summed: bool = False
 
 
 @dataclass

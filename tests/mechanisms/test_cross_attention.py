@@ -1,0 +1,104 @@
+"""Encoders and decoders that read them: two sums a layer of an encoder, three of a decoder, as an expert has it."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from tests.mechanisms.sharding import chunks, held, units
+from tests.models import redraw
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+
+LAYERS, HEADS, HEAD_DIM, WORDS, WIDTH = 2, 4, 8, 64, 32
+SOURCE = torch.randint(3, WORDS, (2, 6), generator=torch.Generator().manual_seed(0))
+TARGET = torch.randint(3, WORDS, (2, 5), generator=torch.Generator().manual_seed(1))
+SOUND = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(2)).double()
+COMMON = {"vocab_size": WORDS, "d_model": WIDTH, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 2}
+SIDES = {
+    f"{side}_{name}": size
+    for side in ("encoder", "decoder")
+    for name, size in (("layers", LAYERS), ("attention_heads", HEADS), ("ffn_dim", 64))
+}
+
+
+def t5():
+    config = transformers.T5Config(
+        **COMMON, d_kv=HEAD_DIM, d_ff=64, num_layers=LAYERS, num_heads=HEADS, relative_attention_num_buckets=8
+    )
+    return transformers.T5ForConditionalGeneration(config), SOURCE
+
+
+def bart():
+    config = transformers.BartConfig(**COMMON, **SIDES, max_position_embeddings=32)
+    return transformers.BartForConditionalGeneration(config), SOURCE
+
+
+def whisper():
+    config = transformers.WhisperConfig(
+        **COMMON, **SIDES, num_mel_bins=8, max_source_positions=6, max_target_positions=16, bos_token_id=1
+    )
+    return transformers.WhisperForConditionalGeneration(config), SOUND
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, source, target):
+        return self.model(source, decoder_input_ids=target, use_cache=False).logits
+
+
+def shard(make, num_ranks, plan="auto", **options):
+    """The sharded program, equal to the original on every rank."""
+    model, source = make()
+    model = Logits(redraw(model).double())
+    exported = torch.export.export(model, (source, TARGET))
+    sharded = sw.shard(exported, mesh=num_ranks, plan=plan, **options)
+    report = sw.verify(sharded, exported, (source, TARGET), tolerance=1e-6)
+    assert report.ok, str(report)
+    assert sharded.fallbacks == []
+    return sharded
+
+
+PLANS = {
+    t5: {
+        "model.**.[q,k,v]": "colwise",
+        "model.**.o": "rowwise",
+        "model.**.wi": "colwise",
+        "model.**.wo": "rowwise",
+    },
+    **dict.fromkeys(
+        (bart, whisper),
+        {
+            "model.**.[q,k,v]_proj": "colwise",
+            "model.**.out_proj": "rowwise",
+            "model.**.fc1": "colwise",
+            "model.**.fc2": "rowwise",
+        },
+    ),
+}
+
+
+def collectives(sharded):
+    return dict(Counter(c.kind for c in sharded.collectives))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("make", PLANS)
+def test_two_sums_a_layer_of_the_encoder_and_three_of_the_decoder(make, num_ranks):
+    sharded = shard(make, num_ranks, PLANS[make])
+    assert collectives(sharded) == {"all_reduce": 2 * LAYERS + 3 * LAYERS}
+    print([w.name for w in sharded.weights])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("make", PLANS)
+def test_the_automatic_plan(make, num_ranks):
+    sharded = shard(make, num_ranks)
+    print(collectives(sharded))
+    for c in sharded.collectives: print(c.kind, c.num_bytes, c.module)
+    for w in sharded.weights: print(w.name, w.shape, w.layouts)
