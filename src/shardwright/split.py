@@ -10,7 +10,7 @@ import math
 from torch.export.graph_signature import OutputKind
 
 from shardwright.assign.cost import CostModel
-from shardwright.layout import Shard, cut_of
+from shardwright.layout import Cut, Shard, cut_of
 from shardwright.sharded import ShardedProgram
 
 _TIE = 1e-6
@@ -38,10 +38,30 @@ def splits(sharded: ShardedProgram, axis: str) -> list[int]:
 
 
 def is_even_on(sharded: ShardedProgram, axis: str) -> bool:
-    """Whether all ranks get pieces of equal size along ``axis``, so that one assignment on the next axis serves all."""
-    strategies = (s for s in sharded.assignments[axis].strategies if s is not None)
-    layouts = (layout for s in strategies for layout in (*s.operands, *s.results))
-    return all(cut_of(layout).is_even for layout in layouts if isinstance(layout, Shard))
+    """Whether all ranks get pieces of equal size along ``axis``, and cut them out of whole values by the same number
+    of slices, so that one assignment on the next axis serves all.
+    """
+    assignment = sharded.assignments[axis]
+    for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True):
+        if strategy is None:
+            continue
+        layouts = (*strategy.operands, *strategy.results)
+        if not all(cut_of(layout).is_even for layout in layouts if isinstance(layout, Shard)):
+            return False
+        for (producer, result), layout in zip(step.reads, strategy.operands, strict=True):
+            made = assignment.strategies[producer]
+            is_passed = made is None or layout == made.results[result]
+            if isinstance(layout, Shard) and not is_passed and not _is_sliced_alike(cut_of(layout)):
+                return False
+    return True
+
+
+def _is_sliced_alike(cut: Cut) -> bool:
+    """Whether every rank's piece is made of ranges of the same lengths."""
+    if not cut.is_concrete:
+        return True
+    ranges = [[stop - start for start, stop in cut.intervals(rank)] for rank in range(cut.num_ranks)]
+    return all(one == ranges[0] for one in ranges)
 
 
 def _is_chunked(layout: Shard) -> bool:

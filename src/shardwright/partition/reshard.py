@@ -59,8 +59,11 @@ def cut_locally(emit: Emitter, x: fx.Node, target: Shard, rank: int) -> fx.Node:
 
 
 def spread(emit: Emitter, x: fx.Node, rank: int) -> fx.Node:
-    """A value that is there whole as a partial sum: the first rank keeps it, the others hold zeros."""
-    return x if rank == 0 else emit.call(aten.zeros_like.default, x)
+    """A value that is there whole as a partial sum: the first rank keeps it, the others hold zeros.
+
+    One call on every rank, so that an axis cut next finds graphs of the same steps.
+    """
+    return emit.call(aten.alias.default if rank == 0 else aten.zeros_like.default, x)
 
 
 def _local(whole: torch.Tensor, target: Layout, rank: int) -> tuple[Any, ...]:
