@@ -34,12 +34,14 @@ def agree(kind, runs, emit):
     emit({"stage": "build"})
     try:
         config = configured(kind)
-        if not config.base_model_tp_plan:
-            emit({"verdict": "no plan"})
-            return
-        model, inputs = build(kind, config)
+        # A composite's causal model is that of its text part.
+        has_plan = config.base_model_tp_plan or config.get_text_config().base_model_tp_plan
+        model, inputs = build(kind, config) if has_plan else (None, {})
     except NotBuildableError as error:
         emit({"verdict": "not buildable", "reason": str(error)})
+        return
+    if model is None or not model.config.base_model_tp_plan:
+        emit({"verdict": "no plan"})
         return
     facts = {"torch": str(torch.__version__), "transformers": transformers.__version__, "tokens": TOKENS}
     facts["parameters"] = sum(p.numel() for p in model.parameters())
