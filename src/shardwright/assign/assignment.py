@@ -1,5 +1,6 @@
 """`assign_layouts`: from a program and pinned layouts to a strategy for every step."""
 
+import itertools
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -220,22 +221,28 @@ class _Builder:
             if site.step.kind == "output" and site.step.output in self.mutated:
                 step = inputs[self.mutated[site.step.output]]
                 found[site.index] = (self.folded.site_of[step.index], step.vals[0].dim())
-        leaders: dict[int, int] = {}
+        read = self._read()
+        tied: dict[int, list[int]] = {}
         for item in self.program.inputs:
             if item.is_state and item.target is not None and item.name in inputs:
-                step = inputs[item.name]
-                site = self.folded.site_of[step.index]
-                leader = leaders.setdefault(id(self.program.weights[item.target].tensor), site)
-                if leader != site:
-                    found[site] = (leader, step.vals[0].dim())
+                site = self.folded.site_of[inputs[item.name].index]
+                tied.setdefault(id(self.program.weights[item.target].tensor), []).append(site)
+        for sites in tied.values():
+            # A chain from the names that something reads to those that nothing does: what readers ask for is passed on.
+            chain = sorted(dict.fromkeys(sites), key=lambda site: site in read)
+            for leader, site in itertools.pairwise(chain):
+                found[site] = (leader, self.folded.sites[site].step.vals[0].dim())
         return found
+
+    def _read(self) -> set[int]:
+        """Sites that something reads."""
+        return {source for site in self.folded.sites for sources in site.reads for source, _ in sources}
 
     def _unread(self) -> set[int]:
         """Placeholders that nothing reads, under their own name or that of a tensor they are tied to."""
-        read = {source for site in self.folded.sites for sources in site.reads for source, _ in sources}
         linked = {site for output, (placeholder, _) in self.links.items() for site in (output, placeholder)}
         inputs = {site.index for site in self.folded.sites if site.step.kind == "input"}
-        return inputs - read - linked
+        return inputs - self._read() - linked
 
     def _free_state(self) -> set[int]:
         return {
@@ -369,8 +376,10 @@ class _Builder:
         if step.kind == "input" and (item := self.kinds.get(step.node.name)) is not None and item.is_state:
             total = self._elements(step.vals[0]) * step.vals[0].element_size()
             weight_bytes = [math.ceil(total * share(s.results[0])) for s in strategies]
-            if (len(strategies) == 1 and site.index in self.unread) or step.node.name in self.pins.may_stay_whole:
-                # Its layout is not a matter of bytes, which shall not loosen (or tighten) the bound on the others'.
+            is_settled = len(strategies) == 1 and site.index in self.unread
+            if is_settled or site.index in self.links or step.node.name in self.pins.may_stay_whole:
+                # Its layout is not a matter of bytes, which shall not loosen (or tighten) the bound on the others'; or
+                # it is one tensor with another, whose bytes count.
                 weight_bytes = [0] * len(strategies)
         elif step.kind == "call" and step.vals and step.node.target not in COLLECTIVES:
             moved: list[int] = [] if rule is not None and rule.moves else self._moved(step)
