@@ -1,6 +1,9 @@
 """Plans from elsewhere: every style string of transformers, prefixes, what a model lacks, AutoDeploy's mappings."""
 
+import ast
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +42,8 @@ MODULES = {
     "model.norm": "m.RMSNorm",
     "lm_head": LINEAR,
 }
+NOTHING = ["all_reduce", "ep_dispatch_experts", "ep_router", "local", "local_params"]
+NOTHING += ["moe_identity_expert", "moe_tp_experts"]
 
 
 def pins(plan):
@@ -51,6 +56,34 @@ def test_every_string_that_transformers_registers_is_known():
 
     older = {"ep_router", "gather", "local", "local_colwise", "local_packed_rowwise", "local_rowwise"}
     assert {*ALL_PARALLEL_STYLES, *older} <= set(STYLE_NAMES)
+
+
+def test_every_string_in_a_plan_that_transformers_ships_is_known():
+    """Read off the sources of all configs and models: to import them all takes a minute."""
+    plans = []
+    for kind in ("configuration", "modeling"):
+        for path in Path(transformers.models.__path__[0]).glob(f"*/{kind}_*.py"):
+            plans += re.findall(r"\b\w*_(?:tp|ep)_plan(?:: [^=]*)? = (\{[^{}]*\})", path.read_text(encoding="utf-8"))
+    used = {style for plan in plans for style in ast.literal_eval(plan).values()}
+    assert len(plans) > 300
+    assert {"colwise", "packed_colwise", "grouped_gemm", "colwise_gather_output", "mla_kv_a_proj"} <= used
+    assert used <= set(STYLE_NAMES)
+
+
+def test_strings_of_older_releases_are_known():
+    """Those of 4.50 to 4.57, and of the first releases of 5."""
+    older = "colwise rowwise colwise_rep rowwise_rep local_colwise local_rowwise local gather local_packed_rowwise"
+    newer = "sequence_parallel replicate grouped_gemm ep_router embedding_rowwise moe_tp_experts packed_colwise"
+    assert {*older.split(), *newer.split()} <= set(STYLE_NAMES)
+
+
+@pytest.mark.parametrize("style", [style for style in STYLE_NAMES if style not in NOTHING])
+def test_every_other_string_pins_something(style):
+    keys = {"gather": "layers.*.attn.q_proj", "embedding_colwise": "embed_tokens", "embedding_rowwise": "embed_tokens"}
+    keys |= dict.fromkeys([name for name in STYLE_NAMES if name.startswith(("colwise_", "rowwise_"))], keys["gather"])
+    keys["sequence_parallel"] = "norm"
+    resolved = resolve_plan({f"model.{keys.get(style, 'layers.*.experts.down_proj')}": style}, TENSORS, MODULES, 2)
+    assert resolved.pins or resolved.boundaries
 
 
 @pytest.mark.parametrize(
@@ -78,7 +111,7 @@ def test_a_tensor_named_itself_is_cut_where_transformers_cuts_it(name, style, di
     assert found[whole] == wanted
 
 
-@pytest.mark.parametrize("style", ["all_reduce", "moe_tp_experts", "ep_dispatch_experts", "local_params", "ep_router"])
+@pytest.mark.parametrize("style", NOTHING)
 def test_styles_about_gradients_and_partial_results_pin_nothing(style):
     resolved = resolve_plan({"model.layers.*.experts": style}, TENSORS, MODULES, 2)
     assert not resolved.pins
