@@ -17,7 +17,7 @@ from shardwright.assign.flex import is_flex_attention
 from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
-from shardwright.errors import RuleError
+from shardwright.errors import RuleError, ShardwrightError
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, local_shape
 from shardwright.nodes import describe
 from shardwright.partition.causes import Names, collective_of
@@ -25,6 +25,7 @@ from shardwright.partition.collectives import Collective
 from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.flex import write_flex_attention
+from shardwright.partition.memory import laid_as, strides
 from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.reshard import reshard
 from shardwright.program import Program
@@ -111,6 +112,8 @@ class Walk:
             self.emit.meta = {k: step.node.meta[k] for k in _KEPT_META if k in step.node.meta}
             try:
                 self._write(step)
+            except ShardwrightError:
+                raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise RuleError(
                     f"rank {self.rank} cannot run {describe(step.node)} on its piece: {error}\n"
@@ -255,6 +258,11 @@ class Walk:
         node, strategy = step.node, self._strategy(step)
         sources = operand_nodes(node)
         locals_ = [self.get(v, layout, step) for v, layout in zip(step.reads, strategy.operands, strict=True)]
+        rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
+        as_it_stands = self._is_plain(strategy, step, locals_)
+        if rule is None and not as_it_stands:
+            wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
+            locals_ = [laid_as(self.emit, one, whole, node) for one, whole in zip(locals_, wholes, strict=True)]
         values = iter(locals_)
         operands = set(sources)
 
@@ -263,8 +271,6 @@ class Walk:
                 return leaf
             return next(values) if leaf in operands else self.env[leaf]
 
-        rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
-        as_it_stands = self._is_plain(strategy, step, locals_)
         if rule is None and not as_it_stands and hasattr(node.target, "_schema"):
             args, kwargs = self._map_in_order(node, local)
             results = leaves(self.emit.open(self.emit.call(node.target, *args, name=node.name, **kwargs)))
@@ -304,7 +310,7 @@ class Walk:
             return False
         wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
         # What was gathered is contiguous, though the original may have been a transposed view.
-        return all(_strides(one.meta["val"]) == _strides(whole) for one, whole in zip(locals_, wholes, strict=True))
+        return all(strides(one.meta["val"]) == strides(whole) for one, whole in zip(locals_, wholes, strict=True))
 
     def _keep(self, step: Step, node: fx.Node, layouts: Mapping[Value, Layout], nodes: Sequence[fx.Node]) -> None:
         if node not in self.env and len(nodes) == 1:
@@ -359,11 +365,6 @@ class Walk:
         elif node in self.program.origins:
             origin, layouts = self.program.origins[node]
             self.origins[local] = (origin, (*layouts, layout))
-
-
-def _strides(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Strides to compare: symbolic ones as text, as comparing them would constrain them."""
-    return tuple(stride if type(stride) is int else str(stride) for stride in tensor.stride())
 
 
 def _asserts_sizes(node: fx.Node) -> bool:
