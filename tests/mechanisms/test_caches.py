@@ -171,6 +171,27 @@ def test_one_program_for_any_number_of_tokens_and_sequences(write, plan, num_ran
     follow(CachedFor(write), [sharded] * 2, [*((0, x, at) for _, x, at in STEPS), *lone])
 
 
+class HeldElsewhere(Attend):
+    """A cache in a plain object, as transformers holds it; whether the module knows it as a buffer too."""
+
+    def __init__(self, is_buffer):
+        super().__init__()
+        self.held = [torch.zeros(BATCH, 8, LENGTH, 4)]
+        if is_buffer:
+            self.register_buffer("keys", self.held[0])
+
+    def attend(self, q, k, v):
+        self.held[0].index_copy_(2, torch.arange(k.shape[2]), k)
+        return super().attend(q, self.held[0], self.held[0])
+
+
+@pytest.mark.parametrize(("is_buffer", "says"), [(True, r"'lifted_tensor_0' is 'keys'"), (False, "mutated")])
+def test_a_cache_that_the_program_does_not_know_as_its_buffer_is_an_error_that_says_so(is_buffer, says):
+    exported = torch.export.export(redraw(HeldElsewhere(is_buffer)), (tokens(3).float(),), strict=False)
+    with pytest.raises(sw.ProgramError, match=rf"(?s){says}.*register .* as buffers.*strict=True"):
+        sw.shard(exported, mesh=2)
+
+
 def llama_with_a_static_cache():
     """As transformers makes a decoder ready for export."""
     transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
