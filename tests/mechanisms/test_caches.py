@@ -98,7 +98,6 @@ def prefill_and_decode(model, num_ranks, plan, **options):
     [
         *((write, PLAN, 2) for write in WRITES),
         (by_index_put, PLAN, 3),
-        (by_index_copy, "auto", 4),
         (by_scatter, "auto", 4),
     ],
 )
@@ -124,9 +123,8 @@ def test_a_slice_of_a_cache_is_written_where_its_heads_are(write, count):
     follow(Cached(write), [sharded], steps)
 
 
-@pytest.mark.parametrize("write", [by_index_copy, by_index_put])
-def test_a_cache_of_two_heads_on_four_ranks_is_cut_in_two(write):
-    model = Cached(write, kv_heads=2)
+def test_a_cache_of_two_heads_on_four_ranks_is_cut_in_two():
+    model = Cached(by_index_put, kv_heads=2)
     programs = prefill_and_decode(model, 4, PLAN, slack=0.5)
     for sharded in programs:
         assert sharded.mesh.axes == (("tp.0", 2), ("tp.1", 2))
@@ -169,6 +167,41 @@ def test_one_program_for_any_number_of_tokens_and_sequences(write, plan, num_ran
     assert sharded.exported(0).range_constraints == sharded.program.source.range_constraints
     lone = [(0, tokens(2, 1, seed=9), torch.arange(6, 8)), (0, tokens(1, 1, seed=8), torch.tensor([5]))]
     follow(CachedFor(write), [sharded] * 2, [*((0, x, at) for _, x, at in STEPS), *lone])
+
+
+class Given(Attend):
+    """Caches come from outside and are written in place, or returned longer."""
+
+    kv_heads = 4
+
+    def __init__(self, *, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, x, keys, values):
+        q, k, v = self.project(x)
+        if self.in_place:
+            by_index_copy(keys, torch.arange(x.shape[1]), k)
+            by_index_copy(values, torch.arange(x.shape[1]), v)
+        else:
+            keys, values = torch.cat((keys, k), 2), torch.cat((values, v), 2)
+        out = F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
+        out = self.o_proj(out.transpose(1, 2).flatten(2))
+        return out if self.in_place else (out, keys, values)
+
+
+@pytest.mark.parametrize("plan", [{}, "auto"], ids=["no plan", "auto"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_caches_from_outside_come_and_go_cut_on_their_heads(in_place, plan):
+    """The layout of the caches says enough: without a plan all that follows is cut too."""
+    caches = [torch.randn(BATCH, 4, LENGTH, 4, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
+    cut = {"inputs": {"keys": sw.Shard(1), "values": sw.Shard(1)}}
+    if not in_place:
+        cut["outputs"] = {"1": sw.Shard(1), "2": sw.Shard(1)}
+    sharded = check(Given(in_place=in_place), (tokens(3), *caches), 2, plan, **cut)
+    assert kinds(sharded) == {"all_reduce": 1}
+    assert units(sharded, "k_proj.weight", 4) == units(sharded, "v_proj.weight", 4) == chunks(4, 2)
+    assert units(sharded, "q_proj.weight", 4) == units(sharded, "o_proj.weight", 4, 1) == chunks(8, 2)
 
 
 class HeldElsewhere(Attend):

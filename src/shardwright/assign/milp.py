@@ -33,9 +33,9 @@ Objectives, one after the other, each bounding the next                         
   where time is short with the collectives of 1. (`_least_work`);
 - under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `least_bytes` and the slack.
 
-The preferences break ties the same way everywhere: store less, reduce early, cut rather than repeat, first strategy
-first. HiGHS runs on one thread with fixed settings, and nothing depends on hash order, so every rank finds the same
-assignment.
+The preferences break ties the same way everywhere: store less, reduce early (but where another axis reduces next, right
+there: `shardwright.optimize.merge` makes one of the two), cut rather than repeat, first strategy first. HiGHS runs on
+one thread with fixed settings, and nothing depends on hash order, so every rank finds the same assignment.
 """
 
 from collections.abc import Callable
