@@ -55,7 +55,8 @@ def paragraph(num_ranks, found):
 def not_compared(records):
     """The types for which a plan was compiled in vain."""
     failed = [r for r in records.values() if r["plan"] and r["verdict"] not in ("ok", "no plan")]
-    listed = ", ".join(f"`{r['type']}` on {r['num_ranks']} ranks ({r['verdict']}: {r['reason']})" for r in failed)
+    causes = ((r, r["reason"].partition(" try: ")[0]) for r in failed)
+    listed = ", ".join(f"`{r['type']}` on {r['num_ranks']} ranks ({r['verdict']}: {cause})" for r, cause in causes)
     return f"Not compared: {listed}.\n" if listed else ""
 
 
@@ -133,7 +134,7 @@ def common_differences(records):
 
 def _short(name):
     """The last two tokens of a name that say what the weight is."""
-    return ".".join([t for t in name.split(".") if t not in ("*", "weight", "bias")][-2:])
+    return ".".join([t for t in name.split(".") if t not in ("*", "model", "weight", "bias")][-2:])
 
 
 def _kind(placing):
