@@ -190,7 +190,7 @@ def tensor_parallel_transformation(
 
 def plan_entries(program: Program, plan: PlanLike) -> Mapping[str, Any]:
     """A plan as a mapping of this program's names to styles, wherever it comes from."""
-    return _entries(plan, program.modules(), _tensors(program))
+    return _entries(plan, program)
 
 
 def resolve_axis(program: Program, entries: Mapping[str, Any], num_ranks: int) -> ResolvedPlan:
@@ -296,11 +296,14 @@ def _per_axis(value: Any, mesh: Mesh, what: str) -> dict[str, Any]:
     raise PlanError(f"{what}= on a mesh of several axes is a mapping from axis names {list(mesh.names)}, got {value!r}")
 
 
-def _entries(plan: Any, modules: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> Mapping[str, Any]:
+def _entries(plan: Any, program: Program) -> Mapping[str, Any]:
     """The plan's own mapping of this program's names to styles."""
+    modules, tensors = program.modules(), _tensors(program)
     if isinstance(plan, str) and plan == "hf":
         plan = plan_of_classes(modules)
-    if isinstance(plan, (BorrowedPlan, AutoDeployPlan)):
+    if isinstance(plan, BorrowedPlan):
+        return plan.fit(modules, tensors, program.idle())
+    if isinstance(plan, AutoDeployPlan):
         return plan.fit(modules, tensors)
     if isinstance(plan, Mapping):
         return move_inside(plan, modules, tensors)

@@ -154,6 +154,14 @@ class Program:
                     found.setdefault(".".join(parts[:depth]), "")
         return found
 
+    def idle(self) -> set[str]:
+        """The names of tensors that nothing reads, and of modules that did not run and hold no others."""
+        state = {item.name: item.target for item in self.inputs if item.is_state and item.target is not None}
+        read = {state[node.name] for node in self.placeholders() if node.users and node.name in state}
+        modules = [path for path, kind in self.modules().items() if not kind]
+        unread = set(state.values()) - read
+        return unread | {path for path in modules if not any(name.startswith(f"{path}.") for name in read)}
+
     def mutations(self) -> dict[int, str]:
         """For each output that mutates a buffer or an input: the name of the placeholder it mutates."""
         by_target = {i.target: i.name for i in self.inputs if i.target is not None}

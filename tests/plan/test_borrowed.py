@@ -133,6 +133,27 @@ def test_a_borrowed_plan_finds_its_prefix_and_names_what_is_left_out():
     assert fitted == {"model.layers.*.attn.q_proj": "colwise", "lm_head": "colwise_rep"}
 
 
+class TwoTowers(nn.Module):
+    """Text alone is exported; images have a tower of their own, and a projection whose output is pinned."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.out, self.image = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 16)
+
+    def forward(self, x):
+        return self.out(self.text(x))
+
+
+def test_entries_of_what_never_runs_are_left_out_by_name():
+    exported = torch.export.export(TwoTowers(), (torch.randn(2, 8),))
+    plan = {"text": "colwise", "out": "rowwise", "image": "colwise_gather_output"}
+    with pytest.raises(PlanError, match="'image'"):
+        sw.shard(exported, mesh=2, plan=plan)
+    with pytest.warns(PlanWarning, match="has no 'image', or does not use them"):
+        sharded = sw.shard(exported, mesh=2, plan=BorrowedPlan((Part(plan, "a family"),)))
+    assert [c.kind for c in sharded.collectives] == ["all_reduce"]
+
+
 def test_a_borrowed_plan_that_fits_nowhere_or_twice_is_an_error():
     with pytest.raises(PlanError, match="no entry of the plan"):
         hf_plan({"blocks.*.q": "colwise"}).fit(MODULES, TENSORS)

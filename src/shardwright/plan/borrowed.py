@@ -1,12 +1,13 @@
 """Plans written for a family of models rather than for one program: fitted to a program before they are used.
 
-Such a plan may name modules below a prefix that the program adds, and modules that this member of the family lacks.
+Such a plan may name modules below a prefix that the program adds, and modules that this member of the family lacks or
+this program never runs (the tower for images, of a model exported for text).
 Fitting finds the prefix and leaves out what is not there, with a `PlanWarning` that names it; a plan of which nothing
 is there is an error.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,26 +29,30 @@ class BorrowedPlan:
 
     parts: tuple[Part, ...]
 
-    def fit(self, modules: Iterable[str], tensors: Iterable[str]) -> dict[str, Any]:
+    def fit(self, modules: Iterable[str], tensors: Iterable[str], idle: Collection[str] = ()) -> dict[str, Any]:
         """The entries that match a module or tensor of a program, with their prefixes in front.
+
+        ``idle``: names that count for finding a prefix only, as the program does not use what they name.
 
         Raises `PlanError` when no entry of a part matches, or when several prefixes would do.
         """
         known = [name for name in (*modules, *tensors) if name]
+        used = [name for name in known if name not in idle]
         fitted: dict[str, Any] = {}
         absent: list[str] = []
         for part in self.parts:
             prefix = find_prefix(part, known)
             for key, style in part.entries.items():
                 # An outer class's own entries (its head) may stand among those of the model inside it.
-                found = next((name for name in (prefix + key, key) if matches(name, known)), None)
+                found = next((name for name in (prefix + key, key) if matches(name, used)), None)
                 if found is None:
                     absent.append(key)
                 else:
                     fitted[found] = style
         if absent:
             warnings.warn(
-                f"the program has no {', '.join(map(repr, absent))}: these entries of the borrowed plan are left out",
+                f"the program has no {', '.join(map(repr, absent))}, or does not use them: "
+                "these entries of the borrowed plan are left out",
                 PlanWarning,
                 stacklevel=2,
             )
