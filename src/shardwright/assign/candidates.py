@@ -158,9 +158,12 @@ def _neighbours(folded: Folded, links: Mapping[int, tuple[int, int]]) -> list[di
         for sources in site.reads:
             for source, _ in sources:
                 near[site.index].update(readers[source])
-    for output, (placeholder, _) in links.items():
-        near[output][placeholder] = None
-        near[placeholder][output] = None
+    linked: dict[int, list[int]] = {}
+    for follower, (placeholder, _) in links.items():
+        linked.setdefault(placeholder, [placeholder]).append(follower)
+    for group in linked.values():
+        for index in group:
+            near[index].update((other, None) for other in group if other != index)
     return near
 
 
