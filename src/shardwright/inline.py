@@ -8,7 +8,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from shardwright.errors import ProgramError
+from shardwright.errors import ProgramError, first_line
 from shardwright.nodes import higher_order_name, region_of
 
 
@@ -22,12 +22,23 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     try:
         return exported.run_decompositions({})
     except Exception as error:
-        # Whatever torch raises here comes from tracing its own graph anew: of a size that depends on data, most often.
-        reason = str(error).strip().partition("\n")[0]
+        # Tracing its own graph anew, torch trips over sizes that depend on data, and over tensors that are written but
+        # are no buffers of the program: an error of torch's, or an assertion.
         raise ProgramError(
-            f"the program mutates tensors, and torch cannot make it functional ({type(error).__name__}: {reason})\n"
-            "  try: ep.run_decompositions({}) by itself fails in the same way; what it names has to leave the model"
+            f"torch cannot take the mutation out of this program ({type(error).__name__}: {first_line(error)})"
+            f"{_aliases(exported)}\n"
+            "  try: register the tensors that the forward pass writes as buffers; where they are, reach them as "
+            "attributes of their module, or export with strict=True"
         ) from error
+
+
+def _aliases(exported: ExportedProgram) -> str:
+    """A line that names the constants of a program that are its buffers too."""
+    tensors, signature = {**exported.state_dict, **exported.constants}, exported.graph_signature
+    buffers = {id(tensors[name]): name for name in signature.buffers if name in tensors}
+    lifted = [name for name in signature.lifted_tensor_constants if id(tensors[name]) in buffers]
+    known = ", ".join(f"{name!r} is {buffers[id(tensors[name])]!r}" for name in lifted)
+    return f"\n  constants that are buffers reached by another way: {known}" if known else ""
 
 
 def flat_graph(exported: ExportedProgram) -> fx.Graph:

@@ -187,7 +187,7 @@ def read(exported: ExportedProgram) -> Program:
             f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
-    exported = _functional(exported)
+    exported = functional(exported)
     graph = flat_graph(exported)
     _refuse_sparse(graph)
     signature = exported.graph_signature
@@ -207,23 +207,6 @@ def read(exported: ExportedProgram) -> Program:
     tensors = {**exported.state_dict, **exported.constants}
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
     return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
-
-
-def _functional(exported: ExportedProgram) -> ExportedProgram:
-    try:
-        return functional(exported)
-    except Exception as error:
-        # A tensor that is written but is no buffer of the program surfaces as an error of torch's, or as an assertion.
-        tensors = {**exported.state_dict, **exported.constants}
-        buffers = {id(tensors[name]): name for name in exported.graph_signature.buffers if name in tensors}
-        lifted = exported.graph_signature.lifted_tensor_constants
-        known = [f"{name!r} is {buffers[id(tensors[name])]!r}" for name in lifted if id(tensors[name]) in buffers]
-        held = f"\n  constants that are buffers reached by another way: {', '.join(known)}" if known else ""
-        raise ProgramError(
-            f"torch cannot take the mutation out of this program: {first_line(error)}{held}\n"
-            "  try: register the tensors that the forward pass writes as buffers; where they are, reach them as "
-            "attributes of their module, or export with strict=True"
-        ) from error
 
 
 def _refuse_sparse(graph: fx.Graph) -> None:

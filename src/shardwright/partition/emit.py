@@ -109,8 +109,13 @@ class Emitter:
 
 def is_dense(node: fx.Node) -> bool:
     """Whether a value is contiguous in memory; no, where that depends on sizes that are not known yet."""
+    return is_contiguous(node.meta["val"])
+
+
+def is_contiguous(tensor: torch.Tensor) -> bool:
+    """As `is_dense`, of a fake tensor."""
     try:
-        return bool(node.meta["val"].is_contiguous())
+        return bool(tensor.is_contiguous())
     except GuardOnDataDependentSymNode:
         return False
 

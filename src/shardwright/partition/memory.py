@@ -10,7 +10,7 @@ from torch import fx
 
 from shardwright.errors import ProgramError
 from shardwright.nodes import describe
-from shardwright.partition.emit import Emitter
+from shardwright.partition.emit import Emitter, is_contiguous
 
 aten = torch.ops.aten
 
@@ -30,10 +30,10 @@ def laid_as(emit: Emitter, local: fx.Node, whole: torch.Tensor, reader: fx.Node)
     """
     if strides(local.meta["val"]) == strides(whole):
         return local
-    if whole.is_contiguous():
+    if is_contiguous(whole):
         return emit.call(aten.clone.default, local, memory_format=torch.contiguous_format)
     order = list(whole.dim_order())
-    if whole.permute(order).is_contiguous():
+    if is_contiguous(whole.permute(order)):
         moved = emit.call(aten.permute.default, local, order)
         dense = emit.call(aten.clone.default, moved, memory_format=torch.contiguous_format)
         return emit.call(aten.permute.default, dense, [order.index(dim) for dim in range(len(order))])
