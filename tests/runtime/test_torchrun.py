@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ pytestmark = pytest.mark.ranks
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
 SCRIPT = """
-import sys, torch, shardwright as sw
+import atexit, sys, torch, shardwright as sw
+
+# What is registered first runs last.
+atexit.register(lambda: torch.save(torch.distributed.is_initialized(), f"{sys.argv[2]}.left.{model.rank}"))
 model = sw.load(sys.argv[1])
 torch.save(model(torch.load(sys.argv[2])), f"{sys.argv[2]}.{model.rank}")
 """
@@ -32,13 +36,16 @@ def test_two_nodes_of_one_rank_each(tmp_path):
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=test"]
     command += [str(tmp_path / "run.py"), str(tmp_path / "out"), str(tmp_path / "ids")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    nodes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        said = [node.communicate(timeout=200)[1] for node in nodes]
-    finally:
+    with ExitStack() as started:
+        nodes = [
+            started.enter_context(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+            for _ in range(2)
+        ]
         for node in nodes:
-            node.kill()
+            started.callback(node.kill)
+        said = [node.communicate(timeout=200)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     wanted = exported.module()(IDS)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"ids.{rank}"), wanted, rtol=1e-4, atol=1e-4)
+        assert not torch.load(tmp_path / f"ids.left.{rank}"), "the process group outlives the program"

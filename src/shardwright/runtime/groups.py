@@ -1,5 +1,7 @@
 """Process groups by mesh axis, and the group names inside an exported program."""
 
+import atexit
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,10 +16,22 @@ from shardwright.runtime.unofficial import name_group
 
 
 def start_process_group(timeout_s: float) -> None:
-    """Join the process group that the environment describes, if none is up; collectives wait ``timeout_s`` at most."""
+    """Join the process group that the environment describes, if none is up; collectives wait ``timeout_s`` at most.
+
+    A group that was joined here is left when the program ends, unless that is done before.
+    """
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        atexit.register(_leave, dist.group.WORLD)
+
+
+def _leave(group: dist.ProcessGroup) -> None:
+    """End a group's threads while the interpreter still runs: one that gives up a tensor later aborts the process."""
+    # A rank that failed must not wait for its peers' collectives: its launcher has to hear of it.
+    failed = getattr(sys, "last_value", None) is not None
+    if not failed and dist.is_initialized() and dist.group.WORLD is group:
+        dist.destroy_process_group()
 
 
 def current_group_names(mesh: Mesh) -> dict[str, str]:
