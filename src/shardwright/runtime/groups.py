@@ -26,7 +26,7 @@ def start_process_group(timeout_s: float) -> None:
         atexit.register(_leave, dist.group.WORLD)
 
 
-def _leave(group: dist.ProcessGroup) -> None:
+def _leave(group: dist.ProcessGroup | None) -> None:
     """End a group's threads while the interpreter still runs: one that gives up a tensor later aborts the process."""
     # A rank that failed must not wait for its peers' collectives: its launcher has to hear of it.
     failed = getattr(sys, "last_value", None) is not None
