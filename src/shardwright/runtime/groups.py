@@ -27,7 +27,7 @@ def start_process_group(timeout_s: float) -> None:
 
 
 def _leave(group: dist.ProcessGroup | None) -> None:
-    """End a group's threads while the interpreter still runs: one that gives up a tensor later aborts the process."""
+    """End a group's threads while the interpreter still runs: ranks that did not were seen to abort."""
     # A rank that failed must not wait for its peers' collectives: its launcher has to hear of it.
     failed = getattr(sys, "last_value", None) is not None
     if not failed and dist.is_initialized() and dist.group.WORLD is group:
