@@ -2,6 +2,7 @@
 
 import atexit
 import sys
+import weakref
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -23,14 +24,17 @@ def start_process_group(timeout_s: float) -> None:
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-        atexit.register(_leave, dist.group.WORLD)
+        joined = dist.group.WORLD
+        assert joined is not None, "a process group is up"
+        # A reference would keep the group's threads and connections when a program destroys it early.
+        atexit.register(_leave, weakref.ref(joined))
 
 
-def _leave(group: dist.ProcessGroup | None) -> None:
+def _leave(joined: "weakref.ref[dist.ProcessGroup]") -> None:
     """End a group's threads while the interpreter still runs: ranks that did not were seen to abort."""
-    # A rank that failed must not wait for its peers' collectives: its launcher has to hear of it.
+    # Destroying a group may wait for its collectives; a rank that failed has peers that will not come to them.
     failed = getattr(sys, "last_value", None) is not None
-    if not failed and dist.is_initialized() and dist.group.WORLD is group:
+    if not failed and dist.is_initialized() and dist.group.WORLD is joined():
         dist.destroy_process_group()
 
 
