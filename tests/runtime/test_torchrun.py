@@ -17,11 +17,16 @@ pytestmark = pytest.mark.ranks
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
 SCRIPT = """
 import atexit, sys, torch, shardwright as sw
+from pathlib import Path
+
+def threads():
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 # What is registered first runs last.
-atexit.register(lambda: torch.save(torch.distributed.is_initialized(), f"{sys.argv[2]}.left.{model.rank}"))
+atexit.register(lambda: torch.save((before, threads()), f"{sys.argv[2]}.threads.{model.rank}"))
 model = sw.load(sys.argv[1])
 torch.save(model(torch.load(sys.argv[2])), f"{sys.argv[2]}.{model.rank}")
+before = threads()
 """
 
 
@@ -48,4 +53,6 @@ def test_two_nodes_of_one_rank_each(tmp_path):
     wanted = exported.module()(IDS)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"ids.{rank}"), wanted, rtol=1e-4, atol=1e-4)
-        assert not torch.load(tmp_path / f"ids.left.{rank}"), "the process group outlives the program"
+        before, after = torch.load(tmp_path / f"ids.threads.{rank}")
+        assert any("gloo" in name for name in before)
+        assert not any("gloo" in name for name in after), "threads of the process group outlive the program"

@@ -1,6 +1,7 @@
 """Process groups by mesh axis, and the group names inside an exported program."""
 
 import atexit
+import importlib
 import sys
 import weakref
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ def start_process_group(timeout_s: float) -> None:
     A group that was joined here is left when the program ends, unless that is done before.
     """
     if not dist.is_initialized():
+        # Imported later, as `torch.export.load` does, this module of torch keeps the group for good: it is the default
+        # of its functions' arguments, and `destroy_process_group` would leave gloo's threads running.
+        importlib.import_module("torch.distributed.nn.functional")
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         joined = dist.group.WORLD
@@ -31,7 +35,10 @@ def start_process_group(timeout_s: float) -> None:
 
 
 def _leave(joined: "weakref.ref[dist.ProcessGroup]") -> None:
-    """End a group's threads while the interpreter still runs: ranks that did not were seen to abort."""
+    """End a group's threads while the interpreter still runs.
+
+    A thread of gloo that drops a tensor later asks an interpreter that is shutting down for its lock, and aborts.
+    """
     # Destroying a group may wait for its collectives; a rank that failed has peers that will not come to them.
     failed = getattr(sys, "last_value", None) is not None
     if not failed and dist.is_initialized() and dist.group.WORLD is joined():
