@@ -73,10 +73,6 @@ SAMPLES = {
         (aten.avg_pool2d_backward.default, (t(2, 4, 4, 3), t(2, 4, 8, 6), [2, 2], [], [0, 0], False, True, None), {})
     ],
     "aten::avg_pool3d": space(aten.avg_pool3d.default, 3, [2, 2, 2]),
-    "aten::channel_shuffle": [
-        (aten.channel_shuffle.default, (t(4, 12, 3, 2), 3), {}),
-        (aten.channel_shuffle.default, (t(2, 10, 3), 2), {}),
-    ],
     "aten::col2im": [(aten.col2im.default, (t(2, 16, 12), [4, 5], [2, 2], [1, 1], [0, 0], [1, 1]), {})],
     "aten::conv1d": conv(aten.conv1d.default, 1),
     "aten::conv2d": [*conv(aten.conv2d.default, 2, padding=[1, 0]), *conv(aten.conv2d.padding, 2, padding="same")],
@@ -115,15 +111,6 @@ SAMPLES = {
     "aten::max_pool3d_with_indices": space(aten.max_pool3d_with_indices.default, 3, [2, 2, 2]),
     "aten::max_unpool2d": unpooled(aten.max_unpool2d.default, 2),
     "aten::max_unpool3d": unpooled(aten.max_unpool3d.default, 3, [2, 2, 2], [0, 0, 0]),
-    "aten::native_channel_shuffle": [(aten.native_channel_shuffle.default, (t(4, 12, 3, 2), 3), {})],
-    "aten::pixel_shuffle": [(aten.pixel_shuffle.default, (t(4, 8, 3, 3), 2), {})],
-    "aten::pixel_unshuffle": [(aten.pixel_unshuffle.default, (t(4, 2, 4, 6), 2), {})],
-    "aten::reflection_pad1d": space(aten.reflection_pad1d.default, 1, [1, 2]),
-    "aten::reflection_pad2d": space(aten.reflection_pad2d.default, 2, [1, 2, 0, 1]),
-    "aten::reflection_pad3d": space(aten.reflection_pad3d.default, 3, [1, 1, 0, 1, 1, 0]),
-    "aten::replication_pad1d": space(aten.replication_pad1d.default, 1, [1, 2]),
-    "aten::replication_pad2d": space(aten.replication_pad2d.default, 2, [1, 2, 0, 1]),
-    "aten::replication_pad3d": space(aten.replication_pad3d.default, 3, [1, 1, 0, 1, 1, 0]),
     "aten::upsample_bicubic2d": resized(aten.upsample_bicubic2d.default, 2, [12, 9], False),
     "aten::upsample_bilinear2d": [
         *resized(aten.upsample_bilinear2d.default, 2, [12, 9], False),

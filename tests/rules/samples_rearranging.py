@@ -5,8 +5,12 @@ from tests.rules.harness import aten, t, unary
 
 def edges(op, num_dims):
     """A batch of images of ``num_dims`` dims, padded on both sides by different amounts."""
-    pad = [1, 2] * num_dims
-    return [(op, (t(4, 6, *[3, 4, 5][:num_dims]), pad), {}), (op, (t(5, *[4, 3, 5][:num_dims]), pad), {})]
+    pad, one_sided = [1, 2] * num_dims, [1, 2, 0, 1, 1, 0][: 2 * num_dims]
+    return [
+        (op, (t(4, 6, *[3, 4, 5][:num_dims]), pad), {}),
+        (op, (t(5, *[4, 3, 5][:num_dims]), pad), {}),
+        (op, (t(2, 4, *[8, 6, 4][:num_dims]), one_sided), {}),
+    ]
 
 
 def diagonals(op):
@@ -32,6 +36,8 @@ SAMPLES = {
     "aten::channel_shuffle": [
         (aten.channel_shuffle.default, (t(2, 12, 3, 4), 4), {}),
         (aten.channel_shuffle.default, (t(3, 10, 2, 2), 2), {}),
+        (aten.channel_shuffle.default, (t(4, 12, 3, 2), 3), {}),
+        (aten.channel_shuffle.default, (t(2, 10, 3), 2), {}),
     ],
     "aten::constant_pad_nd": [
         (aten.constant_pad_nd.default, (t(4, 6, 8), [1, 0]), {}),
@@ -51,7 +57,10 @@ SAMPLES = {
     ],
     "aten::fliplr": unary(aten.fliplr.default),
     "aten::flipud": unary(aten.flipud.default),
-    "aten::native_channel_shuffle": [(aten.native_channel_shuffle.default, (t(2, 12, 3, 4), 4), {})],
+    "aten::native_channel_shuffle": [
+        (aten.native_channel_shuffle.default, (t(2, 12, 3, 4), 4), {}),
+        (aten.native_channel_shuffle.default, (t(4, 12, 3, 2), 3), {}),
+    ],
     "aten::pad": [
         (aten.pad.default, (t(4, 6, 8), [1, 1]), {}),
         (aten.pad.default, (t(4, 6, 8), [1, 1], "constant", 2.0), {}),
@@ -61,6 +70,7 @@ SAMPLES = {
     "aten::pixel_shuffle": [
         (aten.pixel_shuffle.default, (t(2, 16, 4, 3), 2), {}),
         (aten.pixel_shuffle.default, (t(9, 5, 4), 3), {}),
+        (aten.pixel_shuffle.default, (t(4, 8, 3, 3), 2), {}),
     ],
     "aten::pixel_unshuffle": [
         (aten.pixel_unshuffle.default, (t(2, 4, 8, 6), 2), {}),

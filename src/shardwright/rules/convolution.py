@@ -125,7 +125,7 @@ def local_convolution(local: Local) -> Any:
 
 
 def spatial_rule(call: Call) -> Rule:
-    """Pooling, interpolation, non-constant padding: the leading dims of equal size pass, space may change."""
+    """Pooling and interpolation: the leading dims of equal size pass, space may change."""
     source = call.operands[0]
     space = _num_spatial(call)
     lead = source.ndim - space
@@ -167,19 +167,6 @@ def local_spatial(local: Local) -> Any:
     return local.run_call(**{name: dense(local, local.arguments[name])})
 
 
-def shuffle_rule(call: Call) -> Rule:
-    """``pixel_shuffle`` and its inverse: only the leading batch dims pass."""
-    source, target = call.operands[0].shape, call.result.shape
-    lead = len(source) - 3
-    batch = tuple(Term((f"d{d}",)) for d in range(lead))
-    sizes: dict[str, Size] = {f"d{d}": size for d, size in enumerate(source[:lead])}
-    sizes.update((f"s{d}", size) for d, size in enumerate(source[lead:]))
-    sizes.update((f"t{d}", size) for d, size in enumerate(target[lead:]))
-    fixed = frozenset(name for name in sizes if name[0] != "d")
-    left, right = ((*batch, *(Term((f"{p}{d}",)) for d in range(3))) for p in "st")
-    return Rule((left,), (right,), sizes, fixed, linear=(frozenset({0}),), moves=True)
-
-
 def patches_rule(call: Call) -> Rule:
     """``im2col`` and ``col2im``: channels and the window's places share a dim, channels first."""
     is_col = call.op._schema.name == "aten::col2im"
@@ -206,22 +193,7 @@ def grid_rule(call: Call) -> Rule:
     return notation_rule(text, shapes, [call.result.shape], linear=(frozenset({0}),), localize=run_dense)
 
 
-def channel_shuffle_rule(call: Call) -> Rule:
-    """``channel_shuffle``: channels (groups, own) become (own, groups); whole groups' own channels may be cut."""
-    source = call.operands[0]
-    groups, channels = int(call["groups"]), source.shape[1]
-    sizes: dict[str, Size] = {f"d{d}": size for d, size in enumerate(source.shape) if d != 1}
-    dims = [Term((f"d{d}",)) for d in range(source.ndim)]
-    if not isinstance(channels, int):
-        sizes["c"] = channels
-        whole = (dims[0], Term(("c",)), *dims[2:])
-        return Rule((whole,), (whole,), sizes, frozenset({"c"}), linear=(frozenset({0}),), moves=True)
-    sizes.update(g=groups, k=channels // groups)
-    left, right = ((dims[0], Term(factors), *dims[2:]) for factors in (("g", "k"), ("k", "g")))
-    return Rule((left,), (right,), sizes, frozenset({"g"}), linear=(frozenset({0}),), moves=True)
-
-
-_CONVOLUTION, _SPATIAL, _SHUFFLE = Entry(convolution_rule), Entry(spatial_rule), Entry(shuffle_rule)
+_CONVOLUTION, _SPATIAL = Entry(convolution_rule), Entry(spatial_rule)
 _GRID, _PATCHES = Entry(grid_rule), Entry(patches_rule)
 
 RULES: dict[str, Entry] = {
@@ -243,7 +215,6 @@ RULES: dict[str, Entry] = {
     "aten::avg_pool2d": _SPATIAL,
     "aten::avg_pool2d_backward": _SPATIAL,
     "aten::avg_pool3d": _SPATIAL,
-    "aten::channel_shuffle": Entry(channel_shuffle_rule),
     "aten::col2im": _PATCHES,
     "aten::conv1d": _CONVOLUTION,
     "aten::conv2d": _CONVOLUTION,
@@ -266,15 +237,6 @@ RULES: dict[str, Entry] = {
     "aten::max_pool3d_with_indices": _SPATIAL,
     "aten::max_unpool2d": _SPATIAL,
     "aten::max_unpool3d": _SPATIAL,
-    "aten::native_channel_shuffle": Entry(channel_shuffle_rule),
-    "aten::pixel_shuffle": _SHUFFLE,
-    "aten::pixel_unshuffle": _SHUFFLE,
-    "aten::reflection_pad1d": _SPATIAL,
-    "aten::reflection_pad2d": _SPATIAL,
-    "aten::reflection_pad3d": _SPATIAL,
-    "aten::replication_pad1d": _SPATIAL,
-    "aten::replication_pad2d": _SPATIAL,
-    "aten::replication_pad3d": _SPATIAL,
     "aten::upsample_bicubic2d": _SPATIAL,
     "aten::upsample_bilinear2d": _SPATIAL,
     "aten::upsample_linear1d": _SPATIAL,
