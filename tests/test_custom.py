@@ -36,7 +36,7 @@ def forget():
         if entry is None:
             REGISTRY.remove(name)
         else:
-            REGISTRY.add(name, entry)
+            REGISTRY.add(name, entry, replace=True)
 
 
 ENTRIES = {name: REGISTRY.entry_named(name) for name in REGISTRY.names()}

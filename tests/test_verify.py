@@ -19,11 +19,11 @@ def wrong_rule():
 
     def register(name, entry):
         changed.append((name, REGISTRY.entry_named(name)))
-        REGISTRY.add(name, entry)
+        REGISTRY.add(name, entry, replace=True)
 
     yield register
     for name, entry in changed:
-        REGISTRY.remove(name) if entry is None else REGISTRY.add(name, entry)
+        REGISTRY.remove(name) if entry is None else REGISTRY.add(name, entry, replace=True)
 
 
 def verified(plan=MEGATRON, **options):

@@ -32,6 +32,7 @@ def register_rule(
     included. ``linear``: sets of tensor arguments in which the operator is jointly linear, so that partial sums pass;
     absent: none do. ``added``: tensor arguments added to what is summed. ``reduce``: how factors that no result
     carries are reduced. ``size_arg``: the argument that spells the result's shape.
+    A rule that the operator has, ours or yours, is replaced.
 
     Raises `RuleError` when the notation is malformed or the operator does not exist. Check the rule with `check_rule`.
 
@@ -39,7 +40,8 @@ def register_rule(
     """
     _operator(name)
     sets = tuple(tuple(group) for group in linear)
-    REGISTRY.add(name, einsum(notation, linear=sets, added=tuple(added), reduce=reduce, size_arg=size_arg))
+    entry = einsum(notation, linear=sets, added=tuple(added), reduce=reduce, size_arg=size_arg)
+    REGISTRY.add(name, entry, replace=True)
 
 
 def check_rule(

@@ -128,17 +128,22 @@ _TAGGED = (
 
 
 class Registry:
-    """Entries by operator name; a later `add` of the same name replaces the earlier."""
+    """Entries by operator name, each name once."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._unsupported: dict[str, str] = {}
         self._fallbacks: list[Callable[[Any], Entry | None]] = []
 
-    def add(self, name: str, entry: Entry) -> None:
-        """Register an entry under ``"namespace::name"`` (all overloads) or ``"namespace::name.overload"``."""
+    def add(self, name: str, entry: Entry, *, replace: bool = False) -> None:
+        """Register an entry under ``"namespace::name"`` (all overloads) or ``"namespace::name.overload"``.
+
+        Raises `RuleError` for a name that has an entry, unless it is to be replaced.
+        """
         if "::" not in name:
             raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'aten::linear'")
+        if name in self._entries and not replace:
+            raise RuleError(f"{name!r} has a rule already: two tables name it, and one of them would never be used")
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:
@@ -150,10 +155,16 @@ class Registry:
         return self._entries.get(name)
 
     def add_table(self, table: Mapping[str, Entry], unsupported: Mapping[str, str] | None = None) -> None:
-        """Register a family's table, and the operators it knows to have no rule."""
+        """Register a family's table, and the operators it knows to have no rule.
+
+        Raises `RuleError` for a name that another table has.
+        """
         for name, entry in table.items():
             self.add(name, entry)
-        self._unsupported.update(unsupported or {})
+        for name, reason in (unsupported or {}).items():
+            if name in self._entries or name in self._unsupported:
+                raise RuleError(f"{name!r} is said to have no rule, but another table names it too")
+            self._unsupported[name] = reason
 
     def add_fallback(self, find: Callable[[Any], Entry | None]) -> None:
         """Register a function asked for operators without an entry of their own (by tag, say)."""
