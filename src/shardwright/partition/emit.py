@@ -4,7 +4,7 @@ The operator runs on fake tensors once for every distinct call; equal calls (the
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -134,9 +134,6 @@ def _nesting(args: Any) -> Any:
     if isinstance(args, (list, tuple)):
         return tuple(_nesting(item) for item in args)
     return None
-
-
-Emit = Callable[..., fx.Node]
 
 
 def _is_symbolic(args: Any, kwargs: Any) -> bool:

@@ -41,7 +41,6 @@ class Ask:
     exact: bool = False
     sides: tuple[tuple[str, int | None, Layout], ...] = ()
     whole: bool = False
-    needs_weight: bool = True
     along: str = ""
 
     def for_tensor(self, last: str, num_dims: int, owner: str) -> Layout | None:
@@ -96,11 +95,11 @@ def _rows(name: str) -> Ask:
 
 def _nothing(name: str) -> Ask:
     """What a style asks that only says how gradients, or other programs' partial results, are put together."""
-    return Ask(needs_weight=False)
+    return Ask()
 
 
 def _replicated(name: str) -> Ask:
-    return Ask(whole=True, needs_weight=False)
+    return Ask(whole=True)
 
 
 _STRINGS: dict[str, Callable[[str], Ask]] = {
@@ -112,7 +111,7 @@ _STRINGS: dict[str, Callable[[str], Ask]] = {
     "embedding_rowwise": lambda name: Ask({"weight": Shard(0)}),
     "ep_dispatch_experts": _nothing,
     "ep_router": _nothing,
-    "gather": lambda name: Ask(sides=_OUT_WHOLE, needs_weight=False),
+    "gather": lambda name: Ask(sides=_OUT_WHOLE),
     "grouped_gemm": lambda name: Ask({"weight": Shard(0)}, along="first"),
     "local": _nothing,
     "local_colwise": _columns,
@@ -129,7 +128,7 @@ _STRINGS: dict[str, Callable[[str], Ask]] = {
     "rowwise": _rows,
     "rowwise_rep": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
     "rowwise_split_input": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
-    "sequence_parallel": lambda name: Ask(whole=True, sides=_SEQUENCE, needs_weight=False),
+    "sequence_parallel": lambda name: Ask(whole=True, sides=_SEQUENCE),
 }
 
 STYLE_NAMES = tuple(sorted(_STRINGS))
@@ -158,14 +157,14 @@ def ask(style: Any, class_name: str) -> Ask:
         return Ask(_rowwise(class_name), sides=_differing(style, default_in, Replicate()))
     if isinstance(style, SequenceParallel):
         layout = as_layout(style.sequence_sharding[0])
-        return Ask(whole=True, sides=(("input", 0, layout), ("output", None, layout)), needs_weight=False)
+        return Ask(whole=True, sides=(("input", 0, layout), ("output", None, layout)))
     if isinstance(style, PrepareModuleInputOutput):
         sides = (*_inputs(style.prepare_module_input), *_outputs(style.prepare_module_output))
-        return Ask(sides=sides, needs_weight=False)
+        return Ask(sides=sides)
     if isinstance(style, PrepareModuleInput):
-        return Ask(sides=_inputs(style), needs_weight=False)
+        return Ask(sides=_inputs(style))
     if isinstance(style, PrepareModuleOutput):
-        return Ask(sides=_outputs(style), needs_weight=False)
+        return Ask(sides=_outputs(style))
     if isinstance(style, (Placement, Replicate, Shard, Partial)):
         layout = as_layout(style)
         return Ask({"weight": layout}, exact=isinstance(layout, Shard))

@@ -138,11 +138,6 @@ def discover(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = No
     return _spell(sample, found) if found else None
 
 
-def valid_cuts(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[Found]:
-    """Every way of cutting this call that gives the whole again; see `Found`."""
-    return cuts(_Sample(op, args, kwargs or {}))
-
-
 def cuts(sample: _Sample) -> list[Found]:
     """Every valid cut of a sample, in order: most operands first."""
     samples = [one for one in (sample, sample.redrawn()) if one is not None]
