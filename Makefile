@@ -55,14 +55,14 @@ bench-backends: $(READY)  ## Measure a decoder eager, under torch.compile and co
 	$(BIN)/python -m benchmarks.backends
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/operators.md (an hour)
-	$(BIN)/python -m benchmarks.operators.sweep
-	$(BIN)/python -m benchmarks.operators.truth
-	$(BIN)/python -m benchmarks.operators.card
+	$(BIN)/python -m evals.operators.sweep
+	$(BIN)/python -m evals.operators.truth
+	$(BIN)/python -m evals.operators.card
 
 zoo: $(READY)  ## Shard every model type of transformers and write docs/models.md (hours; resumes)
-	$(BIN)/python -m benchmarks.zoo.run
-	$(BIN)/python -m benchmarks.zoo.run --task agreement --ranks 8
-	$(BIN)/python -m benchmarks.zoo.card
+	$(BIN)/python -m evals.zoo.run
+	$(BIN)/python -m evals.zoo.run --task agreement --ranks 8
+	$(BIN)/python -m evals.zoo.card
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis

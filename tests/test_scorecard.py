@@ -3,9 +3,9 @@
 from dataclasses import asdict
 
 import pytest
-from benchmarks.operators.card import verdict, write
-from benchmarks.operators.judge import Findings, judge
-from benchmarks.operators.samples import cases, samples_of
+from evals.operators.card import verdict, write
+from evals.operators.judge import Findings, judge
+from evals.operators.samples import cases, samples_of
 
 VERDICTS = {
     "add": "cut",

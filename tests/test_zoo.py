@@ -9,19 +9,19 @@ import shardwright as sw
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
-from benchmarks.zoo import exporting  # noqa: E402
-from benchmarks.zoo.agreement_card import agreement_section  # noqa: E402
-from benchmarks.zoo.build import NotBuildableError, build  # noqa: E402
-from benchmarks.zoo.card import render  # noqa: E402
-from benchmarks.zoo.checks import follow, supply  # noqa: E402
-from benchmarks.zoo.comparing import compare  # noqa: E402
-from benchmarks.zoo.inputs import candidates, least  # noqa: E402
-from benchmarks.zoo.measure import describe  # noqa: E402
-from benchmarks.zoo.rare import told  # noqa: E402
-from benchmarks.zoo.recipe import shrink  # noqa: E402
-from benchmarks.zoo.results import latest, one_line  # noqa: E402
-from benchmarks.zoo.sizes import VOCABULARY  # noqa: E402
-from benchmarks.zoo.types import ModelType  # noqa: E402
+from evals.zoo import exporting  # noqa: E402
+from evals.zoo.agreement_card import agreement_section  # noqa: E402
+from evals.zoo.build import NotBuildableError, build  # noqa: E402
+from evals.zoo.card import render  # noqa: E402
+from evals.zoo.checks import follow, supply  # noqa: E402
+from evals.zoo.comparing import compare  # noqa: E402
+from evals.zoo.inputs import candidates, least  # noqa: E402
+from evals.zoo.measure import describe  # noqa: E402
+from evals.zoo.rare import told  # noqa: E402
+from evals.zoo.recipe import shrink  # noqa: E402
+from evals.zoo.results import latest, one_line  # noqa: E402
+from evals.zoo.sizes import VOCABULARY  # noqa: E402
+from evals.zoo.types import ModelType  # noqa: E402
 
 
 @pytest.mark.parametrize(("level", "key_value_heads"), [("grouped", 4), ("plain", 8)])

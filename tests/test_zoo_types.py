@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
-from benchmarks.zoo.measure import Run, measure
-from benchmarks.zoo.types import ModelType
+from evals.zoo.measure import Run, measure
+from evals.zoo.types import ModelType
 
 EXPERTS_WOULD_SPEND = {
     # Two sums a layer of two, look-ups and logits.

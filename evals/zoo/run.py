@@ -1,4 +1,4 @@
-"""Run the zoo: ``python -m benchmarks.zoo.run``. One process a model type; a run resumes where the last one stopped."""
+"""Run the zoo: ``python -m evals.zoo.run``. One process a model type; a run resumes where the last one stopped."""
 
 import argparse
 import json
@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.zoo.measure import Run
-from benchmarks.zoo.results import RESULTS, latest
-from benchmarks.zoo.types import model_types
-from benchmarks.zoo.worker import TASKS, records, server
+from evals.zoo.measure import Run
+from evals.zoo.results import RESULTS, latest
+from evals.zoo.types import model_types
+from evals.zoo.worker import TASKS, records, server
 
 
 def main():

@@ -2,7 +2,7 @@
 
 import re
 
-from benchmarks.zoo.sizes import LAYERS, MOST_LAYERS, VOCABULARY
+from evals.zoo.sizes import LAYERS, MOST_LAYERS, VOCABULARY
 
 
 def stages(values):

@@ -4,7 +4,7 @@ The ground truth is torch's own (``torch.distributed.tensor._ops.strategy_valida
 runs an operator on pieces with its arguments unchanged. Ours may change them (a size, an index that moves), so a
 strategy with a localizer that torch finds invalid is held against `check_strategies` instead.
 
-    python -m benchmarks.operators.truth [--out benchmarks/results/ground_truth.json]
+    python -m evals.operators.truth [--out benchmarks/results/ground_truth.json]
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch.distributed.tensor import Replicate as TorchReplicate
 from torch.distributed.tensor import Shard as TorchShard
 from torch.distributed.tensor._ops import strategy_validation as truth
 
-from benchmarks.operators import crew
+from evals.operators import crew
 from shardwright.layout import Layout, Partial, Shard, cut_of
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import leaves, make_call

@@ -4,12 +4,12 @@ import math
 
 import torch
 
-from benchmarks.zoo.checks import supply
-from benchmarks.zoo.inputs import InputsUnknownError, candidates
-from benchmarks.zoo.opened import open_value, rope_by_kind
-from benchmarks.zoo.rare import told
-from benchmarks.zoo.recipe import LEVELS, MENDED, as_decoder, shrink
-from benchmarks.zoo.results import one_line
+from evals.zoo.checks import supply
+from evals.zoo.inputs import InputsUnknownError, candidates
+from evals.zoo.opened import open_value, rope_by_kind
+from evals.zoo.rare import told
+from evals.zoo.recipe import LEVELS, MENDED, as_decoder, shrink
+from evals.zoo.results import one_line
 
 MOST_PARAMETERS = 90_000_000
 MOST_RESIZED = 3

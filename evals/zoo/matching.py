@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from benchmarks.zoo.sizes import size_of
+from evals.zoo.sizes import size_of
 
 WIDTH = r"\w*(size|dim|dims|width|channels|features|hidden|d_model|units|hidden_size_\w+)"
 """Names of widths, known or not."""

@@ -4,8 +4,8 @@ import inspect
 
 import torch
 
-from benchmarks.zoo.makers import BATCH, COMPANIONS, MAKERS, OTHERWISE, PATCHES, find, pixels
-from benchmarks.zoo.rare import SETS
+from evals.zoo.makers import BATCH, COMPANIONS, MAKERS, OTHERWISE, PATCHES, find, pixels
+from evals.zoo.rare import SETS
 
 NO_TENSOR = {"inference_session": "state in Python objects, kept from one frame to the next, that no program takes"}
 """Arguments that are no tensors, and what they are."""

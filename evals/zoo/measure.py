@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 import shardwright as sw
-from benchmarks.zoo.build import NotBuildableError, build
-from benchmarks.zoo.exporting import export
-from benchmarks.zoo.results import one_line
+from evals.zoo.build import NotBuildableError, build
+from evals.zoo.exporting import export
+from evals.zoo.results import one_line
 from shardwright.plan.patterns import generalize
 
 

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from benchmarks.zoo.makers import BATCH, LENGTH, find, pixels, tokens
+from evals.zoo.makers import BATCH, LENGTH, find, pixels, tokens
 
 
 def _draw():

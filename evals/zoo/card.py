@@ -1,12 +1,12 @@
-"""Write docs/models.md from the results: ``python -m benchmarks.zoo.card``. Counts on top, then one table."""
+"""Write docs/models.md from the results: ``python -m evals.zoo.card``. Counts on top, then one table."""
 
 import argparse
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.zoo.agreement_card import agreement_section
-from benchmarks.zoo.results import RESULTS, latest, tally
-from benchmarks.zoo.types import model_types
+from evals.zoo.agreement_card import agreement_section
+from evals.zoo.results import RESULTS, latest, tally
+from evals.zoo.types import model_types
 
 CARD = Path("docs/models.md")
 GROUPS = {"causal": "causal language models", "base": "encoders, vision, audio and multimodal models"}

@@ -14,11 +14,11 @@ layers, for models at their true sizes.
 import inspect
 import re
 
-from benchmarks.zoo import relations
-from benchmarks.zoo.checks import follow
-from benchmarks.zoo.matching import matched, ratios
-from benchmarks.zoo.opened import FILLED, filled, stand_in
-from benchmarks.zoo.sizes import HEADS, TABLES, size_of
+from evals.zoo import relations
+from evals.zoo.checks import follow
+from evals.zoo.matching import matched, ratios
+from evals.zoo.opened import FILLED, filled, stand_in
+from evals.zoo.sizes import HEADS, TABLES, size_of
 
 LEVELS = ("grouped", "plain", "long", "half", "depth", "windows", "images", "own", "matched", "paired", "filled")
 MENDED = ("matched", "paired", "filled")

@@ -5,9 +5,9 @@ import logging
 import multiprocessing as mp
 import resource
 
-from benchmarks.zoo.agreement import agree
-from benchmarks.zoo.measure import measure
-from benchmarks.zoo.types import ModelType
+from evals.zoo.agreement import agree
+from evals.zoo.measure import measure
+from evals.zoo.types import ModelType
 
 TASKS = {"zoo": measure, "agreement": agree}
 NO_PROGRAM = {"start": "not buildable", "build": "not buildable", "export": "not exportable"}
@@ -17,7 +17,7 @@ NO_PROGRAM = {"start": "not buildable", "build": "not buildable", "export": "not
 def server():
     """Forks processes that have the slow imports behind them."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.zoo.worker", "transformers", "highspy"])
+    context.set_forkserver_preload(["evals.zoo.worker", "transformers", "highspy"])
     return context
 
 

@@ -1,6 +1,6 @@
 """The sweep: every operator judged in a worker process of its own kind, results as JSON lines, so that a run resumes.
 
-python -m benchmarks.operators.sweep [names …] [--limit 6] [--seconds 300] [--again]
+python -m evals.operators.sweep [names …] [--limit 6] [--seconds 300] [--again]
     [--out benchmarks/results/operators.jsonl]
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.operators import crew
-from benchmarks.operators.judge import Findings, judge
-from benchmarks.operators.samples import cases, samples_of
+from evals.operators import crew
+from evals.operators.judge import Findings, judge
+from evals.operators.samples import cases, samples_of
 
 RESULTS = Path("benchmarks/results/operators.jsonl")
 

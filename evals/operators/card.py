@@ -1,6 +1,6 @@
 """The card: ``docs/operators.md``, written from the results of the sweep and of the ground truth.
 
-python -m benchmarks.operators.card
+python -m evals.operators.card
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.operators import sweep, truth
-from benchmarks.operators.samples import cases
+from evals.operators import sweep, truth
+from evals.operators.samples import cases
 from shardwright.errors import ShardwrightError
 
 CARD = Path("docs/operators.md")

@@ -10,13 +10,13 @@ import warnings
 import torch
 
 import shardwright as sw
-from benchmarks.zoo.build import NotBuildableError, auto_class
-from benchmarks.zoo.comparing import bill, compare
-from benchmarks.zoo.exporting import plain
-from benchmarks.zoo.inputs import InputsUnknownError, least
-from benchmarks.zoo.makers import VOCABULARY_FREE
-from benchmarks.zoo.recipe import as_decoder, shrink
-from benchmarks.zoo.results import one_line
+from evals.zoo.build import NotBuildableError, auto_class
+from evals.zoo.comparing import bill, compare
+from evals.zoo.exporting import plain
+from evals.zoo.inputs import InputsUnknownError, least
+from evals.zoo.makers import VOCABULARY_FREE
+from evals.zoo.recipe import as_decoder, shrink
+from evals.zoo.results import one_line
 
 TOKENS = 512
 SLOWER = 1.001
