@@ -54,12 +54,12 @@ bench-checkpoint: $(READY)  ## Measure the memory that sharding a 2.5 GB checkpo
 bench-backends: $(READY)  ## Measure a decoder eager, under torch.compile and compiled ahead of time
 	$(BIN)/python -m benchmarks.backends
 
-ops: $(READY)  ## Judge every operator of PyTorch's databases and write docs/operators.md (an hour)
+ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results/ (an hour; resumes)
 	$(BIN)/python -m evals.operators.sweep
 	$(BIN)/python -m evals.operators.truth
 	$(BIN)/python -m evals.operators.card
 
-zoo: $(READY)  ## Shard every model type of transformers and write docs/models.md (hours; resumes)
+zoo: $(READY)  ## Shard every model type of transformers into evals/results/ (hours; resumes)
 	$(BIN)/python -m evals.zoo.run
 	$(BIN)/python -m evals.zoo.run --task agreement --ranks 8
 	$(BIN)/python -m evals.zoo.card

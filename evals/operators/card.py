@@ -1,4 +1,7 @@
-"""The card: ``docs/operators.md``, written from the results of the sweep and of the ground truth.
+"""What the sweep and the ground truth say.
+
+The whole card, one row an operator, goes to ``evals/results/operators.md``, which is not kept in git; its counts go to
+``docs/operators.md``, which is.
 
 python -m evals.operators.card
 """
@@ -15,7 +18,10 @@ from evals.operators import sweep, truth
 from evals.operators.samples import cases
 from shardwright.errors import ShardwrightError
 
-CARD = Path("docs/operators.md")
+CARD = Path("evals/results/operators.md")
+SUMMARY = Path("docs/operators.md")
+KINDS = {"Operators": "", "Modules": "module ", "Higher-order operators": "hop "}
+"""What a kind's names start with."""
 Row = Mapping[str, Any]
 
 VERDICTS = {
@@ -78,15 +84,33 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 def write(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
     """The text of the card."""
-    kinds = {"Operators": "", "Modules": "module ", "Higher-order operators": "hop "}
-    parts = ["# Operators", "", *_preface(rows), ""]
-    special = tuple(filter(None, kinds.values()))
-    for title, prefix in kinds.items():
-        own = [r for r in rows if r["name"].startswith(prefix) and (prefix or not r["name"].startswith(special))]
-        if own:
-            parts += [f"## {title}", "", *_summary(own), "", *table(own), ""]
-    parts += ["## Ground truth", "", *_truth(comparisons), ""]
+    parts = ["# Operators", "", *_preface(rows), "", *_DIMS_CUT, ""]
+    for title, own in _by_kind(rows).items():
+        parts += [f"## {title}", "", *_head(), _counts("all", own), "", *table(own), ""]
+    parts += ["## Ground truth", "", *_agreement(comparisons), "", *_truth(comparisons), ""]
     return "\n".join(parts)
+
+
+def summary(rows: Sequence[Row], comparisons: Sequence[Row]) -> str:
+    """The counts of the card, for the documentation."""
+    counts = [_counts(title.lower(), own) for title, own in _by_kind(rows).items()]
+    parts = ["# Operators", "", *_preface(rows), *_POINTER, "", *_head(), *counts, "", *_agreement(comparisons), ""]
+    return "\n".join(parts)
+
+
+_POINTER = (
+    "One row an operator, with the reason where it is not cut, and the ground truth operator by operator: `make ops`",
+    "writes them to `evals/results/operators.md`.",
+)
+
+
+def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    special = tuple(filter(None, KINDS.values()))
+    found = {
+        title: [r for r in rows if r["name"].startswith(prefix) and (prefix or not r["name"].startswith(special))]
+        for title, prefix in KINDS.items()
+    }
+    return {title: own for title, own in found.items() if own}
 
 
 def _preface(rows: Sequence[Row]) -> list[str]:
@@ -101,23 +125,29 @@ def _preface(rows: Sequence[Row]) -> list[str]:
         "",
         *(f"- **{word}**: {meaning}." for word, meaning in VERDICTS.items()),
         "",
-        f"Judged so far: {len(rows)} of the {len(cases())} entries of the databases, each on its first "
+        f"Judged so far: {len(rows)} of the {len(cases())} entries of the databases, each on its first",
         f"{' to '.join(map(str, limits)) or 'few'} samples in every set of sizes, those of unequal shapes first.",
-        "",
-        "*Dims cut* counts the dims of all operand tensors (longer than one) that the rules can cut; the others take",
-        "part in what the operator computes as a whole (a sorted dim, the rows of a matrix that is inverted). Random",
-        "operators are drawn whole by every rank: seed all ranks alike.",
     ]
 
 
-def _summary(rows: Sequence[Row]) -> Iterator[str]:
+_DIMS_CUT = (
+    "*Dims cut* counts the dims of all operand tensors (longer than one) that the rules can cut; the others take",
+    "part in what the operator computes as a whole (a sorted dim, the rows of a matrix that is inverted). Random",
+    "operators are drawn whole by every rank: seed all ranks alike.",
+)
+
+
+def _head() -> Iterator[str]:
+    yield f"|  | {' | '.join(VERDICTS)} | together |"
+    yield "|---|" + "--:|" * (len(VERDICTS) + 1)
+
+
+def _counts(title: str, rows: Sequence[Row]) -> str:
     counts = Counter(map(verdict, rows))
-    yield f"| {' | '.join(VERDICTS)} | all |"
-    yield "|" + "--:|" * (len(VERDICTS) + 1)
-    yield f"| {' | '.join(str(counts[word]) for word in VERDICTS)} | {len(rows)} |"
+    return f"| {title} | {' | '.join(str(counts[word]) for word in VERDICTS)} | {len(rows)} |"
 
 
-def _truth(comparisons: Sequence[Row]) -> Iterator[str]:
+def _agreement(comparisons: Sequence[Row]) -> Iterator[str]:
     good = [one for one in comparisons if not one["problem"] and one["valid"]]
     valid, allowed = sum(one["valid"] for one in good), sum(one["allowed"] for one in good)
     unsound = sum(len(one["unsound"]) for one in comparisons if not one["problem"])
@@ -129,7 +159,9 @@ def _truth(comparisons: Sequence[Row]) -> Iterator[str]:
     yield f"Of {valid:,} valid combinations of {len(good)} operators our rules allow {allowed:,} (**{share}**);"
     yield f"**{unsound}** of ours are wrong. Ours beyond the valid ones change an argument (a size, an index), which"
     yield "the ground truth cannot do; they are checked by running them so."
-    yield ""
+
+
+def _truth(comparisons: Sequence[Row]) -> Iterator[str]:
     yield "| operator | valid | allowed | by changing an argument | valid, but not allowed |"
     yield "|---|--:|--:|--:|---|"
     for one in comparisons:
@@ -146,7 +178,9 @@ def main() -> None:
     if not sweep.RESULTS.exists() or not truth.RESULTS.exists():
         raise ShardwrightError("there are no results to write a card from\n  try: make ops")
     rows = {row["name"]: row for row in map(json.loads, sweep.RESULTS.open())}
-    CARD.write_text(write(list(rows.values()), json.loads(truth.RESULTS.read_text())) + "\n")
+    comparisons = json.loads(truth.RESULTS.read_text())
+    CARD.write_text(write(list(rows.values()), comparisons))
+    SUMMARY.write_text(summary(list(rows.values()), comparisons))
     print(f"{CARD}: {dict(Counter(map(verdict, rows.values())))}")
 
 

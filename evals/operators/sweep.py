@@ -1,7 +1,7 @@
 """The sweep: every operator judged in a worker process of its own kind, results as JSON lines, so that a run resumes.
 
 python -m evals.operators.sweep [names …] [--limit 6] [--seconds 300] [--again]
-    [--out benchmarks/results/operators.jsonl]
+    [--out evals/results/operators.jsonl]
 """
 
 import argparse
@@ -18,7 +18,7 @@ from evals.operators import crew
 from evals.operators.judge import Findings, judge
 from evals.operators.samples import cases, samples_of
 
-RESULTS = Path("benchmarks/results/operators.jsonl")
+RESULTS = Path("evals/results/operators.jsonl")
 
 
 def judged(name: str, limit: int) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="judge anew what the results already hold")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     held = {} if not options.out.exists() else {r["name"]: r for r in map(json.loads, options.out.open())}
     names = options.names or [n for n in cases() if options.again or n not in held]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -4,7 +4,7 @@ The ground truth is torch's own (``torch.distributed.tensor._ops.strategy_valida
 runs an operator on pieces with its arguments unchanged. Ours may change them (a size, an index that moves), so a
 strategy with a localizer that torch finds invalid is held against `check_strategies` instead.
 
-    python -m evals.operators.truth [--out benchmarks/results/ground_truth.json]
+    python -m evals.operators.truth [--out evals/results/ground_truth.json]
 """
 
 import argparse
@@ -31,7 +31,7 @@ from shardwright.rules.call import leaves, make_call
 from shardwright.rules.check import check_strategies, default_strategies
 from shardwright.rules.registry import op_names
 
-RESULTS = Path("benchmarks/results/ground_truth.json")
+RESULTS = Path("evals/results/ground_truth.json")
 RANKS = 2
 MAX_COMBINATIONS = 4000
 
@@ -175,6 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     names = options.names or sorted({op_names(op)[0] for op, _, _ in core_samples()})
     found = list(track(crew.run(names, compared), description="core operators", total=len(names)))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(sorted(found, key=lambda one: one["name"]), indent=1) + "\n")
     valid, allowed = (sum(one.get(key, 0) for one in found) for key in ("valid", "allowed"))
     unsound = sum(len(one.get("unsound", ())) for one in found)

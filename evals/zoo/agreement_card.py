@@ -34,6 +34,13 @@ def agreement_section(records):
     return "\n".join(lines)
 
 
+def agreement_counts(records):
+    """How far the two plans agree, in one paragraph for every number of ranks."""
+    found = [r for r in records.values() if "auto_talk_us" in r]
+    sizes = sorted({r["num_ranks"] for r in found})
+    return "\n".join(paragraph(n, [r for r in found if r["num_ranks"] == n]) for n in sizes)
+
+
 def paragraph(num_ranks, found):
     """Counts over all types."""
     named, named_equal = sum(r["named"] for r in found), sum(r["named_equal"] for r in found)

@@ -1,14 +1,19 @@
-"""Write docs/models.md from the results: ``python -m evals.zoo.card``. Counts on top, then one table."""
+"""Write what the results say: ``python -m evals.zoo.card``.
+
+The whole card, one row a model type, goes to ``evals/results/models.md``, which is not kept in git; its counts go to
+``docs/models.md``, which is.
+"""
 
 import argparse
 from collections import Counter
 from pathlib import Path
 
-from evals.zoo.agreement_card import agreement_section
-from evals.zoo.results import RESULTS, latest, tally
+from evals.zoo.agreement_card import agreement_counts, agreement_section
+from evals.zoo.results import FOLDER, RESULTS, latest, tally
 from evals.zoo.types import model_types
 
-CARD = Path("docs/models.md")
+CARD = FOLDER / "models.md"
+SUMMARY = Path("docs/models.md")
 GROUPS = {"causal": "causal language models", "base": "encoders, vision, audio and multimodal models"}
 ORDER = ("ok", "wrong", "crashed", "refused", "gave up", "no plan", "not exportable", "not buildable")
 MEANING = {
@@ -21,6 +26,9 @@ MEANING = {
     "not exportable": "`torch.export` does not take it",
     "not buildable": "the recipe finds no small config that builds and runs",
 }
+POINTER = """`make zoo` writes one row a model type (verdict, error, share, collectives, seconds, remarks) to
+`evals/results/models.md`, and every weight that the automatic plan and the maintainers' hold differently.
+"""
 MUCH = 1.25
 """A share of this many equal parts is explained."""
 MOST_NOTES = 4
@@ -46,11 +54,13 @@ def main():
     parser.add_argument("--results", type=Path, default=RESULTS["zoo"])
     parser.add_argument("--agreement", type=Path, default=RESULTS["agreement"])
     parser.add_argument("--output", type=Path, default=CARD)
+    parser.add_argument("--summary", type=Path, default=SUMMARY)
     options = parser.parse_args()
     records, facts = latest(options.results)
     agreement, _ = latest(options.agreement)
     totals = Counter(kind.group for kind in model_types())
     options.output.write_text(render(records, agreement, facts, totals), encoding="utf-8")
+    options.summary.write_text(summary(records, agreement, facts, totals), encoding="utf-8")
 
 
 def render(records, agreement, facts, totals):
@@ -61,6 +71,14 @@ def render(records, agreement, facts, totals):
         mine = {key: r for key, r in records.items() if r["group"] == group}
         if mine:
             text += [f"## {title.capitalize()}\n", model_table(mine)]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def summary(records, agreement, facts, totals):
+    """The counts of the card, for the documentation; arguments as in `render`."""
+    legend = verdict_legend(records).replace("\n- ", " ").removeprefix("- ")
+    text = [HEAD.format(**facts), counts_table(records, totals), legend, causes(records)]
+    text += [agreement_counts(agreement), POINTER]
     return "\n".join(text).rstrip() + "\n"
 
 

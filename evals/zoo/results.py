@@ -5,7 +5,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-RESULTS = {name: Path(f"benchmarks/results/{name}.jsonl") for name in ("zoo", "agreement")}
+FOLDER = Path("evals/results")
+"""Where records and cards are written; not kept in git."""
+RESULTS = {name: FOLDER / f"{name}.jsonl" for name in ("zoo", "agreement")}
 """The file of each task."""
 
 

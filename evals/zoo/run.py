@@ -47,7 +47,7 @@ def parse():
     parser.add_argument("--ranks", default="2,4,8", help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=480.0, help="time limit of each run; default: %(default)s")
     parser.add_argument("--gib", type=float, default=10.0, help="memory limit; default: %(default)s")
-    parser.add_argument("--results", type=Path, help="default: a file in benchmarks/results for the task")
+    parser.add_argument("--results", type=Path, help="default: a file in evals/results for the task")
     parser.add_argument(
         "--again", default="", help="verdicts that are measured anew ('not buildable,gave up'), or 'all'; default: none"
     )
