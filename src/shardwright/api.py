@@ -34,6 +34,7 @@ from shardwright.plan import (
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
 from shardwright.rules.discover import Discovery
+from shardwright.serial import one_at_a_time
 from shardwright.sharded import AxisPass, ShardedProgram
 from shardwright.split import is_cheaper, is_even_on, scarce_weights, splits
 
@@ -43,6 +44,7 @@ GAP_WORTH_SAYING = 1e-3
 PlanLike = Mapping[str, Any] | BorrowedPlan | AutoDeployPlan | str | os.PathLike[str]
 
 
+@one_at_a_time
 def shard(
     exported: ExportedProgram,
     *,
@@ -73,8 +75,9 @@ def shard(
     Where heads are fewer than an axis has ranks, ``tp`` is compiled as two axes, ``tp.0`` and ``tp.1``, if that is
     cheaper (`ShardedProgram.mesh` shows it): layouts and assignments go by these names, merged collectives by ``tp``.
 
-    Warns when the solver's time limit ends it before its answer is proven the best (`ShardedProgram.gap`). Raises
-    `PlanError` (everything wrong with the plan), `ProgramError`, `AssignmentError`, `BudgetError`.
+    Threads may call it at once; they wait for each other. Warns when the solver's time limit ends it before its answer
+    is proven the best (`ShardedProgram.gap`). Raises `PlanError` (everything wrong with the plan), `ProgramError`,
+    `AssignmentError`, `BudgetError`.
 
     >>> sharded = shard(exported, mesh=4, plan={"layers.*.mlp.up": "colwise", "layers.*.mlp.down": "rowwise"})
     >>> sharded.exported(rank=0)            # an ExportedProgram

@@ -30,6 +30,7 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.inline import flat_graph, functional
 from shardwright.layout import REPLICATE, Layout, Size, local_shape, take_shard
 from shardwright.nodes import describe, module_path, module_stack
+from shardwright.serial import one_at_a_time
 
 STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -174,6 +175,7 @@ class Program:
         return found
 
 
+@one_at_a_time
 def read(exported: ExportedProgram) -> Program:
     """Read an exported program; the exported program itself stays as it is.
 
@@ -241,6 +243,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
         ) from error
 
 
+@one_at_a_time
 def write(program: Program) -> ExportedProgram:
     """The `ExportedProgram` of a program whose weights are made now; it keeps specs, ranges and module paths."""
     source = program.source

@@ -25,6 +25,7 @@ from shardwright.optimize import merge_collectives
 from shardwright.partition import Collective, collectives_of, lower, partition
 from shardwright.program import Program, write
 from shardwright.rules.discover import Discovery
+from shardwright.serial import one_at_a_time
 from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
 
 
@@ -71,6 +72,7 @@ class ShardedProgram:
         self._partitioned: dict[tuple[int, ...], Program] = {}
         self._collectives: list[Collective] | None = None
 
+    @one_at_a_time
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
         """The `ExportedProgram` of one rank, with its own weights.
 
@@ -85,6 +87,7 @@ class ShardedProgram:
 
         return current_group_names(self.mesh)
 
+    @one_at_a_time
     def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
         """One rank's lowered `Program`; group names are the axis names unless given."""
         names = {axis: axis for axis in self.mesh.group_names}
@@ -104,6 +107,7 @@ class ShardedProgram:
         return self.assignments[self.mesh.names[0]]
 
     @property
+    @one_at_a_time
     def assignments(self) -> dict[str, Assignment]:
         """The assignment on every axis, as the first rank sees it."""
         found = {}
@@ -117,6 +121,7 @@ class ShardedProgram:
         return max((a.solution.gap for a in self.assignments.values()), default=0.0)
 
     @property
+    @one_at_a_time
     def collectives(self) -> list[Collective]:
         """Every collective of the program, in order, with its cause."""
         if self._collectives is None:
@@ -135,6 +140,7 @@ class ShardedProgram:
         return list(seen.values())
 
     @property
+    @one_at_a_time
     def weights(self) -> list[WeightLayout]:
         """Where every parameter, buffer and constant lives."""
         found = []

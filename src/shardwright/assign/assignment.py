@@ -14,7 +14,7 @@ from shardwright.assign.cost import CostModel, share
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
-from shardwright.assign.highs import NothingBelowError, OutOfTimeError
+from shardwright.assign.highs import NoAnswerError, NothingBelowError
 from shardwright.assign.milp import solve
 from shardwright.assign.owned import add_owned
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow
@@ -82,7 +82,7 @@ def assign_layouts(
     try:
         expanded = expand(program, names)
         other = _assign(expanded, pins, num_ranks, time_limit_s=left_s, better_than=found.solution, **options)
-    except (NothingBelowError, OutOfTimeError):
+    except (NothingBelowError, NoAnswerError):
         return found
     better = other.cost_us < found.cost_us if auto else other.solution.reshard_us < found.solution.reshard_us
     return replace(other, expanded=tuple(names)) if better else found

@@ -1,6 +1,8 @@
 """Mixed-integer programs, minimised by HiGHS: the relaxation, its neighbourhood, then what is left of the whole."""
 
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +40,8 @@ class NothingBelowError(Exception):
     """No values cost less than what was asked for."""
 
 
-class OutOfTimeError(AssignmentError):
-    """The time limit came before the first answer."""
+class NoAnswerError(AssignmentError):
+    """HiGHS ended without an answer: the time limit came before the first one, or it failed."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Program:
     time_limit_s: float
 
     def minimize(self, cost: np.ndarray, below: float = np.inf, known: np.ndarray | None = None) -> Answer:
-        """The least of ``cost · x``; raises `InfeasibleError` or `OutOfTimeError` where there is none, and
+        """The least of ``cost · x``; raises `InfeasibleError` or `NoAnswerError` where there is none, and
         `NothingBelowError` where the relaxation shows that it is not below ``below``. ``known``: values that satisfy
         the rows, so that there is an answer whatever HiGHS finds.
 
@@ -132,10 +134,7 @@ class Program:
         if not answers and result.status in _INFEASIBLE:
             raise InfeasibleError
         if not answers:
-            raise OutOfTimeError(
-                f"the solver found no assignment within {self.time_limit_s:.0f} s ({result.status.name[1:]})\n"
-                "  try: a plan that pins more tensors, or a longer time limit"
-            )
+            raise NoAnswerError(_no_answer(result.status, self.time_limit_s))
         objective, values = min(answers, key=lambda answer: answer[0])
         if result.status not in _INFEASIBLE:
             bound = objective if result.is_optimal else max(bound, result.bound)
@@ -151,26 +150,15 @@ class Program:
         presolve: str = "choose",
     ) -> _Found:
         """The program with these upper bounds of the variables, or its linear relaxation, as HiGHS leaves it."""
-        solver = _Quiet()
         # Fixed settings and one thread: the same answer on every rank and every run.
-        options = {"threads": 1, "mip_rel_gap": GAP, "presolve": presolve}
-        for name, value in {**options, "time_limit": max(deadline - time.monotonic(), _LEAST_S)}.items():
-            solver.setOptionValue(name, value)
-        solver.passModel(self._model(cost, upper_bound, num_integers=0 if is_relaxed else self.num_integers))
-        solver.run()
-        info, solution = solver.getInfo(), solver.getSolution()
-        has_values = info.primal_solution_status == highspy.kSolutionStatusFeasible
-        values = np.array(solution.col_value) if has_values else None
-        claimed = info.objective_function_value
-        objective = claimed if values is None else float(cost @ values)
-        return _Found(
-            solver.getModelStatus(),
-            values,
-            objective,
-            info.mip_dual_bound,
-            np.array(solution.col_dual),
-            values is None or bool(np.isclose(objective, claimed, rtol=GAP, atol=1e-4)),
-        )
+        options = {
+            "threads": 1,
+            "mip_rel_gap": GAP,
+            "presolve": presolve,
+            "time_limit": max(deadline - time.monotonic(), _LEAST_S),
+        }
+        model = self._model(cost, upper_bound, num_integers=0 if is_relaxed else self.num_integers)
+        return _aside(lambda: _solved(model, cost, options))
 
     def _model(self, cost: np.ndarray, upper_bound: np.ndarray, *, num_integers: int) -> Any:
         model = highspy.HighsLp()
@@ -184,6 +172,53 @@ class Program:
             kinds = [highspy.HighsVarType.kInteger] * num_integers
             model.integrality_ = kinds + [highspy.HighsVarType.kContinuous] * (len(cost) - num_integers)
         return model
+
+
+def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any]) -> _Found:
+    """What HiGHS leaves of a model under these options."""
+    solver = _Quiet()
+    for name, value in options.items():
+        _taken(solver.setOptionValue(name, value), f"the option {name}={value}")
+    _taken(solver.passModel(model), "the model")
+    if solver.run() == highspy.HighsStatus.kError and solver.getModelStatus() == highspy.HighsModelStatus.kNotset:
+        raise NoAnswerError("HiGHS refused to run, before it looked at the problem")
+    info, solution = solver.getInfo(), solver.getSolution()
+    has_values = info.primal_solution_status == highspy.kSolutionStatusFeasible
+    values = np.array(solution.col_value) if has_values else None
+    claimed = info.objective_function_value
+    objective = claimed if values is None else float(cost @ values)
+    return _Found(
+        solver.getModelStatus(),
+        values,
+        objective,
+        info.mip_dual_bound,
+        np.array(solution.col_dual),
+        values is None or bool(np.isclose(objective, claimed, rtol=GAP, atol=1e-4)),
+    )
+
+
+def _taken(status: Any, what: str) -> None:
+    """Raise where HiGHS did not take what it was given; a warning (a coefficient too small to count) is no refusal."""
+    if status == highspy.HighsStatus.kError:
+        raise NoAnswerError(f"HiGHS did not take {what}")
+
+
+def _aside(work: Callable[[], _Found]) -> _Found:
+    """What ``work`` gives, done in a thread of its own.
+
+    HiGHS has a pool of threads for every thread that calls it, as many as its first call there asked for, and refuses
+    to run with another number. A new thread has no pool yet, whoever else in this process uses HiGHS.
+    """
+    with ThreadPoolExecutor(1, "shardwright-highs") as pool:
+        return pool.submit(work).result()
+
+
+def _no_answer(status: Any, time_limit_s: float) -> str:
+    """Why there is no answer, and what to do."""
+    if status == highspy.HighsModelStatus.kTimeLimit:
+        what = f"the solver found no assignment within {time_limit_s:.0f} s"
+        return f"{what}\n  try: a plan that pins more tensors, or a longer time limit"
+    return f"the solver found no assignment: HiGHS ended with {status.name[1:]!r}\n  try: a plan that pins more tensors"
 
 
 def relative_gap(objective: float, bound: float) -> float:
