@@ -312,22 +312,23 @@ REPLICATE = Replicate()
 def resolve(layout: Layout, shape: Sequence[Size], num_ranks: int) -> Layout:
     """The layout with its cut worked out for a tensor of global ``shape`` on ``num_ranks`` ranks.
 
-    A negative dim counts from the end. Raises `LayoutError` for a dim that does not exist, parts or units that do not
-    fit, or a dim of symbolic size whose divisibility is unknown.
+    A negative dim counts from the end. On one rank every layout is whole. Raises `LayoutError` for a dim that does not
+    exist, parts or units that do not fit, or a dim of symbolic size whose divisibility is unknown.
     """
     if not isinstance(layout, Shard):
-        return layout
+        return layout if num_ranks > 1 else REPLICATE
     if not -len(shape) <= layout.dim < len(shape):
         raise LayoutError(f"{layout} cuts dim {layout.dim} of a tensor with {len(shape)} dims")
     dim = layout.dim % len(shape)
     if isinstance(layout.cut, Cut):
         if layout.cut.num_ranks != num_ranks or not same_size(layout.cut.size, shape[dim]):
             raise LayoutError(f"{layout.cut} does not fit a dim of size {shape[dim]} on {num_ranks} ranks")
-        return Shard(dim, layout.cut)
+        return Shard(dim, layout.cut) if num_ranks > 1 else REPLICATE
     size = shape[dim]
     if not isinstance(size, int) and not _is_integer(size / num_ranks):
         raise LayoutError(f"dim {dim} has the symbolic size {size}, not known to be a multiple of {num_ranks} ranks")
-    return Shard(dim, (layout.cut or Blocks()).cut(size, num_ranks))
+    cut = (layout.cut or Blocks()).cut(size, num_ranks)
+    return Shard(dim, cut) if num_ranks > 1 else REPLICATE
 
 
 def cut_of(layout: Shard) -> Cut:

@@ -163,6 +163,8 @@ class _Builder:
         They are when it gives a dim structure (the heads of a view, the parts of a split), cuts a weight, or cuts so
         much work that a collective's time is small.
         """
+        if self.num_ranks == 1:
+            return False
         rule = self.rules[site.index]
         assert rule is not None, "only rules have factors"
         if rule.dropped & set(group) and any(_is_uneven(rule.sizes[name], self.num_ranks) for name in group):
@@ -286,6 +288,8 @@ class _Builder:
             return [Strategy((), (layout,), (layout,))]
         if rule is None:
             return [Strategy((), (REPLICATE,) * len(site.reads), (REPLICATE,) * max(len(step.vals), 1))]
+        if self.num_ranks == 1:
+            return [whole_strategy(rule)]
         may_cut = not any(one.node.name in self.uncut for one in site.steps)
         cut = site_strategies(self.candidates, site, rule) if may_cut else []
         return list(dict.fromkeys([*cut, whole_strategy(rule), *partial_strategies(rule)]))
@@ -309,6 +313,8 @@ class _Builder:
                 self.strategies[site.index] = [Strategy((), (o,), ()) for o in self._output_layouts(site)]
 
     def _free_layouts(self, site: Site, wanted: Mapping[int, Mapping[Layout, None]], is_mutated: bool) -> list[Layout]:
+        if self.num_ranks == 1:
+            return [REPLICATE]
         value = site.step.vals[0]
         cuts = self.candidates.layouts((site.index, 0), value.dim())
         options: list[Layout] = [REPLICATE, *cuts]

@@ -59,7 +59,10 @@ def make_groups(mesh: Mesh) -> dict[str, str]:
 
 
 def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
-    """As `make_groups`, the groups themselves; the default group for what spans the mesh."""
+    """As `make_groups`, the groups themselves; the default group for what spans the mesh.
+
+    An axis of one rank has none: nothing is communicated along it.
+    """
     if dist.get_world_size() != mesh.num_ranks:
         raise ShardwrightError(
             f"the program is for {mesh.num_ranks} ranks ({dict(mesh.axes)}), but {dist.get_world_size()} are running\n"
@@ -69,6 +72,8 @@ def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
     assert world is not None, "a process group is up"
     found: dict[str, Any] = {}
     for axis in mesh.group_names:
+        if mesh.size(axis) == 1:
+            continue
         if _spans(mesh, axis):
             found[axis] = world
             continue
