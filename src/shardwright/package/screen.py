@@ -1,9 +1,7 @@
-"""Look through a graph file before torch reads it, and refuse whatever could run code.
+"""Look through a graph file before torch reads it, and refuse whatever a sharded graph does not hold.
 
-``torch.export.load`` trusts its file: it resolves operator names with ``getattr`` from the modules torch, operator and
-math (``torch.os.system`` would be one), evaluates symbolic sizes with sympy, executes the text of input guards, and
-unpickles tensors of odd kinds. So nothing reaches it that is not known to be harmless: operators from registered
-namespaces, arithmetic, sizes made of known functions of symbols and numbers, no guards of other kinds, no pickles.
+An archive that torch reads unscreened can run code. So nothing reaches it that is not known to be harmless: operators
+from registered namespaces, arithmetic, sizes made of known functions of symbols and numbers, guards that compare sizes.
 """
 
 import ast
