@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, product
+from shardwright.layout import OWNED, REPLICATE, Cut, Layout, Partial, Shard, Size, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class Term:
             return f"[{'+'.join(self.factors)}]"
         return self.factors[0] if len(self.factors) == 1 else f"({' '.join(self.factors)})" if self.factors else "1"
 
+
+SCATTERED = Partial(f"{OWNED} one rank")
+"""Each entry is right on one rank, and no rank knows which."""
 
 Dims = tuple[Term, ...]
 """The dims of one operand or result."""
@@ -121,7 +124,8 @@ class Rule:
     A factor may be carried by one result and reduced in another (a gradient of a weight).
     ``added``: operands added to what is reduced (a bias).
     ``independent``: results that are the same whatever is cut.
-    ``linear``: sets of operands in which the call is jointly
+    ``scattered``: results whose entries are each right on one rank where a factor is reduced, so that nothing can read
+    them. ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``multiplies``: the factors of each product it computes, one multiply-add an index of all of
     them; absent: all factors where something is reduced. ``()`` is a lookup, which reads as much as it gives.
@@ -139,6 +143,7 @@ class Rule:
     dropped: frozenset[str] = frozenset()
     linear: tuple[frozenset[int], ...] = ()
     independent: frozenset[int] = frozenset()
+    scattered: frozenset[int] = frozenset()
     moves: bool = False
     multiplies: tuple[tuple[str, ...], ...] | None = None
     size_arg: str | None = None
@@ -272,7 +277,7 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
                 continue
             if len(reductions) != 1:
                 return None
-            results[index] = Partial(next(iter(reductions)))
+            results[index] = SCATTERED if index in rule.scattered else Partial(next(iter(reductions)))
     if reductions and rule.added and reductions != {"sum"}:
         return None
     return Strategy(
