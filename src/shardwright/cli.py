@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from shardwright.errors import PlanWarning, ShardwrightError, SolverWarning
+from shardwright.errors import CheckpointWarning, PlanWarning, ShardwrightError, SolverWarning
 from shardwright.report.tables import make_console
 
 app = typer.Typer(
@@ -136,9 +136,7 @@ def shard(
             opened = None
             sharded = _shard(model, tp, plan, slack=slack)
             sharded.save(str(output), progress=step)
-    if opened is not None and opened.unused:
-        _err.print(f"not used by the model: {len(opened.unused)} tensors, such as {opened.unused[0]}")
-    _show_package(sharded, output, as_json=as_json)
+    _show_package(sharded, output, unused=opened.unused if opened is not None else (), as_json=as_json)
 
 
 @app.command()
@@ -294,7 +292,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Ours in one line, without the place in our code that found it; others as Python shows them."""
-    if issubclass(category, (PlanWarning, SolverWarning)):
+    if issubclass(category, (CheckpointWarning, PlanWarning, SolverWarning)):
         _err.print(f"warning: {message}", style="yellow", markup=False)
     else:
         _err.print(warnings.formatwarning(message, category, *where[:2]), markup=False, end="")
@@ -323,10 +321,23 @@ def _dtype(name: str | None) -> Any:
     return known.get(name) if name else None
 
 
-def _show_package(sharded: Any, output: Path, *, as_json: bool) -> None:
-    from shardwright.report.tables import collectives_table, fallbacks_table, memory_table, print_json, weights_table
+def _show_package(sharded: Any, output: Path, *, unused: Sequence[Any] = (), as_json: bool) -> None:
+    from shardwright.report.tables import (
+        collectives_table,
+        fallbacks_table,
+        memory_table,
+        print_json,
+        unused_table,
+        weights_table,
+    )
 
-    tables = [weights_table(sharded), collectives_table(sharded), memory_table(sharded), fallbacks_table(sharded)]
+    tables = [
+        weights_table(sharded),
+        collectives_table(sharded),
+        memory_table(sharded),
+        fallbacks_table(sharded),
+        unused_table(unused),
+    ]
     if as_json:
         print_json(tables, package=str(output))
         return

@@ -21,6 +21,10 @@ class PlanWarning(UserWarning):
     """Entries of a plan written for a family of models that this program has no use for."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint holds tensors or files that nothing reads."""
+
+
 class SolverWarning(UserWarning):
     """The solver stopped before its answer was proven the best."""
 

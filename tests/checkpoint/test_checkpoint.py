@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 import shardwright as sw
 from shardwright.checkpoint import open_checkpoint
 from shardwright.package import load_rank, read_manifest
+from shardwright.package.regions import Region
+from shardwright.report.tables import unused_table
 from tests.tiny import write_checkpoint
 
 
@@ -220,6 +223,11 @@ def pickle_only(folder):
     (folder / "pytorch_model.bin").write_bytes(b"")
 
 
+def turned(places):
+    """Every tensor in the file of the next."""
+    return dict(zip(places, [*list(places.values())[1:], next(iter(places.values()))], strict=True))
+
+
 INDEX = "model.safetensors.index.json"
 DAMAGE = {
     "a missing file": (lambda f: sorted(f.glob("model-*"))[1].unlink(), "the checkpoint lacks .*model-00002"),
@@ -243,6 +251,22 @@ DAMAGE = {
     "an index that is none": (lambda f: (f / INDEX).write_text("[]"), "no index"),
     "an index that leads outside": (
         lambda f: edit(f / INDEX, lambda i: i["weight_map"].update(x="../x.safetensors")),
+        "outside its folder",
+    ),
+    "an index that leads to the root": (
+        lambda f: edit(f / INDEX, lambda i: i["weight_map"].update(x="/x.safetensors")),
+        "outside its folder",
+    ),
+    "an index of files that are not there": (
+        lambda f: edit(f / INDEX, lambda i: i["weight_map"].update(x="a.safetensors", y="b.safetensors")),
+        r"\(2 problems\).*lacks .*/a.safetensors.*lacks .*/b.safetensors",
+    ),
+    "an index of other files": (
+        lambda f: edit(f / INDEX, lambda i: i.update(weight_map=turned(i["weight_map"]))),
+        r"contradicts itself .*holds .*, but it does not.*the index is of other files: model-",
+    ),
+    "weights named outside the folder": (
+        lambda f: edit(f / "config.json", lambda c: c.update(transformers_weights="../x.safetensors")),
         "outside its folder",
     ),
     "an index of tensors that are not there": (
@@ -290,3 +314,88 @@ def test_a_stored_buffer_of_another_shape_is_named():
     _share_ties(model, {"table": WholeTensor((4, 2))})
     with pytest.raises(sw.ShardwrightError, match=r"'table' has shape \(4, 3\), the model makes \(4, 2\)"):
         _share_ties(model, {"table": WholeTensor((4, 3))})
+
+
+def add_to(file, tensors):
+    save_file({**load_file(file), **tensors}, file, {"format": "pt"})
+
+
+def unused_of(folder, **options):
+    """What is opened, and the warnings it gave."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", sw.CheckpointWarning)
+        opened = open_checkpoint(folder, cache_length=8, **options)
+    return opened, [str(one.message) for one in told if one.category is sw.CheckpointWarning]
+
+
+def reads(opened, model):
+    """Whether everything the program takes from the checkpoint is what transformers loads."""
+    wanted = model.state_dict()
+    names = [name for name in opened.exported.state_dict if name in opened.source.holders]
+    assert set(names) == {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name in names:
+        found = opened.source.read(name, Region.whole(wanted[name].shape), wanted[name].dtype)
+        assert torch.equal(found, wanted[name]), name
+    return True
+
+
+def test_the_index_decides_which_file_a_tensor_is_read_from(llama, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(llama[0], folder)
+    places = json.loads((folder / INDEX).read_text())["weight_map"]
+    name, last = min(places, key=places.get), max(places.values())
+    add_to(folder / last, {name: torch.zeros_like(load_file(folder / places[name])[name]), "more": torch.ones(3)})
+    opened, told = unused_of(folder)
+    assert reads(opened, load_whole(llama[0]))
+    assert [(one.name, one.file) for one in opened.unused] == [(name, last), ("more", last)]
+    assert f"{name} (the index gives it to {places[name]})" in told[0]
+    assert "more (the index does not name it)" in told[0]
+
+
+def test_a_folder_saved_twice_is_read_as_transformers_reads_it(tmp_path):
+    write_checkpoint(tmp_path / "model")
+    model = write_checkpoint(tmp_path / "model", max_shard_size="1GB")
+    with torch.no_grad():
+        model.model.norm.weight.add_(1)
+    model.save_pretrained(tmp_path / "model", max_shard_size="1GB")
+    assert (tmp_path / "model" / INDEX).is_file(), "the old index stays"
+    opened, told = unused_of(tmp_path / "model")
+    assert reads(opened, load_whole(tmp_path / "model"))
+    assert told == [f"not read from the checkpoint: {INDEX} (model.safetensors is read)"]
+
+
+def test_weights_that_the_configuration_names(tmp_path):
+    folder = tmp_path / "model"
+    write_checkpoint(folder, max_shard_size="1GB")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    edit(folder / "config.json", lambda c: c.update(transformers_weights="other.safetensors"))
+    opened, told = unused_of(folder)
+    assert reads(opened, load_whole(folder))
+    assert not told
+    shutil.copy(folder / "other.safetensors", folder / "model.safetensors")
+    assert [one.file for one in unused_of(folder)[0].unused] == ["model.safetensors"]
+
+
+def test_tensors_that_the_model_lacks_are_named(tmp_path):
+    folder = tmp_path / "model"
+    write_checkpoint(folder, max_shard_size="1GB")
+    whole = load_whole(folder)
+    more = {"extra.weight": torch.ones(2), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    # Both names mean the model's norm; transformers reads the first in order.
+    add_to(folder / "model.safetensors", {**more, "norm.weight": torch.zeros(48)})
+    opened, told = unused_of(folder)
+    assert {one.name for one in opened.unused} == {*more, "norm.weight"}
+    assert "extra.weight" in told[0]
+    assert "model.norm.weight is read from another tensor" in told[0]
+    assert "inv_freq" not in told[0], "the model computes it"
+    assert [row["tensor"] for row in unused_table(opened.unused).as_data()] == [one.name for one in opened.unused]
+    assert reads(opened, whole)
+
+
+def test_experts_of_different_sizes_are_named(tmp_path):
+    folder = tmp_path / "model"
+    write_checkpoint(folder, "mixtral", max_shard_size="1GB")
+    name = next(n for n in load_file(folder / "model.safetensors") if "experts.3.w1" in n)
+    add_to(folder / "model.safetensors", {name: torch.zeros(5, 48)})
+    with pytest.raises(sw.CheckpointError, match=r"cannot be made of .*experts\.0\.w1"):
+        open_checkpoint(folder, cache_length=0)

@@ -5,7 +5,9 @@ most memory that is needed at a time is the largest tensor of the model and a ra
 """
 
 import os
+import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.api import PlanLike, shard
-from shardwright.errors import CheckpointError, Finding, near_misses, raise_findings
+from shardwright.checkpoint.files import Unused
+from shardwright.errors import CheckpointError, CheckpointWarning, Finding, near_misses, raise_findings
 from shardwright.inline import functional
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.regions import Holder, Region, read_region
@@ -41,14 +44,14 @@ class Checkpoint:
     """A checkpoint opened for sharding.
 
     ``exported``: the program, its parameters on the meta device. ``source``: reads them. ``extras``: the tokenizer's
-    files. ``unused``: names in the checkpoint that the model has no use for.
+    files. ``unused``: tensors and files of the checkpoint that nothing reads.
     """
 
     exported: ExportedProgram
     source: CheckpointSource
     decoder: DecoderEntry | None
     extras: Mapping[str, bytes]
-    unused: Sequence[str]
+    unused: Sequence[Unused]
 
     def save(self, sharded: ShardedProgram, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
         """Write a sharding of ``exported`` as a package, weights streamed; raises `PackageError`."""
@@ -72,7 +75,8 @@ def shard_checkpoint(
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
     ``options``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not yet written.
 
-    Raises `CheckpointError` when the checkpoint cannot be read, else as `shard` and `ShardedProgram.save` do.
+    Warns of tensors and files of the checkpoint that nothing reads (`CheckpointWarning`). Raises `CheckpointError` when
+    the checkpoint cannot be read, else as `shard` and `ShardedProgram.save` do.
 
     >>> shard_checkpoint("SmolLM2-135M/", "out/", mesh=3)
     """
@@ -91,7 +95,10 @@ def open_checkpoint(
     cache_length: int | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """A checkpoint's program and where its weights are; none are read. Arguments as `shard_checkpoint` takes them."""
+    """A checkpoint's program and where its weights are; none are read. Arguments as `shard_checkpoint` takes them.
+
+    Warns of what the checkpoint holds and nothing reads, unless the model's class expects that.
+    """
     try:
         from shardwright.checkpoint import build, recipes
     except ImportError as error:
@@ -107,6 +114,7 @@ def open_checkpoint(
     model, mode = build.build_model(config, folder, dtype or _dtype(config, gguf))
     holders, unused, fingerprint = _find_weights(model, folder, gguf)
     _share_ties(model, holders)
+    _tell_unused(model, unused)
     report("exporting", 0, 0)
     decoder = None
     if not recipes.is_decoder(model):
@@ -128,15 +136,34 @@ def _dtype(config: Any, gguf: str | None) -> torch.dtype:
     return given if isinstance(given, torch.dtype) and gguf is None else torch.float32
 
 
-def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str, Holder], list[str], str]:
-    from shardwright.checkpoint.files import files_digest, stored_tensors
+def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str, Holder], list[Unused], str]:
+    from shardwright.checkpoint.files import files_digest, index_files, stored_tensors
     from shardwright.checkpoint.gguf import quantized_tensors
     from shardwright.checkpoint.names import match_names
 
     if gguf is not None:
         return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
-    stored = stored_tensors(folder)
-    return *match_names(model, stored), files_digest({tensor.file for tensor in stored.values()})
+    chosen = getattr(model.config, "transformers_weights", None)
+    stored, left = stored_tensors(folder, chosen)
+    holders, unused = match_names(model, stored)
+    read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
+    return holders, [*unused, *left], files_digest(read)
+
+
+def _tell_unused(model: Any, unused: Sequence[Unused]) -> None:
+    """Warn of what is not read, but for names that old checkpoints of the model's class have and it computes now."""
+    patterns = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    computed = {name.rpartition(".")[2] for name, _ in model.named_buffers()} - {
+        name.rpartition(".")[2] for name in model.state_dict()
+    }
+    odd = [
+        str(one)
+        for one in unused
+        if not one.name or not (one.name.rpartition(".")[2] in computed or any(p.search(one.name) for p in patterns))
+    ]
+    if odd:
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        warnings.warn(f"not read from the checkpoint: {', '.join(odd[:5])}{more}", CheckpointWarning, stacklevel=3)
 
 
 def _share_ties(model: Any, holders: dict[str, Holder]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from shardwright.checkpoint.files import Unused
 from shardwright.errors import CheckpointError
 from shardwright.package.regions import Holder, WholeTensor
 
@@ -34,7 +35,7 @@ class QuantizedTensor(WholeTensor):
         out.copy_(torch.from_numpy(weights if weights.flags.writeable else weights.copy())[box])
 
 
-def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[str]]:
+def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[Unused]]:
     """What holds each of the model's tensors, by name, and the file's tensors that the model has no use for.
 
     Raises `CheckpointError` when the file is damaged or its architecture stores tensors that must be merged.
@@ -57,11 +58,11 @@ def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[s
     names = get_gguf_hf_weights_map(model, processor)
     wanted = model.state_dict()
     holders: dict[str, Holder] = {}
-    unused = []
+    unused: list[Unused] = []
     for tensor in reader.tensors:
         name = names.get(tensor.name)
         if name is None or name not in wanted:
-            unused.append(tensor.name)
+            unused.append(Unused(tensor.name, path.name, "the model has no such tensor"))
             continue
         holders[name] = QuantizedTensor(tuple(wanted[name].shape), tensor, processor)
     return holders, unused

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from shardwright.checkpoint.files import StoredTensor
+from shardwright.checkpoint.files import StoredTensor, Unused
+from shardwright.errors import CheckpointError, Finding, first_line, raise_findings
 from shardwright.package.regions import Holder, WholeTensor
 
 
@@ -47,8 +48,12 @@ class Converted(WholeTensor):
         out.copy_(self.conversion.run(StoredTensor.read)[self.name][box])
 
 
-def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, Holder], list[str]]:
-    """What holds each of the model's tensors, by name, and the stored tensors that the model has no use for."""
+def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, Holder], list[Unused]]:
+    """What holds each of the model's tensors, by name, and the stored tensors that the model has no use for.
+
+    Where two stored names mean one tensor, the first in transformers' order is it. Raises `CheckpointError` when stored
+    tensors do not go together as a converter needs them.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
         WeightConverter,
@@ -64,21 +69,37 @@ def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[st
     wanted = model.state_dict()
     holders: dict[str, Holder] = {}
     conversions: dict[str, Conversion] = {}
-    unused = []
+    unused: list[Unused] = []
     for key in sorted(stored, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
         if name not in wanted and key in wanted:
             name, pattern = rename_source_key(key, [], [], model.base_model_prefix, wanted)
         if name not in wanted:
-            unused.append(key)
+            unused.append(Unused(key, stored[key].file.name, "the model has no such tensor"))
+        elif name in holders or (pattern is None and name in conversions):
+            unused.append(Unused(key, stored[key].file.name, f"{name} is read from another tensor"))
         elif pattern is None:
             holders[name] = stored[key]
         else:
             conversion = conversions.setdefault(name, Conversion(by_pattern[pattern], model, name))
             conversion.sources.setdefault(pattern, []).append(stored[key])
+    findings = []
     for conversion in conversions.values():
-        # A converter may make several tensors of its sources; which and how large shows without their data.
-        made = conversion.run(lambda tensor: torch.empty(tensor.shape, device="meta"))
-        for name, value in made.items():
-            holders[name] = Converted(tuple(value.shape), conversion, name)
+        try:
+            holders |= _converted(conversion)
+        except CheckpointError as error:
+            findings.append(Finding(str(error)))
+    raise_findings(CheckpointError, findings, summary="the checkpoint does not fit its configuration")
     return holders, unused
+
+
+def _converted(conversion: Conversion) -> dict[str, Holder]:
+    """The tensors that a conversion makes of its sources: which and how large shows without their data."""
+    try:
+        made = conversion.run(lambda tensor: torch.empty(tensor.shape, device="meta"))
+    except Exception as error:
+        # Sizes that do not go together surface as whatever torch makes of them.
+        sources = [tensor for tensors in conversion.sources.values() for tensor in tensors]
+        some = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in sources[:4])
+        raise CheckpointError(f"{conversion.first!r} cannot be made of {some} …: {first_line(error)}") from error
+    return {name: Converted(tuple(value.shape), conversion, name) for name, value in made.items()}

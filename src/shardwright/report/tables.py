@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from shardwright.checkpoint.files import Unused
 from shardwright.layout import Layout, Replicate
 from shardwright.sharded import ShardedProgram
 
@@ -95,6 +96,12 @@ def fallbacks_table(sharded: ShardedProgram) -> Table:
     """Operators run whole for want of a rule."""
     rows = [(f.node, f.op, f.module, f.source, f.reason) for f in sharded.fallbacks]
     return Table("Fallbacks", ("node", "operator", "module", "source", "reason"), rows)
+
+
+def unused_table(unused: Sequence[Unused]) -> Table:
+    """What a checkpoint holds and nothing reads."""
+    rows = [(one.name or "(the whole file)", one.file, one.why) for one in unused]
+    return Table("Not read from the checkpoint", ("tensor", "file", "reason"), rows)
 
 
 def spell_layout(layout: Layout) -> str:
