@@ -18,7 +18,8 @@ from torch.export import ExportedProgram
 
 from shardwright.api import PlanLike, shard
 from shardwright.checkpoint.files import Unused
-from shardwright.errors import CheckpointError, CheckpointWarning, Finding, near_misses, raise_findings
+from shardwright.checkpoint.ties import settle_ties
+from shardwright.errors import CheckpointError, CheckpointWarning
 from shardwright.inline import functional
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.regions import Holder, Region, read_region
@@ -113,7 +114,7 @@ def open_checkpoint(
     report("building the model", 0, 0)
     model, mode = build.build_model(config, folder, dtype or _dtype(config, gguf))
     holders, unused, fingerprint = _find_weights(model, folder, gguf)
-    _share_ties(model, holders)
+    unused = [*unused, *settle_ties(model, holders, unused)]
     _tell_unused(model, unused)
     report("exporting", 0, 0)
     decoder = None
@@ -164,33 +165,6 @@ def _tell_unused(model: Any, unused: Sequence[Unused]) -> None:
     if odd:
         more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
         warnings.warn(f"not read from the checkpoint: {', '.join(odd[:5])}{more}", CheckpointWarning, stacklevel=3)
-
-
-def _share_ties(model: Any, holders: dict[str, Holder]) -> None:
-    """Give every name of a tied tensor the holder of one.
-
-    Raises `CheckpointError` when a parameter has none, or when a tensor's has another shape.
-    """
-    named = dict(model.named_parameters(remove_duplicate=False))
-    groups: dict[int, list[str]] = {}
-    for name, parameter in named.items():
-        groups.setdefault(id(parameter), []).append(name)
-    findings = []
-    for names in groups.values():
-        held = next((holders[name] for name in names if name in holders), None)
-        if held is None:
-            close = tuple(f"the checkpoint holds {name!r}" for name in near_misses(names[0], holders))
-            findings.append(Finding(f"the checkpoint lacks {names[0]!r}", remedies=close))
-            continue
-        if held.region.shape != tuple(named[names[0]].shape):
-            wanted = tuple(named[names[0]].shape)
-            findings.append(Finding(f"{names[0]!r} has shape {held.region.shape}, the configuration says {wanted}"))
-        holders.update(dict.fromkeys(names, held))
-    for name, tensor in model.state_dict().items():
-        held = holders.get(name) if name not in named else None
-        if held is not None and held.region.shape != tuple(tensor.shape):
-            findings.append(Finding(f"{name!r} has shape {held.region.shape}, the model makes {tuple(tensor.shape)}"))
-    raise_findings(CheckpointError, findings, summary="the checkpoint does not fit its configuration")
 
 
 def _on_meta(name: str, tensor: torch.Tensor, holders: Mapping[str, Holder]) -> torch.Tensor:
