@@ -1,5 +1,7 @@
 """GGUF files: what is streamed out of them is what transformers' own loader makes of them."""
 
+import re
+
 import gguf
 import pytest
 import torch
@@ -8,16 +10,36 @@ from safetensors.torch import load_file
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
+from shardwright.checkpoint.build import build_model
+from shardwright.checkpoint.checkpoint import _find_weights
+from shardwright.checkpoint.ties import settle_ties
 from shardwright.package import read_manifest
+from shardwright.package.regions import Region, read_region
 
 WIDTH, HEADS, KV_HEADS, HIDDEN, VOCAB = 64, 4, 2, 96, 64
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """A two-layer Llama, its matrices quantised to 8 bits."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
+def llama_shapes():
+    """The shapes of a two-layer Llama's tensors, by GGUF name."""
+    shapes = {"token_embd.weight": (VOCAB, WIDTH), "output_norm.weight": (WIDTH,)}
+    for layer in range(2):
+        shapes |= {
+            f"blk.{layer}.attn_norm.weight": (WIDTH,),
+            f"blk.{layer}.ffn_norm.weight": (WIDTH,),
+            f"blk.{layer}.attn_q.weight": (WIDTH, WIDTH),
+            f"blk.{layer}.attn_k.weight": (WIDTH // 2, WIDTH),
+            f"blk.{layer}.attn_v.weight": (WIDTH // 2, WIDTH),
+            f"blk.{layer}.attn_output.weight": (WIDTH, WIDTH),
+            f"blk.{layer}.ffn_gate.weight": (HIDDEN, WIDTH),
+            f"blk.{layer}.ffn_up.weight": (HIDDEN, WIDTH),
+            f"blk.{layer}.ffn_down.weight": (WIDTH, HIDDEN),
+        }
+    return shapes
+
+
+def write_file(path, shapes, architecture="llama", *, values=None, describe=lambda writer: None):
+    """A GGUF file of tensors at random (or ``values`` by name), matrices quantised to 8 bits."""
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(32)
     writer.add_embedding_length(WIDTH)
@@ -34,33 +56,46 @@ def file(tmp_path_factory):
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    describe(writer)
     generator = torch.Generator().manual_seed(0)
-
-    def add(name, *shape):
-        values = torch.randn(*shape, generator=generator).numpy()
+    for name, shape in shapes.items():
+        numbers = (values or {}).get(name, torch.randn(*shape, generator=generator)).numpy()
         if len(shape) == 1:
-            writer.add_tensor(name, values)
+            writer.add_tensor(name, numbers)
         else:
             kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-
-    add("token_embd.weight", VOCAB, WIDTH)
-    add("output_norm.weight", WIDTH)
-    for layer in range(2):
-        add(f"blk.{layer}.attn_norm.weight", WIDTH)
-        add(f"blk.{layer}.ffn_norm.weight", WIDTH)
-        add(f"blk.{layer}.attn_q.weight", WIDTH, WIDTH)
-        add(f"blk.{layer}.attn_k.weight", WIDTH // 2, WIDTH)
-        add(f"blk.{layer}.attn_v.weight", WIDTH // 2, WIDTH)
-        add(f"blk.{layer}.attn_output.weight", WIDTH, WIDTH)
-        add(f"blk.{layer}.ffn_gate.weight", HIDDEN, WIDTH)
-        add(f"blk.{layer}.ffn_up.weight", HIDDEN, WIDTH)
-        add(f"blk.{layer}.ffn_down.weight", WIDTH, HIDDEN)
+            writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A two-layer Llama, its matrices quantised to 8 bits."""
+    return write_file(tmp_path_factory.mktemp("gguf") / "tiny.gguf", llama_shapes())
+
+
+def built(path):
+    """The model of a GGUF file without weights, and what holds them."""
+    config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    model, _ = build_model(config, path.parent, torch.float32)
+    holders, unused, _ = _find_weights(model, path.parent, path.name)
+    settle_ties(model, holders, unused)
+    return model, holders, unused
+
+
+def agrees(path):
+    """Whether every tensor that transformers reads is held with its values; the model and what is not read."""
+    model, holders, unused = built(path)
+    wanted = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    assert wanted.keys() <= holders.keys()
+    for name, tensor in wanted.items():
+        found = read_region(Region.whole(tensor.shape), [holders[name]], tensor.dtype)
+        assert torch.equal(found, tensor), name
+    return model, unused
 
 
 def test_ranks_hold_what_transformers_reads(file, tmp_path):
@@ -87,3 +122,111 @@ def test_a_truncated_file(file, tmp_path):
     with pytest.raises(sw.CheckpointError):
         sw.shard_checkpoint(tmp_path / "short.gguf", tmp_path / "p", mesh=2)
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_head_beside_the_embedding_is_its_own(equal, tmp_path):
+    embedding = torch.randn(VOCAB, WIDTH)
+    head = embedding if equal else torch.randn(VOCAB, WIDTH)
+    values = {"token_embd.weight": embedding, "output.weight": head}
+    shapes = llama_shapes() | {"output.weight": (VOCAB, WIDTH)}
+    model, _ = agrees(write_file(tmp_path / "head.gguf", shapes, values=values))
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+def test_tensors_of_another_shape_are_named_all_at_once(tmp_path):
+    """Padded, one row, too few, another width, rows that heads do not divide, a norm of one number."""
+    wrong = {
+        "token_embd.weight": ((80, WIDTH), "'model.embed_tokens.weight' has shape (80, 64), .* (64, 64)"),
+        "output.weight": ((1, WIDTH), "'lm_head.weight' has shape (1, 64), .* (64, 64)"),
+        "blk.0.ffn_down.weight": ((WIDTH, 32), "'model.layers.0.mlp.down_proj.weight' has shape (64, 32), .* (64, 96)"),
+        "blk.1.ffn_up.weight": ((30, WIDTH), "'model.layers.1.mlp.up_proj.weight' has shape (30, 64), .* (96, 64)"),
+        "blk.0.attn_q.weight": (
+            (50, WIDTH),
+            "'model.layers.0.self_attn.q_proj.weight' has shape (50, 64), .* (64, 64)",
+        ),
+        "blk.1.attn_k.weight": (
+            (64, WIDTH),
+            "'model.layers.1.self_attn.k_proj.weight' has shape (64, 64), .* (32, 64)",
+        ),
+        "output_norm.weight": ((1,), "'model.norm.weight' has shape (1,), .* (64,)"),
+    }
+    shapes = llama_shapes() | {name: shape for name, (shape, _) in wrong.items()}
+    path = write_file(tmp_path / "wrong.gguf", shapes)
+    with pytest.raises(sw.CheckpointError, match=r"\(7 problems\)") as raised:
+        sw.shard_checkpoint(path, tmp_path / "p", mesh=2, cache_length=8)
+    for _, says in wrong.values():
+        assert re.search(says.replace("(", r"\(").replace(")", r"\)"), str(raised.value)), says
+    assert [one.name for one in tmp_path.iterdir()] == ["wrong.gguf"]
+
+
+def test_a_quantisation_that_cannot_be_undone_is_named(file, monkeypatch):
+    monkeypatch.delitem(gguf.quants._type_traits, gguf.GGMLQuantizationType.Q8_0)
+    with pytest.raises(sw.CheckpointError, match=r"\(15 problems\)(?s:.*)'blk.0.attn_q.weight' cannot be dequantised"):
+        built(file)
+
+
+def test_tensors_that_nothing_reads_are_named(tmp_path):
+    shapes = llama_shapes() | {"rope_freqs.weight": (8,), "blk.7.attn_norm.weight": (WIDTH,)}
+    _, unused = agrees(write_file(tmp_path / "more.gguf", shapes))
+    assert [one.name for one in unused] == ["rope_freqs.weight", "blk.7.attn_norm.weight"]
+
+
+def test_a_gpt2_with_a_head_of_its_own(tmp_path):
+    shapes = {
+        "token_embd.weight": (VOCAB, WIDTH),
+        "position_embd.weight": (1024, WIDTH),
+        "output.weight": (VOCAB, WIDTH),
+    }
+    shapes |= dict.fromkeys(("output_norm.weight", "output_norm.bias"), (WIDTH,))
+    wide = {"attn_qkv": 3 * WIDTH, "attn_output": WIDTH, "ffn_up": 4 * WIDTH, "ffn_down": WIDTH}
+    for layer in range(2):
+        for norm in ("attn_norm", "ffn_norm"):
+            shapes |= dict.fromkeys((f"blk.{layer}.{norm}.weight", f"blk.{layer}.{norm}.bias"), (WIDTH,))
+        for name, size in wide.items():
+            shapes[f"blk.{layer}.{name}.weight"] = (size, 4 * WIDTH if name == "ffn_down" else WIDTH)
+            shapes[f"blk.{layer}.{name}.bias"] = (size,)
+    agrees(write_file(tmp_path / "gpt2.gguf", shapes, "gpt2"))
+
+
+def experts(inner=768, up=768):
+    """The shapes of two layers of experts; ``inner`` is what transformers takes for granted."""
+    shapes = llama_shapes()
+    for layer in range(2):
+        shapes = {
+            name: shape for name, shape in shapes.items() if not re.match(rf"blk.{layer}.ffn_(gate|up|down)", name)
+        }
+        shapes |= {
+            f"blk.{layer}.attn_q_norm.weight": (WIDTH // HEADS,),
+            f"blk.{layer}.attn_k_norm.weight": (WIDTH // HEADS,),
+            f"blk.{layer}.ffn_gate_inp.weight": (2, WIDTH),
+            f"blk.{layer}.ffn_gate_exps.weight": (2, inner, WIDTH),
+            f"blk.{layer}.ffn_up_exps.weight": (2, up, WIDTH),
+            f"blk.{layer}.ffn_down_exps.weight": (2, WIDTH, inner),
+        }
+    return shapes
+
+
+def describe_experts(writer):
+    writer.add_expert_count(2)
+    writer.add_expert_used_count(1)
+    writer.add_key_length(WIDTH // HEADS)
+
+
+def test_experts_stored_apart_are_put_together(tmp_path):
+    model, unused = agrees(write_file(tmp_path / "moe.gguf", experts(), "qwen3moe", describe=describe_experts))
+    assert model.model.layers[0].mlp.experts.gate_up_proj.shape == (2, 1536, WIDTH)
+    assert not unused
+
+
+def test_experts_of_which_a_part_is_not_stored(tmp_path):
+    shapes = {name: shape for name, shape in experts().items() if name != "blk.1.ffn_up_exps.weight"}
+    path = write_file(tmp_path / "moe.gguf", shapes, "qwen3moe", describe=describe_experts)
+    with pytest.raises(sw.CheckpointError, match=r"lacks 'blk.1.ffn_up_exps', a part of '.*layers.1.*gate_up_proj'"):
+        built(path)
+
+
+def test_experts_that_do_not_go_together_are_named(tmp_path):
+    path = write_file(tmp_path / "moe.gguf", experts(up=40), "qwen3moe", describe=describe_experts)
+    with pytest.raises(sw.CheckpointError, match=r"\(2 problems\)(?s:.*)gate_up_proj' has shape \(2, 80, 64\)"):
+        built(path)

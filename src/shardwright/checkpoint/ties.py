@@ -6,7 +6,7 @@ a name that is not stored shares the tensor of one that is.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,7 @@ def settle_ties(model: Any, holders: dict[str, Holder], unused: Sequence[Unused]
     `CheckpointError` when a parameter has no holder, or a tensor's has another shape.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
-    findings = [
-        Finding(f"{name!r} has shape {held.region.shape}, {who} {tuple(tensor.shape)}")
-        for who, tensors in (("the configuration says", named), ("the model makes", _buffers(model, named)))
-        for name, tensor in tensors.items()
-        if (held := holders.get(name)) is not None and held.region.shape != tuple(tensor.shape)
-    ]
+    findings = misshapen(model, holders)
     groups = _groups(model, named)
     findings += [_lacking(names[0], model, holders, unused) for names in groups if not set(names) & holders.keys()]
     raise_findings(CheckpointError, findings, summary="the checkpoint does not fit its configuration")
@@ -94,8 +89,16 @@ def _place(model: Any, name: str) -> tuple[int, str]:
     return id(model.get_submodule(module)), last
 
 
-def _buffers(model: Any, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+def misshapen(model: Any, holders: Mapping[str, Holder]) -> list[Finding]:
+    """What is said of every tensor that is stored with another shape than the model's."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    findings = []
+    for name, tensor in model.state_dict().items():
+        wanted, held = tuple(tensor.shape), holders.get(name)
+        if held is not None and held.region.shape != wanted:
+            who = "the configuration says" if name in parameters else "the model makes"
+            findings.append(Finding(f"{name!r} has shape {held.region.shape}, {who} {wanted}"))
+    return findings
 
 
 def _equal(one: Holder, other: Holder, parameter: torch.Tensor) -> bool:
