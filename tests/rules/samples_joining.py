@@ -35,8 +35,6 @@ SAMPLES = {
     ],
     "aten::cat": cats(aten.cat.default),
     "aten::column_stack": stacks(aten.column_stack.default, [t(4, 3), t(4, 5)]),
-    "aten::concat": pairs(aten.concat.default, 0),
-    "aten::concatenate": pairs(aten.concatenate.default, 0),
     "aten::dstack": stacks(aten.dstack.default, [t(4, 3, 2), t(4, 3, 5)]),
     "aten::hstack": stacks(aten.hstack.default, [t(4, 3), t(4, 5)]),
     "aten::meshgrid": [
@@ -45,7 +43,6 @@ SAMPLES = {
         (aten.meshgrid.indexing, ([t(4), t(6), t(3)],), {"indexing": "xy"}),
         (aten.meshgrid.indexing, ([t(4), t(6), t(3)],), {"indexing": "ij"}),
     ],
-    "aten::row_stack": stacks(aten.row_stack.default, [t(3, 4), t(5, 4)]),
     "aten::stack": [*pairs(aten.stack.default, 1), *pairs(aten.stack.default, -1), *pairs(aten.stack.default)],
     "aten::vstack": stacks(aten.vstack.default, [t(3, 4), t(5, 4)]),
 }

@@ -76,14 +76,12 @@ SAMPLES = {
         # A cut dim may come to be of size three on a rank.
         (aten.cross.default, (t(6, 3, 12), t(6, 3, 12, seed=9)), {}),
     ],
-    "aten::det": each(aten.det.default),
     "aten::geqrf": tall(aten.geqrf.default),
     "aten::inner": [
         (aten.inner.default, (t(4, 6), t(8, 6)), {}),
         (aten.inner.default, (t(5, 3, 7), t(7)), {}),
         (aten.inner.default, (t(4), t()), {}),
     ],
-    "aten::inverse": each(aten.inverse.default),
     "aten::kron": [
         (aten.kron.default, (t(4, 3), t(2, 6)), {}),
         (aten.kron.default, (t(6), t(3, 4)), {}),
@@ -144,13 +142,9 @@ SAMPLES = {
     "aten::logdet": each(aten.logdet.default),
     "aten::lu_solve": with_lu(aten.lu_solve.default, ("b", "lu", "pivots")),
     "aten::lu_unpack": with_lu(aten.lu_unpack.default, ("lu", "pivots")),
-    "aten::matrix_exp": each(aten.matrix_exp.default, make=t),
-    "aten::matrix_power": each(aten.matrix_power.default, 2),
     "aten::ormqr": [(aten.ormqr.default, (t(*b, 5, 3), t(*b, 3), t(*b, 5, 6)), {}) for b in BATCHES],
     "aten::pdist": [(aten.pdist.default, (t(6, 4),), {})],
-    "aten::pinverse": tall(aten.pinverse.default),
     "aten::qr": tall(aten.qr.default),
-    "aten::slogdet": each(aten.slogdet.default),
     "aten::svd": tall(aten.svd.default),
     "aten::tensordot": [
         (aten.tensordot.default, (t(4, 6, 8), t(8, 6, 5), [1, 2], [1, 0]), {}),

@@ -91,7 +91,6 @@ SAMPLES = {
         (aten.trapezoid.x, (t(4, 8), t(4, 8, seed=2)), {"dim": 0}),
         (aten.trapezoid.dx, (t(5, 6),), {}),
     ],
-    "aten::trapz": [(aten.trapz.x, (t(4, 8), t(8)), {"dim": 1})],
     "aten::var": unary(aten.var.default),
     "aten::var.correction": [(aten.var.correction, (t(4, 8), [1]), {"keepdim": True})],
     "aten::var.dim": [(aten.var.dim, (t(4, 8), [1]), {})],

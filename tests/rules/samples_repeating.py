@@ -16,7 +16,6 @@ def expands(op):
 
 
 SAMPLES = {
-    "aten::broadcast_to": expands(aten.broadcast_to.default),
     "aten::expand": [
         *expands(aten.expand.default),
         (aten.expand.default, (t(5, 1), [3, -1, 7]), {}),

@@ -80,7 +80,6 @@ SAMPLES = {
         *split_at(aten.split.Tensor, lambda n: max(n // 2, 1)),
         (aten.split.Tensor, (t(3, 7), 3, -1), {}),
     ],
-    "aten::split.sizes": split_at(aten.split.sizes, lambda n: [n - 2, 2]),
     "aten::split_copy.Tensor": split_at(aten.split_copy.Tensor, lambda n: max(n // 2, 1)),
     "aten::split_with_sizes": [
         *split_at(aten.split_with_sizes.default, lambda n: [n - 3, 2, 1]),

@@ -17,7 +17,7 @@ from shardwright.assign.expansions import EXPANSIONS, Expansion
 from shardwright.assign.steps import Steps
 from shardwright.layout import REPLICATE, Shard
 from shardwright.program import Program
-from shardwright.rules.call import bind_arguments, leaves, map_values
+from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Strategy
 
@@ -80,7 +80,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
 
 
 def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mode: Any) -> Any:
-    bound = bind_arguments(node.target, node.args, node.kwargs)
+    _, bound = bind_call(node.target, node.args, node.kwargs)
     operands = [leaf for leaf in leaves(list(bound.values())) if isinstance(leaf, fx.Node)]
     function = expansion_of(node.target)
     assert function is not None, "only operators of the table are written out"

@@ -29,7 +29,7 @@ from shardwright.partition.memory import laid_as, strides
 from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.reshard import reshard
 from shardwright.program import Program
-from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
+from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import Call, Rule, Strategy
 
@@ -282,7 +282,7 @@ class Walk:
         elif call is None:
             results = leaves(self._write_higher_order(step, rule, strategy, map_values(tuple(node.args), local)))
         else:
-            bound = bind_arguments(node.target, node.args, node.kwargs)
+            _, bound = bind_call(node.target, node.args, node.kwargs)
             arguments = {name: map_values(value, local) for name, value in bound.items()}
             result = localize(GraphLocal(self, call, rule, strategy, self.rank, arguments, node.name))
             results = leaves(result)

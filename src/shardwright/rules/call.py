@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from shardwright.layout import Size
+from shardwright.rules.aliases import resolve
 from shardwright.rules.rule import Call, TensorMeta
 
 
@@ -27,6 +28,15 @@ def bind_arguments(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
     for position, (name, default, _) in enumerate(schema_arguments(op)):
         bound[name] = args[position] if position < len(args) else kwargs.get(name, default)
     return bound
+
+
+def bind_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The operator that a call is of, another name's own one behind it, and every argument by the name it has there."""
+    arguments, found = bind_arguments(op, args, kwargs), resolve(op)
+    if found is None:
+        return op, arguments
+    known = {**found.given, **{found.names[name]: value for name, value in arguments.items()}}
+    return found.op, {name: known.get(name, default) for name, default, _ in schema_arguments(found.op)}
 
 
 def unbind_arguments(op: Any, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -103,7 +113,7 @@ def tensor_meta(tensor: torch.Tensor) -> TensorMeta:
 
 def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Call:
     """The `Call` of an operator applied to (fake or real) tensors with this result."""
-    arguments = bind_arguments(op, args, kwargs)
+    op, arguments = bind_call(op, args, kwargs)
     described = {
         name: map_values(value, lambda v: tensor_meta(v) if isinstance(v, torch.Tensor) else as_size(v))
         for name, value in arguments.items()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shardwright.layout import Cut, Layout, Partial, Shard, join_shards, local_shape, take_shard
-from shardwright.rules.call import bind_arguments, leaves, make_call, map_values, unbind_arguments
+from shardwright.rules.call import bind_call, leaves, make_call, map_values, unbind_arguments
 from shardwright.rules.localize import localize
 from shardwright.rules.rule import (
     SCATTERED,
@@ -135,7 +135,7 @@ def check_strategies(
     expected = op(*args, **kwargs)
     call = make_call(op, args, kwargs, expected)
     wholes = list(expected) if isinstance(expected, (list, tuple)) else [expected]
-    arguments = bind_arguments(op, args, kwargs)
+    _, arguments = bind_call(op, args, kwargs)
     tensors = [value for value in leaves(list(arguments.values())) if isinstance(value, torch.Tensor)]
     problems = []
     for strategy in default_strategies(rule, num_ranks):

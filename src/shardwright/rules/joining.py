@@ -110,12 +110,9 @@ RULES: dict[str, Entry] = {
     "aten::broadcast_tensors": Entry(broadcast_rule),
     "aten::cat": _CAT,
     "aten::column_stack": Entry(column_stack_rule),
-    "aten::concat": _CAT,
-    "aten::concatenate": _CAT,
     "aten::dstack": Entry(dstack_rule),
     "aten::hstack": Entry(hstack_rule),
     "aten::meshgrid": Entry(meshgrid_rule),
-    "aten::row_stack": Entry(vstack_rule),
     "aten::stack": Entry(stack_rule),
     "aten::vstack": Entry(vstack_rule),
 }

@@ -247,7 +247,6 @@ RULES: dict[str, Entry] = {
     "aten::topk": Entry(topk_rule),
     "aten::trace": einsum("n! m! -> ", linear=((0,),)),
     "aten::trapezoid": _INTEGRAL,
-    "aten::trapz": _INTEGRAL,
     "aten::var": _WHOLE,
     "aten::var.correction": _WHOLE,
     "aten::var.dim": _WHOLE,

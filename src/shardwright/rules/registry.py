@@ -13,6 +13,7 @@ import torch
 
 from shardwright.errors import RuleError
 from shardwright.layout import Size
+from shardwright.rules.aliases import own_name, own_op
 from shardwright.rules.notation import Bound, bind, parse
 from shardwright.rules.rule import Call, Localizer, Rule, TensorMeta
 
@@ -138,21 +139,23 @@ class Registry:
     def add(self, name: str, entry: Entry, *, replace: bool = False) -> None:
         """Register an entry under ``"namespace::name"`` (all overloads) or ``"namespace::name.overload"``.
 
-        Raises `RuleError` for a name that has an entry, unless it is to be replaced.
+        An alias (see `rules.aliases`) stands for the operator it names. Raises `RuleError` for a name that has an
+        entry, unless it is to be replaced.
         """
         if "::" not in name:
             raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'aten::linear'")
+        name = own_name(name)
         if name in self._entries and not replace:
             raise RuleError(f"{name!r} has a rule already: two tables name it, and one of them would never be used")
         self._entries[name] = entry
 
     def remove(self, name: str) -> None:
         """Forget an entry; raises KeyError for a name that has none."""
-        del self._entries[name]
+        del self._entries[own_name(name)]
 
     def entry_named(self, name: str) -> Entry | None:
         """The entry registered under exactly this name."""
-        return self._entries.get(name)
+        return self._entries.get(own_name(name))
 
     def add_table(self, table: Mapping[str, Entry], unsupported: Mapping[str, str] | None = None) -> None:
         """Register a family's table, and the operators it knows to have no rule.
@@ -162,6 +165,7 @@ class Registry:
         for name, entry in table.items():
             self.add(name, entry)
         for name, reason in (unsupported or {}).items():
+            name = own_name(name)
             if name in self._entries or name in self._unsupported:
                 raise RuleError(f"{name!r} is said to have no rule, but another table names it too")
             self._unsupported[name] = reason
@@ -178,12 +182,12 @@ class Registry:
                 return self._entries[name]
         if any(name in self._unsupported for name in names):
             return None
-        return next((entry for find in self._fallbacks if (entry := find(op)) is not None), None)
+        return next((entry for find in self._fallbacks if (entry := find(own_op(op))) is not None), None)
 
     def reason(self, op: Any) -> str:
         """Why an operator has no rule."""
         named = next((self._unsupported[n] for n in op_names(op) if n in self._unsupported), None)
-        by_tag = (why for tag, why in _TAGGED if tag in getattr(op, "tags", ()))
+        by_tag = (why for tag, why in _TAGGED if tag in getattr(own_op(op), "tags", ()))
         return named or next(by_tag, "no rule is registered")
 
     def names(self) -> list[str]:
@@ -192,7 +196,8 @@ class Registry:
 
 
 def op_names(op: Any) -> list[str]:
-    """The names an operator may be registered under, most specific first."""
+    """The names an operator may be registered under, most specific first; of an alias, those of what it names."""
+    op = own_op(op)
     if not hasattr(op, "_schema"):
         return [f"shardwright::{getattr(op, '__name__', str(op))}"]
     packet, overload = op._schema.name, op._schema.overload_name or "default"

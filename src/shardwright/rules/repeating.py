@@ -96,7 +96,6 @@ def repeat_each_rule(call: Call) -> Rule:
 _EXPAND, _REPEAT = Entry(expand_rule), Entry(repeat_rule)
 
 RULES: dict[str, Entry] = {
-    "aten::broadcast_to": _EXPAND,
     "aten::expand": _EXPAND,
     "aten::expand_as": _EXPAND,
     "aten::expand_copy": _EXPAND,

@@ -247,7 +247,6 @@ RULES: dict[str, Entry] = {
     "aten::slice_copy.Tensor": _SLICE,
     "aten::slice_scatter": Entry(slice_scatter_rule),
     "aten::split.Tensor": _SPLIT,
-    "aten::split.sizes": _SPLIT,
     "aten::split_copy.Tensor": _SPLIT,
     "aten::split_with_sizes": _SPLIT,
     "aten::split_with_sizes_copy": _SPLIT,
