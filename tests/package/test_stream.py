@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save
 
 import shardwright as sw
-from shardwright.package.stream import DTYPES, TensorSlot, write_tensors
+from shardwright.dtypes import DTYPES
+from shardwright.package.stream import TensorSlot, write_tensors
 
 TENSORS = {
     "matrix": torch.randn(3, 4),
@@ -46,9 +47,10 @@ def test_the_data_lies_as_the_library_lays_it(tmp_path):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_is_named_as_the_library_names_it(tmp_path, dtype):
-    tensor = torch.zeros(2).to(dtype)
+    tensor = torch.zeros(2, dtype=dtype)
     write_tensors(tmp_path / "w", slots({"t": tensor}), lambda name: tensor)
     assert load_file(tmp_path / "w")["t"].dtype == dtype
+    assert (tmp_path / "w").read_bytes() == save({"t": tensor})
 
 
 def test_a_dtype_that_files_cannot_hold(tmp_path):

@@ -116,7 +116,11 @@ def fingerprint(program: Program) -> str:
 
 
 def _is_zero(weight: Weight) -> bool:
-    return not weight.tensor.is_meta and weight.tensor.numel() > 0 and not bool(weight.tensor.any())
+    tensor = weight.tensor.detach()
+    if tensor.is_meta or tensor.numel() == 0 or tensor.layout != torch.strided:
+        return False
+    # Of its bytes, as not every dtype can be compared with zero.
+    return not bool(tensor.contiguous().reshape(-1).view(torch.uint8).any())
 
 
 def _value(name: str, node: Any) -> ValueEntry:

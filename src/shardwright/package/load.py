@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.export import ExportedProgram
 
+from shardwright.dtypes import DTYPES, stored_shape
 from shardwright.errors import PackageError, first_line
 from shardwright.inputs import check_inputs
 from shardwright.package.compiled import find_compiled
@@ -23,7 +24,6 @@ from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.native import CompiledModule
 from shardwright.package.screen import screen_graph
 from shardwright.package.stored import make_zeros
-from shardwright.package.stream import DTYPES
 from shardwright.program import STATE_KINDS, Program, attach_weights, read
 from shardwright.runtime.devices import home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
@@ -186,8 +186,9 @@ def _read_weights(
                 if stored not in names:
                     raise PackageError(f"{path} lacks the tensor {stored!r}")
                 shape, dtype = tuple(file.get_slice(stored).get_shape()), file.get_slice(stored).get_dtype()
-                if shape != tuple(wanted.shape):
-                    raise PackageError(f"{path}: {stored!r} has shape {shape}, the graph needs {tuple(wanted.shape)}")
+                needed = stored_shape(wanted.shape, wanted.dtype)
+                if shape != needed:
+                    raise PackageError(f"{path}: {stored!r} has shape {shape}, the graph needs {needed}")
                 if dtype != DTYPES.get(wanted.dtype):
                     raise PackageError(f"{path}: {stored!r} has dtype {dtype}, the graph needs {wanted.dtype}")
                 tensors[name] = tensors[stored] if stored in tensors else file.get_tensor(stored)

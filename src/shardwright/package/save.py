@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from shardwright.dtypes import check_storable
 from shardwright.errors import PackageError
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
@@ -61,6 +62,9 @@ def save(
     """
     target = Path(path)
     report = progress or (lambda doing, done, total: None)
+    left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)
+    stored = {name: w.tensor for name, w in sharded.program.weights.items() if name not in left_out}
+    check_storable({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, PackageError)
     programs = [sharded.rank_program(rank) for rank in range(sharded.mesh.num_ranks)]
     with work_folder(target, _job(sharded, source) if source is not None else "") as folder:
         graphs = []
@@ -181,7 +185,18 @@ def _graph_bytes(local: Program) -> tuple[bytes, str]:
 
 def _bare_bytes(program: Program) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(without_weights(write(replace(program, weights=_on_meta(program)))), buffer)
+    try:
+        torch.export.save(without_weights(write(replace(program, weights=_on_meta(program)))), buffer)
+    except KeyError as error:
+        dtype = error.args[0]
+        if not isinstance(dtype, torch.dtype):
+            raise
+        # torch looks dtypes up in a table of its own, and is behind safetensors with it.
+        names = ", ".join(repr(name) for name, w in program.weights.items() if w.tensor.dtype == dtype) or "the graph"
+        raise PackageError(
+            f"torch.export.save of torch {torch.__version__} cannot write {dtype}, which {names} has\n"
+            "  try: keep the bytes as uint8 and unpack them in forward"
+        ) from error
     return buffer.getvalue()
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from shardwright.dtypes import DTYPES, stored_shape
 from shardwright.errors import LayoutError, PackageError, PlanError, first_line
 from shardwright.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.mesh import Mesh
 from shardwright.package.manifest import Manifest, TensorEntry, check_file
 from shardwright.package.regions import Holder, Region, read_region, region_of
 from shardwright.package.slices import copy_slice
-from shardwright.package.stream import DTYPES
 from shardwright.plan.files import read_layout
 
 
@@ -84,7 +84,8 @@ class StoredWeights:
                     }
             except (OSError, SafetensorError) as error:
                 raise PackageError(f"{piece.file} is no safetensors file: {error}") from error
-        wanted = (tuple(piece.region.shape), DTYPES.get(getattr(torch, entry.dtype)))
+        dtype = getattr(torch, entry.dtype)
+        wanted = (stored_shape(piece.region.shape, dtype), DTYPES.get(dtype))
         stored = self._headers[piece.file].get(piece.name)
         if stored != wanted:
             said = "is not there" if stored is None else f"has shape {stored[0]} and dtype {stored[1]}"

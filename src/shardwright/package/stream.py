@@ -14,28 +14,9 @@ from pathlib import Path
 
 import torch
 
+from shardwright.dtypes import DTYPES, check_storable, stored_shape
 from shardwright.errors import PackageError
 from shardwright.package.manifest import FileEntry
-
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
-}
-"""How safetensors names dtypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +41,10 @@ def write_tensors(
 ) -> FileEntry:
     """Write ``path`` from ``read(name)``, called once a slot; its size and SHA-256. The file is flushed to disk.
 
-    ``report`` is told the bytes of every tensor written. Raises `PackageError` for a dtype that safetensors lacks and
+    ``report`` is told the bytes of every tensor written. Raises `PackageError` for dtypes that safetensors lacks and
     `OSError` when the disk is full.
     """
+    check_storable({slot.name: (slot.dtype, slot.shape) for slot in slots}, PackageError)
     # Wide dtypes first, as the library does: then every tensor is aligned to its element size.
     order = sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))
     header = _header(order)
@@ -88,10 +70,9 @@ def _header(order: Sequence[TensorSlot]) -> bytes:
     entries: dict[str, object] = {}
     offset = 0
     for slot in order:
-        if slot.dtype not in DTYPES:
-            raise PackageError(f"{slot.name!r} has dtype {slot.dtype}, which safetensors files cannot hold")
         end = offset + slot.num_bytes
-        entries[slot.name] = {"dtype": DTYPES[slot.dtype], "shape": list(slot.shape), "data_offsets": [offset, end]}
+        shape = list(stored_shape(slot.shape, slot.dtype))
+        entries[slot.name] = {"dtype": DTYPES[slot.dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.export import ExportedProgram
 
+from shardwright.dtypes import check_storable
 from shardwright.errors import Finding, InputError, near_misses, raise_findings
 from shardwright.program import read
 
@@ -31,7 +32,8 @@ def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
 
 
 def write_outputs(path: str | os.PathLike[str], outputs: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors to a safetensors file, whole or not at all."""
+    """Write tensors to a safetensors file, whole or not at all; raises `InputError` for dtypes that it cannot hold."""
+    check_storable({key: (value.dtype, value.shape) for key, value in outputs.items()}, InputError)
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
