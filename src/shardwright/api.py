@@ -24,11 +24,13 @@ from shardwright.mesh import Mesh
 from shardwright.plan import (
     AutoDeployPlan,
     BorrowedPlan,
+    Pin,
     ResolvedPlan,
     TensorInfo,
     move_inside,
     plan_of_classes,
     read_plan,
+    resolve_names,
     resolve_plan,
 )
 from shardwright.plan.styles import as_layout
@@ -120,28 +122,66 @@ class _Wishes:
     may_stay_whole: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _AxisWishes:
+    """What is asked for on one axis: `_Wishes` by its name. ``before``: the axes whose cuts its program has."""
+
+    num_ranks: int
+    plan: Any
+    inputs: Any
+    outputs: Any
+    may_stay_whole: frozenset[str]
+    before: tuple[str, ...]
+
+    def named(self, program: Program) -> Mapping[str, Pin]:
+        """Placeholder → its pin as spelled; raises `PlanError` for names that the program does not have."""
+        if self.before:
+            make_pins(program, ResolvedPlan(), self.inputs, self.outputs)
+        if self.plan == "auto":
+            return {}
+        pins = resolve_names(self.plan, _tensors(program), program.modules())
+        return {item.name: pins[item.target] for item in program.inputs if item.target in pins}
+
+    def pins(self, program: Program) -> Pins:
+        """The pins on a program as this axis sees it; raises `PlanError` for what does not fit its sizes."""
+        resolved = ResolvedPlan()
+        if self.plan != "auto":
+            left = f"what the axes {list(self.before)} left of the program" if self.before else "the program"
+            summary = f"the plan does not fit {left}"
+            # Where an axis was split, scarce heads have cut these as far as they go.
+            short = [str(item.target) for item in program.inputs if item.name in self.may_stay_whole]
+            resolved = resolve_axis(program, self.plan, self.num_ranks, may_be_short=short, summary=summary)
+        pins = make_pins(program, resolved, self.inputs, self.outputs)
+        pins.may_stay_whole = self.may_stay_whole
+        return pins
+
+
 def _compile(program: Program, mesh: Mesh, wishes: _Wishes, discovered: Sequence[Discovery]) -> ShardedProgram:
-    """One pass an axis."""
-    named = {part: union for union, parts in mesh.unions for part in parts}
+    """One pass an axis; each plan is resolved on the sizes that its axis sees."""
+    unions = {part: union for union, parts in mesh.unions for part in parts}
     passes = []
-    for axis, num_ranks in mesh:
-        asked = named.get(axis, axis)
-        is_auto = wishes.plans[asked] == "auto"
-        resolved = ResolvedPlan() if is_auto else resolve_axis(program, wishes.plans[asked], num_ranks)
-        pins = make_pins(program, resolved, wishes.inputs.get(asked), wishes.outputs.get(asked))
-        pins.may_stay_whole = wishes.may_stay_whole.get(axis, frozenset())
+    for depth, (axis, num_ranks) in enumerate(mesh):
+        asked = unions.get(axis, axis)
+        wish = _AxisWishes(
+            num_ranks,
+            wishes.plans[asked],
+            wishes.inputs.get(asked),
+            wishes.outputs.get(asked),
+            wishes.may_stay_whole.get(axis, frozenset()),
+            mesh.names[:depth],
+        )
+        named = wish.named(program)
+        known = None if depth else wish.pins(program)
 
         def assign(
-            on: Program,
-            uncut: Collection[str],
-            pins: Pins = pins,
-            num_ranks: int = num_ranks,
-            is_auto: bool = is_auto,
+            on: Program, uncut: Collection[str], wish: _AxisWishes = wish, known: Pins | None = known
         ) -> Assignment:
-            return assign_layouts(on, pins, num_ranks, auto=is_auto, uncut=uncut, **wishes.options)
+            pins = known or wish.pins(on)
+            is_auto = wish.plan == "auto"
+            return assign_layouts(on, pins, wish.num_ranks, auto=is_auto, uncut=uncut, **wishes.options)
 
-        keys = {item.name: resolved.pins[item.target].key for item in program.inputs if item.target in resolved.pins}
-        passes.append(AxisPass(axis, assign, keys))
+        exact = frozenset(name for name, pin in named.items() if pin.exact)
+        passes.append(AxisPass(axis, assign, {name: pin.key for name, pin in named.items()}, exact))
     return ShardedProgram(program, mesh, passes, plan=wishes.plans, discovered=discovered)
 
 
@@ -196,18 +236,18 @@ def plan_entries(program: Program, plan: PlanLike) -> Mapping[str, Any]:
     return _entries(plan, program)
 
 
-def resolve_axis(program: Program, entries: Mapping[str, Any], num_ranks: int) -> ResolvedPlan:
-    """Plan entries resolved against a program's tensors and modules."""
-    return resolve_plan(entries, _tensors(program), program.modules(), num_ranks)
+def resolve_axis(program: Program, entries: Mapping[str, Any], num_ranks: int, **options: Any) -> ResolvedPlan:
+    """Plan entries resolved against a program's tensors and modules; ``options`` as of `resolve_plan`."""
+    return resolve_plan(entries, _tensors(program), program.modules(), num_ranks, **options)
 
 
 def _tensors(program: Program) -> dict[str, TensorInfo]:
-    """What a plan may name besides modules: every parameter, buffer and constant."""
+    """What a plan may name besides modules: every parameter, buffer and constant, as axes so far have cut it."""
     tensors = {}
     for item in program.inputs:
         if item.is_state and item.target is not None:
             kind = "parameter" if item.kind.name == "PARAMETER" else "buffer"
-            tensors[item.target] = TensorInfo(tuple(program.weights[item.target].tensor.shape), kind)
+            tensors[item.target] = TensorInfo(program.weights[item.target].shape, kind)
     return tensors
 
 

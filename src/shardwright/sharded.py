@@ -51,6 +51,8 @@ class AxisPass:
     assign: Any
     """(Program, names of nodes that may not be cut) → Assignment: the solver with this axis's pins."""
     plan_keys: Mapping[str, str] = field(default_factory=dict)
+    exact: frozenset[str] = frozenset()
+    """Placeholders whose layout the plan gives as it stands."""
     solved: dict[tuple[int, ...], Assignment] = field(default_factory=dict)
 
 

@@ -19,11 +19,14 @@ _TIE = 1e-6
 def splits(sharded: ShardedProgram, axis: str) -> list[int]:
     """How many ranks the first of two axes could have in place of ``axis``: as many as heads that are scarce allow.
 
-    None where inputs or outputs are cut other than in equal chunks: two cuts would not give ranks the same pieces. (A
-    buffer that is written in place, a cache of scarce heads say, is nobody's output and may be held otherwise.)
+    None where inputs, outputs or what the plan pins as it stands are cut other than in equal chunks: two cuts would not
+    give ranks the same pieces. (A buffer that is written in place, a cache of scarce heads say, is nobody's output and
+    may be held otherwise.)
     """
     num_ranks, assignment = sharded.mesh.size(axis), sharded.assignments[axis]
-    named = [assignment.layouts.get(item.name) for item in sharded.program.user_inputs()]
+    exact = next(one.exact for one in sharded.passes if one.axis == axis)
+    inputs = [item.name for item in sharded.program.user_inputs()]
+    named = [assignment.layouts.get(name) for name in (*inputs, *exact)]
     returned = [
         strategy.operands[0]
         for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True)

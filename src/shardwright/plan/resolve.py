@@ -1,6 +1,6 @@
 """Resolve a plan against a program's tensors and modules: pinned layouts, module boundaries, or all errors at once."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,23 +50,52 @@ class ResolvedPlan:
 
 
 def resolve_plan(
-    plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str], num_ranks: int
+    plan: Plan,
+    tensors: Mapping[str, TensorInfo],
+    modules: Mapping[str, str],
+    num_ranks: int,
+    *,
+    may_be_short: Collection[str] = (),
+    summary: str = "the plan does not fit the program",
 ) -> ResolvedPlan:
-    """What a plan pins. ``modules``: path → class name, '' where unknown.
+    """What a plan pins. ``modules``: path → class name, '' where unknown. ``may_be_short``: tensors that may have
+    fewer indices than there are ranks in the dim that is pinned.
 
-    Raises one `PlanError` with every finding: keys that match nothing (with near misses), unknown styles, styles that
-    do not fit a module, entries that disagree on a tensor, dims that cannot be cut.
+    Raises one `PlanError`, which begins with ``summary``, with every finding: keys that match nothing (with near
+    misses), unknown styles, styles that do not fit a module, entries that disagree on a tensor, dims that cannot be
+    cut.
     """
-    state = _Resolution(tensors, modules, num_ranks)
+    state = _Resolution(tensors, modules, num_ranks, may_be_short)
     for key, style in plan.items():
         state.entry(key, style)
-    raise_findings(PlanError, state.findings, summary="the plan does not fit the program")
+    raise_findings(PlanError, state.findings, summary=summary)
     return ResolvedPlan(state.pins, tuple(state.boundaries))
 
 
+def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str]) -> Mapping[str, Pin]:
+    """Pins by tensor FQN, layouts as they are spelled, for a plan whose sizes are not known yet.
+
+    Raises as `resolve_plan` does, sizes and entries that disagree aside.
+    """
+    state = _Resolution(tensors, modules, num_ranks=None)
+    for key, style in plan.items():
+        state.entry(key, style)
+    raise_findings(PlanError, state.findings, summary="the plan does not fit the program")
+    return state.pins
+
+
 class _Resolution:
-    def __init__(self, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str], num_ranks: int) -> None:
+    """``num_ranks``: None where sizes are not known; then a pin is taken as it is spelled."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        modules: Mapping[str, str],
+        num_ranks: int | None,
+        may_be_short: Collection[str] = (),
+    ) -> None:
         self.tensors, self.modules, self.num_ranks = tensors, modules, num_ranks
+        self.may_be_short = may_be_short
         self.pins: dict[str, Pin] = {}
         self.boundaries: list[Boundary] = []
         self.findings: list[Finding] = []
@@ -142,6 +171,9 @@ class _Resolution:
         )
 
     def _pin(self, name: str, layout: Layout, key: str, *, exact: bool) -> None:
+        if self.num_ranks is None:
+            self.pins.setdefault(name, Pin(layout, key, exact))
+            return
         shape = self.tensors[name].shape
         where = f"{name!r} of shape {tuple(shape)}"
         try:
@@ -151,7 +183,7 @@ class _Resolution:
             return
         if isinstance(resolved, Shard):
             size = shape[resolved.dim]
-            if isinstance(size, int) and size < self.num_ranks:
+            if isinstance(size, int) and size < self.num_ranks and name not in self.may_be_short:
                 self.findings.append(
                     Finding(
                         f"plan entry {key!r}: dim {resolved.dim} of {where} cannot be cut in {self.num_ranks}: "
