@@ -11,7 +11,9 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.assign import highs
+from shardwright.assign.effort import Budget
 
+WATCH = highs._Watch(Budget(), 1, has_answer=False)
 PLAN = {"0": "colwise", "2": "rowwise"}
 
 
@@ -94,13 +96,13 @@ def test_threads_take_the_ranks_of_one_result(program):
 
 def test_an_option_that_highs_does_not_know_is_named():
     with pytest.raises(highs.NoAnswerError, match="did not take the option thread=1"):
-        highs._solved(highspy.HighsLp(), np.zeros(0), {"thread": 1})
+        highs._solved(highspy.HighsLp(), np.zeros(0), {"thread": 1}, WATCH)
 
 
 def test_a_run_that_highs_refuses_is_no_lack_of_time():
     def refused():
         somebody_elses_solve(2)
-        highs._solved(highspy.HighsLp(), np.zeros(0), {"threads": 1})
+        highs._solved(highspy.HighsLp(), np.zeros(0), {"threads": 1}, WATCH)
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(highs.NoAnswerError, match="refused to run"):
         pool.submit(refused).result()

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from shardwright.assign.assignment import Pins, assign_layouts
 from shardwright.assign.cost import CostModel
+from shardwright.assign.effort import Budget, Clock
 from shardwright.assign.result import Assignment
 from shardwright.assign.steps import ModuleBoundary
 from shardwright.budget import check_budget
@@ -57,7 +58,8 @@ def shard(
     budget: Mapping[str, int] | None = None,
     cost: CostModel | None = None,
     slack: float = 0.1,
-    time_limit_s: float = 60.0,
+    effort: float = 1.0,
+    time_limit_s: float | None = None,
     discover: bool = False,
 ) -> ShardedProgram:
     """Shard an exported program over a mesh. No process group, device or weight data is needed.
@@ -69,17 +71,21 @@ def shard(
     ``inputs``: layouts by input name; absent: every rank gets the whole input. ``outputs``: one layout for all outputs,
     or a mapping from position or name; absent: every rank returns the whole output. On a mesh of several axes both are
     mappings from axis names. ``budget``: the most collectives of each kind; any kind not named is then forbidden.
-    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable. ``time_limit_s``: of the
-    solver, for each way to compile an axis (see below). ``discover``: propose and
+    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable. ``discover``: propose and
     use rules for operators that have none, found by running them on samples (`ShardedProgram.discovered` holds them as
     text to paste); what is found so is a proposal, so verify the result.
+
+    ``effort``: how long the solver may search for a better answer than it has, as a multiple of what is usual. It is
+    counted in steps rather than seconds, so that equal arguments give equal programs on every rank, machine and run
+    with the same versions. ``time_limit_s``: wall time for all of the solver's work, where one process compiles for all
+    ranks; its answer may differ from run to run once the limit strikes (`ShardedProgram.hit_time_limit`).
 
     Where heads are fewer than an axis has ranks, ``tp`` is compiled as two axes, ``tp.0`` and ``tp.1``, if that is
     cheaper (`ShardedProgram.mesh` shows it): layouts and assignments go by these names, merged collectives by ``tp``.
 
-    Threads may call it at once; they wait for each other. Warns when the solver's time limit ends it before its answer
-    is proven the best (`ShardedProgram.gap`). Raises `PlanError` (everything wrong with the plan), `ProgramError`,
-    `AssignmentError`, `BudgetError`.
+    Threads may call it at once; they wait for each other. Warns when the search ends before its answer is proven the
+    best (`ShardedProgram.gap`), and when the time limit struck. Raises `PlanError` (everything wrong with the plan),
+    `ProgramError`, `AssignmentError`, `BudgetError`.
 
     >>> sharded = shard(exported, mesh=4, plan={"layers.*.mlp.up": "colwise", "layers.*.mlp.down": "rowwise"})
     >>> sharded.exported(rank=0)            # an ExportedProgram
@@ -91,21 +97,36 @@ def shard(
     for axis, _ in axes:
         is_auto = isinstance(plans.get(axis), str) and plans[axis] == "auto"
         plans[axis] = "auto" if is_auto else plan_entries(program, plans.get(axis, {}))
-    options: dict[str, Any] = {"cost": cost, "slack": slack, "time_limit_s": time_limit_s}
-    wishes = _Wishes(plans, _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs"), options)
+    layouts = _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs")
+    clock = Clock.of(time_limit_s)
+    wishes = _Wishes(plans, *layouts, cost or CostModel(), slack, effort, clock)
     sharded = _compile(program, axes, wishes, discovered)
     for axis, _ in axes:
         sharded, wishes = _split_where_heads_are_scarce(sharded, axis, wishes)
     # Everything a user can have asked wrongly is known now rather than at the first rank.
-    if sharded.gap > GAP_WORTH_SAYING:
-        warnings.warn(
-            f"the solver stopped after {time_limit_s:.0f} s; its answer may cost up to {sharded.gap:.0%} more than the "
-            "best one\n  try: a longer time_limit_s, or a plan that pins more tensors",
-            SolverWarning,
-            stacklevel=2,
-        )
+    sharded.hit_time_limit = clock.has_struck
+    _warn_of_early_end(sharded, time_limit_s)
     check_budget(sharded, budget)
     return sharded
+
+
+def _warn_of_early_end(sharded: ShardedProgram, time_limit_s: float | None) -> None:
+    """Warn where the solver stopped before its answer was proven the best."""
+    said = f"its answer may cost up to {sharded.gap:.0%} more than the best one"
+    if sharded.hit_time_limit:
+        warnings.warn(
+            f"the time limit of {time_limit_s:g} s ended the solver: {said}, and another run may find another\n"
+            "  try: a longer time_limit_s or none at all, or a plan that pins more tensors",
+            SolverWarning,
+            stacklevel=4,
+        )
+    elif sharded.gap > GAP_WORTH_SAYING:
+        warnings.warn(
+            f"the solver stopped when its effort was spent: {said}\n"
+            "  try: effort=4 or more, or a plan that pins more tensors",
+            SolverWarning,
+            stacklevel=4,
+        )
 
 
 @dataclass(frozen=True)
@@ -118,8 +139,15 @@ class _Wishes:
     plans: dict[str, Any]
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
-    options: Mapping[str, Any]
+    cost: CostModel
+    slack: float
+    effort: float
+    clock: Clock
     may_stay_whole: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """The solver's, for one axis."""
+        return {"cost": self.cost, "slack": self.slack, "budget": Budget.of(self.effort, self.clock)}
 
 
 @dataclass(frozen=True)
@@ -178,7 +206,7 @@ def _compile(program: Program, mesh: Mesh, wishes: _Wishes, discovered: Sequence
         ) -> Assignment:
             pins = known or wish.pins(on)
             is_auto = wish.plan == "auto"
-            return assign_layouts(on, pins, wish.num_ranks, auto=is_auto, uncut=uncut, **wishes.options)
+            return assign_layouts(on, pins, wish.num_ranks, auto=is_auto, uncut=uncut, **wishes.options())
 
         exact = frozenset(name for name, pin in named.items() if pin.exact)
         passes.append(AxisPass(axis, assign, {name: pin.key for name, pin in named.items()}, exact))
@@ -192,19 +220,19 @@ def _split_where_heads_are_scarce(
     it was compiled with.
     """
     best = sharded, wishes
-    slack, cost = wishes.options["slack"], wishes.options["cost"] or CostModel()
-    shared = {"slack": slack / 2, "time_limit_s": wishes.options["time_limit_s"] / 2}
-    # Parts of an axis are no smaller problems, so a solver that ran out of time on the whole is not asked again.
-    for outer in splits(sharded, axis) if sharded.gap <= GAP_WORTH_SAYING else ():
+    slack = wishes.slack
+    # Parts of an axis are no smaller problems, so a search that ended early on the whole is not begun again.
+    ended_early = sharded.gap > GAP_WORTH_SAYING or wishes.clock.left_s <= 0
+    for outer in () if ended_early else splits(sharded, axis):
         mesh = sharded.mesh.split(axis, outer)
         first, second = mesh.parts(axis)
         relaxed = {**wishes.may_stay_whole, second: scarce_weights(sharded, axis)}
-        # Each of the two passes may exceed its bound on weight bytes, and takes its time.
-        halved = replace(wishes, options={**wishes.options, **shared}, may_stay_whole=relaxed)
+        # Each of the two passes may exceed its bound on weight bytes, and takes its share of the effort.
+        halved = replace(wishes, slack=slack / 2, effort=wishes.effort / 2, may_stay_whole=relaxed)
         try:
             candidate = _compile(sharded.program, mesh, halved, sharded.discovered)
             better = is_even_on(candidate, first) and is_cheaper(
-                candidate, best[0], cost, slack=slack if wishes.plans[axis] == "auto" else None
+                candidate, best[0], wishes.cost, slack=slack if wishes.plans[axis] == "auto" else None
             )
         except ShardwrightError:
             # What the whole axis can be cut by (a dim that divides, a layout spelled for it) need not suit its parts,
@@ -223,8 +251,8 @@ def tensor_parallel_transformation(
 ) -> ExportedProgram:
     """The program of one rank; a drop-in for PyTorch's experimental function of the same name and meaning.
 
-    Every rank may call it by itself: equal arguments give matching programs. ``device_type`` names the device the mesh
-    lives on; no mesh is made and nothing is moved. Raises as `shard` does.
+    Every rank may call it by itself: equal arguments give matching programs, however busy a rank is. ``device_type``
+    names the device the mesh lives on; no mesh is made and nothing is moved. Raises as `shard` does.
     """
     if not isinstance(device_type, str):
         raise ShardwrightError(f"device_type must be a string such as 'cpu' or 'cuda', got {device_type!r}")

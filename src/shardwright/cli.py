@@ -40,6 +40,9 @@ Model = Annotated[
 Package = Annotated[Path, typer.Argument(help="A package folder.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")]
 Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
+Effort = Annotated[
+    float, typer.Option(help="How long the solver may search, as a multiple of what is usual; counted, not timed.")
+]
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]
 Backend = Annotated[
@@ -74,6 +77,7 @@ def plan(
         Path | None, typer.Option("--output", "-o", help="Where to write the YAML; default: standard output.")
     ] = None,
     slack: Annotated[float, typer.Option(help="How far weight bytes per rank may exceed the least.")] = 0.1,
+    effort: Effort = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Find the automatic plan and write it as YAML."""
@@ -82,7 +86,7 @@ def plan(
     from shardwright.plan.files import spell, write_plan
 
     with _working("finding a plan"):
-        sharded = _shard(model, tp, "auto", slack=slack)
+        sharded = _shard(model, tp, "auto", slack=slack, effort=effort)
     found = {w.name: w.layouts["tp"] for w in sharded.weights if w.kind in ("parameter", "buffer")}
     if as_json:
         _print(json.dumps({name: spell(layout) for name, layout in found.items()}, indent=2))
@@ -106,6 +110,7 @@ def shard(
     slack: Annotated[
         float, typer.Option(help="Under 'auto': how far weight bytes per rank may exceed the least.")
     ] = 0.1,
+    effort: Effort = 1.0,
     dtype: Annotated[
         str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
     ] = None,
@@ -128,13 +133,13 @@ def shard(
         if _is_checkpoint(model):
             opened = open_checkpoint(model, dtype=_dtype(dtype), cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
-            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, slack=slack)
+            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, slack=slack, effort=effort)
             opened.save(sharded, output, progress=step)
         elif dtype is not None or cache_length is not None:
             raise ShardwrightError(f"--dtype and --cache-length are for checkpoints; {model} is an exported program")
         else:
             opened = None
-            sharded = _shard(model, tp, plan, slack=slack)
+            sharded = _shard(model, tp, plan, slack=slack, effort=effort)
             sharded.save(str(output), progress=step)
     _show_package(sharded, output, unused=opened.unused if opened is not None else (), as_json=as_json)
 
@@ -353,10 +358,10 @@ def _read(model: Path) -> Any:
     return read(_load(model))
 
 
-def _shard(model: Path, num_ranks: int, plan: str, *, slack: float) -> Any:
+def _shard(model: Path, num_ranks: int, plan: str, *, slack: float, effort: float) -> Any:
     import shardwright
 
-    return shardwright.shard(_load(model), mesh=num_ranks, plan=plan, slack=slack)
+    return shardwright.shard(_load(model), mesh=num_ranks, plan=plan, slack=slack, effort=effort)
 
 
 def _print(text: str) -> None:

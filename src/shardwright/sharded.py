@@ -71,6 +71,8 @@ class ShardedProgram:
         self.program, self.mesh, self.passes, self.plan = program, mesh, list(passes), plan
         self.discovered = list(discovered)
         """Rules that were found by running operators; each prints as the call that registers it."""
+        self.hit_time_limit = False
+        """Whether `shard`'s time limit ended the solver, so that another run may give another program."""
         self._partitioned: dict[tuple[int, ...], Program] = {}
         self._collectives: list[Collective] | None = None
 
@@ -119,7 +121,7 @@ class ShardedProgram:
 
     @property
     def gap(self) -> float:
-        """How far from the optimum the assignment may be, as a share of its cost: 0 unless the time limit ended it."""
+        """How far from the optimum the assignment may be, as a share of its cost: 0 unless the search ended early."""
         return max((a.solution.gap for a in self.assignments.values()), default=0.0)
 
     @property

@@ -55,7 +55,9 @@ def test_a_dim_cut_by_an_earlier_axis_is_cut_on_what_is_left_of_it(program, plan
 
 def test_inputs_and_outputs_are_cut_on_every_axis(program):
     shard = sw.Shard(0)
-    sharded = sw.shard(program, mesh=MESH, plan={"a": {}}, inputs={"a": shard, "b": shard}, outputs={"a": shard, "b": shard})
+    sharded = sw.shard(
+        program, mesh=MESH, plan={"a": {}}, inputs={"a": shard, "b": shard}, outputs={"a": shard, "b": shard}
+    )
     assert sw.verify(sharded, program, (X,)).ok
     assert [tuple(out.shape) for out in sharded.simulate(X)] == [(1, 16)] * 4
 

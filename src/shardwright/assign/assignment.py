@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from shardwright.assign.candidates import Candidates, discover, site_strategies
 from shardwright.assign.cost import CostModel, share
+from shardwright.assign.effort import Budget
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
@@ -61,7 +61,7 @@ def assign_layouts(
     auto: bool = False,
     cost: CostModel | None = None,
     slack: float = 0.1,
-    time_limit_s: float = 60.0,
+    budget: Budget | None = None,
     uncut: Collection[str] = (),
 ) -> Assignment:
     """Choose a strategy for every step of ``program`` on one mesh axis of ``num_ranks`` ranks.
@@ -69,19 +69,18 @@ def assign_layouts(
     ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
     pins hold and communication is minimised before work. Composite operators behind a gather are tried written out,
     and stay so where that communicates less (``auto``: takes less time). Raises `AssignmentError` when nothing
-    satisfies the pins. ``uncut``: names of nodes that no factor of may be cut. ``time_limit_s``: of all that is solved.
+    satisfies the pins. ``uncut``: names of nodes that no factor of may be cut. ``budget``: of all that is solved.
     """
     options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "uncut": frozenset(uncut)}
-    start = time.monotonic()
-    found = _assign(program, pins, num_ranks, time_limit_s=time_limit_s, **options)
-    left_s = time_limit_s - (time.monotonic() - start)
+    budget = budget or Budget()
+    found = _assign(program, pins, num_ranks, budget=budget, **options)
     names = gathered_composites(found.steps, found.strategies)
-    # What is behind a gather that the solver had no time to avoid says nothing about composites.
-    if not names or found.solution.gap > GAP_TO_EXPAND or left_s <= 0:
+    # What is behind a gather that the search ended too early to avoid says nothing about composites.
+    if not names or found.solution.gap > GAP_TO_EXPAND or budget.is_spent:
         return found
     try:
         expanded = expand(program, names)
-        other = _assign(expanded, pins, num_ranks, time_limit_s=left_s, better_than=found.solution, **options)
+        other = _assign(expanded, pins, num_ranks, budget=budget, better_than=found.solution, **options)
     except (NothingBelowError, NoAnswerError):
         return found
     better = other.cost_us < found.cost_us if auto else other.solution.reshard_us < found.solution.reshard_us
@@ -96,7 +95,7 @@ def _assign(
     auto: bool,
     cost: CostModel | None,
     slack: float,
-    time_limit_s: float,
+    budget: Budget,
     uncut: frozenset[str],
     better_than: Solution | None = None,
 ) -> Assignment:
@@ -106,7 +105,7 @@ def _assign(
     fixed = {**pins.state, **pins.inputs}
     folded = fold(steps, targets, fixed)
     builder = _Builder(program, pins, num_ranks, steps, folded, auto=auto, cost=cost or CostModel(), uncut=uncut)
-    problem = builder.problem(slack=slack, time_limit_s=time_limit_s)
+    problem = builder.problem(slack=slack, budget=budget)
     solution = solve(problem, better_than=better_than)
     chosen = [builder.strategies[site.index][solution.chosen[site.index]] for site in folded.sites]
     by_step: list[Strategy | None] = [chosen[site] for site in folded.site_of]
@@ -345,7 +344,7 @@ class _Builder:
         value = self.steps.items[source].vals[result]
         return [resolve(wish, tensor_meta(value).shape, self.num_ranks)]
 
-    def problem(self, *, slack: float, time_limit_s: float) -> Problem:
+    def problem(self, *, slack: float, budget: Budget) -> Problem:
         sites = [self._site_choices(site) for site in self.folded.sites]
         values, weights = [], self._made_of_weights()
         for (source, result, readers), count in self.folded.values.items():
@@ -359,7 +358,7 @@ class _Builder:
                 flags = {"is_bool": value.dtype == torch.bool, "is_weight": maker.index in weights}
                 values.append(ValueFlow(count, source, result, solvable, num_bytes, **flags))
         ties = [(output, placeholder) for output, (placeholder, _) in self.links.items()]
-        return Problem(self.num_ranks, sites, values, ties, self.cost, self.auto, slack, time_limit_s)
+        return Problem(self.num_ranks, sites, values, ties, self.cost, self.auto, slack, budget)
 
     def _made_of_weights(self) -> set[int]:
         """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones."""

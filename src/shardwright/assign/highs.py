@@ -1,18 +1,15 @@
 """Mixed-integer programs, minimised by HiGHS: the relaxation, its neighbourhood, then what is left of the whole."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import highspy
 import numpy as np
 
+from shardwright.assign.effort import Budget
 from shardwright.errors import AssignmentError
-
-_LEAST_S = 1.0
-"""What every step of the search gets, however much of the time limit those before it took."""
 
 GAP = 1e-6
 """The search ends when its answer is proven to be within this share of the optimum."""
@@ -41,7 +38,7 @@ class NothingBelowError(Exception):
 
 
 class NoAnswerError(AssignmentError):
-    """HiGHS ended without an answer: the time limit came before the first one, or it failed."""
+    """HiGHS ended without an answer: a time limit came before the first one, or it failed."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Program:
     upper: np.ndarray
     upper_bound: np.ndarray
     num_integers: int
-    time_limit_s: float
+    budget: Budget
 
     def minimize(self, cost: np.ndarray, below: float = np.inf, known: np.ndarray | None = None) -> Answer:
         """The least of ``cost · x``; raises `InfeasibleError` or `NoAnswerError` where there is none, and
@@ -105,8 +102,7 @@ class Program:
         """
         if not len(cost):
             return Answer(0.0, np.zeros(0), 0.0)
-        deadline = time.monotonic() + self.time_limit_s
-        relaxed = self._run(cost, self.upper_bound, deadline, is_relaxed=True)
+        relaxed = self._run(cost, self.upper_bound, is_relaxed=True)
         bound, allowed = float(np.minimum(cost, 0) @ self.upper_bound), self.upper_bound
         held = None if known is None else (float(cost @ known), known)
         if relaxed.is_optimal and relaxed.values is not None:
@@ -115,7 +111,7 @@ class Program:
                 raise NothingBelowError
             used = relaxed.values > UNUSED
             used[self.num_integers :] = True
-            found = self._run(cost, np.where(used, self.upper_bound, 0.0), deadline)
+            found = self._run(cost, np.where(used, self.upper_bound, 0.0), has_answer=held is not None)
             if found.values is not None and (held is None or found.objective <= held[0]):
                 held = found.objective, found.values
             if held is not None:
@@ -123,18 +119,20 @@ class Program:
                     return Answer(*held, gap=0.0)
                 excluded = relaxed.reduced_costs > (held[0] - bound) + GAP * abs(held[0])
                 allowed = np.where(excluded, 0.0, allowed)
-        result = self._run(cost, allowed, deadline)
+        if held is not None and self.budget.is_spent:
+            return Answer(*held, gap=relative_gap(held[0], bound))
+        result = self._run(cost, allowed, has_answer=held is not None)
         if result.status in _INFEASIBLE or not result.is_consistent:
             # HiGHS's presolve has called solvable programs infeasible whose last row bounds an objective tightly. No
             # variable of ``held`` is excluded, so where there is one, this is not true either.
-            result = self._run(cost, allowed, deadline, presolve="off")
+            result = self._run(cost, allowed, has_answer=held is not None, presolve="off")
         answers = [] if held is None else [held]
         if result.values is not None:
             answers.append((result.objective, result.values))
         if not answers and result.status in _INFEASIBLE:
             raise InfeasibleError
         if not answers:
-            raise NoAnswerError(_no_answer(result.status, self.time_limit_s))
+            raise NoAnswerError(_no_answer(result.status))
         objective, values = min(answers, key=lambda answer: answer[0])
         if result.status not in _INFEASIBLE:
             bound = objective if result.is_optimal else max(bound, result.bound)
@@ -144,21 +142,20 @@ class Program:
         self,
         cost: np.ndarray,
         upper_bound: np.ndarray,
-        deadline: float,
         *,
         is_relaxed: bool = False,
+        has_answer: bool = False,
         presolve: str = "choose",
     ) -> _Found:
-        """The program with these upper bounds of the variables, or its linear relaxation, as HiGHS leaves it."""
+        """The program with these upper bounds of the variables, or its linear relaxation, as HiGHS leaves it.
+
+        ``has_answer``: an answer is known, so that the search may end without another.
+        """
         # Fixed settings and one thread: the same answer on every rank and every run.
-        options = {
-            "threads": 1,
-            "mip_rel_gap": GAP,
-            "presolve": presolve,
-            "time_limit": max(deadline - time.monotonic(), _LEAST_S),
-        }
+        options = {"threads": 1, "mip_rel_gap": GAP, "presolve": presolve, "time_limit": self.budget.clock.left_s}
         model = self._model(cost, upper_bound, num_integers=0 if is_relaxed else self.num_integers)
-        return _aside(lambda: _solved(model, cost, options))
+        num_coefficients = int(np.count_nonzero(upper_bound[self.rows.columns]))
+        return _aside(model, cost, options, _Watch(self.budget, num_coefficients, has_answer))
 
     def _model(self, cost: np.ndarray, upper_bound: np.ndarray, *, num_integers: int) -> Any:
         model = highspy.HighsLp()
@@ -174,21 +171,57 @@ class Program:
         return model
 
 
-def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any]) -> _Found:
+@dataclass(eq=False)
+class _Watch:
+    """Asked by HiGHS whether to stop, it counts, and says so once the budget is spent and an answer is there.
+
+    ``steps``: of one question. HiGHS asks at places that its work alone decides.
+    """
+
+    budget: Budget
+    steps: int
+    has_answer: bool
+    is_called_off: bool = field(default=False, init=False)
+
+    def __call__(self, event: Any) -> None:
+        self.budget.spend(self.steps)
+        has_answer = self.has_answer or np.isfinite(event.data_out.mip_primal_bound)
+        if self.is_called_off or (self.budget.left <= 0 and has_answer):
+            event.interrupt()
+
+
+def _aside(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: _Watch) -> _Found:
+    """What HiGHS leaves of a model, run in a thread of its own.
+
+    HiGHS has a pool of threads for every thread that calls it, as many as its first call there asked for, and refuses
+    to run with another number. A new thread has no pool yet, whoever else in this process uses HiGHS.
+    """
+    with ThreadPoolExecutor(1, "shardwright-highs") as pool:
+        try:
+            return pool.submit(_solved, model, cost, options, watch).result()
+        except BaseException:
+            # Ctrl-C, above all, which should not have to wait for the answer.
+            watch.is_called_off = True
+            raise
+
+
+def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: _Watch) -> _Found:
     """What HiGHS leaves of a model under these options."""
     solver = _Quiet()
     for name, value in options.items():
         _taken(solver.setOptionValue(name, value), f"the option {name}={value}")
     _taken(solver.passModel(model), "the model")
+    solver.cbMipInterrupt.subscribe(watch)
     if solver.run() == highspy.HighsStatus.kError and solver.getModelStatus() == highspy.HighsModelStatus.kNotset:
         raise NoAnswerError("HiGHS refused to run, before it looked at the problem")
-    info, solution = solver.getInfo(), solver.getSolution()
+    status, info, solution = solver.getModelStatus(), solver.getInfo(), solver.getSolution()
+    watch.budget.clock.has_struck |= status == highspy.HighsModelStatus.kTimeLimit
     has_values = info.primal_solution_status == highspy.kSolutionStatusFeasible
     values = np.array(solution.col_value) if has_values else None
     claimed = info.objective_function_value
     objective = claimed if values is None else float(cost @ values)
     return _Found(
-        solver.getModelStatus(),
+        status,
         values,
         objective,
         info.mip_dual_bound,
@@ -203,21 +236,13 @@ def _taken(status: Any, what: str) -> None:
         raise NoAnswerError(f"HiGHS did not take {what}")
 
 
-def _aside(work: Callable[[], _Found]) -> _Found:
-    """What ``work`` gives, done in a thread of its own.
-
-    HiGHS has a pool of threads for every thread that calls it, as many as its first call there asked for, and refuses
-    to run with another number. A new thread has no pool yet, whoever else in this process uses HiGHS.
-    """
-    with ThreadPoolExecutor(1, "shardwright-highs") as pool:
-        return pool.submit(work).result()
-
-
-def _no_answer(status: Any, time_limit_s: float) -> str:
+def _no_answer(status: Any) -> str:
     """Why there is no answer, and what to do."""
     if status == highspy.HighsModelStatus.kTimeLimit:
-        what = f"the solver found no assignment within {time_limit_s:.0f} s"
-        return f"{what}\n  try: a plan that pins more tensors, or a longer time limit"
+        return (
+            "the solver found no assignment before the time limit\n"
+            "  try: a longer time_limit_s, none at all, or a plan that pins more tensors"
+        )
     return f"the solver found no assignment: HiGHS ended with {status.name[1:]!r}\n  try: a plan that pins more tensors"
 
 

@@ -30,7 +30,7 @@ gather this way, not one at every link.
 Objectives, one after the other, each bounding the next                          (`solve`)
 
 - under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences,
-  where time is short with the collectives of 1. (`_least_work`);
+  where the search ended early with the collectives of 1. (`_least_work`);
 - under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `least_bytes` and the slack.
 
 The preferences break ties the same way everywhere: store less, reduce early (but where another axis reduces next, right
@@ -54,7 +54,7 @@ TIE = 1e-4
 """Size in microseconds of the first preference; those after it are smaller."""
 
 PROVEN = 1e-3
-"""A larger gap says that the time limit ended the search."""
+"""A larger gap says that the search ended early."""
 
 STORE_US = 1e-8
 """The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
@@ -65,6 +65,8 @@ WEIGHT_GATHER_US = 1e4
 
 def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     """The best assignment; raises `AssignmentError` when none satisfies the plan, or none is found in time.
+
+    As good as the budget of the problem allows, which it spends; under a plan, up to a quarter more goes into the work.
 
     ``better_than``: of another way to write the same program; raises `NothingBelowError`, soon, where it is found that
     this way costs no less by more than what counts as proven.
@@ -80,6 +82,7 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
         objective = first.objective
         # Looser than the solver's tolerances, far tighter than one collective's latency.
         model.limit(model.reshard_cost, first.objective * (1 + 1e-6) + 1e-2)
+        model.budget = model.budget.at_least(problem.budget.steps / 4)
         answer = _least_work(model, first)
     values, chosen = answer.values, []
     for start, site in zip(model.first_choice, problem.sites, strict=True):
@@ -91,8 +94,8 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
 def _least_work(model: "_Model", first: Answer) -> Answer:
     """The least work among the answers that communicate no more than ``first``, and its gap.
 
-    Where time ran out on that, or on the communication before, it is the least with the very collectives of ``first``:
-    little is left to choose then, and the answer comes at once.
+    Where the search for that, or for the communication before, ended early, it is the least with the very collectives
+    of ``first``: little is left to choose then, and the answer comes at once.
     """
     cost = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
     # Itself an answer, with nothing known about its work.
@@ -125,6 +128,7 @@ class _Model:
             self.first_choice.append(self.num_variables)
             self.num_variables += len(site.strategies)
         self.num_choices = self.num_variables
+        self.budget = self.problem.budget
         self._reshards: list[tuple[int, float]] = []
         self._cuts: list[tuple[int, float]] = []
         self._results: dict[int, list[ValueFlow]] = {}
@@ -298,7 +302,7 @@ class _Model:
             np.array([value for row in self.rows for value in row.values()]),
         )
         limits = np.array(self.lower), np.array(self.upper)
-        program = Program(rows, *limits, self.upper_bound, self.num_choices, self.problem.time_limit_s)
+        program = Program(rows, *limits, self.upper_bound, self.num_choices, self.budget)
         try:
             return program.minimize(cost, below, known)
         except InfeasibleError as error:

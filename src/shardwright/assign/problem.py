@@ -1,8 +1,9 @@
 """What the solver is asked and what it answers: sites with their strategies, values that flow between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardwright.assign.cost import CostModel
+from shardwright.assign.effort import Budget
 from shardwright.errors import AssignmentError
 from shardwright.layout import Layout
 from shardwright.rules.rule import Strategy
@@ -48,14 +49,14 @@ class Problem:
     cost: CostModel
     auto: bool = False
     slack: float = 0.1
-    time_limit_s: float = 60.0
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass
 class Solution:
     """The strategy number of each site, the cost in microseconds, and how much of it may be too much (0 when optimal).
 
-    Under a plan that share is of the communication, where the time limit ended the search for the least of it.
+    Under a plan that share is of the communication, where the search for the least of it ended early.
     ``objective``: what was minimised first: under a plan the communication, else all time, with small preferences.
     """
 
