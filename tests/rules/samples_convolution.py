@@ -27,6 +27,12 @@ def full(groups, i, o, *, transposed=False):
     return aten.convolution.default, (t(2, i, 6, 5), t(*weight), t(o), *padding), {}
 
 
+def legacy(groups, i, o, **how):
+    """The core operator with its choice of a backend."""
+    _, args, _ = full(groups, i, o, **how)
+    return aten._convolution.default, (*args, False, False, True, True), {}
+
+
 def space(op, dims, *args):
     """A batch of images, and one without a batch dim."""
     size = (8, 6, 4)[:dims]
@@ -56,6 +62,20 @@ SAMPLES = {
         (aten._adaptive_avg_pool2d_backward.default, (t(2, 4, 2, 3), t(2, 4, 8, 6)), {})
     ],
     "aten::_adaptive_avg_pool3d": space(aten._adaptive_avg_pool3d.default, 3, [2, 3, 2]),
+    "aten::_convolution": [
+        legacy(1, 4, 8),
+        legacy(2, 4, 8),
+        legacy(1, 4, 6, transposed=True),
+        (aten._convolution.deprecated, legacy(2, 4, 8)[1][:-1], {}),
+    ],
+    "aten::_convolution_mode": [
+        (
+            aten._convolution_mode.default,
+            (t(2, 4, 6, 5), t(8, 4 // groups, 3, 2), t(8), [1, 1], "same", [1, 1], groups),
+            {},
+        )
+        for groups in (1, 2)
+    ],
     "aten::_upsample_bicubic2d_aa": resized(aten._upsample_bicubic2d_aa.default, 2, [12, 9], False),
     "aten::_upsample_bilinear2d_aa": resized(aten._upsample_bilinear2d_aa.default, 2, [12, 9], False),
     "aten::_upsample_nearest_exact1d": resized(aten._upsample_nearest_exact1d.default, 1, [12]),
@@ -67,6 +87,10 @@ SAMPLES = {
     "aten::adaptive_max_pool1d": space(aten.adaptive_max_pool1d.default, 1, [2]),
     "aten::adaptive_max_pool2d": space(aten.adaptive_max_pool2d.default, 2, [2, 3]),
     "aten::adaptive_max_pool3d": space(aten.adaptive_max_pool3d.default, 3, [2, 3, 2]),
+    "aten::affine_grid_generator": [
+        (aten.affine_grid_generator.default, (t(4, 2, 3), [4, 3, 5, 6], False), {}),
+        (aten.affine_grid_generator.default, (t(3, 3, 4), [3, 1, 4, 5, 6], True), {}),
+    ],
     "aten::avg_pool1d": space(aten.avg_pool1d.default, 1, [2]),
     "aten::avg_pool2d": space(aten.avg_pool2d.default, 2, [2, 2]),
     "aten::avg_pool2d_backward": [
@@ -77,6 +101,10 @@ SAMPLES = {
     "aten::conv1d": conv(aten.conv1d.default, 1),
     "aten::conv2d": [*conv(aten.conv2d.default, 2, padding=[1, 0]), *conv(aten.conv2d.padding, 2, padding="same")],
     "aten::conv3d": conv(aten.conv3d.default, 3),
+    "aten::conv_tbc": [
+        (aten.conv_tbc.default, (t(7, 4, 6), t(3, 6, 8), t(8), 1), {}),
+        (aten.conv_tbc.default, (t(5, 3, 3), t(2, 3, 5), t(5)), {}),
+    ],
     "aten::conv_transpose1d": conv(aten.conv_transpose1d.default, 1, transposed=True),
     "aten::conv_transpose2d.input": conv(aten.conv_transpose2d.input, 2, transposed=True, stride=[2, 2]),
     "aten::conv_transpose3d.input": conv(aten.conv_transpose3d.input, 3, transposed=True),

@@ -65,6 +65,7 @@ SAMPLES = {
     "aten::_lu_with_info": each(aten._lu_with_info.default),
     "aten::_pdist_forward": [(aten._pdist_forward.default, (t(6, 4),), {})],
     "aten::cdist": [(aten.cdist.default, (t(2, 4, 3), t(2, 6, 3)), {}), (aten.cdist.default, (t(5, 3), t(7, 3)), {})],
+    "aten::chain_matmul": [(aten.chain_matmul.default, ([t(4, 6), t(6, 3), t(3, 5)],), {})],
     "aten::cholesky": each(aten.cholesky.default),
     "aten::cholesky_inverse": each(aten.cholesky_inverse.default, make=triangular),
     "aten::cholesky_solve": [
@@ -115,6 +116,12 @@ SAMPLES = {
     ],
     "aten::linalg_matrix_norm.str_ord": tall(aten.linalg_matrix_norm.str_ord, "nuc"),
     "aten::linalg_matrix_power": each(aten.linalg_matrix_power.default, 3),
+    "aten::linalg_matrix_rank": [
+        (aten.linalg_matrix_rank.default, (t(4, 3, 5), 1e-4), {}),
+        (aten.linalg_matrix_rank.tol_tensor, (t(4, 3, 5), torch.tensor([1e-4, 1.0, 2.0, 3.0])), {}),
+        (aten.linalg_matrix_rank.atol_rtol_tensor, (t(4, 3, 5),), {"rtol": torch.tensor(0.5)}),
+        (aten.linalg_matrix_rank.atol_rtol_float, (t(4, 3, 5),), {"atol": 1.0}),
+    ],
     "aten::linalg_multi_dot": [
         (aten.linalg_multi_dot.default, ([t(4, 6), t(6, 8), t(8, 5)],), {}),
         (aten.linalg_multi_dot.default, ([t(6), t(6, 8), t(8)],), {}),
@@ -131,10 +138,14 @@ SAMPLES = {
         *systems(aten.linalg_solve.default),
         (aten.linalg_solve.default, (spd(4, 3, 3), t(4, 3)), {}),
     ],
+    "aten::linalg_solve_ex": systems(aten.linalg_solve_ex.default),
     "aten::linalg_solve_triangular": systems(aten.linalg_solve_triangular.default, upper=True),
     "aten::linalg_svd": tall(aten.linalg_svd.default, False),
     "aten::linalg_svdvals": tall(aten.linalg_svdvals.default),
-    "aten::linalg_vander": [(aten.linalg_vander.default, (t(4, 6),), {"N": 3})],
+    "aten::linalg_vander": [
+        (aten.linalg_vander.default, (t(4, 6),), {"N": 3}),
+        (aten.linalg_vander.default, (t(4, 6),), {}),
+    ],
     "aten::linalg_vecdot": [
         (aten.linalg_vecdot.default, (t(4, 6), t(4, 6)), {"dim": 0}),
         (aten.linalg_vecdot.default, (t(3, 4, 6), t(4, 6)), {}),
@@ -151,4 +162,5 @@ SAMPLES = {
         (aten.tensordot.default, (t(4, 6), t(6, 8), [1], [0]), {}),
     ],
     "aten::triangular_solve": [(aten.triangular_solve.default, (t(4, 3, 6), triangular(4, 3, 3)), {})],
+    "aten::vander": [(aten.vander.default, (t(6),), {}), (aten.vander.default, (t(5), 3, True), {})],
 }

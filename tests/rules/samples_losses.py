@@ -45,6 +45,9 @@ SAMPLES = {
         (t(5, 3), unit(5, 3), positive(3), None),
         position=4,
     ),
+    "aten::cosine_embedding_loss": reduced(
+        aten.cosine_embedding_loss.default, (t(6, 4), t(6, 4, seed=1), signs(6), 0.1), position=4
+    ),
     "aten::cross_entropy_loss": [
         *classes(aten.cross_entropy_loss.default, 3),
         (aten.cross_entropy_loss.default, (t(4, 6), unit(4, 6), None, 2), {}),

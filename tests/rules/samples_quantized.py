@@ -37,6 +37,17 @@ SAMPLES = {
         (aten._weight_int4pack_mm_for_cpu.default, int4(192, 32), {}),
     ],
     "aten::_weight_int8pack_mm": [(aten._weight_int8pack_mm.default, (t(4, 32), int8(48, 32), positive(48)), {})],
+    "aten::fake_quantize_per_channel_affine": [
+        (aten.fake_quantize_per_channel_affine.default, (t(4, 6, 3), positive(6), ints(3, 6).int(), 1, -128, 127), {})
+    ],
+    "aten::fake_quantize_per_tensor_affine": [
+        (aten.fake_quantize_per_tensor_affine.default, (t(4, 6), 0.1, 2, -128, 127), {}),
+        (
+            aten.fake_quantize_per_tensor_affine.tensor_qparams,
+            (t(4, 6), torch.tensor(0.1), torch.tensor(2, dtype=torch.int32), -128, 127),
+            {},
+        ),
+    ],
     "quantized_decomposed::dequantize_per_channel": [
         (decomposed.dequantize_per_channel.default, (int8(6, 5, 4), positive(5), ints(3, 5), 1, *BOUNDS), {}),
     ],

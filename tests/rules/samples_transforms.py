@@ -49,4 +49,14 @@ SAMPLES = {
     "aten::fft_rfft": one(aten.fft_rfft.default),
     "aten::fft_rfft2": several(aten.fft_rfft2.default),
     "aten::fft_rfftn": several(aten.fft_rfftn.default),
+    "aten::gradient": [
+        (aten.gradient.scalarint, (t(4, 6),), {"dim": 1}),
+        (aten.gradient.scalarint, (t(4, 6),), {"spacing": 0.5}),
+        (aten.gradient.array, (t(4, 6, 5),), {"dim": [0, 2]}),
+        (aten.gradient.scalararray, (t(4, 6, 5),), {"spacing": 2.0, "dim": [-1]}),
+        (aten.gradient.scalarrayint, (t(4, 6, 5),), {"spacing": [2.0], "dim": 0}),
+        (aten.gradient.scalarrayarray, (t(4, 6, 5),), {"spacing": [2.0, 0.5], "dim": [0, 1]}),
+        (aten.gradient.tensorarrayint, (t(4, 6),), {"spacing": [t(6).cumsum(0)], "dim": 1}),
+        (aten.gradient.tensorarray, (t(4, 6),), {"spacing": [t(4), t(6)], "dim": [0, 1]}),
+    ],
 }

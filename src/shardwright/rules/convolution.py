@@ -6,7 +6,7 @@ import torch
 
 from shardwright.layout import Size, product
 from shardwright.rules.localize import dense, run_dense
-from shardwright.rules.registry import Entry, notation_rule
+from shardwright.rules.registry import Entry, einsum, notation_rule
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
 aten = torch.ops.aten
@@ -193,6 +193,13 @@ def grid_rule(call: Call) -> Rule:
     return notation_rule(text, shapes, [call.result.shape], linear=(frozenset({0}),), localize=run_dense)
 
 
+def affine_grid_rule(call: Call) -> Rule:
+    """``affine_grid_generator``: a matrix for every image; places and coordinates are whole."""
+    places = " ".join(f"t{d}!" for d in range(call.result.ndim - 2))
+    shapes = [call.operands[0].shape], [call.result.shape]
+    return notation_rule(f"n r! c! -> n {places} x!", *shapes, linear=(frozenset({0}),), size_arg="size")
+
+
 _CONVOLUTION, _SPATIAL = Entry(convolution_rule), Entry(spatial_rule)
 _GRID, _PATCHES = Entry(grid_rule), Entry(patches_rule)
 
@@ -200,6 +207,8 @@ RULES: dict[str, Entry] = {
     "aten::_adaptive_avg_pool2d": _SPATIAL,
     "aten::_adaptive_avg_pool2d_backward": _SPATIAL,
     "aten::_adaptive_avg_pool3d": _SPATIAL,
+    "aten::_convolution": _CONVOLUTION,
+    "aten::_convolution_mode": _CONVOLUTION,
     "aten::_upsample_bicubic2d_aa": _SPATIAL,
     "aten::_upsample_bilinear2d_aa": _SPATIAL,
     "aten::_upsample_nearest_exact1d": _SPATIAL,
@@ -211,6 +220,7 @@ RULES: dict[str, Entry] = {
     "aten::adaptive_max_pool1d": _SPATIAL,
     "aten::adaptive_max_pool2d": _SPATIAL,
     "aten::adaptive_max_pool3d": _SPATIAL,
+    "aten::affine_grid_generator": Entry(affine_grid_rule),
     "aten::avg_pool1d": _SPATIAL,
     "aten::avg_pool2d": _SPATIAL,
     "aten::avg_pool2d_backward": _SPATIAL,
@@ -219,6 +229,7 @@ RULES: dict[str, Entry] = {
     "aten::conv1d": _CONVOLUTION,
     "aten::conv2d": _CONVOLUTION,
     "aten::conv3d": _CONVOLUTION,
+    "aten::conv_tbc": einsum("s! b i, k! i o, o -> t! b o", multilinear=True, added=(2,), localize=run_dense),
     "aten::conv_transpose1d": _CONVOLUTION,
     "aten::conv_transpose2d.input": _CONVOLUTION,
     "aten::conv_transpose3d.input": _CONVOLUTION,

@@ -1,9 +1,10 @@
 """Distances and similarities along a dim, which is whole; and membership, which compares with every element."""
 
+from shardwright.layout import Size
 from shardwright.rules.dims import dim_of, named_dims
 from shardwright.rules.notation import bind, parse
-from shardwright.rules.registry import Entry, einsum, rule_of
-from shardwright.rules.rule import Call, Rule
+from shardwright.rules.registry import Entry, einsum, notation_rule, rule_of
+from shardwright.rules.rule import Call, Rule, TensorMeta
 
 
 def similarity_rule(call: Call) -> Rule:
@@ -46,10 +47,27 @@ def membership_rule(call: Call) -> Rule | None:
     return Rule((dims, tests), (dims,), {**sizes, **own}, frozenset(own))
 
 
+def search_rule(call: Call) -> Rule:
+    """``searchsorted``: values in one sorted row, which is whole, or each row's values in a row of its own."""
+    row, *rest = call.operands
+    if row.ndim != 1:
+        return notation_rule(
+            ", ".join(["... n!", "... m", "... n!"][: len(call.operands)]) + " -> ... m", *_shapes(call)
+        )
+    values = isinstance(call["self"], TensorMeta)
+    sides = ["n!", *(["..."] if values else []), *(["n!"] if len(rest) > values else [])]
+    return notation_rule(f"{', '.join(sides)} -> {'...' if values else ''}", *_shapes(call))
+
+
+def _shapes(call: Call) -> tuple[list[tuple[Size, ...]], list[tuple[Size, ...]]]:
+    return [t.shape for t in call.operands], [call.result.shape]
+
+
 RULES: dict[str, Entry] = {
     "aten::bucketize.Tensor": einsum("..., n! -> ..."),
     "aten::cosine_similarity": Entry(similarity_rule),
     "aten::dist": Entry(dist_rule),
     "aten::isin.Tensor_Tensor": Entry(membership_rule),
     "aten::pairwise_distance": Entry(pairwise_rule),
+    "aten::searchsorted": Entry(search_rule),
 }

@@ -20,7 +20,7 @@ def filled_rule(call: Call) -> Rule:
 
 
 def counted_rule(call: Call) -> Rule:
-    """``arange``, ``eye`` …: elements depend on their index, so no dim is cut."""
+    """``arange``, ``eye``, windows …: elements depend on their index, so no dim is cut."""
     shape = call.result.shape
     names = [f"d{i}" for i in range(len(shape))]
     sizes: dict[str, Size] = dict(zip(names, shape, strict=True))
@@ -33,11 +33,18 @@ RULES: dict[str, Entry] = {
     "aten::arange": _COUNTED,
     "aten::arange.start": _COUNTED,
     "aten::arange.start_step": _COUNTED,
+    "aten::bartlett_window": _COUNTED,
+    "aten::blackman_window": _COUNTED,
     "aten::empty.memory_format": _FILLED,
     "aten::empty_like": _LIKE,
     "aten::eye": _COUNTED,
+    "aten::fft_fftfreq": _COUNTED,
+    "aten::fft_rfftfreq": _COUNTED,
     "aten::full": _FILLED,
     "aten::full_like": _LIKE,
+    "aten::hamming_window": _COUNTED,
+    "aten::hann_window": _COUNTED,
+    "aten::kaiser_window": _COUNTED,
     "aten::linspace": _COUNTED,
     "aten::logspace": _COUNTED,
     "aten::new_empty": _FILLED,
@@ -46,6 +53,7 @@ RULES: dict[str, Entry] = {
     "aten::new_zeros": _FILLED,
     "aten::ones": _FILLED,
     "aten::ones_like": _LIKE,
+    "aten::range": _COUNTED,
     "aten::scalar_tensor": _COUNTED,
     "aten::tril_indices": _COUNTED,
     "aten::triu_indices": _COUNTED,

@@ -38,10 +38,12 @@ def solve_rule(call: Call) -> Rule | None:
     matrix, right = call.operands
     is_vector = right.ndim == 1 or (right.ndim == matrix.ndim - 1 and right.shape == matrix.shape[:-1])
     b, x = ("... n!", "... m!") if is_vector else ("... n! k", "... m! k")
-    extra = [
-        f"... {' '.join(f'e{i}x{d}!' for d in range(n))}" for i, n in enumerate((2, 1, 0)[: len(call.results) - 1])
-    ]
     results = [r.shape for r in call.results if r is not None]
+    # The factors, where they come along, and last a number for every matrix.
+    extra = [
+        f"... {' '.join(f'e{i}x{d}!' for d in range(len(shape) - len(results[-1])))}"
+        for i, shape in enumerate(results[1:])
+    ]
     text = f"... a! c!, {b} -> {', '.join([x, *extra])}"
     return notation_rule(text, [matrix.shape, right.shape], results)
 
@@ -177,13 +179,29 @@ def matrix_norm_rule(*default: int) -> Builder:
 
 
 def vander_rule(call: Call) -> Rule:
-    """``vander``: a new last dim of powers."""
+    """``vander``: a new last dim of powers, as many as the whole has elements where the call does not say."""
     dims, sizes = named_dims(call.operands[0].shape)
     sizes["power"] = call.result.shape[-1]
-    return Rule((dims,), ((*dims, Term(("power",))),), sizes, frozenset({"power"}))
+    return Rule((dims,), ((*dims, Term(("power",))),), sizes, frozenset({"power"}), localize=local_vander)
+
+
+def local_vander(local: Local) -> Any:
+    """As many powers as the whole has."""
+    count = local.arguments["N"]
+    if count is None:
+        count = local.call.result.shape[-1]
+    return local.run_call(N=count)
+
+
+def rank_rule(call: Call) -> Rule:
+    """``linalg_matrix_rank``: matrices are whole; tolerances, one for all or one each, broadcast to the batch."""
+    sides = ", ".join(["... r! c!", *["..."] * (len(call.operands) - 1)])
+    return notation_rule(f"{sides} -> ...", [t.shape for t in call.operands], [call.result.shape])
 
 
 _ONE, _PAIR = batched(2, 2), batched(2, 0, 0)
+_PAIRS = "each of its variables meets every other, over all observations"
+_MULTI_DOT, _VANDER = Entry(multi_dot_rule), Entry(vander_rule)
 _SOLVE, _MATRIX_NORM = Entry(solve_rule), Entry(matrix_norm_rule(-2, -1))
 
 RULES: dict[str, Entry] = {
@@ -196,6 +214,7 @@ RULES: dict[str, Entry] = {
     "aten::_lu_with_info": batched(2, 2, 1, 0),
     "aten::_pdist_forward": einsum("n! k! -> m!"),
     "aten::cdist": einsum("... p k!, ... r k! -> ... p r"),
+    "aten::chain_matmul": _MULTI_DOT,
     "aten::cholesky": _ONE,
     "aten::cholesky_inverse": _ONE,
     "aten::cholesky_solve": batched(2, 2, 2, columns=True),
@@ -226,16 +245,18 @@ RULES: dict[str, Entry] = {
     "aten::linalg_matrix_norm": _MATRIX_NORM,
     "aten::linalg_matrix_norm.str_ord": _MATRIX_NORM,
     "aten::linalg_matrix_power": _ONE,
-    "aten::linalg_multi_dot": Entry(multi_dot_rule),
+    "aten::linalg_matrix_rank": Entry(rank_rule),
+    "aten::linalg_multi_dot": _MULTI_DOT,
     "aten::linalg_norm": Entry(matrix_norm_rule()),
     "aten::linalg_pinv": _ONE,
     "aten::linalg_qr": batched(2, 2, 2),
     "aten::linalg_slogdet": _PAIR,
     "aten::linalg_solve": _SOLVE,
+    "aten::linalg_solve_ex": _SOLVE,
     "aten::linalg_solve_triangular": _SOLVE,
     "aten::linalg_svd": batched(2, 2, 1, 2),
     "aten::linalg_svdvals": batched(2, 1),
-    "aten::linalg_vander": Entry(vander_rule),
+    "aten::linalg_vander": _VANDER,
     "aten::linalg_vecdot": Entry(vecdot_rule),
     "aten::logdet": batched(2, 0),
     "aten::lu_solve": batched(2, 2, 1, 2),
@@ -246,9 +267,12 @@ RULES: dict[str, Entry] = {
     "aten::svd": batched(2, 2, 1, 2),
     "aten::tensordot": Entry(tensordot_rule),
     "aten::triangular_solve": batched(2, 2, 2, 2),
+    "aten::vander": _VANDER,
 }
 
 UNSUPPORTED: dict[str, str] = {
+    "aten::corrcoef": _PAIRS,
+    "aten::cov": _PAIRS,
     "aten::linalg_tensorinv": "it folds any of its dims into the rows of one matrix",
     "aten::linalg_tensorsolve": "it folds any of its dims into the rows of one matrix",
 }

@@ -89,6 +89,7 @@ _ROWS = Entry(row_loss("n c!", "n c!"))
 RULES: dict[str, Entry] = {
     "aten::binary_cross_entropy": _ELEMENTWISE,
     "aten::binary_cross_entropy_with_logits": _ELEMENTWISE,
+    "aten::cosine_embedding_loss": Entry(row_loss("n c!", "n c!", "n")),
     "aten::cross_entropy_loss": _NLL,
     "aten::hinge_embedding_loss": _ELEMENTWISE,
     "aten::huber_loss": _ELEMENTWISE,

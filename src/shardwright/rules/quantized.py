@@ -71,6 +71,8 @@ RULES: dict[str, Entry] = {
     "aten::_scaled_mm": Entry(scaled_mm_rule),
     "aten::_weight_int4pack_mm_for_cpu": Entry(int4_rule),
     "aten::_weight_int8pack_mm": einsum("m k, n k, n -> m n", linear=((0,),), localize=run_dense),
+    "aten::fake_quantize_per_channel_affine": _CHANNEL,
+    "aten::fake_quantize_per_tensor_affine": _TENSOR,
     "quantized_decomposed::dequantize_per_channel": _CHANNEL,
     "quantized_decomposed::dequantize_per_tensor": _TENSOR,
     "quantized_decomposed::dequantize_per_token": _ROW,

@@ -164,4 +164,5 @@ RULES: dict[str, Entry] = {
 
 UNSUPPORTED: dict[str, str] = {
     "aten::diag": "it makes a matrix or reads a diagonal; every dim takes part",
+    "aten::diagflat": "it makes a matrix whose rows and columns are both the one dim",
 }

@@ -42,6 +42,19 @@ def diff_rule(call: Call) -> Rule | None:
     return Rule(tuple(operands), (put(source, dim, Term(("t",))),), sizes, fixed, linear=(together,))
 
 
+def gradient_rule(call: Call) -> Rule:
+    """``gradient``: one result for every dim it works along, which is whole; coordinates of a dim are too."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    along = dims_of(call, len(dims), "dim")
+    sides = []
+    for index, tensor in enumerate(call.operands[1:]):
+        side, own = named_dims(tensor.shape, f"x{index}")
+        sizes.update(own)
+        sides.append(side)
+    fixed = frozenset({*(f"d{dim}" for dim in along), *(name for name in sizes if name[0] == "x")})
+    return Rule((dims, *sides), (dims,) * len(call.results), sizes, fixed, linear=(frozenset({0}),))
+
+
 _ONE, _TWO, _ALL = transform_rule(-1), transform_rule(-2, -1), transform_rule(all_dims=True)
 
 RULES: dict[str, Entry] = {
@@ -69,10 +82,10 @@ RULES: dict[str, Entry] = {
     "aten::fft_rfft": _ONE,
     "aten::fft_rfft2": _TWO,
     "aten::fft_rfftn": _ALL,
+    "aten::gradient": Entry(gradient_rule),
 }
 
 UNSUPPORTED: dict[str, str] = {
-    "aten::gradient.scalararray": "its results have a shape of their own for every dim",
     "aten::istft": "its frames overlap along the only dim",
     "aten::stft": "its frames overlap along the last dim",
 }
