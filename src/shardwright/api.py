@@ -12,14 +12,23 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch.export import ExportedProgram
 
+from shardwright.arguments import check_number, is_count
 from shardwright.assign.assignment import Pins, assign_layouts
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget, Clock
 from shardwright.assign.result import Assignment
 from shardwright.assign.steps import ModuleBoundary
-from shardwright.budget import check_budget
+from shardwright.budget import accept_budget, check_budget
 from shardwright.custom import register_discovered
-from shardwright.errors import Finding, PlanError, ShardwrightError, SolverWarning, near_misses, raise_findings
+from shardwright.errors import (
+    Finding,
+    LayoutError,
+    PlanError,
+    ShardwrightError,
+    SolverWarning,
+    near_misses,
+    raise_findings,
+)
 from shardwright.layout import Layout
 from shardwright.mesh import Mesh
 from shardwright.plan import (
@@ -91,6 +100,10 @@ def shard(
     >>> sharded.exported(rank=0)            # an ExportedProgram
     """
     axes = Mesh.of(mesh)
+    check_number(slack, "slack", least=0)
+    if cost is not None and not isinstance(cost, CostModel):
+        raise ShardwrightError(f"cost must be a CostModel, got {cost!r}\n  try: CostModel(latency_us=20)")
+    accept_budget(budget)
     program = read(exported)
     discovered = register_discovered(program) if discover else []
     plans = _per_axis(plan, axes, "plan")
@@ -342,26 +355,31 @@ def output_names(program: Program) -> dict[str, int]:
 def _layouts(given: Any, names: Sequence[str], findings: list[Finding], what: str) -> dict[str, Layout]:
     if given is None:
         return {}
-    if not isinstance(given, Mapping):
-        return {name: as_layout(given) for name in names}
-    found = {}
-    for key, layout in given.items():
-        name = names[key] if isinstance(key, int) and 0 <= key < len(names) else key
+    asked = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    found: dict[str, Layout] = {}
+    for key, value in asked.items():
+        name = names[key] if is_count(key) and 0 <= key < len(names) else key
         if name not in names:
             close = tuple(repr(n) for n in near_misses(str(key), names)) or tuple(map(repr, names[:6]))
             findings.append(Finding(f"the program has no {what} {key!r}", remedies=close))
             continue
-        found[str(name)] = as_layout(layout)
+        try:
+            layout = as_layout(value)
+        except LayoutError as error:
+            findings.append(Finding(f"{what} {name!r}: {error}"))
+            continue
+        if found.setdefault(name, layout) != layout:
+            findings.append(Finding(f"{what} {name!r} is given twice, as {found[name]} and as {layout}"))
     return found
 
 
 def _per_axis(value: Any, mesh: Mesh, what: str) -> dict[str, Any]:
     if isinstance(value, Mapping) and value and set(value) <= set(mesh.names):
         return dict(value)
-    if len(mesh.names) == 1:
-        return {} if value is None else {mesh.names[0]: value}
-    if value is None:
+    if value is None and what != "plan":
         return {}
+    if len(mesh.names) == 1:
+        return {mesh.names[0]: value}
     if what == "plan" and (value == "auto" or "tp" in mesh.names):
         return {"tp" if "tp" in mesh.names else mesh.names[-1]: value}
     raise PlanError(f"{what}= on a mesh of several axes is a mapping from axis names {list(mesh.names)}, got {value!r}")

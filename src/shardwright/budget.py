@@ -2,23 +2,37 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
+from shardwright.arguments import check_mapping, is_count
 from shardwright.errors import BudgetError, Finding, ShardwrightError, near_misses, raise_findings
 from shardwright.sharded import ShardedProgram
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
 
+def accept_budget(budget: Any) -> Mapping[str, int] | None:
+    """The budget itself; raises `ShardwrightError` naming every entry that is not a kind of collective and a count."""
+    if budget is None:
+        return None
+    findings = []
+    for kind, most in check_mapping(budget, "budget", "{'all_reduce': 4}").items():
+        if kind not in KINDS:
+            close = near_misses(str(kind), KINDS) or list(KINDS)
+            findings.append(Finding(f"unknown kind of collective {kind!r}", remedies=tuple(map(repr, close))))
+        elif not is_count(most) or most < 0:
+            findings.append(Finding(f"the most of {kind!r} must be a whole number of at least 0, got {most!r}"))
+    raise_findings(ShardwrightError, findings, summary="the budget cannot be used")
+    return budget
+
+
 def check_budget(sharded: ShardedProgram, budget: Mapping[str, int] | None) -> None:
-    """Raise `BudgetError` naming the cause of every collective beyond the budget; no budget allows everything."""
+    """Raise `BudgetError` naming the cause of every collective beyond the budget; no budget allows everything.
+
+    Call `accept_budget` before.
+    """
     if budget is None:
         return
-    for kind in budget:
-        if kind not in KINDS:
-            close = near_misses(kind, KINDS) or list(KINDS)
-            raise ShardwrightError(
-                f"budget: unknown kind of collective {kind!r}\n  try: {' or '.join(map(repr, close))}"
-            )
     found = sharded.collectives
     counts = Counter(c.kind for c in found)
     findings = [

@@ -7,12 +7,15 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from shardwright.errors import RuleError, near_misses
+from shardwright.arguments import is_count
+from shardwright.errors import Finding, RuleError, near_misses, raise_findings
+from shardwright.layout import REDUCTIONS
 from shardwright.program import Program, size_hint
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import as_size, make_call, map_values, tensor_meta
 from shardwright.rules.check import check_strategies
 from shardwright.rules.discover import REFUSALS, Discovery, discover, is_discoverable
+from shardwright.rules.notation import parse
 from shardwright.rules.registry import Entry, einsum
 
 
@@ -38,10 +41,35 @@ def register_rule(
 
     >>> register_rule("mylib::scale", "b s d, d -> b s d", linear=[[0], [1]])
     """
-    _operator(name)
+    _check_notation(name, notation, [*linear, added], reduce, size_arg)
     sets = tuple(tuple(group) for group in linear)
     entry = einsum(notation, linear=sets, added=tuple(added), reduce=reduce, size_arg=size_arg)
     REGISTRY.add(name, entry, replace=True)
+
+
+def _check_notation(name: str, notation: str, operands: Sequence[Any], reduce: str, size_arg: str | None) -> None:
+    """Raise one `RuleError` with all that does not fit the operator's own schema."""
+    op = _operator(name)
+    schema = (getattr(op, op.overloads()[0]) if isinstance(op, torch._ops.OpOverloadPacket) else op)._schema
+    pattern = parse(notation)
+    given = [argument for argument in schema.arguments if "Tensor" in str(argument.type)]
+    returned = [str(one.type) for one in schema.returns if "Tensor" in str(one.type)]
+    findings = []
+    if not any("[]" in str(argument.type) for argument in given) and len(pattern.operands) != len(given):
+        names = ", ".join(argument.name for argument in given)
+        findings.append(f"the notation has {len(pattern.operands)} operands, the operator {len(given)} ({names})")
+    if not any("[]" in one for one in returned) and len(pattern.results) != len(returned):
+        findings.append(f"the notation has {len(pattern.results)} results, the operator {len(returned)}")
+    count = len(pattern.operands)
+    odd = [one for group in operands for one in group if not is_count(one) or not 0 <= one < count]
+    if odd:
+        findings.append(f"linear and added number the operands 0 to {count - 1}, got {odd}")
+    if reduce not in REDUCTIONS:
+        findings.append(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
+    known = [argument.name for argument in schema.arguments]
+    if size_arg is not None and size_arg not in known:
+        findings.append(f"size_arg {size_arg!r} is not an argument of the operator: {', '.join(known)}")
+    raise_findings(RuleError, [Finding(one) for one in findings], summary=f"the rule of {name!r} does not fit it")
 
 
 def check_rule(
@@ -138,6 +166,8 @@ def _sample(node: fx.Node, fake_mode: Any) -> tuple[Any, Any] | None:
 
 
 def _operator(name: str) -> Any:
+    if not isinstance(name, str):
+        raise RuleError(f"an operator's name is a string such as 'mylib::op', got {name!r}")
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     if not rest:

@@ -86,11 +86,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+MOST_FINDINGS = 20
+"""So many findings are written out, about a screen; of the others their number is said."""
+
+
 def raise_findings(error: type[ShardwrightError], findings: Sequence[Finding], *, summary: str) -> None:
-    """Raise ``error`` with every finding in one message; do nothing when there are none."""
+    """Raise ``error`` with the findings in one message, the first `MOST_FINDINGS`; do nothing when there are none."""
     if not findings:
         return
-    body = "\n".join(f"{number}. {finding}" for number, finding in enumerate(findings, 1))
+    lines = [f"{number}. {finding}" for number, finding in enumerate(findings[:MOST_FINDINGS], 1)]
+    if len(findings) > MOST_FINDINGS:
+        lines.append(f"… and {len(findings) - MOST_FINDINGS} more")
+    body = "\n".join(lines)
     raise error(f"{summary} ({len(findings)} problem{'s' if len(findings) > 1 else ''})\n{body}")
 
 

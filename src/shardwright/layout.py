@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import sympy
 import torch
 
+from shardwright.arguments import is_count
 from shardwright.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -248,6 +249,14 @@ class Blocks:
     parts: tuple[int, ...] = ()
     unit: int = 1
 
+    def __post_init__(self) -> None:
+        """Raises `LayoutError` for a unit below 1, a part below 0, and what is not a whole number."""
+        if not is_count(self.unit) or self.unit < 1:
+            raise LayoutError(f"Blocks: unit must be a whole number of at least 1, got {self.unit!r}")
+        if not isinstance(self.parts, (tuple, list)) or not all(is_count(part) and part >= 0 for part in self.parts):
+            raise LayoutError(f"Blocks: parts must be whole numbers of at least 0, got {self.parts!r}")
+        object.__setattr__(self, "parts", tuple(self.parts))
+
     def cut(self, size: Size, num_ranks: int) -> Cut:
         """The `Cut` of a dim of ``size`` among ``num_ranks``; raises `LayoutError` when the parts do not fit."""
         if not self.parts:
@@ -277,6 +286,11 @@ class Partial:
 
     op: str = "sum"
 
+    def __post_init__(self) -> None:
+        """Raises `LayoutError` for an unknown reduction."""
+        if not isinstance(self.op, str) or not (self.op in REDUCTIONS or self.is_owned):
+            raise LayoutError(f"Partial: the reduction must be one of {', '.join(REDUCTIONS)}, got {self.op!r}")
+
     @property
     def is_owned(self) -> bool:
         """Whether no collective makes the value of it."""
@@ -298,6 +312,13 @@ class Shard:
 
     dim: int
     cut: Cut | Blocks | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `LayoutError` for a dim that is not a whole number, or a cut that says nothing about it."""
+        if not is_count(self.dim):
+            raise LayoutError(f"Shard: the dim must be a whole number, got {self.dim!r}")
+        if self.cut is not None and not isinstance(self.cut, (Cut, Blocks)):
+            raise LayoutError(f"Shard: the cut must be Blocks(…), got {self.cut!r}")
 
     def __repr__(self) -> str:
         how = describe_cut(self.cut) if isinstance(self.cut, Cut) else self.cut
@@ -382,7 +403,8 @@ def take_shard(tensor: torch.Tensor, layout: Layout, rank: int) -> torch.Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, layout.dim)
 
 
-_REDUCE = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
+REDUCTIONS = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum, "product": torch.mul}
+"""How partial values are combined, by name."""
 
 
 def join_shards(shards: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
@@ -392,7 +414,7 @@ def join_shards(shards: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
     if isinstance(layout, Partial):
         total = shards[0]
         for shard in shards[1:]:
-            total = _REDUCE[layout.op](total, shard)
+            total = REDUCTIONS[layout.op](total, shard)
         return total
     dim = layout.dim
     cut = _on_size(cut_of(layout), sum(shard.shape[dim] for shard in shards))

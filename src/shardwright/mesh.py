@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shardwright.arguments import is_count
 from shardwright.errors import ShardwrightError
 
 
@@ -43,7 +44,9 @@ class Mesh:
     @staticmethod
     def _checked(axes: Mapping[Any, Any]) -> "Mesh":
         bad = [
-            name for name, size in axes.items() if not isinstance(size, int) or size < 1 or not isinstance(name, str)
+            name
+            for name, size in axes.items()
+            if not is_count(size) or size < 1 or not isinstance(name, str) or not name
         ]
         if bad or not axes:
             raise ShardwrightError(f"mesh: every axis needs a name and at least one rank, got {dict(axes)!r}")
@@ -80,9 +83,9 @@ class Mesh:
 
     def coordinate(self, rank: int) -> dict[str, int]:
         """The position of a rank on every axis; raises for a rank the mesh does not have."""
-        if not 0 <= rank < self.num_ranks:
+        if not is_count(rank) or not 0 <= rank < self.num_ranks:
             raise ShardwrightError(
-                f"rank {rank} is not in the mesh {dict(self.axes)}: it has ranks 0 to {self.num_ranks - 1}"
+                f"rank {rank!r} is not in the mesh {dict(self.axes)}: it has ranks 0 to {self.num_ranks - 1}"
             )
         found = {}
         for name, size in reversed(self.axes):

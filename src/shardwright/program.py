@@ -10,7 +10,6 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import sympy
@@ -26,6 +25,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from shardwright.arguments import check_file, check_path
 from shardwright.errors import ProgramError, first_line
 from shardwright.inline import flat_graph, functional
 from shardwright.layout import REPLICATE, Layout, Size, local_shape, take_shard
@@ -223,11 +223,12 @@ def _refuse_sparse(graph: fx.Graph) -> None:
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
     """The exported program in a ``.pt2`` file; raises `ProgramError` when it is missing, damaged or no such."""
-    file = Path(path)
+    file = check_path(path, "the program", error=ProgramError)
     if not file.exists():
         raise ProgramError(f"there is no file {path}")
     if file.is_dir():
         raise ProgramError(f"{path} is a folder, not an exported program\n  try: the .pt2 file torch.export.save wrote")
+    file = check_file(file, "the program", error=ProgramError)
     if not zipfile.is_zipfile(file):
         raise ProgramError(
             f"{path} is not an exported program, or it is truncated: a .pt2 file is a zip archive\n"

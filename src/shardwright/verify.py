@@ -13,6 +13,8 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from shardwright.arguments import check_mapping, check_number
+from shardwright.errors import InputError
 from shardwright.inputs import check_inputs
 from shardwright.layout import Layout, Partial, join_shards
 from shardwright.mesh import Mesh
@@ -93,8 +95,12 @@ def verify(
     difference over the largest value of an output; absent: 1e-4 for float32, 1e-9 for float64, 3e-2 for smaller
     floats. Integers and booleans must be equal. Raises `InputError` when the inputs do not fit.
     """
+    if not isinstance(example_inputs, (tuple, list)):
+        raise InputError(f"example inputs are a tuple of positional inputs, got {type(example_inputs).__name__}")
+    if tolerance is not None:
+        check_number(tolerance, "tolerance", least=0)
     program = read(original)
-    named = dict(kwargs or {})
+    named = dict(check_mapping(kwargs or {}, "kwargs", "{'x': tensor}", error=InputError))
     check_inputs(program, tuple(example_inputs), named)
     inputs = flat_inputs(program, tuple(example_inputs), named)
     state = {name: weight.tensor.detach() for name, weight in program.weights.items()}

@@ -25,7 +25,7 @@ from shardwright.package.native import CompiledModule
 from shardwright.package.screen import screen_graph
 from shardwright.package.stored import make_zeros
 from shardwright.program import STATE_KINDS, Program, attach_weights, read
-from shardwright.runtime.devices import home_device, move
+from shardwright.runtime.devices import chosen_device, home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
 
 BACKENDS = ("eager", "compile", "aoti")
@@ -72,7 +72,7 @@ def load(
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
     compiled = find_compiled(folder, manifest, rank, contents=check) if backend == "aoti" else None
-    place = torch.device(device) if device is not None else None
+    place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
     if compiled is not None:
         if manifest.num_ranks > 1:

@@ -6,20 +6,22 @@ A style is a string (``colwise``) or a mapping,
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from shardwright.errors import PlanError
+from shardwright.arguments import check_file, is_count
+from shardwright.errors import LayoutError, PlanError
 from shardwright.layout import EVERY, Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The plan in a YAML file; raises `PlanError` naming the file and the entry that is wrong."""
+    file = check_file(path, "the plan", error=PlanError)
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -27,6 +29,21 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise PlanError(f"{path} holds {type(data).__name__}, not a mapping of names to styles")
     return as_plan(data, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, but that a key given twice is an error rather than the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    what = f"the key {key!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+                seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def as_plan(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
@@ -91,20 +108,30 @@ def _style(value: Any, where: str) -> Any:
     unknown = set(value) - {"shard", "parts", "unit", "owners", "replicate", "partial"}
     if unknown:
         raise PlanError(f"{where}: unknown fields {sorted(unknown)}; known are shard, parts, unit, replicate, partial")
-    if "replicate" in value:
-        return Replicate()
-    if "partial" in value:
-        return Partial(str(value["partial"]))
-    return _shard(value, where)
+    kinds = [kind for kind in ("replicate", "partial", "shard") if kind in value]
+    if len(kinds) > 1 or (kinds != ["shard"] and len(value) > 1):
+        raise PlanError(f"{where}: {dict(value)!r} is more than one layout\n  try: one of shard, replicate, partial")
+    try:
+        if "replicate" in value:
+            return _replicate(value["replicate"], where)
+        return Partial(value["partial"]) if "partial" in value else _shard(value, where)
+    except LayoutError as error:
+        raise PlanError(f"{where}: {error}") from error
+
+
+def _replicate(value: Any, where: str) -> Replicate:
+    if value not in (None, True, {}):
+        raise PlanError(f"{where}: replicate takes no value, got {value!r}\n  try: replicate")
+    return Replicate()
 
 
 def _are_ints(parts: Any) -> bool:
-    return isinstance(parts, (list, tuple)) and all(isinstance(part, int) for part in parts)
+    return isinstance(parts, (list, tuple)) and all(map(is_count, parts))
 
 
 def _shard(value: Mapping[str, Any], where: str) -> Layout:
     dim, parts, unit = value.get("shard"), value.get("parts", []), value.get("unit", 1)
-    if not isinstance(dim, int) or not isinstance(unit, int) or not _are_ints(parts):
+    if not is_count(dim) or not is_count(unit) or not _are_ints(parts):
         raise PlanError(f"{where}: shard and unit are numbers, parts a list of numbers; got {dict(value)!r}")
     if "owners" in value:
         try:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from shardwright.errors import PlanError
+
 _TOKEN = re.compile(r"\[[^\]]*\]|[^.\[]+|\.")
 
 
@@ -23,11 +25,15 @@ def compile_key(key: str) -> re.Pattern[str]:
     """The regular expression of a key.
 
     ``*`` stands for any text within one token (``layers.*.mlp``, ``*_proj``), ``**`` for any number of tokens,
-    ``[qkv]`` for one of the letters, ``[gate,up]`` for one of the words. Everything else stands for itself.
+    ``[qkv]`` for one of the letters, ``[gate,up]`` for one of the words. Everything else stands for itself. Raises
+    `PlanError` for brackets that hold nothing, and for a range that runs backwards.
     """
     parts = [r"(?:[^.]+(?:\.[^.]+)*)?" if token == "**" else _token_pattern(token) for token in split_tokens(key)]
     text = r"\.".join(parts).replace(r"\.(?:[^.]+(?:\.[^.]+)*)?", r"(?:\.[^.]+)*")
-    return re.compile(text.replace(r"(?:[^.]+(?:\.[^.]+)*)?\.", r"(?:[^.]+\.)*"))
+    try:
+        return re.compile(text.replace(r"(?:[^.]+(?:\.[^.]+)*)?\.", r"(?:[^.]+\.)*"))
+    except re.error as error:
+        raise PlanError(f"its brackets hold no letters or ranges of letters ({error.msg})") from error
 
 
 def _token_pattern(token: str) -> str:
@@ -38,6 +44,8 @@ def _token_pattern(token: str) -> str:
         elif piece.startswith("[") and piece.endswith("]"):
             inside = piece[1:-1]
             words = inside.split(",")
+            if not all(word.strip() for word in words):
+                raise PlanError(f"the brackets {piece} hold an empty choice")
             found += (
                 f"(?:{'|'.join(re.escape(w.strip()) for w in words)})" if len(words) > 1 else f"[{_letters(inside)}]"
             )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
+from shardwright.errors import MOST_FINDINGS, Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout import REPLICATE, Layout, Shard, Size, resolve
 from shardwright.plan.patterns import generalize, matches
 from shardwright.plan.styles import Ask, ask
@@ -106,11 +106,10 @@ class _Resolution:
                 Finding(f"plan key {key!r} is not a string", remedies=("use a module or parameter name",))
             )
             return
-        tensors, modules = matches(key, self.tensors), matches(key, self.modules)
-        if not tensors and not modules:
-            self._unmatched(key)
-            return
         try:
+            tensors, modules = matches(key, self.tensors), matches(key, self.modules)
+            if not tensors and not modules:
+                self._unmatched(key)
             for name in tensors:
                 self._tensor(key, style, name)
             for path in modules:
@@ -119,8 +118,11 @@ class _Resolution:
             self.findings.append(Finding(f"plan entry {key!r}: {error}"))
 
     def _unmatched(self, key: str) -> None:
-        known = dict.fromkeys([*map(generalize, self.modules), *map(generalize, self.tensors), *self.modules])
-        close = near_misses(key, known) or near_misses(generalize(key), known)
+        # Looking for names like it takes long, and no more than a screen of findings is shown.
+        close: list[str] = []
+        if len(self.findings) < MOST_FINDINGS:
+            known = dict.fromkeys([*map(generalize, self.modules), *map(generalize, self.tensors), *self.modules])
+            close = near_misses(key, known) or near_misses(generalize(key), known)
         remedies = tuple(f"{name!r}" for name in close) or ("list the names with `shardwright inspect`",)
         self.findings.append(Finding(f"plan key {key!r} matches no module, parameter or buffer", remedies=remedies))
 

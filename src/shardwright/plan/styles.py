@@ -22,7 +22,7 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
 )
 
-from shardwright.errors import near_misses
+from shardwright.errors import LayoutError, near_misses
 from shardwright.layout import REPLICATE, Layout, Partial, Replicate, Shard
 
 
@@ -174,16 +174,16 @@ def ask(style: Any, class_name: str) -> Ask:
 
 
 def as_layout(placement: Any) -> Layout:
-    """A torch placement (or a layout of ours) as a layout."""
+    """A torch placement (or a layout of ours) as a layout; raises `LayoutError` for anything else."""
     if isinstance(placement, (Replicate, Shard, Partial)):
         return placement
     if isinstance(placement, TorchShard):
         return Shard(placement.dim)
     if isinstance(placement, TorchReplicate):
         return REPLICATE
-    if placement.is_partial():
-        return Partial(placement.reduce_op)
-    raise ValueError(f"{placement!r} is no placement a plan may use")
+    if isinstance(placement, Placement) and placement.is_partial():
+        return Partial(placement.reduce_op)  # type: ignore[missing-attribute]
+    raise LayoutError(f"{placement!r} is not a layout\n  try: Replicate(), Shard(dim) or Partial()")
 
 
 def _differing(style: Any, default_in: Layout, default_out: Layout) -> tuple[tuple[str, int | None, Layout], ...]:

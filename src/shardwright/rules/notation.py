@@ -52,6 +52,8 @@ def parse(text: str) -> Pattern:
     >>> parse("b (h d), h -> b h d").operands[0]
     (Term(factors=('b',), is_sum=False), Term(factors=('h', 'd'), is_sum=False))
     """
+    if not isinstance(text, str):
+        raise RuleError(f"a rule is a line of notation such as 'b i, o i -> b o', got {text!r}")
     sides = text.split("->")
     if len(sides) != 2:
         raise RuleError(f"rule {text!r} needs exactly one '->' between operands and results")

@@ -6,7 +6,20 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from shardwright.errors import PackageError
+from shardwright.errors import PackageError, first_line
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device | None:
+    """The device a caller names, None for None; raises `PackageError` for one that torch does not know or see."""
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+        # Asking for a tensor is the one way to learn that a device of any kind is there.
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise PackageError(f"there is no device {device!r}: {first_line(error)}\n  try: device='cpu'") from error
+    return found
 
 
 def home_device(exported: ExportedProgram) -> torch.device:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.export import ExportedProgram
 
+from shardwright.arguments import check_file
 from shardwright.dtypes import check_storable
 from shardwright.errors import Finding, InputError, near_misses, raise_findings
 from shardwright.program import read
@@ -18,8 +19,9 @@ from shardwright.program import read
 
 def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, which must be exactly ``names``."""
+    file = check_file(path, "inputs", error=InputError)
     try:
-        found = load_file(path)
+        found = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read inputs from {path}: {error}\n  try: safetensors.torch.save_file(…)") from error
     findings = [Finding(f"{path} lacks input {name!r}") for name in names if name not in found]

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from shardwright.arguments import check_count, check_number
 from shardwright.errors import RunError
 from shardwright.runtime.rank import run_rank
 
@@ -28,6 +29,8 @@ def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: 
     for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. Raises `RunError` naming
     the rank and its cause, and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
     """
+    check_count(num_ranks, "the number of ranks", least=1, error=RunError)
+    check_number(timeout_s, "the timeout in seconds", above=0, error=RunError)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="shardwright-") as folder, _restored_signals():
         config = LaunchConfig(

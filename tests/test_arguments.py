@@ -1,0 +1,173 @@
+"""Arguments of a wrong kind or out of range: one clear error in the caller's words, wherever they enter."""
+
+import math
+import os
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from shardwright.assign.cost import CostModel
+from shardwright.plan import read_plan
+from shardwright.runtime.launch import launch
+
+PLAN = {"0": "colwise", "2": "rowwise"}
+X = torch.randn(4, 8)
+
+
+@pytest.fixture(scope="module")
+def exported():
+    return torch.export.export(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)), (X,))
+
+
+LAYOUTS = ["rowwise", None, [], 0, 1.5, {"shard": 0}, torch.float32, sw.Shard]
+SHARD = {
+    "inputs": ({"input": one} for one in LAYOUTS),
+    "outputs": (one for one in LAYOUTS if one is not None),
+    "budget": (3, "all_reduce", [], {"all_reduce": None}, {"all_reduce": math.nan}, {"all_reduce": -1}, {3: 1}),
+    "slack": (None, "0.1", math.nan, math.inf, -1, True),
+    "cost": (3, "fast", {}),
+    "plan": (3, None, [], {"[]": "colwise"}, {"[z-a]": "colwise"}, {"[a,]": "colwise"}, {3: "colwise"}, {"0": 7}),
+    "mesh": (0, -1, 1.5, True, "2", None, {}, {"tp": True}, {"tp": 0}, {"tp": 1.5}, {3: 2}, {"": 2}, [2]),
+}
+CASES = [(name, value) for name, values in SHARD.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda v: str(v)[:30])
+def test_shard_refuses_in_words(exported, name, value):
+    arguments = {"mesh": 2, "plan": PLAN, name: value}
+    with pytest.raises(sw.ShardwrightError) as caught:
+        sw.shard(exported, **arguments)
+    assert type(caught.value).__module__ == "shardwright.errors"
+    assert str(caught.value)
+
+
+@pytest.mark.parametrize("dim", ["0", 0.5, None, True, [0]])
+def test_a_dim_is_a_whole_number(dim):
+    with pytest.raises(sw.LayoutError, match="Shard: the dim must be a whole number"):
+        sw.Shard(dim)
+
+
+@pytest.mark.parametrize("unit", [0, -1, 1.5, "64", True, None])
+def test_a_unit_is_a_whole_number_of_at_least_one(unit):
+    with pytest.raises(sw.LayoutError, match="Blocks: unit must be a whole number of at least 1"):
+        sw.Blocks(unit=unit)
+
+
+@pytest.mark.parametrize("parts", [(-8, 24), (1.5, 14.5), "ab", 16, (True, 15)])
+def test_parts_are_whole_numbers(parts):
+    with pytest.raises(sw.LayoutError, match="Blocks: parts must be whole numbers of at least 0"):
+        sw.Blocks(parts=parts)
+
+
+def test_parts_that_do_not_add_up_are_named(exported):
+    with pytest.raises(sw.PlanError, match=r"parts \(8, 7\) sum to 15, but the dim has size 16"):
+        sw.shard(exported, mesh=2, plan={"0.weight": sw.Shard(0, sw.Blocks(parts=(8, 7)))})
+
+
+@pytest.mark.parametrize("op", ["nonsense", "avg", "", None, 3])
+def test_a_partial_layout_names_a_reduction(op):
+    with pytest.raises(sw.LayoutError, match="the reduction must be one of sum, max, min, product"):
+        sw.Partial(op)
+
+
+@pytest.mark.parametrize("rank", [1.5, 0.5, "0", None, True, -1, 2])
+def test_a_rank_is_a_whole_number_of_the_mesh(exported, rank):
+    sharded = sw.shard(exported, mesh=2, plan=PLAN)
+    for ask in (sharded.exported, lambda rank: sw.tensor_parallel_transformation(exported, rank, 2, "cpu", PLAN)):
+        with pytest.raises(sw.ShardwrightError, match="is not in the mesh"):
+            ask(rank)
+
+
+def test_all_wrong_layouts_are_named_at_once_and_two_names_of_one_input_must_agree(exported):
+    with pytest.raises(sw.PlanError) as caught:
+        sw.shard(exported, mesh=2, plan={}, inputs={"input": sw.Shard(0), 0: sw.Shard(1), "inptu": sw.Shard(0)})
+    assert "input 'input' is given twice, as Shard(0) and as Shard(1)" in str(caught.value)
+    assert "the program has no input 'inptu'" in str(caught.value)
+    assert "2 problems" in str(caught.value)
+    same = {"input": sw.Shard(0), 0: sw.Shard(0)}
+    assert sw.verify(sw.shard(exported, mesh=2, plan={}, inputs=same), exported, (X,)).ok
+
+
+def test_twenty_thousand_unknown_keys_are_a_message_of_a_screen(exported):
+    with pytest.raises(sw.PlanError) as caught:
+        sw.shard(exported, mesh=2, plan={f"layers.{i}.up": "colwise" for i in range(20_000)})
+    assert "(20000 problems)" in str(caught.value)
+    assert str(caught.value).endswith("… and 19980 more")
+    assert len(str(caught.value).splitlines()) < 100
+
+
+FILES = {
+    "a key twice": ("up: colwise\nup: rowwise\n", "the key 'up' is given twice"),
+    "two layouts": ("up: {replicate: 5, shard: 0}\n", "is more than one layout"),
+    "replicate with a value": ("up: {replicate: 5}\n", "replicate takes no value, got 5"),
+    "a unit below one": ("up: {shard: 0, unit: -1}\n", "unit must be a whole number of at least 1"),
+    "an unknown reduction": ("up: {partial: nonsense}\n", "the reduction must be one of"),
+    "a dim in quotes": ("up: {shard: '0'}\n", "shard and unit are numbers"),
+    "a list": ("[1, 2]\n", "holds list, not a mapping"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), FILES.values(), ids=FILES)
+def test_plan_files_say_one_thing_once(tmp_path, text, says):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(sw.PlanError, match=says):
+        read_plan(path)
+
+
+def test_what_is_no_file_is_not_read(tmp_path, exported):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path, tmp_path / "pipe.yaml"):
+        with pytest.raises(sw.PlanError, match=r"is a folder|is not a regular file"):
+            sw.shard(exported, mesh=2, plan=path)
+
+
+RULES = {
+    "operands": (("mm", "m k -> m"), {}, r"has 1 operands, the operator 2 \(self, mat2\)"),
+    "results": (("mm", "m k, k n -> m n, m"), {}, "has 2 results, the operator 1"),
+    "linear": (("mm", "m k, k n -> m n"), {"linear": [[0], [2]]}, r"number the operands 0 to 1, got \[2\]"),
+    "reduce": (("mm", "m k, k n -> m n"), {"reduce": "mean"}, "reduce must be one of sum"),
+    "size_arg": (("mm", "m k, k n -> m n"), {"size_arg": "size"}, "size_arg 'size' is not an argument"),
+    "no notation": (("mm", 3), {}, "a rule is a line of notation"),
+}
+
+
+@pytest.mark.parametrize(("rule", "options", "says"), RULES.values(), ids=RULES)
+def test_a_rule_fits_its_operator(rule, options, says):
+    name, notation = rule
+    with pytest.raises(sw.RuleError, match=says):
+        sw.register_rule(f"aten::{name}", notation, **options)
+
+
+def test_verify_takes_inputs_as_torch_export_does(exported):
+    sharded = sw.shard(exported, mesh=2, plan=PLAN)
+    for arguments in ((X,), ((X,), 3), (3,)):
+        with pytest.raises(sw.InputError):
+            sw.verify(sharded, exported, *arguments)
+    for tolerance in (math.nan, -1, "1e-4"):
+        with pytest.raises(sw.ShardwrightError, match="tolerance must be a number of at least 0"):
+            sw.verify(sharded, exported, (X,), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99", 3.5, "meta:x"])
+def test_a_device_that_is_not_there_is_named(exported, device, tmp_path):
+    sw.shard(exported, mesh=1, plan={}).save(tmp_path / "out")
+    with pytest.raises(sw.PackageError, match="there is no device"):
+        sw.load(tmp_path / "out", device=device)
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, 0, -1, math.inf, "60"])
+def test_a_timeout_is_a_positive_number(timeout_s):
+    with pytest.raises(sw.RunError, match="the timeout in seconds must be a number greater than 0"):
+        launch(2, print, timeout_s=timeout_s)
+
+
+def test_none_of_this_needs_the_main_thread(exported):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(sw.shard(exported, mesh=2, plan=PLAN, cost=CostModel())))
+    thread.start()
+    thread.join()
+    assert len(found) == 1
