@@ -73,8 +73,9 @@ def is_embedding(class_name: str) -> bool:
 
 
 def is_transposed(class_name: str) -> bool:
-    """Whether a linear module's weight is (in, out), as GPT-2's ``Conv1D`` has it."""
-    return class_name.rsplit(".", 1)[-1] == "Conv1D"
+    """Whether a module's weight is (in, out …), as GPT-2's ``Conv1D`` and transposed convolutions have it."""
+    name = class_name.rsplit(".", 1)[-1]
+    return name == "Conv1D" or "ConvTranspose" in name
 
 
 _OUT_WHOLE = (("output", None, REPLICATE),)
