@@ -4,7 +4,7 @@ from tests.rules.harness import aten, t
 
 
 def conv(op, space, *tail, transposed=False, **kwargs):
-    """One group, uneven channels without a bias, no batch dim, two groups, depthwise."""
+    """One group, uneven channels without a bias, no batch dim, two groups, depthwise, uneven within groups."""
     size, kernel = (6, 5, 4)[:space], (3, 2, 2)[:space]
 
     def call(batch, i, o, groups, *, bias=True):
@@ -17,6 +17,9 @@ def conv(op, space, *tail, transposed=False, **kwargs):
         call((), 4, 6, 1),
         call((2,), 4, 8, 2),
         call((2,), 6, 6, 6),
+        call((2,), 6, 12, 6),
+        call((), 9, 15, 3, bias=False),
+        call((2,), 12, 4, 2),
     ]
 
 
@@ -108,7 +111,13 @@ SAMPLES = {
     "aten::conv_transpose1d": conv(aten.conv_transpose1d.default, 1, transposed=True),
     "aten::conv_transpose2d.input": conv(aten.conv_transpose2d.input, 2, transposed=True, stride=[2, 2]),
     "aten::conv_transpose3d.input": conv(aten.conv_transpose3d.input, 3, transposed=True),
-    "aten::convolution": [full(1, 4, 8), full(2, 4, 8), full(1, 3, 5), full(1, 4, 6, transposed=True)],
+    "aten::convolution": [
+        full(1, 4, 8),
+        full(2, 4, 8),
+        full(1, 3, 5),
+        full(1, 4, 6, transposed=True),
+        full(3, 9, 6, transposed=True),
+    ],
     "aten::convolution_backward": [
         (
             aten.convolution_backward.default,

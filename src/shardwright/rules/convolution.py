@@ -15,8 +15,8 @@ aten = torch.ops.aten
 def convolution_rule(call: Call) -> Rule | None:
     """``n (g i) s…, (g o) i k…, (g o) -> n (g o) s'…``; input channels are summed, the bias joins once.
 
-    With one group, output channels and input channels may be cut; with several, whole groups (depthwise included).
-    Transposed: the weight is ``(g i) o k…``.
+    Whole groups may be cut (depthwise), or the output or input channels within every group: each rank then holds a
+    share of all groups. Transposed: the weight is ``(g i) o k…``.
     """
     source, weight = call.operands[0], call.operands[1]
     space = weight.ndim - 2
@@ -28,7 +28,7 @@ def convolution_rule(call: Call) -> Rule | None:
     if None in per_group:
         return None
     sizes: dict[str, Size] = {"i": per_group[0], "o": per_group[1], "g": groups}
-    fixed = {"i", "o"} if groups > 1 else {"g"}
+    fixed: set[str] = set()
     outer, inner = Term(("g", "i")), Term(("g", "o"))
     kernel = tuple(Term((f"k{d}",)) for d in range(space))
     sizes.update((f"k{d}", size) for d, size in enumerate(weight.shape[2:]))
@@ -104,18 +104,19 @@ def _spatial(call: Call, space: int, sizes: dict[str, Size]) -> tuple[Dims, Dims
 def local_convolution(local: Local) -> Any:
     """The convolution over this rank's groups, on dense operands.
 
-    A rank without input channels convolves one channel of zeros, which leaves its share of the bias.
+    A rank without input channels convolves one channel of zeros a group, which leaves its share of the bias.
     """
     inputs = local.strategy.cut("i")
+    groups = int(local.arguments.get("groups", 1))
     if inputs is not None and inputs.local_size(local.rank) == 0:
-        weight_dim = 0 if local.rule.operands[1][0].factors[-1] == "i" else 1
+        is_transposed = local.rule.operands[1][0].factors[-1] == "i"
         channel_dim = local.call.operands[0].ndim - local.call.operands[1].ndim + 1
-        for name, dim in (("input", channel_dim), ("weight", weight_dim)):
+        weight = (0, groups) if is_transposed else (1, 1)
+        for name, dim, count in (("input", channel_dim, groups), ("weight", *weight)):
             ndim = local.call.operands[name == "weight"].ndim
-            pad = [0, 0] * (ndim - 1 - dim) + [0, 1]
+            pad = [0, 0] * (ndim - 1 - dim) + [0, count]
             local.arguments[name] = local.run(aten.constant_pad_nd.default, local.arguments[name], pad)
     cut = local.strategy.cut("g")
-    groups = int(local.arguments.get("groups", 1))
     if cut is not None:
         groups = int(cut.local_size(local.rank))
     changed: dict[str, Any] = {"groups": groups} if "groups" in local.arguments else {}
