@@ -45,6 +45,7 @@ from shardwright.plan import (
 )
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program, read
+from shardwright.room import check_room
 from shardwright.rules.discover import Discovery
 from shardwright.serial import one_at_a_time
 from shardwright.sharded import AxisPass, ShardedProgram
@@ -105,6 +106,7 @@ def shard(
         raise ShardwrightError(f"cost must be a CostModel, got {cost!r}\n  try: CostModel(latency_us=20)")
     accept_budget(budget)
     program = read(exported)
+    check_room(program, axes)
     discovered = register_discovered(program) if discover else []
     plans = _per_axis(plan, axes, "plan")
     for axis, _ in axes:

@@ -4,9 +4,11 @@ It only has to rank assignments, so it is small: a reshard costs a latency plus 
 larger of its arithmetic and its memory traffic. Absolute times are not promised.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from shardwright.errors import ShardwrightError
 from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
 from shardwright.rules.rule import Strategy
 
@@ -24,6 +26,13 @@ class CostModel:
     link_bytes_per_us: float = 200e3
     memory_bytes_per_us: float = 2.5e6
     flops_per_us: float = 400e6
+
+    def __post_init__(self) -> None:
+        """Raise `ShardwrightError` for every constant that is no finite number above 0."""
+        given = [(one.name, getattr(self, one.name)) for one in fields(self)]
+        wrong = [f"{name}={value!r}" for name, value in given if not _is_positive(value)]
+        if wrong:
+            raise ShardwrightError(f"the constants of a cost model are finite numbers above 0, got {', '.join(wrong)}")
 
     def reshard_us(self, source: Layout, target: Layout, num_bytes: int, num_ranks: int) -> float:
         """The time to bring a value of ``num_bytes`` (whole) from one layout to another."""
@@ -53,6 +62,10 @@ class CostModel:
         layouts = (*strategy.operands, *strategy.results)
         moved = sum(size * share(layout) for size, layout in zip(tensor_bytes, layouts, strict=False))
         return max(moved / self.memory_bytes_per_us, strategy.fraction * 2 * num_products / self.flops_per_us)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def share(layout: Layout) -> float:
