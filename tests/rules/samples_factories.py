@@ -40,5 +40,8 @@ SAMPLES = {
 UNCHECKED = {
     "aten::empty.memory_format": "the result is uninitialised memory",
     "aten::empty_like": "the result is uninitialised memory",
+    "aten::empty_permuted": "the result is uninitialised memory",
+    "aten::empty_strided": "the result is uninitialised memory",
     "aten::new_empty": "the result is uninitialised memory",
+    "aten::new_empty_strided": "the result is uninitialised memory",
 }

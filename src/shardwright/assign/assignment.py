@@ -297,6 +297,8 @@ class _Builder:
         wanted: dict[int, dict[Layout, None]] = {}
         for site in self.folded.sites:
             for position, sources in enumerate(site.reads):
+                if position in site.step.unread:
+                    continue
                 for source, _ in sources:
                     layouts = (s.operands[position] for s in self.strategies[site.index])
                     wanted.setdefault(source, {}).update(dict.fromkeys(layouts))
@@ -352,13 +354,18 @@ class _Builder:
             value = maker.vals[result] if result < len(maker.vals) else None
             if value is None:
                 continue
-            solvable = tuple(r for r in readers if self.folded.sites[r[0]].step.kind != "sizes")
+            solvable = tuple(r for r in readers if self._reads(*r))
             if solvable:
                 num_bytes = self._elements(value) * value.element_size()
                 flags = {"is_bool": value.dtype == torch.bool, "is_weight": maker.index in weights}
                 values.append(ValueFlow(count, source, result, solvable, num_bytes, **flags))
         ties = [(output, placeholder) for output, (placeholder, _) in self.links.items()]
         return Problem(self.num_ranks, sites, values, ties, self.cost, self.auto, slack, budget)
+
+    def _reads(self, site: int, operand: int) -> bool:
+        """Whether a site reads an operand's values, and has it moved to the layout it wants."""
+        step = self.folded.sites[site].step
+        return step.kind != "sizes" and operand not in step.unread
 
     def _made_of_weights(self) -> set[int]:
         """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones."""
@@ -401,7 +408,10 @@ class _Builder:
 
     def _moved(self, step: Step) -> list[int]:
         """The bytes of a step's whole operands, then results."""
-        values = [self.steps.items[source].vals[result] for source, result in step.reads]
+        values = [
+            None if number in step.unread else self.steps.items[source].vals[result]
+            for number, (source, result) in enumerate(step.reads)
+        ]
         values += list(step.vals)
         return [0 if v is None else self._elements(v) * v.element_size() for v in values]
 

@@ -39,7 +39,9 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
         if strategy is None or step.kind not in ("call", "constraint"):
             continue
         reach = 0
-        for value, wanted in zip(step.reads, strategy.operands, strict=False):
+        for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands, strict=False)):
+            if number in step.unread:
+                continue
             maker = strategies[value[0]]
             made = maker.results[value[1]] if maker is not None else REPLICATE
             # All steps that read a gathered value count, whoever had it gathered.

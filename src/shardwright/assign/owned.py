@@ -65,7 +65,7 @@ class _Rows:
     def _at(self, site: Site) -> list[Value]:
         """Add the strategies of a site that reads such rows; the values that are such rows now."""
         rule = self.rules[site.index]
-        held = [self.owner.get(value) is not None for value in site.step.reads]
+        held = self._held(site.step)
         if rule is None or not all(self._agrees(step, held) for step in site.steps):
             return []
         operands = [self.layout if one else REPLICATE for one in held]
@@ -88,12 +88,14 @@ class _Rows:
 
     def _agrees(self, step: Step, held: Sequence[bool]) -> bool:
         """Whether a member reads such rows where the site's first does, all of them of the same groups."""
-        return [self.owner.get(value) is not None for value in step.reads] == list(held) and (
-            len(self._offsets(step)) == 1
-        )
+        return self._held(step) == list(held) and len(self._offsets(step)) == 1
+
+    def _held(self, step: Step) -> list[bool]:
+        """Which operands a step reads as such rows."""
+        return [value in self.owner and number not in step.unread for number, value in enumerate(step.reads)]
 
     def _offsets(self, step: Step) -> set[Value]:
-        return {self.owner[value] for value in step.reads if value in self.owner}
+        return {self.owner[value] for value, held in zip(step.reads, self._held(step), strict=True) if held}
 
     def _by_expert(self, site: Site) -> list[Strategy]:
         found = self.strategies[site.index]

@@ -125,7 +125,7 @@ class CutRegions:
         else:
             cuts = {f: cut for f in rule.sizes if self.classes.get((number, step.index, f)) == name}
             found = strategy_for(rule, cuts) if cuts else whole_strategy(rule)
-        if found is None or (found.operands, found.results) != (reads, results):
+        if found is None or found.results != results or _read(step, found.operands) != _read(step, reads):
             raise ValueError(f"{step.node.name} would communicate")
         return found
 
@@ -134,6 +134,11 @@ class CutRegions:
         if len(dims) > 1:
             raise ValueError("one tensor would be cut on two dims")
         return Shard(dims[0], cut) if dims else REPLICATE
+
+
+def _read(step: Step, layouts: Sequence[Layout]) -> list[Layout]:
+    """The layouts of the operands whose values a step reads."""
+    return [layout for number, layout in enumerate(layouts) if number not in step.unread]
 
 
 def is_region_call(node: fx.Node) -> bool:
@@ -285,13 +290,14 @@ def _link_step(found: CutRegions, number: int, step: Step, classes: _Classes) ->
                 classes.fix((number, (step.index, 0), dim))
         return
     rule = found.rules[number][step.index]
-    values = [*step.reads, *((step.index, i) for i, v in enumerate(step.vals) if v is not None)]
+    read = [value for i, value in enumerate(step.reads) if i not in step.unread]
+    values = [*read, *((step.index, i) for i, v in enumerate(step.vals) if v is not None)]
     if rule is None:
         for value in values:
             for dim in range(found.steps[number].items[value[0]].vals[value[1]].dim()):
                 classes.fix((number, value, dim))
         return
-    sides = [*zip(step.reads, rule.operands, strict=True)]
+    sides = [one for i, one in enumerate(zip(step.reads, rule.operands, strict=True)) if i not in step.unread]
     sides += [((step.index, i), dims) for i, dims in enumerate(rule.results) if dims is not None]
     joint = {name for group in rule.joint for name in group}
     for name in rule.sizes:

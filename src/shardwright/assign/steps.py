@@ -19,14 +19,7 @@ from shardwright.layout import Layout
 from shardwright.nodes import module_stack
 from shardwright.program import Program
 from shardwright.rules.call import bind_arguments, leaves
-
-aten = torch.ops.aten
-
-_SIZES = (
-    aten._assert_tensor_metadata.default,
-    aten.sym_size.int,
-)
-"""Operators that read how large a tensor is, which every layout knows. How it lies in memory only the whole knows."""
+from shardwright.rules.metadata import metadata_arguments
 
 Value = tuple[int, int]
 """(step number, result number)."""
@@ -59,6 +52,9 @@ class Step:
     reads: tuple[Value, ...] = ()
     vals: tuple[Any, ...] = ()
     """The original's fake results, one each (None where a result is no tensor)."""
+    unread: Mapping[int, str] = field(default_factory=dict)
+    """Operands whose values are not read, in whatever layout they lie, and what is (see `shardwright.rules.metadata`).
+    """
     output: int = -1
     """For an output: its position."""
     layout: Layout | None = None
@@ -85,6 +81,20 @@ def operand_nodes(node: fx.Node) -> list[fx.Node]:
     arguments: Any = (node.args, node.kwargs)
     if node.kwargs and hasattr(node.target, "_schema"):
         arguments = list(bind_arguments(node.target, node.args, node.kwargs).values())
+    return _tensors_among(arguments)
+
+
+def unread_operands(node: fx.Node) -> dict[int, str]:
+    """The operands whose values a node does not read, by their number, and what it reads of each."""
+    asked = metadata_arguments(node.target) if node.op == "call_function" else {}
+    if not asked:
+        return {}
+    bound = bind_arguments(node.target, node.args, node.kwargs)
+    owners = [name for name, value in bound.items() for _ in _tensors_among(value)]
+    return {number: asked[name] for number, name in enumerate(owners) if name in asked}
+
+
+def _tensors_among(arguments: Any) -> list[fx.Node]:
     return [leaf for leaf in leaves(arguments) if isinstance(leaf, fx.Node) and is_tensor(leaf)]
 
 
@@ -103,21 +113,21 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
             else:
                 lists[node] = found
             continue
-        val = node.meta.get("val")
+        val, unread = node.meta.get("val"), unread_operands(node)
         vals = tuple(leaves(val))
         if not any(isinstance(v, torch.Tensor) for v in vals):
             reads = (
                 tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
             )
-            kind = "plain" if not reads else "sizes" if node.target in _SIZES else "call"
+            # How a tensor lies in memory only the whole knows.
+            kind = "plain" if not reads else "sizes" if len(unread) == len(reads) else "call"
             steps.items.append(Step(len(steps.items), kind, node, reads))
             continue
         reads = tuple(constraints.entering(node, a) for a in operand_nodes(node))
         kind = "input" if node.op == "placeholder" else "call" if node.op == "call_function" else "input"
         index = len(steps.items)
-        steps.items.append(
-            Step(index, kind, node, reads, tuple(v if isinstance(v, torch.Tensor) else None for v in vals))
-        )
+        results = tuple(v if isinstance(v, torch.Tensor) else None for v in vals)
+        steps.items.append(Step(index, kind, node, reads, results, unread))
         if isinstance(val, (list, tuple)):
             lists[node] = _numbered(val, index, itertools.count())
         else:

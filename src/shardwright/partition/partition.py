@@ -4,7 +4,6 @@ For each step the operands are brought to the layouts its strategy wants (each v
 readers), size arguments are made local, and the operator is written with metadata from a run on fake tensors.
 """
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,11 +25,13 @@ from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.flex import write_flex_attention
 from shardwright.partition.memory import laid_as, strides
+from shardwright.partition.metadata import stand_in, whole_size
 from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.reshard import reshard
 from shardwright.program import Program
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, unbind_arguments
 from shardwright.rules.localize import localize
+from shardwright.rules.metadata import DTYPE
 from shardwright.rules.rule import Call, Rule, Strategy
 
 _KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node", "collective")
@@ -169,7 +170,8 @@ class Walk:
             strategy = self.assignment.strategies[step.index]
             if strategy is None or step.kind == "sizes":
                 continue
-            found.update(v for v, layout in zip(step.reads, strategy.operands, strict=False) if layout == REPLICATE)
+            wanted = enumerate(zip(step.reads, strategy.operands, strict=False))
+            found.update(v for i, (v, layout) in wanted if layout == REPLICATE and i not in step.unread)
         return found
 
     def _write(self, step: Step) -> None:
@@ -241,13 +243,19 @@ class Walk:
     def _size(self, node: fx.Node, layout: Layout, local: fx.Node) -> fx.Node:
         """The global size of a dim, from a local tensor."""
         dim = int(node.args[1]) % local.meta["val"].dim()  # type: ignore[arg-type]
-        size = self.emit.write(node.target, (local, dim), {}, node.meta["val"], name=node.name)
-        if isinstance(layout, Shard) and layout.dim == dim:
-            cut = cut_of(layout)
-            size.meta["val"] = local.meta["val"].shape[dim]
-            scaled = self.emit.call(operator.mul, size, cut.period)
-            return self.emit.call(operator.floordiv, scaled, cut.owned(self.rank))
-        return size
+        size = self.emit.write(node.target, (local, dim), {}, local.meta["val"].shape[dim], name=node.name)
+        return whole_size(self.emit, size, layout, dim, self.rank)
+
+    def metadata(self, value: Value, layout: Layout, asked: str) -> fx.Node:
+        """A tensor for a reader that asks only for a value's dtype, or for its sizes in a layout: nothing is moved."""
+        held, local = self._any(value)
+        if asked == DTYPE:
+            return local
+        made = self.made[value].items()
+        is_cut = isinstance(layout, Shard)
+        fits = (node for one, node in made if one == layout or not (is_cut or isinstance(one, Shard)))
+        whole = self.assignment.steps.items[value[0]].vals[value[1]]
+        return next(fits, None) or stand_in(self.emit, local, held, layout, whole, self.rank)
 
     def _any(self, value: Value) -> tuple[Layout, fx.Node]:
         """A version of a value that is there already, whole if possible."""
@@ -257,12 +265,19 @@ class Walk:
     def _write_call(self, step: Step) -> None:
         node, strategy = step.node, self._strategy(step)
         sources = operand_nodes(node)
-        locals_ = [self.get(v, layout, step) for v, layout in zip(step.reads, strategy.operands, strict=True)]
+        wanted = enumerate(zip(step.reads, strategy.operands, strict=True))
+        locals_ = [
+            self.metadata(v, layout, step.unread[i]) if i in step.unread else self.get(v, layout, step)
+            for i, (v, layout) in wanted
+        ]
         rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
         as_it_stands = self._is_plain(strategy, step, locals_)
         if rule is None and not as_it_stands:
             wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
-            locals_ = [laid_as(self.emit, one, whole, node) for one, whole in zip(locals_, wholes, strict=True)]
+            locals_ = [
+                one if step.unread.get(i) == DTYPE else laid_as(self.emit, one, whole, node)
+                for i, (one, whole) in enumerate(zip(locals_, wholes, strict=True))
+            ]
         values = iter(locals_)
         operands = set(sources)
 

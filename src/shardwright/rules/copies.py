@@ -7,15 +7,14 @@ they do not, since rounding before adding loses digits.
 from shardwright.rules.dims import named_dims
 from shardwright.rules.pointwise import adds_up, pointwise
 from shardwright.rules.registry import Entry
-from shardwright.rules.rule import Call, Rule
+from shardwright.rules.rule import Call, Rule, Term
 
 
 def cast_like_rule(call: Call) -> Rule:
     """``type_as`` and ``to(other)``: the other tensor gives only its dtype, in whatever layout it lies."""
     dims, sizes = named_dims(call.operands[0].shape)
-    other, other_sizes = named_dims(call.operands[1].shape, "x")
     linear = (frozenset({0}),) if adds_up(call.operands[0].dtype, call.result.dtype) else ()
-    return Rule((dims, other), (dims,), {**sizes, **other_sizes}, dropped=frozenset(other_sizes), linear=linear)
+    return Rule((dims, (Term(),) * call.operands[1].ndim), (dims,), sizes, linear=linear)
 
 
 def _holds_all_digits(call: Call) -> bool:

@@ -14,7 +14,7 @@ _FIRST = (frozenset({0}),)
 def expand_rule(call: Call) -> Rule:
     """``expand``: a dim of size 1, or a new one, repeats; those factors are in the result alone.
 
-    ``expand_as`` looks only at the other tensor's shape, which must be cut as the result is.
+    ``expand_as`` looks only at the other tensor's shape, in whatever layout it lies.
     """
     source, target = call.operands[0].shape, call.result.shape
     result, sizes = named_dims(target)

@@ -120,7 +120,7 @@ class Rule:
 
     ``sizes``: the global size of each factor. ``fixed``: factors that may not be cut. ``joint``: factors that are cut
     together or not at all. ``reduces``: factors absent from every result, and the reduction that removes each.
-    ``dropped``: factors absent from every result because the call leaves them out (a slice) or looks only at shapes.
+    ``dropped``: factors absent from every result because the call leaves them out (a slice).
     A factor may be carried by one result and reduced in another (a gradient of a weight).
     ``added``: operands added to what is reduced (a bias).
     ``independent``: results that are the same whatever is cut.

@@ -21,7 +21,7 @@ def view_rule(call: Call) -> Rule:
     """``view``, ``reshape``, ``flatten`` …: the common refinement of the two shapes.
 
     ``(2, 6, 64) -> (2, 384)`` gives ``b h d -> b (h d)``. Where sizes share no refinement the rest may not be cut.
-    ``view_as`` and its like look only at the other tensor's shape, which must be cut as the result is.
+    ``view_as`` and its like look only at the other tensor's shape, in whatever layout it lies.
     """
     source, target, sizes, fixed = refine(call.operands[0].shape, call.result.shape)
     operands = (source, target)[: len(call.operands)]
