@@ -44,3 +44,13 @@ def test_a_cost_model_is_of_numbers_above_zero(constant, value):
 def test_all_constants_that_are_wrong_are_named():
     with pytest.raises(sw.ShardwrightError, match=r"got latency_us=0, flops_per_us=nan"):
         CostModel(latency_us=0, flops_per_us=float("nan"))
+
+
+def test_a_number_has_no_dims():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean()
+
+    x = torch.randn(4, 8)
+    program = torch.export.export(Mean(), (x,))
+    assert sw.verify(sw.shard(program, mesh=2), program, (x,)).ok

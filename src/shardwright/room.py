@@ -40,5 +40,5 @@ def _largest(program: Program) -> tuple[int, int]:
         for value in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(value, torch.Tensor):
                 sizes = [size_hint(as_size(size), program.fake_mode) for size in value.shape]
-                longest, most = max(longest, *sizes), max(most, math.prod(sizes))
+                longest, most = max([longest, *sizes]), max(most, math.prod(sizes))
     return longest, most
