@@ -22,12 +22,12 @@ def layers(op, gates, *, states=1):
 
 
 def cells(op, gates, *, states=1):
-    """With and without a bias."""
+    """With and without a bias, with features that divide and with fewer than ranks."""
     found = []
-    for batch in (4, 3):
-        hidden = [t(batch, 8, seed=i) for i in range(states)]
-        biases = () if batch == 3 else (t(gates * 8), t(gates * 8, seed=1))
-        weights = (t(gates * 8, 6), t(gates * 8, 8))
+    for batch, size in ((4, 8), (3, 8), (2, 3)):
+        hidden = [t(batch, size, seed=i) for i in range(states)]
+        biases = () if batch == 3 else (t(gates * size), t(gates * size, seed=1))
+        weights = (t(gates * size, 6), t(gates * size, size))
         found.append((op, (t(batch, 6), hidden if states > 1 else hidden[0], *weights, *biases), {}))
     return found
 

@@ -50,6 +50,13 @@ def local_size(local: Local, size: Any, cut: Cut) -> Any:
     return local.run(operator.floordiv, local.run(operator.mul, size, cut.owned(local.rank)), cut.period)
 
 
+def own_piece(local: Local, value: Any, dim: int, cut: Cut) -> Any:
+    """This rank's piece of a value that is there whole: for what a call reads both whole and in pieces."""
+    spans = cut.intervals(local.rank) or [(0, 0)]
+    pieces = [local.run(torch.ops.aten.slice.Tensor, value, dim, start, stop) for start, stop in spans]
+    return pieces[0] if len(pieces) == 1 else local.run(torch.ops.aten.cat.default, pieces, dim)
+
+
 def dense(local: Local, value: Any) -> Any:
     """A local tensor made contiguous, for kernels that take no other."""
     if local.is_dense(value):

@@ -1,17 +1,19 @@
-"""Recurrent layers: sequences of a batch are apart from each other, and everything else is whole.
+"""Recurrent layers: sequences of a batch are apart from each other; a cell's hidden features may be cut too.
 
-The hidden state of every time step feeds the gates of the next, so a cut of it would communicate between the steps,
-which are inside the operator.
+All of the hidden state feeds the gates of the next step. A cell takes it whole and gives the features that it was cut
+to, so a gather stands between two steps. In an operator that takes whole sequences the steps are inside, and it is cut
+by batch alone; it is written out step by step instead (`shardwright.assign.recurrent`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from shardwright.layout import Size
+from shardwright.layout import Cut, Size
 from shardwright.rules.call import map_values
 from shardwright.rules.dims import named_dims, put
-from shardwright.rules.localize import dense
+from shardwright.rules.localize import dense, own_piece
 from shardwright.rules.registry import Entry
 from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
 
@@ -28,8 +30,22 @@ def layers_rule(call: Call) -> Rule | None:
 
 
 def cell_rule(call: Call) -> Rule:
-    """``lstm_cell`` and its like: one time step."""
-    return _batched(call, [0] * (1 + _number_of_states(call)))
+    """``lstm_cell`` and its like: one time step; rows of the weights are the hidden features, once a gate.
+
+    The hidden state is whole, as every gate reads all of it; the cell state is not.
+    """
+    inputs, hidden, *others = call.operands
+    states = others[: _number_of_states(call) - 1]
+    weight, recurrent, *biases = others[len(states) :]
+    sizes = {"b": inputs.shape[0], "i": weight.shape[1], "k": recurrent.shape[1], "h": hidden.shape[1]}
+    rows = Term(("h",) * _GATES[call.op._schema.name])
+    rows = Term(rows.factors, is_sum=len(rows.factors) > 1)
+    batch, state = Term(("b",)), (Term(("b",)), Term(("h",)))
+    operands = [(batch, Term(("i",))), (batch, Term(("k",))), *(state for _ in states)]
+    operands += [(rows, Term(("i",))), (rows, Term(("k",))), *((rows,) for _ in biases)]
+    results = (state,) * len(call.results)
+    products = (("b", "h", "i"), ("b", "h", "k")) * len(rows.factors)
+    return Rule(tuple(operands), results, sizes, frozenset({"i", "k"}), multiplies=products, localize=local_cell)
 
 
 def _number_of_states(call: Call) -> int:
@@ -57,6 +73,61 @@ def local_batch(local: Local) -> Any:
     changed = {name: map_values(local.arguments[name], lambda value: dense(local, value)) for name in ("input", "hx")}
     return local.run_call(**changed)
 
+
+def local_cell(local: Local) -> Any:
+    """The cell on this rank's sequences, or its features: the gates are then written out."""
+    cut = local.strategy.cut("h")
+    return local_batch(local) if cut is None else _STEPS[local.call.op._schema.name](local, cut)
+
+
+def _gates(local: Local, name: str, state: Any) -> Any:
+    """This rank's rows of all gates, one gate after the other: what comes from the input, or the hidden state."""
+    arguments = local.arguments
+    return local.run(aten.linear.default, state, arguments[f"w_{name}"], arguments[f"b_{name}"])
+
+
+def _lstm_step(local: Local, cut: Cut) -> list[Any]:
+    hidden, cell = local.arguments["hx"]
+    total = local.run(aten.add.Tensor, _gates(local, "ih", local.arguments["input"]), _gates(local, "hh", hidden))
+    taken, kept, new, shown = local.run(aten.chunk.default, total, 4, 1)
+    kept = local.run(aten.mul.Tensor, local.run(aten.sigmoid.default, kept), cell)
+    new = local.run(aten.mul.Tensor, local.run(aten.sigmoid.default, taken), local.run(aten.tanh.default, new))
+    cell = local.run(aten.add.Tensor, kept, new)
+    shown = local.run(aten.sigmoid.default, shown)
+    return [local.run(aten.mul.Tensor, shown, local.run(aten.tanh.default, cell)), cell]
+
+
+def _gru_step(local: Local, cut: Cut) -> Any:
+    hidden = local.arguments["hx"]
+    given = local.run(aten.chunk.default, _gates(local, "ih", local.arguments["input"]), 3, 1)
+    known = local.run(aten.chunk.default, _gates(local, "hh", hidden), 3, 1)
+    reset, update = (
+        local.run(aten.sigmoid.default, local.run(aten.add.Tensor, one, other))
+        for one, other in zip(given[:2], known[:2], strict=True)
+    )
+    recalled = local.run(aten.mul.Tensor, reset, known[2])
+    new = local.run(aten.tanh.default, local.run(aten.add.Tensor, given[2], recalled))
+    distance = local.run(aten.sub.Tensor, own_piece(local, hidden, 1, cut), new)
+    return local.run(aten.add.Tensor, new, local.run(aten.mul.Tensor, update, distance))
+
+
+def _plain_step(function: Any) -> Callable[[Local, Cut], Any]:
+    def step(local: Local, cut: Cut) -> Any:
+        given = _gates(local, "ih", local.arguments["input"])
+        known = _gates(local, "hh", local.arguments["hx"])
+        return local.run(function, local.run(aten.add.Tensor, given, known))
+
+    return step
+
+
+_GATES = {"aten::gru_cell": 3, "aten::lstm_cell": 4, "aten::rnn_relu_cell": 1, "aten::rnn_tanh_cell": 1}
+
+_STEPS: dict[str, Callable[[Local, Cut], Any]] = {
+    "aten::gru_cell": _gru_step,
+    "aten::lstm_cell": _lstm_step,
+    "aten::rnn_relu_cell": _plain_step(aten.relu.default),
+    "aten::rnn_tanh_cell": _plain_step(aten.tanh.default),
+}
 
 _LAYERS, _CELL = Entry(layers_rule), Entry(cell_rule)
 
