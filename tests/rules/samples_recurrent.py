@@ -1,5 +1,7 @@
 """Sample calls for every operator of `shardwright.rules.recurrent`."""
 
+import torch
+
 from tests.rules.harness import aten, t
 
 
@@ -32,6 +34,14 @@ def cells(op, gates, *, states=1):
     return found
 
 
+def gates(op, count):
+    """What inputs and the hidden state give to all gates, and a state."""
+    return [
+        (op, (t(batch, count * size), t(batch, count * size, seed=1), t(batch, size)), {})
+        for batch, size in ((4, 8), (3, 5), (2, 3))
+    ]
+
+
 PROJECTED = [t(32, 6), t(32, 5), t(32), t(32, seed=1), t(5, 8)]
 """An LSTM whose output and first state are smaller than the second."""
 
@@ -47,4 +57,6 @@ SAMPLES = {
     "aten::rnn_relu_cell": cells(aten.rnn_relu_cell.default, 1),
     "aten::rnn_tanh.input": layers(aten.rnn_tanh.input, 1),
     "aten::rnn_tanh_cell": cells(aten.rnn_tanh_cell.default, 1),
+    "shardwright::gru_gates": gates(torch.ops.shardwright.gru_gates.default, 3),
+    "shardwright::lstm_gates": gates(torch.ops.shardwright.lstm_gates.default, 4),
 }

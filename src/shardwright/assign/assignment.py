@@ -19,14 +19,16 @@ from shardwright.assign.milp import solve
 from shardwright.assign.owned import add_owned
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow
 from shardwright.assign.rebase import step_call
+from shardwright.assign.recurrent import can_write_out
 from shardwright.assign.regions import is_region_call, region_rule
 from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.scarce import scarce_heads
+from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
 from shardwright.collectives import COLLECTIVES, all_reduce
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
-from shardwright.nodes import describe, module_path, op_name, source_line
+from shardwright.nodes import describe, op_name
 from shardwright.program import Program, size_hint
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import tensor_meta
@@ -75,16 +77,24 @@ def assign_layouts(
     budget = budget or Budget()
     found = _assign(program, pins, num_ranks, budget=budget, **options)
     names = gathered_composites(found.steps, found.strategies)
+    sequences = whole_sequences(found) if auto else []
+    few_steps = [node.name for node in sequences if can_write_out(node)]
     # What is behind a gather that the search ended too early to avoid says nothing about composites.
-    if not names or found.solution.gap > GAP_TO_EXPAND or budget.is_spent:
-        return found
+    if budget.is_spent or not (few_steps or (names and found.solution.gap <= GAP_TO_EXPAND)):
+        return with_long_sequences(found, sequences)
+    better_than = None if few_steps else found.solution
     try:
-        expanded = expand(program, names)
-        other = _assign(expanded, pins, num_ranks, budget=budget, better_than=found.solution, **options)
+        expanded = expand(program, {*names, *few_steps})
+        other = _assign(expanded, pins, num_ranks, budget=budget, better_than=better_than, **options)
     except (NothingBelowError, NoAnswerError):
-        return found
-    better = other.cost_us < found.cost_us if auto else other.solution.reshard_us < found.solution.reshard_us
-    return replace(other, expanded=tuple(names)) if better else found
+        return with_long_sequences(found, sequences)
+    if auto:
+        fewer = bool(few_steps) and held_bytes(other) * (1 + slack) < held_bytes(found)
+        better = fewer or other.cost_us < found.cost_us
+    else:
+        better = other.solution.reshard_us < found.solution.reshard_us
+    best = replace(other, expanded=tuple(dict.fromkeys([*names, *few_steps]))) if better else found
+    return with_long_sequences(best, whole_sequences(best) if auto else [])
 
 
 def _assign(
@@ -417,7 +427,7 @@ class _Builder:
 
     def fallbacks(self) -> list[Fallback]:
         return [
-            Fallback(s.node.name, op_name(s.node.target), module_path(s.node), source_line(s.node), reason)
+            Fallback.of(s.node, reason)
             for index, reason in self.reasons.items()
             for s in self.folded.sites[index].steps
         ]

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import preserve_node_meta
 
 from shardwright.assign.expansions import EXPANSIONS, Expansion
+from shardwright.assign.recurrent import RECURRENT, ROUND
 from shardwright.assign.steps import Steps
 from shardwright.layout import REPLICATE, Shard
 from shardwright.program import Program
@@ -21,13 +23,15 @@ from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Strategy
 
+_TABLE: dict[str, Expansion] = {**EXPANSIONS, **RECURRENT}
+
 _REACH = 4
 """How many steps behind a gather a composite operator is looked for: a cast or a mask may stand between."""
 
 
 def expansion_of(op: Any) -> Expansion | None:
     """What an operator is made of, if it is in the table."""
-    return next((EXPANSIONS[name] for name in op_names(op) if name in EXPANSIONS), None)
+    return next((_TABLE[name] for name in op_names(op) if name in _TABLE), None)
 
 
 def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> list[str]:
@@ -91,7 +95,7 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
         given = iter(values)
         return function(map_values(bound, lambda v: next(given) if isinstance(v, fx.Node) else v))
 
-    with fake_mode, torch.no_grad():
+    with fake_mode, torch.no_grad(), preserve_node_meta():
         traced = make_fx(run)(*(operand.meta["val"] for operand in operands))
     inner: dict[fx.Node, Any] = dict(
         zip((n for n in traced.graph.nodes if n.op == "placeholder"), (env[o] for o in operands), strict=True)
@@ -106,6 +110,9 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
             name = f"{node.name}__{one.name}"
             written = graph.create_node(one.op, one.target, args, kwargs, name=name)
             written.meta = {**kept, "val": one.meta["val"], "torch_fn": (name, str(one.target))}
+            if ROUND in (noted := one.meta.get("custom") or {}):
+                label, number = noted[ROUND]
+                written.meta["custom"] = {ROUND: [f"{node.name}.{label}", number]}
             inner[one] = written
     if result is None:
         return _copy(graph, node, env)

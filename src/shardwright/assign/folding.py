@@ -4,8 +4,10 @@ A *unit* is what lies under one numbered module (``layers.7``), outermost number
 are equal when their steps agree one by one in operator, constants, shapes, dtypes, pins and wiring. Folding only makes
 steps share a choice, so it can never make an assignment wrong; it makes 80 layers cost what one costs.
 
+The steps of a recurrent layer that was written out are units too, each of them one round.
+
 Units that hold fewer than `MIN_WEIGHTS` matrices are left unfolded: in a plain stack of equal linear layers the best
-assignment alternates between them.
+assignment alternates between them. Rounds share their weights, and hold none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardwright.assign.recurrent import ROUND
 from shardwright.assign.steps import Step, Steps, Value, is_tensor
 from shardwright.layout import Layout
 from shardwright.nodes import module_path, region_of
@@ -67,7 +70,8 @@ def fold(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -
     for unit, members in units.items():
         signature = (unit[0], *(_step_key(step, steps, unit, place, targets, pins) for step in members))
         matrices = sum(step.kind == "input" and _ndim(step) >= 2 for step in members)
-        leader[unit] = signatures.setdefault(signature, unit) if matrices >= MIN_WEIGHTS else unit
+        is_large = matrices >= MIN_WEIGHTS or _round_of(members[0]) is not None
+        leader[unit] = signatures.setdefault(signature, unit) if is_large else unit
     sites: list[Site] = []
     site_of = [-1] * len(steps.items)
     for step in steps.items:
@@ -106,8 +110,20 @@ def _group_values(
     return groups
 
 
+def _round_of(step: Step) -> tuple[str, str] | None:
+    """(layer, number) of the round that a step of a recurrent layer belongs to."""
+    noted = step.node.meta.get("custom") or {}
+    if step.kind != "call" or ROUND not in noted:
+        return None
+    label, number = noted[ROUND]
+    return str(label), str(number)
+
+
 def _unit_of(step: Step, targets: Mapping[str, str]) -> tuple[str, str] | None:
-    """(container, number) of the outermost numbered module of a step; None outside of any."""
+    """(container, number) of the round of a step, or of its outermost numbered module; None outside of any."""
+    found = _round_of(step)
+    if found is not None:
+        return found
     path = targets.get(step.node.name, "") if step.kind == "input" else module_path(step.node)
     if step.kind == "output":
         return None

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torch import fx
+
 from shardwright.assign.problem import Solution
 from shardwright.assign.steps import ModuleBoundary, Steps
 from shardwright.layout import Layout
+from shardwright.nodes import module_path, op_name, source_line
 from shardwright.program import Program
 from shardwright.rules.rule import Call, Rule, Strategy
 
@@ -19,6 +22,11 @@ class Fallback:
     module: str
     source: str
     reason: str
+
+    @staticmethod
+    def of(node: fx.Node, reason: str) -> "Fallback":
+        """What is said of a node that runs whole."""
+        return Fallback(node.name, op_name(node.target), module_path(node), source_line(node), reason)
 
 
 @dataclass

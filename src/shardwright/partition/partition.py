@@ -271,7 +271,7 @@ class Walk:
             for i, (v, layout) in wanted
         ]
         rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
-        as_it_stands = self._is_plain(strategy, step, locals_)
+        as_it_stands = self._is_plain(strategy, step, locals_) and not (rule is not None and rule.is_written_out)
         if rule is None and not as_it_stands:
             wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
             locals_ = [

@@ -18,7 +18,7 @@ def localize(local: Local) -> Any:
     rule = local.rule
     if _is_empty(local):
         return fill_results(local)
-    if rule.localize is not None and (local.strategy.cuts or rule.localize_whole):
+    if rule.localize is not None and (local.strategy.cuts or rule.localize_whole or rule.is_written_out):
         return rule.localize(local)
     if rule.size_arg is None:
         return local.run_call()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, library
 
 from shardwright.layout import Cut, Size
 from shardwright.rules.call import map_values
@@ -88,27 +89,14 @@ def _gates(local: Local, name: str, state: Any) -> Any:
 
 def _lstm_step(local: Local, cut: Cut) -> list[Any]:
     hidden, cell = local.arguments["hx"]
-    total = local.run(aten.add.Tensor, _gates(local, "ih", local.arguments["input"]), _gates(local, "hh", hidden))
-    taken, kept, new, shown = local.run(aten.chunk.default, total, 4, 1)
-    kept = local.run(aten.mul.Tensor, local.run(aten.sigmoid.default, kept), cell)
-    new = local.run(aten.mul.Tensor, local.run(aten.sigmoid.default, taken), local.run(aten.tanh.default, new))
-    cell = local.run(aten.add.Tensor, kept, new)
-    shown = local.run(aten.sigmoid.default, shown)
-    return [local.run(aten.mul.Tensor, shown, local.run(aten.tanh.default, cell)), cell]
+    given, known = _gates(local, "ih", local.arguments["input"]), _gates(local, "hh", hidden)
+    return _write_lstm_gates(local, given, known, cell)
 
 
 def _gru_step(local: Local, cut: Cut) -> Any:
     hidden = local.arguments["hx"]
-    given = local.run(aten.chunk.default, _gates(local, "ih", local.arguments["input"]), 3, 1)
-    known = local.run(aten.chunk.default, _gates(local, "hh", hidden), 3, 1)
-    reset, update = (
-        local.run(aten.sigmoid.default, local.run(aten.add.Tensor, one, other))
-        for one, other in zip(given[:2], known[:2], strict=True)
-    )
-    recalled = local.run(aten.mul.Tensor, reset, known[2])
-    new = local.run(aten.tanh.default, local.run(aten.add.Tensor, given[2], recalled))
-    distance = local.run(aten.sub.Tensor, own_piece(local, hidden, 1, cut), new)
-    return local.run(aten.add.Tensor, new, local.run(aten.mul.Tensor, update, distance))
+    given, known = _gates(local, "ih", local.arguments["input"]), _gates(local, "hh", hidden)
+    return _write_gru_gates(local, given, known, own_piece(local, hidden, 1, cut))
 
 
 def _plain_step(function: Any) -> Callable[[Local, Cut], Any]:
@@ -118,6 +106,72 @@ def _plain_step(function: Any) -> Callable[[Local, Cut], Any]:
         return local.run(function, local.run(aten.add.Tensor, given, known))
 
     return step
+
+
+def _write_lstm_gates(local: Local, given: Any, known: Any, cell: Any) -> list[Any]:
+    total = local.run(aten.add.Tensor, given, known)
+    taken, kept, new, shown = local.run(aten.chunk.default, total, 4, 1)
+    kept = local.run(aten.mul.Tensor, local.run(aten.sigmoid.default, kept), cell)
+    new = local.run(aten.mul.Tensor, local.run(aten.sigmoid.default, taken), local.run(aten.tanh.default, new))
+    cell = local.run(aten.add.Tensor, kept, new)
+    shown = local.run(aten.sigmoid.default, shown)
+    return [local.run(aten.mul.Tensor, shown, local.run(aten.tanh.default, cell)), cell]
+
+
+def _write_gru_gates(local: Local, given: Any, known: Any, hidden: Any) -> Any:
+    ours, theirs = local.run(aten.chunk.default, given, 3, 1), local.run(aten.chunk.default, known, 3, 1)
+    reset, update = (
+        local.run(aten.sigmoid.default, local.run(aten.add.Tensor, one, other))
+        for one, other in zip(ours[:2], theirs[:2], strict=True)
+    )
+    recalled = local.run(aten.mul.Tensor, reset, theirs[2])
+    new = local.run(aten.tanh.default, local.run(aten.add.Tensor, ours[2], recalled))
+    return local.run(aten.add.Tensor, new, local.run(aten.mul.Tensor, update, local.run(aten.sub.Tensor, hidden, new)))
+
+
+def gates_rule(call: Call) -> Rule:
+    """``shardwright::lstm_gates`` and its like: features pass, those of all gates together."""
+    given, _, state = call.operands
+    count = given.shape[1] // state.shape[1]
+    rows, batch, features = Term(("h",) * count, is_sum=True), Term(("b",)), Term(("h",))
+    sizes = {"b": state.shape[0], "h": state.shape[1]}
+    one = (batch, features)
+    operands = ((batch, rows), (batch, rows), one)
+    results = (one,) * len(call.results)
+    return Rule(operands, results, sizes, localize=local_gates, is_written_out=True)
+
+
+def local_gates(local: Local) -> Any:
+    """The gates written out: no program that leaves the compiler calls its own operators."""
+    return _GATE_WRITERS[local.call.op._schema.name](local, *local.arguments.values())
+
+
+class _Eager:
+    """What runs operators at once where a `Local` is asked for."""
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        return op(*args, **kwargs)
+
+
+_GATE_WRITERS: dict[str, Callable[..., Any]] = {
+    "shardwright::gru_gates": _write_gru_gates,
+    "shardwright::lstm_gates": _write_lstm_gates,
+}
+
+# Steps of one operator each, so that the solver chooses once for all that happens inside.
+library.define("shardwright::gru_gates", "(Tensor given, Tensor known, Tensor hidden) -> Tensor")
+library.define("shardwright::lstm_gates", "(Tensor given, Tensor known, Tensor cell) -> (Tensor, Tensor)")
+
+
+@library.impl("shardwright::gru_gates", "CompositeExplicitAutograd")
+def _gru_gates(given: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
+    return _write_gru_gates(_Eager(), given, known, hidden)  # type: ignore[arg-type]
+
+
+@library.impl("shardwright::lstm_gates", "CompositeExplicitAutograd")
+def _lstm_gates(given: Tensor, known: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    hidden, after = _write_lstm_gates(_Eager(), given, known, cell)  # type: ignore[arg-type]
+    return hidden, after
 
 
 _GATES = {"aten::gru_cell": 3, "aten::lstm_cell": 4, "aten::rnn_relu_cell": 1, "aten::rnn_tanh_cell": 1}
@@ -140,6 +194,8 @@ RULES: dict[str, Entry] = {
     "aten::rnn_relu_cell": _CELL,
     "aten::rnn_tanh.input": _LAYERS,
     "aten::rnn_tanh_cell": _CELL,
+    "shardwright::gru_gates": Entry(gates_rule),
+    "shardwright::lstm_gates": Entry(gates_rule),
 }
 
 _PACKED = "its sequences differ in length, and lie end to end by time step"

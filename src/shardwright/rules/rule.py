@@ -131,6 +131,7 @@ class Rule:
     them; absent: all factors where something is reduced. ``()`` is a lookup, which reads as much as it gives.
     ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
     side where needed; ``localize_whole``: also where nothing is cut, as memory may lie otherwise than the original's.
+    ``is_written_out``: everywhere, as the operator is the compiler's own.
     """
 
     operands: tuple[Dims, ...]
@@ -149,6 +150,7 @@ class Rule:
     size_arg: str | None = None
     localize: Localizer | None = None
     localize_whole: bool = False
+    is_written_out: bool = False
 
     def __str__(self) -> str:
         def dims(side: Sequence[Dims | None]) -> str:

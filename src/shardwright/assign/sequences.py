@@ -1,0 +1,44 @@
+"""Recurrent layers over sequences, as an assignment leaves them: which hold whole weights, and what is said of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from shardwright.assign.cost import share
+from shardwright.assign.recurrent import MAX_STEPS, can_write_out, is_sequence
+from shardwright.assign.result import Assignment, Fallback
+from shardwright.layout import REPLICATE
+
+
+def whole_sequences(found: Assignment) -> list[fx.Node]:
+    """The recurrent layers that hold whole weights: nothing else than writing them out cuts those."""
+    items, state = found.steps.items, {item.name for item in found.program.inputs if item.is_state}
+    return [
+        step.node
+        for step in items
+        if step.kind == "call"
+        and is_sequence(step.node)
+        and any(
+            items[maker].node.name in state and found.layouts.get(items[maker].node.name) == REPLICATE
+            for maker, _ in step.reads
+        )
+    ]
+
+
+def with_long_sequences(found: Assignment, nodes: Sequence[fx.Node]) -> Assignment:
+    """The assignment with a fallback for each recurrent layer that is too long to be written out."""
+    known = {fallback.node for fallback in found.fallbacks}
+    reason = f"its weights are whole: only up to {MAX_STEPS} steps, a number known at export, are written out to be cut"
+    added = [Fallback.of(node, reason) for node in nodes if node.name not in known and not can_write_out(node)]
+    return replace(found, fallbacks=[*found.fallbacks, *added]) if added else found
+
+
+def held_bytes(found: Assignment) -> float:
+    """The weight bytes of the rank that holds most."""
+    weights = found.program.weights
+    return sum(
+        weights[str(item.target)].num_bytes * share(found.layouts.get(item.name, REPLICATE))
+        for item in found.program.inputs
+        if item.is_state
+    )
