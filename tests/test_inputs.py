@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import shardwright as sw
-from shardwright.inputs import check_inputs
+from shardwright.inputs import bind_inputs
 from shardwright.program import read
 
 
@@ -30,11 +30,11 @@ def program():
 )
 def test_sizes_that_do_not_fit(program, sizes, says):
     with pytest.raises(sw.InputError, match=says):
-        check_inputs(program, (torch.randn(sizes[0], 3), torch.randn(sizes[1], 2)), {})
+        bind_inputs(program, (torch.randn(sizes[0], 3), torch.randn(sizes[1], 2)), {})
 
 
 def test_sizes_that_fit(program):
-    check_inputs(program, (torch.randn(20, 3), torch.randn(10, 2)), {})
+    bind_inputs(program, (torch.randn(20, 3), torch.randn(10, 2)), {})
 
 
 def test_a_multiple_alone():
@@ -42,8 +42,8 @@ def test_a_multiple_alone():
     program = read(
         torch.export.export(Two(), (torch.randn(8, 3), torch.randn(4, 2)), dynamic_shapes=({0: 2 * n}, None))
     )
-    check_inputs(program, (torch.randn(6, 3), torch.randn(4, 2)), {})
+    bind_inputs(program, (torch.randn(6, 3), torch.randn(4, 2)), {})
     with pytest.raises(sw.InputError, match="dim 0 of input 'x' does not divide as it must, got 7"):
-        check_inputs(program, (torch.randn(7, 3), torch.randn(4, 2)), {})
+        bind_inputs(program, (torch.randn(7, 3), torch.randn(4, 2)), {})
     with pytest.raises(sw.InputError, match="dim 0 of input 'x' must be at most 4, got 22"):
-        check_inputs(program, (torch.randn(22, 3), torch.randn(4, 2)), {})
+        bind_inputs(program, (torch.randn(22, 3), torch.randn(4, 2)), {})

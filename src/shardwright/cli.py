@@ -265,7 +265,7 @@ def run(
     from shardwright.runtime.launch import launch
 
     manifest = read_manifest(package)
-    read_inputs(inputs, [entry.name for entry in manifest.inputs])
+    read_inputs(inputs, manifest.input_names(), manifest.constants())
     if output.exists():
         raise ShardwrightError(f"{output} exists already\n  try: another name, or remove it first")
     with _working(f"running on {manifest.num_ranks} ranks"):

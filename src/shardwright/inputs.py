@@ -1,48 +1,58 @@
 """Check what a user passes against what the program was exported with, before anything runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
 import torch
-import torch.utils._pytree as pytree
 
 from shardwright.errors import Finding, InputError, raise_findings
-from shardwright.program import Program
-from shardwright.simulate import flat_inputs
+from shardwright.program import Program, constant_inputs
+from shardwright.signature import Signature, arguments, bind, leaf_paths, show_value, signature_of, spell_constant
 
 
-def check_inputs(program: Program, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Raise one `InputError` naming every input of the wrong structure, rank, size or dtype."""
-    expected = program.user_inputs()
-    spec = program.source.call_spec.in_spec
-    try:
-        given = flat_inputs(program, tuple(args), kwargs)
-        same = spec is None or pytree.tree_structure((tuple(args), dict(kwargs))).num_leaves == spec.num_leaves
-    except (KeyError, ValueError, IndexError):
-        given, same = [], False
-    if not same or len(given) != len(expected):
-        raise InputError(
-            f"the program takes {len(expected)} inputs ({', '.join(i.name for i in expected)}), got {len(given)}\n"
-            f"  expected structure: {spec}"
-        )
-    findings = []
+def bind_inputs(
+    program: Program, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Signature | None = None
+) -> list[Any]:
+    """The user inputs in the order of the graph's placeholders, constants of the export among them.
+
+    ``signature``: how the original is called; absent, as far as the program itself knows. Raises one `InputError`
+    naming every input that is missing, unknown, of another structure, rank, size or dtype, or not the constant that
+    the program was exported with.
+    """
+    source = program.source
+    given, findings = bind(signature or signature_of(source), source, args, kwargs)
     nodes = {node.name: node for node in program.placeholders()}
-    for item, value in zip(expected, given, strict=True):
-        problem = _mismatch(nodes[item.name].meta.get("val"), value)
-        if problem:
-            findings.append(Finding(f"input {item.name!r} {problem}"))
+    paths = {name: path for one in arguments(source) for name, path in leaf_paths(one).items()}
+    fixed = constant_inputs(source)
+    wanted = [(item.name, nodes[item.name].meta.get("val")) for item in program.user_inputs() if item.name in given]
+    for name, val in wanted:
+        if name in fixed:
+            findings += _not_the_constant(paths[name], fixed[name], given[name])
+        elif problem := _mismatch(val, given[name]):
+            findings.append(Finding(f"input {paths[name]!r} {problem}"))
     if not findings:
-        wanted = [
-            (item.name, nodes[item.name].meta.get("val"), value) for item, value in zip(expected, given, strict=True)
-        ]
-        findings = [Finding(problem) for problem in _sizes_that_disagree(program, wanted)]
+        sizes = [(paths[name], val, given[name]) for name, val in wanted]
+        findings = [Finding(problem) for problem in _sizes_that_disagree(program, sizes)]
     raise_findings(InputError, findings, summary="the inputs do not fit the program")
+    # What is as good as a constant (a member of an enumeration of strings) is none to torch.
+    return [fixed.get(item.name, given[item.name]) for item in program.user_inputs()]
+
+
+def _not_the_constant(name: str, wanted: Any, value: Any) -> Iterator[Finding]:
+    """A finding unless ``value`` is the constant that was given at export: its type counts too."""
+    if spell_constant(value) != spell_constant(wanted):
+        text = spell_constant(wanted)
+        yield Finding(
+            f"input {name!r} was the constant {text} at export, and the program computes with that; "
+            f"got {show_value(value)}",
+            remedies=(f"give {text}", f"export the model with the other {name!r}"),
+        )
 
 
 def _mismatch(wanted: Any, value: Any) -> str:
     if not isinstance(wanted, torch.Tensor):
-        return ""
+        return _mismatch_of_number(wanted, value)
     if not isinstance(value, torch.Tensor):
         return f"must be a tensor, got {type(value).__name__}"
     if value.dtype != wanted.dtype:
@@ -55,6 +65,15 @@ def _mismatch(wanted: Any, value: Any) -> str:
     return ""
 
 
+def _mismatch_of_number(wanted: Any, value: Any) -> str:
+    """What is wrong with a number that may change from call to call."""
+    symbolic = ((torch.SymInt, int, "an integer"), (torch.SymFloat, float, "a float"), (torch.SymBool, bool, "a bool"))
+    for symbol, kind, words in symbolic:
+        if isinstance(wanted, symbol) and type(value) is not kind:
+            return f"must be {words}, got {show_value(value)}"
+    return ""
+
+
 def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
     """What is wrong with dynamic sizes: outside their range, or not what another input's size makes them."""
     dims = [
@@ -64,6 +83,7 @@ def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]
         for dim, size in enumerate(wanted.shape)
         if isinstance(size, torch.SymInt)
     ]
+    dims += [(f"input {name!r}", wanted.node.expr, given) for name, wanted, given in values if _is_symbol(wanted)]
     found: dict[Any, tuple[str, int]] = {}
     # Plain symbols first: what they stand for decides all sums and products of them.
     for where, expr, given in sorted(dims, key=lambda entry: not entry[1].is_symbol):
@@ -79,6 +99,10 @@ def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]
         if not wanted.free_symbols and wanted != given and all(value >= 0 for value in known.values()):
             others = ", ".join(sorted({found[symbol][0] for symbol in known}))
             yield f"{where} must be {wanted} to fit {others}, got {given}"
+
+
+def _is_symbol(wanted: Any) -> bool:
+    return isinstance(wanted, torch.SymInt)
 
 
 def _solved(expr: Any, symbol: Any, given: int) -> int | None:

@@ -221,6 +221,17 @@ def _refuse_sparse(graph: fx.Graph) -> None:
                 )
 
 
+def user_input_names(exported: ExportedProgram) -> list[str]:
+    """The placeholders of what the user gives, in order; constants have one each."""
+    return [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+
+
+def constant_inputs(exported: ExportedProgram) -> dict[str, Any]:
+    """The user inputs that were constants at export (flags, numbers, text, None): placeholder → value."""
+    specs = (spec for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
+    return {spec.arg.name: spec.arg.value for spec in specs if isinstance(spec.arg, ConstantArgument)}
+
+
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
     """The exported program in a ``.pt2`` file; raises `ProgramError` when it is missing, damaged or no such."""
     file = check_path(path, "the program", error=ProgramError)

@@ -19,6 +19,7 @@ from shardwright.assign.rebase import (
 from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError, ShardwrightError
+from shardwright.inputs import bind_inputs
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.optimize import merge_collectives
@@ -26,7 +27,8 @@ from shardwright.partition import Collective, collectives_of, lower, partition
 from shardwright.program import Program, write
 from shardwright.rules.discover import Discovery
 from shardwright.serial import one_at_a_time
-from shardwright.simulate import Simulation, flat_inputs, unflatten_outputs
+from shardwright.signature import Signature, signature_of
+from shardwright.simulate import Simulation, unflatten_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class ShardedProgram:
         """Rules that were found by running operators; each prints as the call that registers it."""
         self.hit_time_limit = False
         """Whether `shard`'s time limit ended the solver, so that another run may give another program."""
+        self.signature: Signature = signature_of(program.source)
+        """How the original's ``forward`` is called."""
         self._partitioned: dict[tuple[int, ...], Program] = {}
         self._collectives: list[Collective] | None = None
 
@@ -179,15 +183,12 @@ class ShardedProgram:
     def simulation(self) -> Simulation:
         """All ranks with their weights, in this process; buffers keep their values from call to call."""
         programs = [self.rank_program(rank) for rank in range(self.mesh.num_ranks)]
-        return Simulation(programs, {axis: self.mesh.groups(axis) for axis in self.mesh.group_names})
+        return Simulation(programs, {axis: self.mesh.groups(axis) for axis in self.mesh.group_names}, self.signature)
 
     def simulate(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The outputs of every rank for whole inputs, all ranks run in this process from the initial state."""
-        from shardwright.inputs import check_inputs
-
-        check_inputs(self.program, args, kwargs)
-        simulation = self.simulation()
-        found = simulation.run_flat(self.rank_inputs(flat_inputs(self.program, args, kwargs)))
+        flat = bind_inputs(self.program, args, kwargs, self.signature)
+        found = self.simulation().run_flat(self.rank_inputs(flat))
         return [unflatten_outputs(self.program, flat) for flat in found]
 
     def rank_inputs(self, flat: Sequence[Any]) -> list[list[Any]]:

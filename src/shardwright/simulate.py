@@ -16,7 +16,9 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import RunError
+from shardwright.inputs import bind_inputs
 from shardwright.program import Program
+from shardwright.signature import Signature
 
 _REDUCE = {
     "sum": lambda ts: torch.stack(ts).sum(0).to(ts[0].dtype) if ts[0].dtype != torch.bool else torch.stack(ts).any(0),
@@ -44,17 +46,27 @@ class Simulation:
     """The ranks of one sharded program with their weights and buffers.
 
     ``programs``: one lowered program a rank. ``groups``: group name → the groups' rank lists. Buffers that the program
-    mutates keep their new values from call to call, as they would on real ranks.
+    mutates keep their new values from call to call, as they would on real ranks. ``signature``: how the original is
+    called; absent, as far as the first program knows.
     """
 
-    def __init__(self, programs: Sequence[Program], groups: Mapping[str, Sequence[Sequence[int]]]) -> None:
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        groups: Mapping[str, Sequence[Sequence[int]]],
+        signature: Signature | None = None,
+    ) -> None:
         self.programs = list(programs)
         self.groups = groups
+        self.signature = signature
         self.state = [{t: w.materialize().detach() for t, w in program.weights.items()} for program in self.programs]
 
     def __call__(self, *args: Any, watch: Watch | None = None, **kwargs: Any) -> list[Any]:
-        """Every rank's outputs, in the original's structure, for one set of (whole) inputs."""
-        flat = flat_inputs(self.programs[0], args, kwargs)
+        """Every rank's outputs, in the original's structure, for one set of (whole) inputs.
+
+        Raises `InputError` when the inputs do not fit.
+        """
+        flat = bind_inputs(self.programs[0], args, kwargs, self.signature)
         results = self.run_flat([flat] * len(self.programs), watch)
         return [unflatten_outputs(p, r) for p, r in zip(self.programs, results, strict=True)]
 
@@ -144,21 +156,6 @@ def draws_random_numbers(program: Program) -> bool:
     """Whether any operator of a program takes numbers from the random generator."""
     tags = (getattr(node.target, "tags", ()) for node in program.graph.nodes if node.op == "call_function")
     return any(torch.Tag.nondeterministic_seeded in found for found in tags)
-
-
-def flat_inputs(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """User inputs in the order of the graph's placeholders."""
-    flat, spec = pytree.tree_flatten((args, kwargs))
-    expected = program.source.call_spec.in_spec
-    if expected is not None and spec != expected:
-        reordered = (args, {key: kwargs[key] for key in _keyword_order(expected) if key in kwargs})
-        flat, spec = pytree.tree_flatten(reordered)
-    return flat
-
-
-def _keyword_order(spec: Any) -> list[str]:
-    children = spec.children() if callable(getattr(spec, "children", None)) else spec.children_specs
-    return list(children[1].context)
 
 
 def unflatten_outputs(program: Program, flat: Sequence[Any]) -> Any:

@@ -15,13 +15,13 @@ from torch.export import ExportedProgram
 
 from shardwright.arguments import check_mapping, check_number
 from shardwright.errors import InputError
-from shardwright.inputs import check_inputs
+from shardwright.inputs import bind_inputs
 from shardwright.layout import Layout, Partial, join_shards
 from shardwright.mesh import Mesh
 from shardwright.nodes import module_path, source_line
 from shardwright.program import Program, read
 from shardwright.sharded import ShardedProgram
-from shardwright.simulate import Simulation, flat_inputs, run_graph
+from shardwright.simulate import Simulation, run_graph
 
 _SAMPLES = 64
 """Values compared in one run while looking for the first wrong node."""
@@ -101,8 +101,7 @@ def verify(
         check_number(tolerance, "tolerance", least=0)
     program = read(original)
     named = dict(check_mapping(kwargs or {}, "kwargs", "{'x': tensor}", error=InputError))
-    check_inputs(program, tuple(example_inputs), named)
-    inputs = flat_inputs(program, tuple(example_inputs), named)
+    inputs = bind_inputs(program, tuple(example_inputs), named, sharded.signature)
     state = {name: weight.tensor.detach() for name, weight in program.weights.items()}
     # Ranks draw what the original drew: all streams begin in one state.
     drawn = torch.get_rng_state()

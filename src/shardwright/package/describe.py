@@ -15,12 +15,14 @@ from shardwright.package.manifest import (
     DecoderEntry,
     FileEntry,
     Manifest,
+    ParameterEntry,
     TensorEntry,
     ValueEntry,
 )
 from shardwright.plan.files import spell
-from shardwright.program import Program, Weight
+from shardwright.program import Program, Weight, constant_inputs
 from shardwright.sharded import ShardedProgram
+from shardwright.signature import spell_constant
 from shardwright.version import VERSION
 
 _STYLES = {ColwiseParallel: "colwise", RowwiseParallel: "rowwise", SequenceParallel: "sequence_parallel"}
@@ -41,6 +43,7 @@ def describe(
     nodes = {node.name: node for node in program.placeholders()}
     values = program.output_values()
     tied, zeros = aliases(program), zero_buffers(program)
+    fixed = {name: spell_constant(value) for name, value in constant_inputs(program.source).items()}
     state = {i.target for i in program.inputs if i.kind == InputKind.PARAMETER or i.persistent}
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -65,7 +68,7 @@ def describe(
             )
             for w in sharded.weights
         ],
-        inputs=[_value(item.name, nodes[item.name]) for item in program.user_inputs()],
+        inputs=[_value(item.name, nodes[item.name], fixed.get(item.name)) for item in program.user_inputs()],
         outputs=[_value(name, values[position]) for name, position in output_names(program).items()],
         collectives=[
             CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in sharded.collectives
@@ -74,6 +77,7 @@ def describe(
         source_fingerprint=fingerprint(program),
         extras=list(extras),
         decoder=decoder,
+        parameters=[ParameterEntry(one.name, one.how, one.optional, one.default) for one in sharded.signature],
     )
 
 
@@ -123,9 +127,9 @@ def _is_zero(weight: Weight) -> bool:
     return not bool(tensor.contiguous().reshape(-1).view(torch.uint8).any())
 
 
-def _value(name: str, node: Any) -> ValueEntry:
+def _value(name: str, node: Any, constant: str | None = None) -> ValueEntry:
     val = node.meta.get("val") if isinstance(node, torch.fx.Node) else node
     if not isinstance(val, torch.Tensor):
-        return ValueEntry(name, [], type(val).__name__)
+        return ValueEntry(name, [], type(val).__name__, constant)
     shape = [size if isinstance(size, int) else str(size) for size in val.shape]
     return ValueEntry(name, shape, str(val.dtype).removeprefix("torch."))

@@ -89,6 +89,8 @@ def reshard(
     if progress is not None:
         progress("sharding", 0, 0)
     sharded = shard(exported, mesh=mesh, plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan, **options)
+    # The class that knew how the model is called need not exist here.
+    sharded.signature = manifest.signature() or sharded.signature
     save(sharded, output, source=stored, extras=extras, decoder=manifest.decoder, progress=progress)
     return sharded
 

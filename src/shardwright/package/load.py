@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from shardwright.dtypes import DTYPES, stored_shape
 from shardwright.errors import PackageError, first_line
-from shardwright.inputs import check_inputs
+from shardwright.inputs import bind_inputs
 from shardwright.package.compiled import find_compiled
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.native import CompiledModule
@@ -27,6 +27,8 @@ from shardwright.package.stored import make_zeros
 from shardwright.program import STATE_KINDS, Program, attach_weights, read
 from shardwright.runtime.devices import chosen_device, home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
+from shardwright.runtime.inputs import in_structure
+from shardwright.signature import fits, signature_of
 
 BACKENDS = ("eager", "compile", "aoti")
 
@@ -38,13 +40,19 @@ class RankModule(nn.Module):
         super().__init__()
         self.manifest, self.rank = manifest, rank
         self.exported = exported
-        self._program: Program = read(exported)
+        self.program: Program = read(exported)
+        self.signature = manifest.signature() or signature_of(exported)
+        if not fits(self.signature, exported):
+            raise PackageError("the package contradicts itself: its graph is not called as its manifest says")
         self.module = module
         self.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The original's outputs. Raises `InputError` when the inputs do not fit."""
-        check_inputs(self._program, args, kwargs)
+        flat = bind_inputs(self.program, args, kwargs, self.signature)
+        if isinstance(self.module, CompiledModule):
+            return self.module(flat)
+        args, kwargs = in_structure(self.exported, flat)
         return self.module(*args, **kwargs)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from shardwright.errors import PackageError
 from shardwright.mesh import Mesh
+from shardwright.signature import How, Parameter, Signature
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "shardwright.json"
@@ -42,11 +43,24 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ValueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A user input or output: sizes as numbers or, where dynamic, as text."""
+    """A user input or output: sizes as numbers or, where dynamic, as text.
+
+    ``constant``: of an input that was a constant at export, its value as text; nothing else may be given there.
+    """
 
     name: str
     shape: list[int | str]
     dtype: str
+    constant: str | None = None
+
+
+class ParameterEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A parameter of the original's ``forward``; see `shardwright.signature.Parameter`."""
+
+    name: str
+    how: How
+    optional: bool = False
+    default: str = ""
 
 
 class CollectiveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +86,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``unions``: name → axes of the mesh that collectives run along together. ``graphs`` and ``weights``: file name by
     rank. ``original``: the unsharded program without weights, from which the package is made anew for other ranks.
-    ``extras``: further files (a tokenizer's).
+    ``extras``: further files (a tokenizer's). ``parameters``: how the original is called; absent in packages that were
+    written before this was kept.
     """
 
     format_version: int
@@ -92,10 +107,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source_fingerprint: str = ""
     extras: list[str] = []
     decoder: DecoderEntry | None = None
+    parameters: list[ParameterEntry] | None = None
 
     def as_mesh(self) -> Mesh:
         """The mesh the package is for."""
         return Mesh(tuple(self.mesh.items()), tuple((name, tuple(axes)) for name, axes in self.unions.items()))
+
+    def signature(self) -> Signature | None:
+        """How the original is called, in order of its parameters; None where the package does not say."""
+        if self.parameters is None:
+            return None
+        return tuple(Parameter(one.name, one.how, one.optional, one.default) for one in self.parameters)
+
+    def input_names(self) -> list[str]:
+        """The inputs that are given anew at every call."""
+        return [entry.name for entry in self.inputs if entry.constant is None]
+
+    def constants(self) -> dict[str, str]:
+        """The inputs that were constants at export, with their values as text."""
+        return {entry.name: entry.constant for entry in self.inputs if entry.constant is not None}
 
     @property
     def num_ranks(self) -> int:

@@ -1,5 +1,6 @@
 """A rank's compiled program as a module that is called as the original is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from shardwright.package.compiled import CompiledRank
 from shardwright.program import Program, read
 from shardwright.runtime.devices import home_of
 from shardwright.runtime.native import CompiledProgram
-from shardwright.simulate import flat_inputs, unflatten_outputs
+from shardwright.simulate import unflatten_outputs
 
 
 class CompiledModule(nn.Module):
@@ -38,9 +39,8 @@ class CompiledModule(nn.Module):
         self._written = [names[position] in written for position in self._entry.inputs]
         self._compiled = CompiledProgram(compiled.program, compiled.runner, self._device)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The original's outputs; inputs are checked by the caller."""
-        flat = flat_inputs(self._program, args, kwargs)
+    def forward(self, flat: Sequence[Any]) -> Any:
+        """The original's outputs for its flat inputs, which the caller has checked."""
         given = [flat[position] for position in self._entry.inputs]
         elsewhere = [str(tensor.device) for tensor in given if tensor.device != self._device]
         if elsewhere:

@@ -6,18 +6,15 @@ import torch
 import torch.utils._pytree as pytree
 
 from shardwright.package.load import load
-from shardwright.runtime.inputs import read_inputs, write_outputs
+from shardwright.runtime.inputs import named_inputs, read_inputs, write_outputs
 
 
 def run_package(package: str, inputs: str, output: str, backend: str = "eager") -> list[tuple[str, str, str]]:
     """Run one rank; the name, shape and dtype of every output."""
     with torch.no_grad():
         module = load(package, backend=backend)
-        names = [entry.name for entry in module.manifest.inputs]
-        found = read_inputs(inputs, names)
-        spec = module.exported.call_spec.in_spec
-        assert spec is not None, "an exported program has an input structure"
-        args, kwargs = pytree.tree_unflatten([found[name] for name in names], spec)
+        found = read_inputs(inputs, module.manifest.input_names(), module.manifest.constants())
+        args, kwargs = named_inputs(module.exported, found)
         result = module(*args, **kwargs)
     flat = pytree.tree_leaves(result)
     named: dict[str, Any] = dict(zip([entry.name for entry in module.manifest.outputs], flat, strict=True))

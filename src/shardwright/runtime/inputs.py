@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.export import ExportedProgram
@@ -14,11 +15,14 @@ from torch.export import ExportedProgram
 from shardwright.arguments import check_file
 from shardwright.dtypes import check_storable
 from shardwright.errors import Finding, InputError, near_misses, raise_findings
-from shardwright.program import read
+from shardwright.program import constant_inputs, user_input_names
+from shardwright.signature import spell_constant
 
 
-def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, which must be exactly ``names``."""
+def read_inputs(
+    path: str | os.PathLike[str], names: Sequence[str], constants: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, which must be exactly ``names``. ``constants``: name → value at export."""
     file = check_file(path, "inputs", error=InputError)
     try:
         found = load_file(file)
@@ -26,7 +30,14 @@ def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
         raise InputError(f"cannot read inputs from {path}: {error}\n  try: safetensors.torch.save_file(…)") from error
     findings = [Finding(f"{path} lacks input {name!r}") for name in names if name not in found]
     for name in found:
-        if name not in names:
+        if name in constants:
+            findings.append(
+                Finding(
+                    f"{path} holds {name!r}, which was the constant {constants[name]} at export",
+                    remedies=(f"leave {name!r} out: the program computes with {constants[name]}",),
+                )
+            )
+        elif name not in names:
             close = tuple(map(repr, near_misses(name, names)))
             findings.append(Finding(f"{path} holds {name!r}, which is no input", remedies=close))
     raise_findings(InputError, findings, summary="the inputs do not fit the program")
@@ -55,11 +66,28 @@ def example_inputs(exported: ExportedProgram, path: Path | None) -> tuple[tuple[
             raise InputError("the program carries no example inputs\n  try: --inputs FILE.safetensors")
         args, kwargs = exported.example_inputs
         return tuple(args), dict(kwargs)
-    import torch.utils._pytree as pytree
+    constants = {name: spell_constant(value) for name, value in constant_inputs(exported).items()}
+    names = [name for name in user_input_names(exported) if name not in constants]
+    return named_inputs(exported, read_inputs(path, names, constants))
 
-    names = [item.name for item in read(exported).user_inputs()]
-    found = read_inputs(path, names)
+
+def named_inputs(
+    exported: ExportedProgram, found: Mapping[str, torch.Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs from tensors by name; constants are what they were at export."""
+    symbols = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    values: dict[str, Any] = {**constant_inputs(exported), **found}
+    for name, value in found.items():
+        # A file holds tensors only, so a number that may change is a tensor of one there.
+        if not isinstance(symbols[name], torch.Tensor) and value.numel() == 1:
+            values[name] = value.item()
+    return in_structure(exported, [values[name] for name in user_input_names(exported)])
+
+
+def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs, as the program was exported with, from flat ones."""
     spec = exported.call_spec.in_spec
     if spec is None:
-        return tuple(found[name] for name in names), {}
-    return pytree.tree_unflatten([found[name] for name in names], spec)
+        return tuple(flat), {}
+    args, kwargs = pytree.tree_unflatten(list(flat), spec)
+    return tuple(args), dict(kwargs)

@@ -1,0 +1,356 @@
+"""A program is called as the original's forward was, and computes with the constants that it was exported with."""
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import shardwright as sw
+from shardwright.package.worker import run_package
+from shardwright.program import read
+from shardwright.runtime.inputs import example_inputs
+from shardwright.runtime.launch import launch
+from shardwright.signature import signature_of, spell_constant
+
+PLAN = {"up": "colwise", "down": "rowwise"}
+X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+
+
+class Flags(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x, mask=None, double=True, scale=2, how="relu", options=None):
+        h = torch.relu(self.up(x)) if how == "relu" else self.up(x).tanh()
+        h = h if mask is None else h * mask[..., None]
+        h = h if options is None else h + options["shift"][0]
+        return self.down(h * scale if double else h)
+
+
+@dataclass
+class Options:
+    scale: float
+    weight: torch.Tensor
+
+
+pytree.register_dataclass(Options)
+
+
+class Mode(str, enum.Enum):  # noqa: UP042 - its text is what it is spelled as
+    FAST = "fast"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Flags().eval().requires_grad_(False)
+
+
+def sharded(model, args, kwargs=None, **options):
+    exported = torch.export.export(model, args, kwargs or {})
+    return exported, sw.shard(exported, mesh=2, plan=PLAN, **options)
+
+
+MASK = torch.zeros(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "says"),
+    [
+        ((X, MASK, True, 2), {}, r"'mask' was the constant None at export.*got a tensor of shape \(2, 5\)"),
+        ((X, None, False, 2), {}, "'double' was the constant True at export.*got False"),
+        ((X, None, 1, 2), {}, "'double' was the constant True at export.*got 1"),
+        ((X, None, True, 3), {}, "'scale' was the constant 2 at export.*got 3"),
+        ((X, None, True, 2.0), {}, "'scale' was the constant 2 at export.*got 2.0"),
+        ((X, None, True, torch.tensor(2)), {}, "'scale' was the constant 2 at export.*got a tensor"),
+        ((X, None, True, True), {}, "'scale' was the constant 2 at export.*got True"),
+        ((X, (None,), True, 2), {}, "'mask' was the constant None at export.*got tuple"),
+        ((X, None, True, 2, "tanh"), {}, "'how' was left out at export.*default, 'relu'; got 'tanh'"),
+        (
+            (X,),
+            {"options": {"shift": [X]}},
+            "'options' was left out at export.*default, None; got a value of type dict",
+        ),
+        ((X,), {"double": False, "scale": 3}, "(?s)2 problems.*'double'.*'scale'"),
+        ((), {"mask": None}, "'x' is missing"),
+        ((X,), {"x": X}, "'x' is given twice"),
+        ((X,), {"masks": None}, "(?s)no input 'masks' by name.*'mask'"),
+        ((X, None, True, 2, "relu", None, 7), {}, "takes 6 inputs by position .*got 7"),
+    ],
+)
+def test_other_constants_are_refused_by_every_caller(model, args, kwargs, says):
+    exported, program = sharded(model, (X, None, True, 2))
+    with pytest.raises(sw.InputError, match=says):
+        sw.verify(program, exported, args, kwargs)
+    with pytest.raises(sw.InputError, match=says):
+        program.simulate(*args, **kwargs)
+    with pytest.raises(sw.InputError, match=says):
+        program.simulation()(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((X, None, True, 2), {}),
+        ((X,), {}),
+        ((), {"x": X}),
+        ((), {"scale": 2, "x": X}),
+        ((X, None), {"double": True, "how": "relu"}),
+        ((X, None, True, 2, "relu", None), {}),
+    ],
+)
+@pytest.mark.parametrize("form", ["positional", "named", "mixed", "bare"])
+def test_by_name_or_by_position_with_defaults_left_out(model, form, args, kwargs):
+    forms: dict[str, Any] = {
+        "positional": ((X, None, True, 2), {}),
+        "named": ((), {"scale": 2, "double": True, "x": X, "mask": None}),
+        "mixed": ((X,), {"double": True}),
+        "bare": ((X,), {}),
+    }
+    exported, program = sharded(model, *forms[form])
+    wanted = model(*args, **kwargs)
+    for got in program.simulate(*args, **kwargs):
+        torch.testing.assert_close(got, wanted)
+    assert sw.verify(program, exported, args, kwargs).ok
+
+
+def test_a_default_that_is_not_what_was_exported_must_be_given(model):
+    exported, program = sharded(model, (X, None, False))
+    with pytest.raises(
+        sw.InputError, match="'double' is missing; it was the constant False at export\n  try: double=F"
+    ):
+        program.simulate(X)
+    assert sw.verify(program, exported, (X,), {"double": False}).ok
+
+
+class Swapped(nn.Module):
+    def forward(self, a, /, b, *rest, c=1.5, **more):
+        return a + 2 * b + 3 * rest[0] + c * more["d"]
+
+
+def test_every_kind_of_parameter():
+    a, b, r, d = torch.randn(4, 3)
+    exported = torch.export.export(Swapped(), (a, b, r), {"d": d, "c": 1.5})
+    program = sw.shard(exported, mesh=2)
+    wanted = Swapped()(a, b, r, d=d)
+    for got in (program.simulate(a, b, r, d=d), program.simulate(a, b, r, c=1.5, d=d)):
+        torch.testing.assert_close(got[0], wanted)
+    for args, kwargs, says in [
+        ((a, b, r, d), {}, "takes 3 inputs by position"),
+        ((b, r), {"a": a, "d": d}, "no input 'a' by name"),
+        ((a, b), {"rest_0": r, "d": d}, "no input 'rest_0' by name"),
+        ((a, b, r), {"d": d, "e": d}, "no input 'e' by name"),
+    ]:
+        with pytest.raises(sw.InputError, match=says):
+            program.simulate(*args, **kwargs)
+
+
+def test_without_the_class_order_and_defaults_are_not_guessed(model):
+    def make():
+        class Gone(Flags):
+            pass
+
+        torch.manual_seed(0)
+        return torch.export.export(Gone(), (), {"scale": 2, "x": X})
+
+    exported = make()
+    for node in exported.graph.nodes:
+        if "nn_module_stack" in node.meta:
+            node.meta["nn_module_stack"] = {
+                key: (path, "no.such.Class" if path == "" else kind)
+                for key, (path, kind) in node.meta["nn_module_stack"].items()
+            }
+    program = read(exported)
+    assert [one.how for one in signature_of(program.source)] == ["name", "name"]
+    found = sw.shard(exported, mesh=2, plan=PLAN)
+    assert found.simulate(x=X, scale=2)[0].shape == X.shape
+    with pytest.raises(sw.InputError, match=r"(?s)takes 0 inputs by position, got 1.*give by name: scale, x"):
+        found.simulate(X)
+    with pytest.raises(sw.InputError, match="'scale' is missing; it was the constant 2 at export"):
+        found.simulate(x=X)
+    with pytest.raises(sw.InputError, match="no input 'double' by name"):
+        found.simulate(x=X, scale=2, double=True)
+
+
+def test_two_classes_of_one_name_are_told_apart_by_what_was_exported():
+    def make(flag):
+        if flag:
+
+            class Model(nn.Module):
+                def forward(self, x, y):
+                    return x - 2 * y
+
+        else:
+
+            class Model(nn.Module):
+                def forward(self, y, x):
+                    return x - 2 * y
+
+        return Model()
+
+    kept = [make(False), make(True)]
+    x, y = torch.randn(2, 3)
+    positional = sw.shard(torch.export.export(kept[0], (y, x)), mesh=2)
+    torch.testing.assert_close(positional.simulate(y, x=x)[0], x - 2 * y)
+    named = sw.shard(torch.export.export(kept[1], (), {"y": y, "x": x}), mesh=2)
+    with pytest.raises(sw.InputError, match="by position, got 2"):
+        named.simulate(x, y)
+
+
+class Nested(nn.Module):
+    def forward(self, x, options, one):
+        y = x * options["scale"][0] + options["inner"]["bias"]
+        return y * one.scale + one.weight
+
+
+def test_nested_constants_are_named_by_their_path():
+    x, weight = torch.randn(2, 3), torch.randn(3)
+    options = {"scale": [2.0, None], "inner": {"bias": x, "name": "a"}}
+    exported = torch.export.export(Nested(), (x, options, Options(3.0, weight)))
+    program = sw.shard(exported, mesh=2)
+    assert sw.verify(program, exported, (x, options, Options(3.0, weight))).ok
+    other_order = {"inner": {"name": "a", "bias": x}, "scale": [2.0, None]}
+    assert sw.verify(program, exported, (x, other_order), {"one": Options(3.0, weight)}).ok
+    for given, one, says in [
+        ({**options, "scale": [3.0, None]}, Options(3.0, weight), r"\"options\['scale'\]\[0\]\" was the constant 2.0"),
+        ({**options, "scale": [2.0, x]}, Options(3.0, weight), r"\"options\['scale'\]\[1\]\" was the constant None"),
+        ({**options, "inner": {"bias": x, "name": "b"}}, Options(3.0, weight), r"\"options\['inner'\]\['name'\]\" was"),
+        (options, Options(4.0, weight), r"'one\.scale' was the constant 3.0 at export.*got 4.0"),
+        ({**options, "scale": (2.0, None)}, Options(3.0, weight), "'options' has another structure than at export"),
+        ({**options, "more": 1}, Options(3.0, weight), "'options' has another structure than at export"),
+        (options, {"scale": 3.0, "weight": weight}, "'one' has another structure than at export"),
+        (None, Options(3.0, weight), "'options' has another structure than at export"),
+    ]:
+        with pytest.raises(sw.InputError, match=says):
+            sw.verify(program, exported, (x, given, one))
+
+
+def test_constants_that_python_calls_equal_are_not():
+    assert len({spell_constant(value) for value in (1, 1.0, True, "1", None, "None", 0.0, -0.0, False, "", [1])}) == 11
+    assert spell_constant(math.nan) == spell_constant(float("nan"))
+    assert spell_constant(Mode.FAST) == spell_constant("fast")
+    assert spell_constant(torch.tensor(1)) == ""
+    assert spell_constant([1, object()]) == ""
+
+
+@pytest.mark.parametrize("value", [math.inf, -0.0, 1e-300, "fast"])
+def test_odd_constants_come_back(value, tmp_path):
+    class Any(nn.Module):
+        def forward(self, x, value):
+            return x + value if isinstance(value, float) else x * 2
+
+    x = torch.randn(2, 3)
+    exported = torch.export.export(Any(), (x, value))
+    program = sw.shard(exported, mesh=1)
+    program.save(tmp_path / "p")
+    module = sw.load(tmp_path / "p")
+    for given in (value, Mode.FAST if value == "fast" else value):
+        torch.testing.assert_close(module(x, given), Any()(x, value), equal_nan=True)
+    with pytest.raises(sw.InputError, match="was the constant"):
+        module(x, 0.0)
+
+
+def test_numbers_that_may_change(tmp_path):
+    class Take(nn.Module):
+        def forward(self, x, n, times=2):
+            return x[:n] * n * times
+
+    x = torch.randn(9, 3)
+    dynamic = {"x": None, "n": torch.export.Dim.DYNAMIC, "times": None}
+    exported = torch.export.export(Take(), (x, 4, 2), dynamic_shapes=dynamic)
+    sw.shard(exported, mesh=1).save(tmp_path / "p")
+    module = sw.load(tmp_path / "p")
+    torch.testing.assert_close(module(x, n=6), Take()(x, 6))
+    for wrong in (True, 4.0, None, torch.tensor(4)):
+        with pytest.raises(sw.InputError, match="'n' must be an integer, got"):
+            module(x, wrong)
+
+
+def on_rank(folder, calls):
+    found = {}
+    for backend in ("eager", "aoti"):
+        module = sw.load(folder, backend=backend)
+        for name, (args, kwargs) in calls.items():
+            try:
+                found[backend, name] = module(*args, **kwargs)
+            except sw.InputError as error:
+                found[backend, name] = str(error)
+    return found
+
+
+@pytest.mark.ranks
+def test_packages_are_called_as_the_original_was(model, tmp_path):
+    _, program = sharded(model, (), {"scale": 2, "x": X, "mask": None})
+    program.save(tmp_path / "p")
+    sw.reshard(tmp_path / "p", tmp_path / "again", mesh=2)
+    sw.compile_package(tmp_path / "again")
+    calls = {
+        "by position": ((X,), {}),
+        "by name": ((), {"x": X, "scale": 2}),
+        "defaults": ((X, None, True, 2), {}),
+        "mask": ((X, MASK), {}),
+        "double": ((X,), {"double": False}),
+        "scale": ((X,), {"scale": 3}),
+    }
+    for found in launch(2, on_rank, str(tmp_path / "again"), calls).values():
+        assert len(found) == 12
+        for (_, name), got in found.items():
+            if isinstance(got, str):
+                assert f"input {name!r}" in got
+                assert "at export" in got
+            else:
+                assert name in ("by position", "by name", "defaults")
+                torch.testing.assert_close(got, model(X))
+
+
+def test_files_hold_what_is_no_constant(model, tmp_path):
+    exported = torch.export.export(model, (X, None, True), {"scale": 2})
+    sw.shard(exported, mesh=1).save(tmp_path / "p")
+    save_file({"x": X}, tmp_path / "right.safetensors")
+    save_file({"x": X, "scale": torch.tensor(2)}, tmp_path / "wrong.safetensors")
+    out = str(tmp_path / "out.safetensors")
+    assert run_package(str(tmp_path / "p"), str(tmp_path / "right.safetensors"), out) == [("0", "(2, 5, 8)", "float32")]
+    torch.testing.assert_close(load_file(out)["0"], model(X))
+    args, kwargs = example_inputs(exported, tmp_path / "right.safetensors")
+    assert (args[1:], kwargs) == ((None, True), {"scale": 2})
+    says = "holds 'scale', which was the constant 2 at export"
+    with pytest.raises(sw.InputError, match=says):
+        run_package(str(tmp_path / "p"), str(tmp_path / "wrong.safetensors"), out)
+    with pytest.raises(sw.InputError, match=says):
+        example_inputs(exported, tmp_path / "wrong.safetensors")
+
+
+def test_a_package_that_does_not_say_how_it_is_called_is_read(model, tmp_path):
+    exported = torch.export.export(model, (X, None, True, 2))
+    sw.shard(exported, mesh=1).save(tmp_path / "p")
+    path = tmp_path / "p" / "shardwright.json"
+    raw = msgspec.json.decode(path.read_bytes())
+    del raw["parameters"]
+    for entry in raw["inputs"]:
+        entry.pop("constant", None)
+    path.write_bytes(msgspec.json.encode(raw))
+    module = sw.load(tmp_path / "p")
+    torch.testing.assert_close(module(x=X, mask=None, double=True, scale=2), model(X))
+    with pytest.raises(sw.InputError, match="'scale' was the constant 2"):
+        module(X, None, True, 3)
+
+
+def test_a_manifest_that_contradicts_its_graph(model, tmp_path):
+    exported = torch.export.export(model, (X, None, True, 2))
+    sw.shard(exported, mesh=1).save(tmp_path / "p")
+    path = tmp_path / "p" / "shardwright.json"
+    raw = msgspec.json.decode(path.read_bytes())
+    for change in (lambda p: p.pop(0), lambda p: p[0].update(optional=True), lambda p: p.append(dict(p[0]))):
+        changed = msgspec.json.decode(msgspec.json.encode(raw))
+        change(changed["parameters"])
+        path.write_bytes(msgspec.json.encode(changed))
+        with pytest.raises(sw.PackageError, match="contradicts itself"):
+            sw.load(tmp_path / "p")
