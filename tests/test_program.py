@@ -219,3 +219,20 @@ def test_a_region_without_gradients_that_takes_nothing():
     sharded = sw.shard(exported, mesh=2, plan={"up": "colwise"})
     assert sw.verify(sharded, exported, (x,)).ok
     sharded.exported(0).validate()
+
+
+class Loss(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.inner(x).sum()
+
+
+def test_joint_programs_are_refused_in_words():
+    from torch.export.experimental import _export_forward_backward
+
+    joint = _export_forward_backward(torch.export.export(Loss(), (torch.randn(3, 4),)))
+    with pytest.raises(sw.ProgramError, match=r"joint program.*training is not supported yet"):
+        sw.shard(joint, mesh=2)

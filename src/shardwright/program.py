@@ -189,6 +189,7 @@ def read(exported: ExportedProgram) -> Program:
             f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
+    _refuse_training(exported)
     exported = functional(exported)
     graph = flat_graph(exported)
     _refuse_sparse(graph)
@@ -209,6 +210,15 @@ def read(exported: ExportedProgram) -> Program:
     tensors = {**exported.state_dict, **exported.constants}
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
     return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
+
+
+def _refuse_training(exported: ExportedProgram) -> None:
+    kinds = {spec.kind for spec in exported.graph_signature.output_specs}
+    if kinds & {OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT}:
+        raise ProgramError(
+            "this is a joint program: it gives a loss and gradients, and training is not supported yet\n"
+            "  try: shard the forward program, as torch.export.export makes it"
+        )
 
 
 def _refuse_sparse(graph: fx.Graph) -> None:
