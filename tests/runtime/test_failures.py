@@ -113,3 +113,26 @@ def test_no_rank_outlives_the_launcher(tmp_path, number):
     assert {"SIGINT": "KeyboardInterrupt", "SIGTERM": "stopped by SIGTERM"}.get(number.name, "") in (
         tmp_path / "said"
     ).read_text()
+
+
+def test_what_cannot_be_sent_to_the_ranks_is_no_rank_s_failure():
+    with pytest.raises(sw.RunError, match=r"could not be started: .*<lambda> and its arguments .* cannot be pickled"):
+        launch(2, lambda: None)
+
+
+UNGUARDED = """
+from operator import add
+from shardwright.runtime.launch import launch
+launch(2, add, 1, 2)
+"""
+
+
+def test_a_script_that_every_process_would_run_again(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(UNGUARDED)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, path], env=env, capture_output=True, text=True, timeout=300, check=False)
+    last = ran.stderr[ran.stderr.rindex("RunError: ") :]
+    assert ran.returncode == 1
+    assert "could not be started: exit code 1" in last
+    assert "__main__" in last

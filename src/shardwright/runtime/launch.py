@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import signal
 import tempfile
 import threading
@@ -15,10 +16,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from shardwright.arguments import check_count, check_number
-from shardwright.errors import RunError
+from shardwright.errors import RunError, first_line
 from shardwright.runtime.rank import run_rank
+from shardwright.runtime.standing import has_begun
 
 _BLAMES = "RunError: "
+_START = (
+    "  try: a file whose own calls stand below `if __name__ == '__main__':`, as every process reads that file first"
+)
 _LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
@@ -27,7 +32,7 @@ def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: 
 
     A rank that dies or raises ends the job at once; one that hangs ends it when a collective has waited ``timeout_s``
     for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. Raises `RunError` naming
-    the rank and its cause, and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
+    the rank and its cause, or why no rank could be started, and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
     """
     check_count(num_ranks, "the number of ranks", least=1, error=RunError)
     check_number(timeout_s, "the timeout in seconds", above=0, error=RunError)
@@ -50,9 +55,20 @@ def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: 
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             cause = _cause(failure)
+            if not has_begun(folder, rank):
+                seen = cause if failure.exitcode < 0 else f"exit code {failure.exitcode}, its own error is above"
+                raise RunError(f"the process of rank {rank} could not be started: {seen}\n{_START}") from None
             # A rank that waited in vain has named the one to blame.
             blames = cause.startswith(_BLAMES)
             raise RunError(cause.removeprefix(_BLAMES) if blames else f"rank {rank} failed: {cause}") from None
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            # What fails on a rank is a ChildFailedError; these are about what is sent to it.
+            name = getattr(function, "__qualname__", repr(function))
+            raise RunError(
+                f"the ranks could not be started: {name} and its arguments go to other processes, and cannot be "
+                f"pickled ({first_line(error)})\n"
+                "  try: a function of a module, and arguments without open files or locks"
+            ) from error
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None

@@ -50,6 +50,7 @@ class Standing:
 @contextmanager
 def noted(folder: Path, rank: int) -> Iterator[None]:
     """Note where the calling thread stands until the block ends; leave the process when its launcher is gone."""
+    (folder / f"begun-{rank}").touch()
     stop, thread, parent = threading.Event(), threading.get_ident(), os.getppid()
 
     def note() -> None:
@@ -66,6 +67,11 @@ def noted(folder: Path, rank: int) -> Iterator[None]:
     finally:
         stop.set()
         watcher.join()
+
+
+def has_begun(folder: str, rank: int) -> bool:
+    """Whether a rank's process came as far as to run."""
+    return (Path(folder) / f"begun-{rank}").exists()
 
 
 def standings(folder: Path, num_ranks: int) -> list[Standing]:
