@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shardwright.arguments import is_count
@@ -14,6 +14,8 @@ class Mesh:
     """Named axes of ranks, row-major: the last axis varies fastest.
 
     ``unions``: (name, axes) for axes that were one and are compiled one after the other; neighbours, in order.
+    ``ranks``: the processes' own rank at each place, where that is not 0, 1, … (see `place`). Everything else counts
+    places.
 
     >>> Mesh.of({"dp": 2, "tp": 4}).coordinate(6)
     {'dp': 1, 'tp': 2}
@@ -21,10 +23,14 @@ class Mesh:
 
     axes: tuple[tuple[str, int], ...]
     unions: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    ranks: tuple[int, ...] = ()
 
     @staticmethod
     def of(mesh: Any) -> "Mesh":
-        """A mesh from an int (one axis, ``"tp"``), a dict of axis sizes, a torch ``DeviceMesh``, or a `Mesh`."""
+        """A mesh from an int (one axis, ``"tp"``), a dict of axis sizes, a torch ``DeviceMesh``, or a `Mesh`.
+
+        A ``DeviceMesh`` keeps its rank numbers, which must rise along every axis.
+        """
         if isinstance(mesh, Mesh):
             return mesh
         if isinstance(mesh, int) and not isinstance(mesh, bool):
@@ -39,7 +45,7 @@ class Mesh:
             )
         if names is None:
             names = ("tp",) if len(shape) == 1 else tuple(f"axis{i}" for i in range(len(shape)))
-        return Mesh._checked(dict(zip(names, shape, strict=True)))
+        return replace(Mesh._checked(dict(zip(names, shape, strict=True))), ranks=_rank_numbers(mesh, names))
 
     @staticmethod
     def _checked(axes: Mapping[Any, Any]) -> "Mesh":
@@ -79,7 +85,20 @@ class Mesh:
         assert size % outer == 0, f"{axis} of {size} ranks is no multiple of {outer}"
         parts = (f"{axis}.0", outer), (f"{axis}.1", size // outer)
         axes = tuple(part for one in self.axes for part in (parts if one[0] == axis else (one,)))
-        return Mesh(axes, (*self.unions, (axis, (parts[0][0], parts[1][0]))))
+        return Mesh(axes, (*self.unions, (axis, (parts[0][0], parts[1][0]))), self.ranks)
+
+    def place(self, rank: int) -> int:
+        """The place of the process that has this rank; raises for a rank that the mesh does not have."""
+        if self.ranks and rank in self.ranks:
+            return self.ranks.index(rank)
+        if self.ranks or not 0 <= rank < self.num_ranks:
+            known = f"{', '.join(map(str, self.ranks))}" if self.ranks else f"0 to {self.num_ranks - 1}"
+            raise ShardwrightError(f"rank {rank} is not in the mesh {dict(self.axes)}: it has ranks {known}")
+        return rank
+
+    def rank_groups(self, axis: str) -> list[list[int]]:
+        """As `groups`, by the processes' own ranks."""
+        return [[self.ranks[place] for place in group] if self.ranks else group for group in self.groups(axis)]
 
     def coordinate(self, rank: int) -> dict[str, int]:
         """The position of a rank on every axis; raises for a rank the mesh does not have."""
@@ -115,3 +134,20 @@ class Mesh:
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self.axes)
+
+
+def _rank_numbers(mesh: Any, names: tuple[str, ...]) -> tuple[int, ...]:
+    """The rank at each place of a ``DeviceMesh``; empty where that is 0, 1, …"""
+    table = getattr(mesh, "mesh", None)
+    if table is None:
+        return ()
+    for dim, name in enumerate(names):
+        for line in table.movedim(dim, -1).reshape(-1, table.shape[dim]).tolist():
+            if line != sorted(line):
+                raise ShardwrightError(
+                    f"mesh: along axis {name!r} the DeviceMesh has the ranks {line}; torch numbers the members of a "
+                    "process group in rising order, so they would get each other's pieces\n"
+                    "  try: a mesh whose rank numbers rise along every axis"
+                )
+    numbers = tuple(table.flatten().tolist())
+    return () if numbers == tuple(range(len(numbers))) else numbers

@@ -82,12 +82,12 @@ class ShardedProgram:
 
     @one_at_a_time
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
-        """The `ExportedProgram` of one rank, with its own weights.
+        """The `ExportedProgram` of one rank, with its own weights; ranks are numbered as a ``DeviceMesh`` numbers them.
 
         ``group_names``: process-group name by mesh axis; for what is absent, the running default group's where that
         spans the mesh, else the axis name (bind it later with `shardwright.rebind`).
         """
-        return write(self.rank_program(rank, group_names=self.group_names() | dict(group_names or {})))
+        return write(self.rank_program(self.mesh.place(rank), group_names=self.group_names() | dict(group_names or {})))
 
     def group_names(self) -> dict[str, str]:
         """The process-group name of every axis: the real one where a process group is up and fits."""
@@ -97,7 +97,7 @@ class ShardedProgram:
 
     @one_at_a_time
     def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
-        """One rank's lowered `Program`; group names are the axis names unless given."""
+        """The lowered `Program` of the rank at a place of the mesh; group names are the axis names unless given."""
         names = {axis: axis for axis in self.mesh.group_names}
         unknown = [axis for axis in group_names or {} if axis not in names]
         if unknown:

@@ -9,6 +9,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.export.graph_signature import InputKind
 
 from shardwright.api import output_names
+from shardwright.mesh import Mesh
 from shardwright.package.manifest import (
     FORMAT_VERSION,
     CollectiveEntry,
@@ -78,7 +79,13 @@ def describe(
         extras=list(extras),
         decoder=decoder,
         parameters=[ParameterEntry(one.name, one.how, one.optional, one.default) for one in sharded.signature],
+        ranks=_own_ranks(sharded.mesh),
     )
+
+
+def _own_ranks(mesh: Mesh) -> list[int]:
+    """The mesh's rank numbers; those of a part of a world are left out, as the package is a world of its own."""
+    return list(mesh.ranks) if sorted(mesh.ranks) == list(range(mesh.num_ranks)) else []
 
 
 def aliases(program: Program) -> dict[str, str]:

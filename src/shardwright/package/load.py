@@ -79,7 +79,7 @@ def load(
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
-    compiled = find_compiled(folder, manifest, rank, contents=check) if backend == "aoti" else None
+    compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
     place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
     if compiled is not None:
@@ -113,12 +113,13 @@ def load_rank(
     if not 0 <= rank < manifest.num_ranks:
         raise PackageError(f"the package {folder} has ranks 0 to {manifest.num_ranks - 1}, not {rank}")
     entries = {entry.name: entry for entry in manifest.files}
-    graph = check_file(folder, entries[manifest.graphs[rank]], contents=check)
-    weights = check_file(folder, entries[manifest.weights[rank]], contents=check)
+    place = manifest.as_mesh().place(rank)
+    graph = check_file(folder, entries[manifest.graphs[place]], contents=check)
+    weights = check_file(folder, entries[manifest.weights[place]], contents=check)
     exported = read_graph(graph)
-    place = device or home_device(exported)
-    exported = move(exported, place)
-    tensors = _read_weights(weights, exported, manifest, place)
+    home = device or home_device(exported)
+    exported = move(exported, home)
+    tensors = _read_weights(weights, exported, manifest, home)
     return attach_weights(exported, tensors)
 
 

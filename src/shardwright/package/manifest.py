@@ -85,7 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a package says about itself.
 
     ``unions``: name → axes of the mesh that collectives run along together. ``graphs`` and ``weights``: file name by
-    rank. ``original``: the unsharded program without weights, from which the package is made anew for other ranks.
+    place in the mesh, which is the rank unless ``ranks`` lists the rank at each place. ``original``: the unsharded program without weights, from which the package is made anew for other ranks.
     ``extras``: further files (a tokenizer's). ``parameters``: how the original is called; absent in packages that were
     written before this was kept.
     """
@@ -108,10 +108,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extras: list[str] = []
     decoder: DecoderEntry | None = None
     parameters: list[ParameterEntry] | None = None
+    ranks: list[int] = []
 
     def as_mesh(self) -> Mesh:
         """The mesh the package is for."""
-        return Mesh(tuple(self.mesh.items()), tuple((name, tuple(axes)) for name, axes in self.unions.items()))
+        unions = tuple((name, tuple(axes)) for name, axes in self.unions.items())
+        return Mesh(tuple(self.mesh.items()), unions, tuple(self.ranks))
 
     def signature(self) -> Signature | None:
         """How the original is called, in order of its parameters; None where the package does not say."""
@@ -194,6 +196,8 @@ def _check(manifest: Manifest, path: Path) -> None:
         or len(manifest.graphs) != len(manifest.weights)
     ):
         raise PackageError(f"{path} contradicts itself: mesh {manifest.mesh}, {len(manifest.graphs)} graphs, {missing}")
+    if manifest.ranks and sorted(manifest.ranks) != list(range(product)):
+        raise PackageError(f"{path} contradicts itself: its mesh {manifest.mesh} has ranks {manifest.ranks}")
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
     if odd:
         raise PackageError(f"{path} contradicts itself: {odd} is no axis of its mesh {manifest.mesh}")

@@ -77,7 +77,7 @@ def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
         if _spans(mesh, axis):
             found[axis] = world
             continue
-        for ranks in mesh.groups(axis):
+        for ranks in mesh.rank_groups(axis):
             group = dist.new_group(ranks)
             if dist.get_rank() in ranks:
                 found[axis] = group
