@@ -137,7 +137,7 @@ class Mesh:
 
 
 def _rank_numbers(mesh: Any, names: tuple[str, ...]) -> tuple[int, ...]:
-    """The rank at each place of a ``DeviceMesh``; empty where that is 0, 1, …"""
+    """The rank at each place of a ``DeviceMesh``; empty where they count up from 0."""
     table = getattr(mesh, "mesh", None)
     if table is None:
         return ()

@@ -19,6 +19,7 @@ from shardwright.assign.rebase import (
 from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError, ShardwrightError
+from shardwright.inference import for_inference
 from shardwright.inputs import bind_inputs
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
@@ -84,10 +85,13 @@ class ShardedProgram:
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
         """The `ExportedProgram` of one rank, with its own weights; ranks are numbered as a ``DeviceMesh`` numbers them.
 
+        It is for inference: parameters need no gradient, and its module refuses inputs that require one. That module
+        is called by name or by position, as the original is.
         ``group_names``: process-group name by mesh axis; for what is absent, the running default group's where that
         spans the mesh, else the axis name (bind it later with `shardwright.rebind`).
         """
-        return write(self.rank_program(self.mesh.place(rank), group_names=self.group_names() | dict(group_names or {})))
+        names = self.group_names() | dict(group_names or {})
+        return for_inference(write(self.rank_program(self.mesh.place(rank), group_names=names)), self.signature)
 
     def group_names(self) -> dict[str, str]:
         """The process-group name of every axis: the real one where a process group is up and fits."""

@@ -117,6 +117,15 @@ def bind(
     return flat, findings
 
 
+def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs, as the program was exported with, from flat ones."""
+    spec = exported.call_spec.in_spec
+    if spec is None:
+        return tuple(flat), {}
+    args, kwargs = pytree.tree_unflatten(list(flat), spec)
+    return tuple(args), dict(kwargs)
+
+
 def spell_constant(value: Any) -> str:
     """A constant as text: equal for what a program cannot tell apart, so 1, 1.0 and True differ; '' for anything else.
 

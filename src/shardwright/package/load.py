@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from shardwright.dtypes import DTYPES, stored_shape
 from shardwright.errors import PackageError, first_line
+from shardwright.inference import for_inference, refuse_gradients
 from shardwright.inputs import bind_inputs
 from shardwright.package.compiled import find_compiled
 from shardwright.package.manifest import Manifest, check_file, read_manifest
@@ -27,8 +28,7 @@ from shardwright.package.stored import make_zeros
 from shardwright.program import STATE_KINDS, Program, attach_weights, read
 from shardwright.runtime.devices import chosen_device, home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
-from shardwright.runtime.inputs import in_structure
-from shardwright.signature import fits, signature_of
+from shardwright.signature import fits, in_structure, signature_of
 
 BACKENDS = ("eager", "compile", "aoti")
 
@@ -39,21 +39,23 @@ class RankModule(nn.Module):
     def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int, module: nn.Module) -> None:
         super().__init__()
         self.manifest, self.rank = manifest, rank
-        self.exported = exported
-        self.program: Program = read(exported)
         self.signature = manifest.signature() or signature_of(exported)
         if not fits(self.signature, exported):
             raise PackageError("the package contradicts itself: its graph is not called as its manifest says")
+        self.exported: ExportedProgram = for_inference(exported, self.signature)
+        self.program: Program = read(self.exported)
         self.module = module
         self.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The original's outputs. Raises `InputError` when the inputs do not fit."""
+        """The original's outputs, without gradients. Raises `InputError` when the inputs do not fit."""
+        refuse_gradients(self, args, kwargs)
         flat = bind_inputs(self.program, args, kwargs, self.signature)
-        if isinstance(self.module, CompiledModule):
-            return self.module(flat)
-        args, kwargs = in_structure(self.exported, flat)
-        return self.module(*args, **kwargs)
+        with torch.no_grad():
+            if isinstance(self.module, CompiledModule):
+                return self.module(flat)
+            args, kwargs = in_structure(self.exported, flat)
+            return self.module(*args, **kwargs)
 
 
 def load(

@@ -85,7 +85,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a package says about itself.
 
     ``unions``: name → axes of the mesh that collectives run along together. ``graphs`` and ``weights``: file name by
-    place in the mesh, which is the rank unless ``ranks`` lists the rank at each place. ``original``: the unsharded program without weights, from which the package is made anew for other ranks.
+    place in the mesh, which is the rank unless ``ranks`` lists the rank at each place. ``original``: the unsharded
+    program without weights, from which the package is made anew for other ranks.
     ``extras``: further files (a tokenizer's). ``parameters``: how the original is called; absent in packages that were
     written before this was kept.
     """

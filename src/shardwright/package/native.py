@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
@@ -52,5 +51,4 @@ class CompiledModule(nn.Module):
                 tensor.copy_(passed)
         values: dict[int, Any] = dict(self._entry.constants)
         values.update(zip(self._entry.outputs, found, strict=True))
-        with torch.no_grad():
-            return unflatten_outputs(self._program, [values[position] for position in sorted(values)])
+        return unflatten_outputs(self._program, [values[position] for position in sorted(values)])

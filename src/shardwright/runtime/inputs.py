@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.export import ExportedProgram
@@ -16,7 +15,7 @@ from shardwright.arguments import check_file
 from shardwright.dtypes import check_storable
 from shardwright.errors import Finding, InputError, near_misses, raise_findings
 from shardwright.program import constant_inputs, user_input_names
-from shardwright.signature import spell_constant
+from shardwright.signature import in_structure, spell_constant
 
 
 def read_inputs(
@@ -82,12 +81,3 @@ def named_inputs(
         if not isinstance(symbols[name], torch.Tensor) and value.numel() == 1:
             values[name] = value.item()
     return in_structure(exported, [values[name] for name in user_input_names(exported)])
-
-
-def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword inputs, as the program was exported with, from flat ones."""
-    spec = exported.call_spec.in_spec
-    if spec is None:
-        return tuple(flat), {}
-    args, kwargs = pytree.tree_unflatten(list(flat), spec)
-    return tuple(args), dict(kwargs)
