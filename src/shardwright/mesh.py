@@ -89,12 +89,11 @@ class Mesh:
 
     def place(self, rank: int) -> int:
         """The place of the process that has this rank; raises for a rank that the mesh does not have."""
-        if self.ranks and rank in self.ranks:
-            return self.ranks.index(rank)
-        if self.ranks or not 0 <= rank < self.num_ranks:
-            known = f"{', '.join(map(str, self.ranks))}" if self.ranks else f"0 to {self.num_ranks - 1}"
-            raise ShardwrightError(f"rank {rank} is not in the mesh {dict(self.axes)}: it has ranks {known}")
-        return rank
+        known = self.ranks or range(self.num_ranks)
+        if not is_count(rank) or rank not in known:
+            listed = ", ".join(map(str, self.ranks)) or f"0 to {self.num_ranks - 1}"
+            raise ShardwrightError(f"rank {rank!r} is not in the mesh {dict(self.axes)}: it has ranks {listed}")
+        return known.index(rank)
 
     def rank_groups(self, axis: str) -> list[list[int]]:
         """As `groups`, by the processes' own ranks."""
