@@ -156,3 +156,24 @@ def test_repr_can_be_pasted():
 
 def _owners(cut):
     return [owner for owner, length in cut.flat_runs() for _ in range(length)]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Cut.even(12, 4),
+        Cut.even(5, 4),
+        Cut.even(12, 5, unit=3),
+        Cut.join([Cut.even(8, 3), Cut.whole(4, 3)]),
+        Cut.whole(4, 3),
+        Cut.even(3, 2).tile(5),
+        Cut.even(sympy.Symbol("n") * 4, 4),
+        Cut.of(3, []),
+    ],
+    ids=str,
+)
+def test_what_all_ranks_hold_is_what_each_holds(cut):
+    each = [cut.local_size(rank) for rank in range(cut.num_ranks)]
+    assert list(cut.local_sizes()) == each
+    assert cut.largest_fraction == max(cut.fraction(rank) for rank in range(cut.num_ranks))
+    assert cut.is_even == (len(set(each)) == 1)

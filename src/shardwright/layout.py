@@ -143,7 +143,16 @@ class Cut:
 
     def local_sizes(self) -> tuple[Size, ...]:
         """How many indices each rank owns."""
-        return tuple(self.local_size(rank) for rank in range(self.num_ranks))
+        return tuple(self.repeat * owned * self.inner for owned in self._owned_by_rank())
+
+    def _owned_by_rank(self) -> list[int]:
+        """`owned` of every rank, in one pass over the runs."""
+        shared = sum(length for owner, length in self.runs if owner == EVERY)
+        found = [shared] * self.num_ranks
+        for owner, length in self.runs:
+            if owner != EVERY:
+                found[owner] += length
+        return found
 
     def fraction(self, rank: int) -> float:
         """The share of the dim that ``rank`` owns, from 0 to 1."""
@@ -152,12 +161,12 @@ class Cut:
     @property
     def largest_fraction(self) -> float:
         """The share of the rank that owns most."""
-        return max(self.fraction(rank) for rank in range(self.num_ranks))
+        return max(self._owned_by_rank()) / max(self.period, 1)
 
     @property
     def is_even(self) -> bool:
         """Whether all ranks own equally many indices."""
-        return len({self.fraction(rank) for rank in range(self.num_ranks)}) == 1
+        return len(set(self._owned_by_rank())) == 1
 
     @property
     def is_chunked(self) -> bool:
