@@ -2,6 +2,7 @@
 
 Every rank's graph runs as a generator that stops at each collective; when all ranks of a group stand at theirs, the
 collective is worked out from all their operands at once. No process group, no threads, the same order every time.
+What some backend would not take, or get wrong (`backends`), is refused here as well.
 Ranks that draw random numbers draw the same ones, as real ranks do when they are seeded alike.
 """
 
@@ -15,18 +16,19 @@ import torch.utils._pytree as pytree
 from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
+from shardwright.backends import is_taken
 from shardwright.errors import RunError
 from shardwright.inputs import bind_inputs
 from shardwright.program import Program
 from shardwright.signature import Signature
 
-_REDUCE = {
-    "sum": lambda ts: torch.stack(ts).sum(0).to(ts[0].dtype) if ts[0].dtype != torch.bool else torch.stack(ts).any(0),
-    "max": lambda ts: torch.stack(ts).amax(0),
-    "min": lambda ts: torch.stack(ts).amin(0),
-    "product": lambda ts: torch.stack(ts).prod(0),
-    "avg": lambda ts: torch.stack(ts).mean(0),
+_REDUCE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda shares: shares.any(0) if shares.dtype == torch.bool else shares.sum(0, dtype=shares.dtype),
+    "product": lambda shares: shares.all(0) if shares.dtype == torch.bool else shares.prod(0, dtype=shares.dtype),
+    "max": lambda shares: shares.amax(0),
+    "min": lambda shares: shares.amin(0),
 }
+"""What a reduction makes of every rank's share, stacked."""
 
 Watch = Callable[[int, fx.Node, Any], None]
 """Called with rank, node and value for every node that runs."""
@@ -236,15 +238,28 @@ def _collective(calls: Sequence[_Pending]) -> list[torch.Tensor]:
     kind, first = calls[0].name, calls[0]
     if len({(tuple(t.shape), t.dtype) for t in tensors}) != 1 and kind != "all_to_all_single":
         raise RunError(f"{kind} of unequal tensors: {[(tuple(t.shape), t.dtype) for t in tensors]}")
+    op = str(first.args[0]) if kind in ("all_reduce", "reduce_scatter_tensor") else ""
+    if kind not in _KINDS:
+        raise RunError(f"the simulator does not know the collective {kind!r}")
+    if not is_taken(_KINDS[kind], first.tensor.dtype, op):
+        what = f"{kind} ({op})" if op else kind
+        raise RunError(f"not every backend takes {what} of {first.tensor.dtype} and gets it right")
     if kind == "all_reduce":
-        total = _REDUCE[first.args[0]](tensors)
+        total = _REDUCE[op](torch.stack(tensors))
         return [total.clone() for _ in tensors]
     if kind == "all_gather_into_tensor":
         whole = torch.cat(tensors, 0)
         return [whole.clone() for _ in tensors]
     if kind == "reduce_scatter_tensor":
-        return list(_REDUCE[first.args[0]](tensors).chunk(len(tensors), 0))
-    if kind == "all_to_all_single":
-        split = [t.split(list(call.args[1]), 0) for t, call in zip(tensors, calls, strict=True)]
-        return [torch.cat([pieces[rank] for pieces in split], 0) for rank in range(len(tensors))]
-    raise RunError(f"the simulator does not know the collective {kind!r}")
+        return list(_REDUCE[op](torch.stack(tensors)).chunk(len(tensors), 0))
+    split = [t.split(list(call.args[1]), 0) for t, call in zip(tensors, calls, strict=True)]
+    return [torch.cat([pieces[rank] for pieces in split], 0) for rank in range(len(tensors))]
+
+
+_KINDS = {
+    "all_gather_into_tensor": "all_gather",
+    "all_reduce": "all_reduce",
+    "all_to_all_single": "all_to_all",
+    "reduce_scatter_tensor": "reduce_scatter",
+}
+"""The operators of ``_c10d_functional`` that are simulated, and what they do."""

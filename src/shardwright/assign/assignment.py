@@ -25,6 +25,7 @@ from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
 from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
+from shardwright.backends import is_reducible
 from shardwright.collectives import COLLECTIVES, all_reduce
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
 from shardwright.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
@@ -301,7 +302,8 @@ class _Builder:
             return [whole_strategy(rule)]
         may_cut = not any(one.node.name in self.uncut for one in site.steps)
         cut = site_strategies(self.candidates, site, rule) if may_cut else []
-        return list(dict.fromkeys([*cut, whole_strategy(rule), *partial_strategies(rule)]))
+        found = [*(one for one in cut if _can_be_reduced(one, step)), whole_strategy(rule), *partial_strategies(rule)]
+        return list(dict.fromkeys(found))
 
     def _add_input_strategies(self) -> None:
         wanted: dict[int, dict[Layout, None]] = {}
@@ -334,7 +336,7 @@ class _Builder:
             longest = max(range(value.dim()), key=lambda dim: size_hint(value.shape[dim], self.fake_mode), default=None)
             if longest is not None and isinstance(size := value.shape[longest], int) and size >= self.num_ranks:
                 options = [Shard(longest, Cut.even(size, self.num_ranks))]
-        if not is_mutated and value.is_floating_point() and Partial() in wanted.get(site.index, {}):
+        if not is_mutated and value.is_floating_point() and is_reducible(value.dtype, "sum") and Partial() in wanted.get(site.index, {}):
             options.append(Partial())
         if site.step.node.name in self.pins.free_cut:
             dim = self.pins.state[site.step.node.name]
@@ -431,6 +433,14 @@ class _Builder:
             for index, reason in self.reasons.items()
             for s in self.folded.sites[index].steps
         ]
+
+
+def _can_be_reduced(strategy: Strategy, step: Step) -> bool:
+    """Whether the partial results of a call have dtypes that a collective can make whole."""
+    return all(
+        not isinstance(layout, Partial) or val is None or is_reducible(val.dtype, layout.op)
+        for layout, val in zip(strategy.results, step.vals, strict=True)
+    )
 
 
 def _is_uneven(size: Size, num_ranks: int) -> bool:

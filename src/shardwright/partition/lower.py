@@ -1,7 +1,8 @@
 """`lower`: spell the compiler's collectives in ``_c10d_functional`` operators.
 
 Those gather, scatter and exchange along dim 0 only and in equal shares, so other dims are moved to the front and back,
-and uneven shards are padded to the longest: still one collective each.
+and uneven shards are padded to the longest: still one collective each. What is sent has a dtype that every backend
+takes (`carry`).
 """
 
 import operator
@@ -14,6 +15,7 @@ from torch import fx
 
 from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
 from shardwright.layout import Cut
+from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter, is_dense
 from shardwright.program import Program
 
@@ -39,17 +41,27 @@ def lower(program: Program, group_names: Mapping[str, str]) -> Program:
 
 
 def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str]) -> fx.Node:
-    if node.target is all_reduce:
-        x, op, axis = node.args
-        return _wait(emit, c10d.all_reduce.default, _dense(emit, x), op, group_names[str(axis)])
-    if node.target is all_gather:
-        x, dim, cut, axis, rank = node.args
-        return gather(emit, x, dim, cut, group_names[str(axis)], rank)  # type: ignore[arg-type]
-    if node.target is reduce_scatter:
-        x, op, dim, cut, axis, rank = node.args
-        return scatter(emit, x, op, dim, cut, group_names[str(axis)], rank)  # type: ignore[arg-type]
-    x, dim, cut, new_dim, _, axis, _ = node.args
-    return exchange(emit, x, dim, new_dim, cut.num_ranks, group_names[str(axis)])  # type: ignore[arg-type,union-attr]
+    x: Any = node.args[0]
+    is_reduction = node.target in (all_reduce, reduce_scatter)
+    form = form_for(node, node.target.__name__, str(node.args[1]) if is_reduction else "")  # type: ignore[union-attr]
+    rest: list[Any] = [form.op, *node.args[2:]] if is_reduction else list(node.args[1:])
+    sent = _send(emit, node.target, pack(emit, x, form), rest, group_names)
+    return unpack(emit, sent, form, x.meta["val"].dtype)
+
+
+def _send(emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_names: Mapping[str, str]) -> fx.Node:
+    """One collective of ``x``; ``rest``: its arguments after the first."""
+    if target is all_reduce:
+        op, axis = rest
+        return _wait(emit, c10d.all_reduce.default, _dense(emit, x), op, group_names[axis])
+    if target is all_gather:
+        dim, cut, axis, rank = rest
+        return gather(emit, x, dim, cut, group_names[axis], rank)
+    if target is reduce_scatter:
+        op, dim, cut, axis, rank = rest
+        return scatter(emit, x, op, dim, cut, group_names[axis], rank)
+    dim, cut, new_dim, _, axis, _ = rest
+    return exchange(emit, x, dim, new_dim, cut.num_ranks, group_names[axis])
 
 
 def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
