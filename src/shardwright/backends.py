@@ -104,7 +104,12 @@ _MODULAR = {torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Sums and products of these are the same bits when the numbers are taken as signed."""
 
 _WIDER = {torch.int16: torch.int32, torch.uint16: torch.int32}
-_KEYS = {torch.float16: torch.int32, torch.bfloat16: torch.int32, torch.float32: torch.int32, torch.float64: torch.int64}
+_KEYS = {
+    torch.float16: torch.int32,
+    torch.bfloat16: torch.int32,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 def _reduced_form(dtype: torch.dtype, op: str) -> Form | None:

@@ -16,8 +16,7 @@ def all_reduce(x: Any, op: str, axis: str) -> Any:
 
 def all_gather(x: Any, dim: int, cut: Cut, axis: str, rank: int) -> Any:
     """The whole tensor from pieces of ``dim`` cut by ``cut``."""
-    whole = cut.size if cut.is_concrete else x.shape[dim] * cut.num_ranks
-    return x.new_empty((*x.shape[:dim], whole, *x.shape[dim + 1 :]))
+    return x.new_empty((*x.shape[:dim], _whole(x, dim, cut, rank), *x.shape[dim + 1 :]))
 
 
 def reduce_scatter(x: Any, op: str, dim: int, cut: Cut, axis: str, rank: int) -> Any:
@@ -28,13 +27,17 @@ def reduce_scatter(x: Any, op: str, dim: int, cut: Cut, axis: str, rank: int) ->
 def all_to_all(x: Any, dim: int, cut: Cut, new_dim: int, new_cut: Cut, axis: str, rank: int) -> Any:
     """Move the cut from ``dim`` to ``new_dim``."""
     shape = list(x.shape)
-    shape[dim] = cut.size if cut.is_concrete else shape[dim] * cut.num_ranks
+    shape[dim] = _whole(x, dim, cut, rank)
     shape[new_dim] = _share(x, new_dim, new_cut, rank)
     return x.new_empty(shape)
 
 
+def _whole(x: Any, dim: int, cut: Cut, rank: int) -> Any:
+    return cut.size if cut.is_concrete else x.shape[dim] * cut.period // cut.owned(rank)
+
+
 def _share(x: Any, dim: int, cut: Cut, rank: int) -> Any:
-    return cut.local_size(rank) if cut.is_concrete else x.shape[dim] // cut.num_ranks
+    return cut.local_size(rank) if cut.is_concrete else x.shape[dim] * cut.owned(rank) // cut.period
 
 
 COLLECTIVES = (all_reduce, all_gather, reduce_scatter, all_to_all)

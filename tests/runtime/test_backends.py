@@ -83,7 +83,9 @@ def values(dtype, rank):
     if dtype == torch.float4_e2m1fn_x2:
         return numbers.to(torch.uint8).view(dtype)
     if dtype.is_complex:
-        return torch.complex(numbers.double(), torch.tensor([[2.0, -1, 0, 1], [3.0, 1, 1, -1]][rank]).double()).to(dtype)
+        return torch.complex(numbers.double(), torch.tensor([[2.0, -1, 0, 1], [3.0, 1, 1, -1]][rank]).double()).to(
+            dtype
+        )
     if dtype.is_floating_point and dtype.itemsize > 1:
         # At many places, as gloo works on a tensor in pieces and by vectors.
         missing = torch.tensor([float("nan"), 1.0] if rank == 0 else [1.0, float("nan")]).repeat(64)

@@ -336,7 +336,12 @@ class _Builder:
             longest = max(range(value.dim()), key=lambda dim: size_hint(value.shape[dim], self.fake_mode), default=None)
             if longest is not None and isinstance(size := value.shape[longest], int) and size >= self.num_ranks:
                 options = [Shard(longest, Cut.even(size, self.num_ranks))]
-        if not is_mutated and value.is_floating_point() and is_reducible(value.dtype, "sum") and Partial() in wanted.get(site.index, {}):
+        if (
+            not is_mutated
+            and value.is_floating_point()
+            and is_reducible(value.dtype, "sum")
+            and Partial() in wanted.get(site.index, {})
+        ):
             options.append(Partial())
         if site.step.node.name in self.pins.free_cut:
             dim = self.pins.state[site.step.node.name]

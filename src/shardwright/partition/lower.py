@@ -5,7 +5,6 @@ and uneven shards are padded to the longest: still one collective each. What is 
 takes (`carry`).
 """
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ from torch import fx
 from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
 from shardwright.layout import Cut
 from shardwright.partition.carry import form_for, pack, unpack
-from shardwright.partition.emit import Emitter, is_dense
+from shardwright.partition.emit import Emitter
+from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
 from shardwright.program import Program
 
 aten = torch.ops.aten
@@ -53,7 +53,7 @@ def _send(emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_nam
     """One collective of ``x``; ``rest``: its arguments after the first."""
     if target is all_reduce:
         op, axis = rest
-        return _wait(emit, c10d.all_reduce.default, _dense(emit, x), op, group_names[axis])
+        return _wait(emit, c10d.all_reduce.default, dense(emit, x), op, group_names[axis])
     if target is all_gather:
         dim, cut, axis, rank = rest
         return gather(emit, x, dim, cut, group_names[axis], rank)
@@ -66,16 +66,16 @@ def _send(emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_nam
 
 def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
     """One all-gather; uneven shards are padded before and trimmed after."""
-    num_ranks = cut.num_ranks
-    longest = max(cut.local_sizes(), key=lambda size: size if isinstance(size, int) else 0)
-    is_even = not cut.is_concrete or cut.is_even
-    padded = x if is_even else _pad(emit, x, dim, longest - cut.local_size(rank))
-    whole = _wait(emit, c10d.all_gather_into_tensor.default, _dense(emit, padded), num_ranks, group)
-    repeat = _rounds(cut)
+    num_ranks, repeat = cut.num_ranks, _rounds(cut)
+    if repeat is None and not cut.is_concrete:
+        inside = unfold(emit, x, dim, cut, cut.owned(rank))
+        return fold(emit, gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank), dim, cut)
+    padded = x if cut.is_even else _pad(emit, x, dim, max(cut.local_sizes()) - cut.local_size(rank))  # type: ignore[type-var]
+    whole = _wait(emit, c10d.all_gather_into_tensor.default, dense(emit, padded), num_ranks, group)
     if repeat is not None:
-        return _from_front(emit, whole, padded, dim, num_ranks, repeat)
+        return _from_front(emit, whole, emit.sizes(padded), dim, num_ranks, repeat)
     rows = emit.sizes(padded)[0]
-    ends = [_times(emit, rows, owner) for owner in range(num_ranks + 1)]
+    ends = [times(emit, rows, owner) for owner in range(num_ranks + 1)]
     pieces = [emit.call(aten.slice.Tensor, whole, 0, ends[owner], ends[owner + 1]) for owner in range(num_ranks)]
     parts = [
         emit.call(aten.slice.Tensor, pieces[owner], dim, offset, offset + length)
@@ -86,8 +86,10 @@ def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int)
 
 def scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
     """One reduce-scatter; uneven shards are padded before and trimmed after."""
-    num_ranks = cut.num_ranks
-    repeat = _rounds(cut)
+    num_ranks, repeat = cut.num_ranks, _rounds(cut)
+    if repeat is None and not cut.is_concrete:
+        inside = unfold(emit, x, dim, cut, cut.period)
+        return fold(emit, scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank), dim, cut)
     if repeat is not None:
         front = _to_front(emit, x, dim, num_ranks, repeat)
         return _wait(emit, c10d.reduce_scatter_tensor.default, front, op, num_ranks, group)
@@ -105,26 +107,18 @@ def scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, 
 
 def exchange(emit: Emitter, x: fx.Node, dim: int, new_dim: int, num_ranks: int, group: str) -> fx.Node:
     """One all-to-all that gathers ``dim`` and cuts ``new_dim``, both in equal shares."""
+    block = emit.sizes(x)
     front = _to_front(emit, x, new_dim, num_ranks, 1)
-    splits = [size // num_ranks for size in emit.sizes(front)[:1]] * num_ranks
+    block[new_dim] = over(emit, block[new_dim], num_ranks)
+    splits = [block[0]] * num_ranks
     swapped = _wait(emit, c10d.all_to_all_single.default, front, splits, splits, group)
-    shape = emit.sizes(x)
-    shape[new_dim] = shape[new_dim] // num_ranks
-    block = _Block(shape)
     return _from_front(emit, swapped, block, dim, num_ranks, 1)
-
-
-class _Block:
-    """Stands for a tensor of known sizes where only the sizes matter."""
-
-    def __init__(self, sizes: Sequence[Any]) -> None:
-        self.known = list(sizes)
 
 
 def _rounds(cut: Cut) -> int | None:
     """How often the ranks take equal turns along the dim; None when their shares are unequal or out of order."""
     if not cut.is_concrete:
-        return 1 if cut.repeat == 1 else None
+        return 1 if cut.is_even and cut.is_chunked else None
     turns = cut.flat_runs()
     if len({length for _, length in turns}) != 1 or len(turns) % cut.num_ranks:
         return None
@@ -136,35 +130,26 @@ def _rounds(cut: Cut) -> int | None:
 def _to_front(emit: Emitter, x: fx.Node, dim: int, num_ranks: int, repeat: int) -> fx.Node:
     """(…, repeat·ranks·m, …) → (ranks·first, …): rank r's share as the r-th block of rows."""
     if dim == 0 and repeat == 1:
-        return _dense(emit, x)
+        return dense(emit, x)
     sizes = emit.sizes(x)
-    share = _over(emit, sizes[dim], num_ranks * repeat)
-    split = emit.call(aten.view.default, _dense(emit, x), [*sizes[:dim], repeat, num_ranks, share, *sizes[dim + 1 :]])
+    share = over(emit, sizes[dim], num_ranks * repeat)
+    split = emit.call(aten.view.default, dense(emit, x), [*sizes[:dim], repeat, num_ranks, share, *sizes[dim + 1 :]])
     order = [dim + 1, *range(dim + 1), *range(dim + 2, len(sizes) + 2)]
-    moved = _dense(emit, emit.call(aten.permute.default, split, order))
-    local = [*sizes[:dim], _times(emit, share, repeat), *sizes[dim + 1 :]]
-    return emit.call(aten.view.default, moved, [_times(emit, local[0], num_ranks), *local[1:]])
+    moved = dense(emit, emit.call(aten.permute.default, split, order))
+    local = [*sizes[:dim], times(emit, share, repeat), *sizes[dim + 1 :]]
+    return emit.call(aten.view.default, moved, [times(emit, local[0], num_ranks), *local[1:]])
 
 
-def _from_front(emit: Emitter, whole: fx.Node, x: fx.Node | _Block, dim: int, num_ranks: int, repeat: int) -> fx.Node:
-    """(ranks·first, …) → (…, repeat·ranks·m, …): the inverse of `_to_front`; ``x`` is one rank's block."""
+def _from_front(emit: Emitter, whole: fx.Node, sizes: Sequence[Any], dim: int, num_ranks: int, repeat: int) -> fx.Node:
+    """(ranks·first, …) → (…, repeat·ranks·m, …): the inverse of `_to_front`; ``sizes``: of one rank's block."""
     if dim == 0 and repeat == 1:
         return whole
-    sizes = x.known if isinstance(x, _Block) else emit.sizes(x)
-    share = _over(emit, sizes[dim], repeat)
+    share = over(emit, sizes[dim], repeat)
     split = emit.call(aten.view.default, whole, [num_ranks, *sizes[:dim], repeat, share, *sizes[dim + 1 :]])
     order = [*range(1, dim + 2), 0, *range(dim + 2, len(sizes) + 2)]
-    moved = _dense(emit, emit.call(aten.permute.default, split, order))
-    full = [*sizes[:dim], _times(emit, share, num_ranks * repeat), *sizes[dim + 1 :]]
+    moved = dense(emit, emit.call(aten.permute.default, split, order))
+    full = [*sizes[:dim], times(emit, share, num_ranks * repeat), *sizes[dim + 1 :]]
     return emit.call(aten.view.default, moved, full)
-
-
-def _over(emit: Emitter, size: Any, divisor: int) -> Any:
-    return size // divisor if isinstance(size, int) else emit.call(operator.floordiv, size, divisor)
-
-
-def _times(emit: Emitter, size: Any, factor: int) -> Any:
-    return size * factor if isinstance(size, int) else emit.call(operator.mul, size, factor)
 
 
 def _pad(emit: Emitter, x: fx.Node, dim: int, amount: int) -> fx.Node:
@@ -172,13 +157,6 @@ def _pad(emit: Emitter, x: fx.Node, dim: int, amount: int) -> fx.Node:
         return x
     ndim = x.meta["val"].dim()
     return emit.call(aten.constant_pad_nd.default, x, [0, 0] * (ndim - 1 - dim) + [0, amount])
-
-
-def _dense(emit: Emitter, x: Any) -> fx.Node:
-    """``x`` itself when it is contiguous, else a contiguous copy: the collectives read raw memory."""
-    if is_dense(x):
-        return x
-    return emit.call(aten.clone.default, x, memory_format=torch.contiguous_format)
 
 
 def _wait(emit: Emitter, op: Any, *args: Any) -> fx.Node:

@@ -17,7 +17,7 @@ from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError, ShardwrightError
-from shardwright.layout import REPLICATE, Layout, Shard, cut_of, local_shape
+from shardwright.layout import REPLICATE, Layout, Shard, cut_of
 from shardwright.nodes import describe
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.collectives import Collective
@@ -27,7 +27,7 @@ from shardwright.partition.flex import write_flex_attention
 from shardwright.partition.memory import laid_as, strides
 from shardwright.partition.metadata import stand_in, whole_size
 from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
-from shardwright.partition.reshard import reshard
+from shardwright.partition.reshard import local_sizes, reshard
 from shardwright.program import Program
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, unbind_arguments
 from shardwright.rules.localize import localize
@@ -194,7 +194,7 @@ class Walk:
         local.meta = dict(node.meta)
         whole = step.vals[0]
         if isinstance(layout, Shard):
-            shape = self._local_shape(whole, layout)
+            shape = local_sizes(whole, layout, self.rank)
             local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
             local.meta.pop("tensor_meta", None)
         self._keep(step, node, {(step.index, 0): layout}, [local])
@@ -205,13 +205,6 @@ class Walk:
         local.name = node.name
         local.meta = dict(node.meta)
         return local
-
-    def _local_shape(self, whole: torch.Tensor, layout: Shard) -> tuple[Any, ...]:
-        cut = cut_of(layout)
-        if cut.is_concrete:
-            return tuple(local_shape(tuple(whole.shape), layout, self.rank))
-        share = whole.shape[layout.dim] * cut.owned(self.rank) // cut.period
-        return (*whole.shape[: layout.dim], share, *whole.shape[layout.dim + 1 :])
 
     def _write_plain(self, step: Step) -> None:
         node = step.node

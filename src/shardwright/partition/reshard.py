@@ -9,8 +9,9 @@ from torch import fx
 
 from shardwright import collectives
 from shardwright.assign.cost import exchanges
-from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
+from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
+from shardwright.partition.periods import fold, over, period_dim, period_of, unfold
 
 aten = torch.ops.aten
 
@@ -31,7 +32,7 @@ def reshard(
     if isinstance(source, Partial):
         if isinstance(target, Replicate):
             return _write(emit, collectives.all_reduce, (x, source.op, axis), tuple(x.meta["val"].shape), whole)
-        shape = _local(whole, target, rank)
+        shape = local_sizes(whole, target, rank)
         return _write(
             emit, collectives.reduce_scatter, (x, source.op, target.dim, target.cut, axis, rank), shape, whole
         )
@@ -40,22 +41,28 @@ def reshard(
         return _write(emit, collectives.all_gather, args, tuple(whole.shape), whole)
     if exchanges(source, target):
         args = (x, source.dim, source.cut, target.dim, target.cut, axis, rank)
-        return _write(emit, collectives.all_to_all, args, _local(whole, target, rank), whole)
+        return _write(emit, collectives.all_to_all, args, local_sizes(whole, target, rank), whole)
     gathered = reshard(emit, x, source, Replicate(), whole, axis, rank)
     return cut_locally(emit, gathered, target, rank)
 
 
 def cut_locally(emit: Emitter, x: fx.Node, target: Shard, rank: int) -> fx.Node:
     """This rank's piece of a value that is there whole: a slice, or several joined."""
-    cut = cut_of(target)
-    if not cut.is_concrete:
-        size = emit.sizes(x)[target.dim]
-        chunk = emit.call(operator.floordiv, size, cut.num_ranks)
-        start = emit.call(operator.mul, chunk, rank)
-        return emit.call(aten.slice.Tensor, x, target.dim, start, emit.call(operator.add, start, chunk))
-    spans = cut.intervals(rank) or [(0, 0)]
-    pieces = [emit.call(aten.slice.Tensor, x, target.dim, start, stop) for start, stop in spans]
-    return pieces[0] if len(pieces) == 1 else emit.call(aten.cat.default, pieces, target.dim)
+    cut, dim = cut_of(target), target.dim
+    if cut.is_concrete:
+        return _slices(emit, x, dim, cut.intervals(rank))
+    spans = period_of(cut).intervals(rank)
+    if cut.repeat == 1:
+        inner = over(emit, emit.sizes(x)[dim], cut.period)
+        # The same calls on every rank, as for `spread`.
+        return _slices(emit, x, dim, [tuple(emit.call(operator.mul, inner, end) for end in span) for span in spans])
+    inside = unfold(emit, x, dim, cut, cut.period)
+    return fold(emit, _slices(emit, inside, period_dim(dim, cut), spans), dim, cut)
+
+
+def _slices(emit: Emitter, x: fx.Node, dim: int, spans: Sequence[tuple[Any, ...]]) -> fx.Node:
+    pieces = [emit.call(aten.slice.Tensor, x, dim, start, stop) for start, stop in spans or [(0, 0)]]
+    return pieces[0] if len(pieces) == 1 else emit.call(aten.cat.default, pieces, dim)
 
 
 def spread(emit: Emitter, x: fx.Node, rank: int) -> fx.Node:
@@ -66,11 +73,15 @@ def spread(emit: Emitter, x: fx.Node, rank: int) -> fx.Node:
     return emit.call(aten.alias.default if rank == 0 else aten.zeros_like.default, x)
 
 
-def _local(whole: torch.Tensor, target: Layout, rank: int) -> tuple[Any, ...]:
-    assert isinstance(target, Shard), f"{target} is no shard"
-    cut = cut_of(target)
-    size = cut.local_size(rank) if cut.is_concrete else whole.shape[target.dim] // cut.num_ranks
-    return (*whole.shape[: target.dim], size, *whole.shape[target.dim + 1 :])
+def local_sizes(whole: torch.Tensor, layout: Layout, rank: int) -> tuple[Any, ...]:
+    """The shape of ``rank``'s piece of a value whose fake tensor is ``whole``."""
+    if not isinstance(layout, Shard):
+        return tuple(whole.shape)
+    cut = cut_of(layout)
+    if cut.is_concrete:
+        return tuple(local_shape(tuple(whole.shape), layout, rank))
+    share = whole.shape[layout.dim] * cut.owned(rank) // cut.period
+    return (*whole.shape[: layout.dim], share, *whole.shape[layout.dim + 1 :])
 
 
 def _write(emit: Emitter, op: Any, args: Sequence[Any], shape: Sequence[Any], whole: torch.Tensor) -> fx.Node:
