@@ -1,6 +1,7 @@
 """The table of what gloo takes is what gloo does: every kind of collective, reduction and dtype, on two processes."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,3 +131,35 @@ def same(found, wanted):
     if wanted.dtype.is_floating_point and wanted.dtype.itemsize > 1:
         return bool(((found == wanted) | (found.isnan() & wanted.isnan())).all())
     return torch.equal(found.view(torch.uint8), wanted.view(torch.uint8))
+
+
+def test_the_table_in_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "collectives.md").read_text()
+    assert table() in text, f"docs/collectives.md should have\n{table()}"
+
+
+def table():
+    """The rows of the tables, kinds that take the same in one."""
+    rows = {}
+    for kind in GLOO:
+        rows.setdefault((named(GLOO[kind]), named(NCCL[kind])), []).append(kind)
+    return "\n".join(f"| {', '.join(kinds)} | {gloo} | {nccl} |" for (gloo, nccl), kinds in rows.items())
+
+
+def named(dtypes):
+    """A set of dtypes by the names of its parts."""
+    integers = {torch.uint8, torch.int8, torch.int32, torch.int64}
+    parts = {
+        "numbers": integers | {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+        "integers": integers,
+        "bool": {torch.bool},
+        "complex": {dtype for dtype in DTYPES if dtype.is_complex},
+        "float8": {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz},
+    }
+    found, left = [], set(dtypes)
+    for name, part in parts.items():
+        if part <= left:
+            found.append(name)
+            left -= part
+    assert not left
+    return ", ".join(found)

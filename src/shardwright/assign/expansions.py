@@ -56,7 +56,8 @@ def safe_softmax(a: Mapping[str, Any]) -> Tensor:
     """`softmax`, but zeros where every element is minus infinity."""
     x = a["self"].to(a["dtype"]) if a.get("dtype") else a["self"]
     dims = _dims(x, a["dim"])
-    powers = (x - _largest(x, dims)).exp()
+    largest = x.amax(dims, keepdim=True)
+    powers = (x - torch.where(largest == float("-inf"), 0, largest)).exp()
     total = powers.sum(dims, keepdim=True)
     return powers / torch.where(total == 0, torch.ones_like(total), total)
 
@@ -176,7 +177,7 @@ def cross_entropy(a: Mapping[str, Any]) -> Tensor | None:
     if target.is_floating_point():
         return None
     axis, smoothing = min(x.ndim - 1, 1), a["label_smoothing"]
-    shifted = x - _largest(x, [axis])
+    shifted = x - x.amax([axis], keepdim=True)
     valid, hit, scale = _targets(x, target, weight, axis, a["ignore_index"])
     sums = [shifted.exp().sum(axis), torch.where(hit, shifted, 0).sum(axis)]
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]

@@ -17,7 +17,7 @@ from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError, ShardwrightError
-from shardwright.layout import REPLICATE, Layout, Shard, cut_of
+from shardwright.layout import REPLICATE, Layout, Shard
 from shardwright.nodes import describe
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.collectives import Collective
