@@ -385,14 +385,27 @@ class _Builder:
         return step.kind != "sizes" and operand not in step.unread
 
     def _made_of_weights(self) -> set[int]:
-        """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones."""
+        """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones.
+
+        What is summed to fewer numbers (the norms of a weight) is none.
+        """
         found: set[int] = set()
         for step in self.steps.items:
             item = self.kinds.get(step.node.name) if step.kind == "input" else None
             is_parameter = item is not None and item.kind.name == "PARAMETER"
-            if is_parameter or (step.kind == "call" and step.reads and all(s in found for s, _ in step.reads)):
+            of_weights = step.kind == "call" and step.reads and all(s in found for s, _ in step.reads)
+            if is_parameter or (of_weights and not self._is_sum(step)):
                 found.add(step.index)
         return found
+
+    def _is_sum(self, step: Step) -> bool:
+        """Whether a call reduces what it reads to something smaller."""
+        rule = self.rules[self.folded.site_of[step.index]]
+        if rule is None or not rule.reduces:
+            return False
+        read = [self.steps.items[source].vals[result] for source, result in step.reads]
+        made = max((self._elements(value) for value in step.vals if value is not None), default=0)
+        return made < min((self._elements(value) for value in read if value is not None), default=0)
 
     def _elements(self, value: torch.Tensor) -> int:
         return math.prod(size_hint(size, self.fake_mode) for size in tensor_meta(value).shape)

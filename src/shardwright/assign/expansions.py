@@ -171,6 +171,21 @@ def norm(a: Mapping[str, Any]) -> Tensor | None:
     return (size**order).sum(dims, keepdim=keepdim) ** (1 / order)
 
 
+def weight_norm(*, with_norms: bool) -> Expansion:
+    """A weight of given lengths: sums of squares, one a slice along ``dim``, or one for all."""
+
+    def expand(a: Mapping[str, Any]) -> Any:
+        direction, dim = a["v"], int(a["dim"])
+        if direction.dtype not in (torch.float32, torch.float64):
+            return None
+        dims = [d for d in range(direction.ndim) if dim == -1 or d != dim % direction.ndim]
+        norms = (direction * direction).sum(dims, keepdim=dim != -1).sqrt()
+        weight = direction * (a["g"] / norms)
+        return (weight, norms.reshape(a["g"].shape)) if with_norms else weight
+
+    return expand
+
+
 def cross_entropy(a: Mapping[str, Any]) -> Tensor | None:
     """Cross-entropy of class indices: the maximum over classes, then their sums in one tensor."""
     x, target, weight = a["self"], a["target"], a["weight"]
@@ -223,6 +238,8 @@ EXPANSIONS: dict[str, Expansion] = {
     "aten::_log_softmax": log_softmax,
     "aten::_safe_softmax": safe_softmax,
     "aten::_softmax": softmax,
+    "aten::_weight_norm": weight_norm(with_norms=False),
+    "aten::_weight_norm_interface": weight_norm(with_norms=True),
     "aten::all": truth(every=True),
     "aten::aminmax": both_extremes,
     "aten::any": truth(every=False),
