@@ -1,5 +1,6 @@
 """Resolve a plan against a program's tensors and modules: pinned layouts, module boundaries, or all errors at once."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,15 +153,35 @@ class _Resolution:
             for name in (n for n in self.tensors if n.startswith(prefix)):
                 self._pin(name, REPLICATE, key, exact=True)
         if wish.weights:
-            weight = prefix + "weight"
-            if weight not in self.tensors:
+            if not self._stored(prefix, "weight"):
                 own = [n for n in self.tensors if n.rpartition(".")[0] == path]
                 self.findings.append(self._unfit(key, style, path, own))
                 return
-            for name, layout in wish.weights.items():
-                if prefix + name in self.tensors:
-                    self._pin(prefix + name, layout, key, exact=wish.exact)
+            for last, layout in wish.weights.items():
+                for name in self._carrying(self._stored(prefix, last), layout):
+                    self._pin(name, layout, key, exact=wish.exact)
         self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in wish.sides]
+
+    def _stored(self, prefix: str, last: str) -> list[str]:
+        """The tensors that are, or of which a parametrization makes, a module's tensor ``last``.
+
+        ``torch.nn.utils.parametrize`` keeps them as ``parametrizations.weight.original`` (or ``original0``,
+        ``original1``), the hooks before it and pruning as ``weight_g``, ``weight_v``, ``weight_orig``, ``weight_mask``.
+        """
+        if prefix + last in self.tensors:
+            return [prefix + last]
+        kept = re.compile(re.escape(prefix) + rf"(parametrizations\.{last}\.original\d*|{last}_(orig|mask|g|v))")
+        found = [name for name in self.tensors if kept.fullmatch(name)]
+        # A spectral norm keeps two vectors beside the weight, of which one is a weight norm's name for a matrix.
+        most = max((len(self.tensors[name].shape) for name in found), default=0)
+        return [name for name in found if len(self.tensors[name].shape) == most]
+
+    def _carrying(self, names: list[str], layout: Layout) -> list[str]:
+        """Those of a parametrization's tensors that have all of the dim that is cut; the others follow from them."""
+        if not isinstance(layout, Shard) or len(names) < 2:
+            return names
+        sizes = {name: self.tensors[name].shape[layout.dim] for name in names}
+        return [name for name, size in sizes.items() if not isinstance(size, int) or size == max(sizes.values())]
 
     def _unfit(self, key: str, style: Any, path: str, own: list[str]) -> Finding:
         kind = self.modules.get(path) or "a container"

@@ -74,7 +74,7 @@ def is_embedding(class_name: str) -> bool:
 
 def is_transposed(class_name: str) -> bool:
     """Whether a module's weight is (in, out …), as GPT-2's ``Conv1D`` and transposed convolutions have it."""
-    name = class_name.rsplit(".", 1)[-1]
+    name = class_name.rsplit(".", 1)[-1].removeprefix("Parametrized")
     return name == "Conv1D" or "ConvTranspose" in name
 
 
