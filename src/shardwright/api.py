@@ -22,6 +22,7 @@ from shardwright.budget import accept_budget, check_budget
 from shardwright.custom import register_discovered
 from shardwright.errors import (
     Finding,
+    GatherWarning,
     LayoutError,
     PlanError,
     ShardwrightError,
@@ -53,6 +54,9 @@ from shardwright.split import is_cheaper, is_even_on, scarce_weights, splits
 
 GAP_WORTH_SAYING = 1e-3
 """A proven gap above this share of the cost is a warning."""
+
+GATHERED_WORTH_SAYING = 0.01
+"""Weights gathered at every call are a warning above this share of all weight bytes."""
 
 PlanLike = Mapping[str, Any] | BorrowedPlan | AutoDeployPlan | str | os.PathLike[str]
 
@@ -121,6 +125,7 @@ def shard(
     # Everything a user can have asked wrongly is known now rather than at the first rank.
     sharded.hit_time_limit = clock.has_struck
     _warn_of_early_end(sharded, time_limit_s)
+    _tell_gathered(sharded)
     check_budget(sharded, budget)
     return sharded
 
@@ -142,6 +147,23 @@ def _warn_of_early_end(sharded: ShardedProgram, time_limit_s: float | None) -> N
             SolverWarning,
             stacklevel=4,
         )
+
+
+def _tell_gathered(sharded: ShardedProgram) -> None:
+    """Warn of weights that are gathered at every call."""
+    gathered = sharded.gathered_weights
+    tensors = {id(w.tensor): w.tensor for w in sharded.program.weights.values()}.values()
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    moved = sum(one.num_bytes for one in gathered)
+    if moved <= GATHERED_WORTH_SAYING * total:
+        return
+    some = "; ".join(map(str, gathered[:3])) + (f"; and {len(gathered) - 3} more" if len(gathered) > 3 else "")
+    warnings.warn(
+        f"weights of {moved:,} bytes ({moved / max(total, 1):.0%} of all) are gathered at every call: {some}\n"
+        "  try: a plan that leaves them whole or cuts what reads them likewise; `gathered_weights` lists them",
+        GatherWarning,
+        stacklevel=4,
+    )
 
 
 @dataclass(frozen=True)

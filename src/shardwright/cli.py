@@ -21,7 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from shardwright.errors import CheckpointWarning, PlanWarning, ShardwrightError, SolverWarning
+from shardwright.errors import CheckpointWarning, GatherWarning, PlanWarning, ShardwrightError, SolverWarning
 from shardwright.report.tables import make_console
 
 app = typer.Typer(
@@ -52,21 +52,34 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 
 
 @app.command()
-def inspect(model: Model, tp: Ranks = 2, as_json: AsJson = False) -> None:
-    """Show the module tree with sizes, and what can be cut."""
+def inspect(
+    model: Model,
+    tp: Ranks = 2,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Show also what this plan costs: 'auto', 'hf', or a YAML file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the module tree with sizes, and what can be cut; with a plan, its collectives and gathered weights."""
+    import shardwright
+    from shardwright.program import read
     from shardwright.report.inspect import module_tree, tensors_table
-    from shardwright.report.tables import print_json, spell_bytes
+    from shardwright.report.tables import collectives_table, gathered_table, memory_table, print_json, spell_bytes
 
     with _working("reading"):
-        program = _read(model)
+        exported = _load(model)
+        program = read(exported)
+        sharded = shardwright.shard(exported, mesh=tp, plan=plan) if plan is not None else None
+    tables = [] if sharded is None else [collectives_table(sharded), memory_table(sharded), gathered_table(sharded)]
     table = tensors_table(program, tp)
     total = sum(int(row[4]) for row in table.rows)
     if as_json:
         inputs = [item.name for item in program.user_inputs()]
-        print_json([table], inputs=inputs, num_nodes=len(program.graph.nodes), num_bytes=total)
+        print_json([table, *tables], inputs=inputs, num_nodes=len(program.graph.nodes), num_bytes=total)
         return
     _out.print(module_tree(program, tp))
     _out.print(f"{len(table.rows)} tensors, {spell_bytes(total)}, {len(program.graph.nodes)} nodes")
+    _show_tables(tables)
 
 
 @app.command()
@@ -297,7 +310,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Ours in one line, without the place in our code that found it; others as Python shows them."""
-    if issubclass(category, (CheckpointWarning, PlanWarning, SolverWarning)):
+    if issubclass(category, (CheckpointWarning, GatherWarning, PlanWarning, SolverWarning)):
         _err.print(f"warning: {message}", style="yellow", markup=False)
     else:
         _err.print(warnings.formatwarning(message, category, *where[:2]), markup=False, end="")
@@ -330,6 +343,7 @@ def _show_package(sharded: Any, output: Path, *, unused: Sequence[Any] = (), as_
     from shardwright.report.tables import (
         collectives_table,
         fallbacks_table,
+        gathered_table,
         memory_table,
         print_json,
         unused_table,
@@ -340,22 +354,22 @@ def _show_package(sharded: Any, output: Path, *, unused: Sequence[Any] = (), as_
         weights_table(sharded),
         collectives_table(sharded),
         memory_table(sharded),
+        gathered_table(sharded),
         fallbacks_table(sharded),
         unused_table(unused),
     ]
     if as_json:
         print_json(tables, package=str(output))
         return
-    for table in tables:
-        if table.rows:
-            table.show(_out, limit=40)
+    _show_tables(tables)
     _err.print(f"wrote {output}")
 
 
-def _read(model: Path) -> Any:
-    from shardwright.program import read
-
-    return read(_load(model))
+def _show_tables(tables: Sequence[Any]) -> None:
+    """Those that have rows."""
+    for table in tables:
+        if table.rows:
+            table.show(_out, limit=40)
 
 
 def _shard(model: Path, num_ranks: int, plan: str, *, slack: float, effort: float) -> Any:

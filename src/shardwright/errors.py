@@ -25,6 +25,10 @@ class CheckpointWarning(UserWarning):
     """A checkpoint holds tensors or files that nothing reads."""
 
 
+class GatherWarning(UserWarning):
+    """Weights are gathered at every call, and are more than a small share of all."""
+
+
 class SolverWarning(UserWarning):
     """The solver stopped before its answer was proven the best."""
 

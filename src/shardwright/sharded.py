@@ -9,6 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.assign.expand import expand
+from shardwright.assign.gathered import GatheredWeight, gathered_weights
 from shardwright.assign.rebase import (
     RanksDifferError,
     cuts_what_is_left_out,
@@ -152,6 +153,12 @@ class ShardedProgram:
         return list(seen.values())
 
     @property
+    def gathered_weights(self) -> list[GatheredWeight]:
+        """Weights that are cut, and brought together at every call, by name with their bytes and what reads them."""
+        keys = {one.axis: one.plan_keys for one in self.passes}
+        return [found for axis, a in self.assignments.items() for found in gathered_weights(a, axis, keys[axis])]
+
+    @property
     @one_at_a_time
     def weights(self) -> list[WeightLayout]:
         """Where every parameter, buffer and constant lives."""
@@ -217,7 +224,8 @@ class ShardedProgram:
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh)
-        return f"ShardedProgram({axes}; {len(self.weights)} tensors, {len(self.collectives)} collectives)"
+        gathered = f"; {len(self.gathered_weights)} weights gathered at every call" if self.gathered_weights else ""
+        return f"ShardedProgram({axes}; {len(self.weights)} tensors, {len(self.collectives)} collectives{gathered})"
 
     def _coordinate(self, rank: int) -> tuple[int, ...]:
         return tuple(self.mesh.coordinate(rank).values())

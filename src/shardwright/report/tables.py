@@ -98,6 +98,18 @@ def fallbacks_table(sharded: ShardedProgram) -> Table:
     return Table("Fallbacks", ("node", "operator", "module", "source", "reason"), rows)
 
 
+def gathered_table(sharded: ShardedProgram) -> Table:
+    """Weights that are brought together at every call; those that differ only in layer numbers share a row."""
+    groups: dict[tuple[Any, ...], int] = {}
+    for one in sharded.gathered_weights:
+        names, source = _starred(", ".join(one.weights)), one.source.rsplit("/", 1)[-1]
+        key = (names, one.axis, one.num_bytes, _starred(one.module), source, one.reader, one.plan_key)
+        groups[key] = groups.get(key, 0) + 1
+    rows = [(key[0], count, *key[1:]) for key, count in groups.items()]
+    columns = ("weights", "count", "axis", "bytes each", "read in", "source", "read by", "plan entry")
+    return Table("Weights gathered at every call", columns, rows, frozenset({"count", "bytes each"}))
+
+
 def unused_table(unused: Sequence[Unused]) -> Table:
     """What a checkpoint holds and nothing reads."""
     rows = [(one.name or "(the whole file)", one.file, one.why) for one in unused]
