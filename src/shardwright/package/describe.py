@@ -21,6 +21,7 @@ from shardwright.package.manifest import (
     ValueEntry,
 )
 from shardwright.plan.files import spell
+from shardwright.plan.styles import packed_style
 from shardwright.program import Program, Weight, constant_inputs
 from shardwright.sharded import ShardedProgram
 from shardwright.signature import spell_constant
@@ -112,6 +113,8 @@ def spell_plan(plan: Any) -> Any:
     """A plan as plan files hold it; torch's style instances, which they cannot hold, as their text."""
     if isinstance(plan, type) and plan in _STYLES:
         return _STYLES[plan]
+    if packed := packed_style(plan):
+        return packed
     if isinstance(plan, Mapping):
         return {str(key): spell_plan(value) for key, value in plan.items()}
     spelled = spell(plan)

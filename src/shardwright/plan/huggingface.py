@@ -1,9 +1,10 @@
-"""The plans that transformers ships: on models, on configs, and on the classes an exported program names.
+"""The plans that transformers and diffusers ship: on models, on configs, and on classes that a program names.
 
 A model's own ``tp_plan`` is complete: its class, its config and its parts have been merged, with prefixes. A config
 holds ``base_model_tp_plan``, whose keys are relative to the base model (``layers.*`` for ``model.layers.*``), and its
 sub-configs hold one each. An `ExportedProgram` has neither, but it names the class of every module that ran, and the
-classes of transformers carry the same plans (``_tp_plan``, ``config_class.base_model_tp_plan``).
+classes of transformers carry the same plans (``_tp_plan``, ``config_class.base_model_tp_plan``). Classes of diffusers
+carry a ``_tp_plan`` that is complete.
 """
 
 import importlib
@@ -18,7 +19,7 @@ EMBEDDING = {"embed_tokens": "embedding_rowwise"}
 
 
 def hf_plan(source: Any) -> BorrowedPlan:
-    """The tensor-parallel plan of a transformers model, of its config, or of a mapping taken from either.
+    """The tensor-parallel plan of a transformers or diffusers model, of a config, or of a mapping taken from either.
 
     Pass the result as ``plan=`` of `shard`: keys are put below the module that holds the model, and entries for
     modules that this model does not have are left out with a `PlanWarning`. Raises `PlanError` where there is none.
@@ -27,20 +28,24 @@ def hf_plan(source: Any) -> BorrowedPlan:
     """
     if isinstance(source, Mapping):
         parts = [Part(dict(source), "the mapping")] if source else []
-    elif getattr(source, "tp_plan", None):
+    elif isinstance(getattr(source, "tp_plan", None), Mapping) and source.tp_plan:
         parts = [Part(dict(source.tp_plan), f"{type(source).__name__}.tp_plan")]
     else:
         parts = _config_parts(getattr(source, "config", source))
+        own = getattr(source, "_tp_plan", None)
+        if not parts and isinstance(own, Mapping) and own:
+            name = source.__name__ if isinstance(source, type) else type(source).__name__
+            parts = [Part(dict(own), f"{name}._tp_plan")]
     if not parts:
         raise PlanError(
-            f"{type(source).__name__} carries no tensor-parallel plan (tp_plan, base_model_tp_plan)\n"
+            f"{type(source).__name__} carries no tensor-parallel plan (tp_plan, base_model_tp_plan, _tp_plan)\n"
             "  try: plan='auto', or a mapping of module names to styles"
         )
     return BorrowedPlan(tuple(parts))
 
 
 def plan_of_classes(modules: Mapping[str, str]) -> BorrowedPlan:
-    """The plan of the transformers classes among a program's modules (path → class name); see ``plan="hf"``.
+    """The plan of the transformers and diffusers classes among a program's modules (path → class name).
 
     Raises `PlanError` when none of the classes carries a plan.
     """
@@ -52,7 +57,8 @@ def plan_of_classes(modules: Mapping[str, str]) -> BorrowedPlan:
         entries = {**{prefix + key: style for key, style in found.items()}, **entries}
     if not entries:
         raise PlanError(
-            "plan='hf' found no plan: none of the program's module classes is a transformers model that carries one\n"
+            "plan='hf' found no plan: none of the program's module classes is a model of transformers or diffusers "
+            "that carries one\n"
             "  try: plan=shardwright.hf_plan(model), plan=model.tp_plan, plan=model.config.base_model_tp_plan, "
             "or plan='auto'"
         )
@@ -71,8 +77,11 @@ def _config_parts(config: Any) -> list[Part]:
 
 
 def _class_plan(name: str, path: str, modules: Mapping[str, str]) -> dict[str, Any]:
-    kind = _transformers_class(name)
-    if kind is None:
+    if (kind := _class_of("diffusers.models.", name)) is not None:
+        own = getattr(kind, "_tp_plan", None)
+        return dict(own) if isinstance(own, Mapping) else {}
+    kind = _class_of("transformers.models.", name)
+    if not hasattr(kind, "config_class"):
         return {}
     prefix = f"{path}." if path else ""
     found = dict(getattr(kind, "_tp_plan", None) or {})
@@ -84,13 +93,12 @@ def _class_plan(name: str, path: str, modules: Mapping[str, str]) -> dict[str, A
     return found
 
 
-def _transformers_class(name: str) -> Any:
-    """The class of this name, where it is a model of transformers; nothing else is ever imported."""
+def _class_of(package: str, name: str) -> Any:
+    """The class of this name, where a package of the two libraries has it; nothing else is ever imported."""
     module, _, last = name.rpartition(".")
-    if not module.startswith("transformers.models."):
+    if not module.startswith(package):
         return None
     try:
-        kind = getattr(importlib.import_module(module), last, None)
+        return getattr(importlib.import_module(module), last, None)
     except ImportError:
         return None
-    return kind if hasattr(kind, "config_class") else None

@@ -159,6 +159,7 @@ class _Resolution:
                 return
             for last, layout in wish.weights.items():
                 for name in self._carrying(self._stored(prefix, last), layout):
+                    self._check_blocks(wish, name, layout, key)
                     self._pin(name, layout, key, exact=wish.exact)
         self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in wish.sides]
 
@@ -182,6 +183,20 @@ class _Resolution:
             return names
         sizes = {name: self.tensors[name].shape[layout.dim] for name in names}
         return [name for name, size in sizes.items() if not isinstance(size, int) or size == max(sizes.values())]
+
+    def _check_blocks(self, wish: Ask, name: str, layout: Layout, key: str) -> None:
+        shape = self.tensors[name].shape
+        if not wish.blocks or not isinstance(layout, Shard) or len(shape) < 2:
+            return
+        size = shape[layout.dim]
+        if isinstance(size, int) and size % sum(wish.blocks):
+            self.findings.append(
+                Finding(
+                    f"plan entry {key!r}: dim {layout.dim} of {name!r} has {size} indices, which blocks in proportions "
+                    f"{list(wish.blocks)} do not divide",
+                    remedies=("no blocks: the parts are found from the graph",),
+                )
+            )
 
     def _unfit(self, key: str, style: Any, path: str, own: list[str]) -> Finding:
         kind = self.modules.get(path) or "a container"

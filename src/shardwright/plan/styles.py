@@ -6,7 +6,7 @@ layout arguments that differ from the defaults pin what enters or leaves a modul
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.distributed.tensor import Placement
@@ -34,7 +34,8 @@ class Ask:
     parts and units come from the graph. ``sides``: (side, position, layout) for what enters or leaves the module.
     ``whole``: every other tensor of the module is replicated. ``along``: for a tensor that is named itself and is no
     layer's weight or bias (experts stacked in one tensor, attention sinks), the dim that is cut: ``"out"`` the last but
-    one or only dim, ``"in"`` the last, ``"first"`` the first.
+    one or only dim, ``"in"`` the last, ``"first"`` the first. ``blocks``: in which proportions the weight's cut dim is
+    made of parts; the graph says where they lie, so they are only held against its size.
     """
 
     weights: Mapping[str, Layout] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Ask:
     sides: tuple[tuple[str, int | None, Layout], ...] = ()
     whole: bool = False
     along: str = ""
+    blocks: tuple[int, ...] = ()
 
     def for_tensor(self, last: str, num_dims: int, owner: str) -> Layout | None:
         """The layout of a tensor that a key names itself; None for a style that says nothing about tensors.
@@ -146,6 +148,8 @@ def ask(style: Any, class_name: str) -> Ask:
             )
             raise ValueError(f"unknown style {style!r}{hint}")
         return _STRINGS[style](class_name)
+    if packed := packed_style(style):
+        return replace(_STRINGS[packed](class_name), blocks=_blocks(style))
     if isinstance(style, type) and issubclass(style, ParallelStyle):
         try:
             style = style()
@@ -172,6 +176,22 @@ def ask(style: Any, class_name: str) -> Ask:
     raise ValueError(
         f"{style!r} is no style: use a string ({', '.join(STYLE_NAMES[:4])} …), a ParallelStyle or a placement"
     )
+
+
+def packed_style(style: Any) -> str:
+    """What diffusers' packed styles are called here, known by their class's name; '' for anything else.
+
+    They say in which proportions a fused projection is made of parts (``blocks``), or leave it to the module.
+    """
+    name = style.__name__ if isinstance(style, type) else type(style).__name__
+    return {"PackedColwiseParallel": "packed_colwise", "PackedRowwiseParallel": "packed_rowwise"}.get(name, "")
+
+
+def _blocks(style: Any) -> tuple[int, ...]:
+    given = getattr(style, "blocks", None) or ()
+    if not all(isinstance(block, int) and block > 0 for block in given):
+        raise ValueError(f"blocks of {type(style).__name__} are positive numbers, not {given!r}")
+    return tuple(given)
 
 
 def as_layout(placement: Any) -> Layout:
