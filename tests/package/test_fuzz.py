@@ -206,6 +206,6 @@ def test_sizes_that_no_file_holds(package):
         for info in old.infolist():
             content = old.read(info)
             if info.filename.endswith(".json"):
-                content = content.replace(b'{"as_int": 8}', b'{"as_int": %d}' % 2**40)
+                content = content.replace(b'{"as_int":8}', b'{"as_int":%d}' % 2**40)
             new.writestr(info.filename, content)
     assert not opens_or_refuses(package, path, out.getvalue())

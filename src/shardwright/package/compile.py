@@ -22,7 +22,7 @@ from shardwright.package.compiled import (
     ProgramEntry,
 )
 from shardwright.package.folder import file_entry, work_folder
-from shardwright.package.load import read_graph
+from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import check_file, read_manifest
 from shardwright.runtime.devices import home_of
 from shardwright.runtime.groups import compiled_group_name, rebind

@@ -9,7 +9,7 @@ import torch
 from shardwright.api import PlanLike, shard
 from shardwright.errors import PackageError, PlanError
 from shardwright.mesh import Mesh
-from shardwright.package.load import read_graph
+from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights

@@ -1,11 +1,9 @@
 """Open a package: this rank's graph and weights, bound to real process groups.
 
-Nothing in a package is executed or unpickled: graphs are screened (see `package.screen`) before torch reads them,
-weights are safetensors.
+Nothing in a package is executed: torch reads graphs that we wrote from what was parsed (see `package.graphs`), weights
+are safetensors.
 """
 
-import io
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ from shardwright.errors import PackageError, first_line
 from shardwright.inference import for_inference, refuse_gradients
 from shardwright.inputs import bind_inputs
 from shardwright.package.compiled import find_compiled
+from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.native import CompiledModule
-from shardwright.package.screen import screen_graph
 from shardwright.package.stored import make_zeros
-from shardwright.program import STATE_KINDS, Program, attach_weights, read
+from shardwright.program import Program, attach_weights, read
 from shardwright.runtime.devices import chosen_device, home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
 from shardwright.signature import fits, in_structure, signature_of
@@ -149,32 +147,6 @@ def _start(manifest: Manifest, timeout_s: float) -> int:
             f"  try: torchrun --nproc-per-node {manifest.num_ranks} …"
         )
     return dist.get_rank()
-
-
-def read_graph(path: Path) -> ExportedProgram:
-    """A graph file of a package, without its weights; raises `PackageError` when it holds anything to be executed."""
-    data = path.read_bytes()
-    screen_graph(data, str(path))
-    log = logging.getLogger("torch.export")
-    level = log.level
-    try:
-        # torch prints the traceback of what it cannot read, besides raising it.
-        log.setLevel(logging.CRITICAL)
-        exported = torch.export.load(io.BytesIO(data))
-    except Exception as error:
-        # torch raises many kinds for a file that is well-formed JSON but no graph.
-        raise PackageError(
-            f"{path} cannot be read as a graph: {first_line(error)}\n"
-            f"  try: save the package again with torch {torch.__version__}"
-        ) from error
-    finally:
-        log.setLevel(level)
-    held = {**exported.state_dict, **exported.constants}
-    named = [spec.target for spec in exported.graph_signature.input_specs if spec.kind in STATE_KINDS]
-    lacking = [name for name in named if not isinstance(held.get(str(name)), torch.Tensor)]
-    if lacking:
-        raise PackageError(f"{path} cannot be read as a graph: it uses {lacking}, which it does not describe")
-    return exported
 
 
 def _read_weights(

@@ -1,11 +1,9 @@
 """Write a package: graphs, every rank's weights, a manifest. Weights are streamed, one tensor's piece at a time."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from shardwright.dtypes import check_storable
 from shardwright.errors import PackageError
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
+from shardwright.package.graphs import graph_bytes
 from shardwright.package.manifest import DecoderEntry, FileEntry, write_manifest
 from shardwright.package.regions import Region, region_of
 from shardwright.package.stream import TensorSlot, write_tensors
@@ -71,7 +70,8 @@ def save(
         digests: dict[str, str] = {}
         for rank, local in enumerate(programs):
             report(f"rank {rank}: graph", 0, 0)
-            data, digest = _graph_bytes(local)
+            data = _bare_bytes(local)
+            digest = hashlib.sha256(data).hexdigest()
             if digest not in digests:
                 digests[digest] = f"graph-{len(digests)}.pt2"
                 (folder.path / digests[digest]).write_bytes(data)
@@ -175,29 +175,8 @@ def _job(sharded: ShardedProgram, source: WeightSource) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _graph_bytes(local: Program) -> tuple[bytes, str]:
-    """A rank's graph without weights, and a digest of what it computes."""
-    data = _bare_bytes(local)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        parts = [archive.read(n) for n in sorted(archive.namelist()) if n.endswith(".json")]
-    return data, hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
 def _bare_bytes(program: Program) -> bytes:
-    buffer = io.BytesIO()
-    try:
-        torch.export.save(without_weights(write(replace(program, weights=_on_meta(program)))), buffer)
-    except KeyError as error:
-        dtype = error.args[0]
-        if not isinstance(dtype, torch.dtype):
-            raise
-        # torch looks dtypes up in a table of its own, and is behind safetensors with it.
-        names = ", ".join(repr(name) for name, w in program.weights.items() if w.tensor.dtype == dtype) or "the graph"
-        raise PackageError(
-            f"torch.export.save of torch {torch.__version__} cannot write {dtype}, which {names} has\n"
-            "  try: keep the bytes as uint8 and unpack them in forward"
-        ) from error
-    return buffer.getvalue()
+    return graph_bytes(without_weights(write(replace(program, weights=_on_meta(program)))))
 
 
 def _on_meta(program: Program) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Graph files read and written: what torch reads, we wrote."""
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+# `torch.export.load` tries an older format on what this one refuses.
+from torch.export.pt2_archive._package import load_pt2
+
+from shardwright.errors import PackageError, first_line
+from shardwright.package.graphs.archive import parse_graph, spell_graph
+from shardwright.program import STATE_KINDS
+
+
+def read_graph(path: Path) -> ExportedProgram:
+    """A graph file of a package, without its weights.
+
+    The file is parsed into strict types, and torch reads what is written from them. Raises `PackageError` for a file
+    that holds anything else, and where torch cannot read it.
+    """
+    try:
+        graph = parse_graph(path.read_bytes())
+    except ValueError as error:
+        raise PackageError(f"{path} is no graph of a package: {error}\n  it was not opened") from error
+    try:
+        with _silence():
+            exported: ExportedProgram = load_pt2(io.BytesIO(spell_graph(graph))).exported_programs["model"]
+    except Exception as error:
+        # torch raises many kinds for what is well-formed but no graph.
+        raise PackageError(
+            f"{path} cannot be read as a graph: {first_line(error)}\n"
+            f"  try: save the package again with torch {torch.__version__}"
+        ) from error
+    held = {**exported.state_dict, **exported.constants}
+    named = [spec.target for spec in exported.graph_signature.input_specs if spec.kind in STATE_KINDS]
+    lacking = [name for name in named if not isinstance(held.get(str(name)), torch.Tensor)]
+    if lacking:
+        raise PackageError(f"{path} cannot be read as a graph: it uses {lacking}, which it does not describe")
+    return exported
+
+
+def graph_bytes(exported: ExportedProgram) -> bytes:
+    """The graph file of a program whose weights are on the meta device; raises `PackageError` where it cannot be kept.
+
+    It holds what `read_graph` needs and no more: equal programs give equal bytes.
+    """
+    saved = io.BytesIO()
+    try:
+        with _silence():
+            torch.export.save(exported, saved)
+        return spell_graph(parse_graph(saved.getvalue()))
+    except Exception as error:
+        # torch raises many kinds for what its format does not hold; a dtype it looks up in a table of its own, which is
+        # behind safetensors.
+        if isinstance(error, KeyError) and isinstance(error.args[0], torch.dtype):
+            held = {**exported.state_dict, **exported.constants}
+            names = [repr(name) for name, value in held.items() if getattr(value, "dtype", None) == error.args[0]]
+            raise PackageError(
+                f"torch.export.save of torch {torch.__version__} cannot write {error.args[0]}, which "
+                f"{', '.join(names) or 'the graph'} has\n  try: keep the bytes as uint8 and unpack them in forward"
+            ) from error
+        raise PackageError(f"this program cannot be kept in a package: {first_line(error)}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Silence torch, which prints the traceback of what it cannot read or write, besides raising it."""
+    logs = [logging.getLogger(name) for name in ("torch.export", "torch._export.serde.serialize")]
+    levels = [log.level for log in logs]
+    try:
+        for log in logs:
+            log.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
