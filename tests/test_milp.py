@@ -146,3 +146,11 @@ def test_a_search_for_better_ends_where_there_is_none(auto):
         solve(problem, better_than=best)
     worse = replace(best, objective=best.objective * 1.5 + 1)
     assert solve(problem, better_than=worse) == best
+
+
+def test_sums_do_not_depend_on_their_order():
+    dice = random.Random(0)
+    cost = np.array([dice.choice((1, -1)) * 10 ** dice.uniform(-8, 8) for _ in range(20_000)])
+    order = np.array(dice.sample(range(len(cost)), len(cost)))
+    values = np.linspace(0, 1, len(cost))
+    assert highs.dot(cost, values) == highs.dot(cost[order], values[order])

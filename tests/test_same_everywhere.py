@@ -17,7 +17,7 @@ EFFORTS = ("1e-5", "1e-2")
 
 
 def process(*args, seed=0):
-    environment = {**os.environ, "PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": str(1 + seed % 2)}
     return subprocess.Popen([sys.executable, *args], env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -39,7 +39,7 @@ def results(seeds):
 
 
 @pytest.mark.ranks
-def test_six_processes_find_the_same_whatever_their_hash_seeds_and_the_load():
+def test_six_processes_find_the_same_whatever_their_hash_seeds_threads_and_load():
     first, second = results([0, 1])
     with load(2):
         others = results([2, 3, 4, 5])

@@ -1,5 +1,6 @@
 """Mixed-integer programs, minimised by HiGHS: the relaxation, its neighbourhood, then what is left of the whole."""
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -103,8 +104,8 @@ class Program:
         if not len(cost):
             return Answer(0.0, np.zeros(0), 0.0)
         relaxed = self._run(cost, self.upper_bound, is_relaxed=True)
-        bound, allowed = float(np.minimum(cost, 0) @ self.upper_bound), self.upper_bound
-        held = None if known is None else (float(cost @ known), known)
+        bound, allowed = dot(np.minimum(cost, 0), self.upper_bound), self.upper_bound
+        held = None if known is None else (dot(cost, known), known)
         if relaxed.is_optimal and relaxed.values is not None:
             bound = max(bound, relaxed.objective)
             if bound >= below:
@@ -219,7 +220,7 @@ def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: _Wa
     has_values = info.primal_solution_status == highspy.kSolutionStatusFeasible
     values = np.array(solution.col_value) if has_values else None
     claimed = info.objective_function_value
-    objective = claimed if values is None else float(cost @ values)
+    objective = claimed if values is None else dot(cost, values)
     return _Found(
         status,
         values,
@@ -244,6 +245,11 @@ def _no_answer(status: Any) -> str:
             "  try: a longer time_limit_s, none at all, or a plan that pins more tensors"
         )
     return f"the solver found no assignment: HiGHS ended with {status.name[1:]!r}\n  try: a plan that pins more tensors"
+
+
+def dot(cost: np.ndarray, values: np.ndarray) -> float:
+    """The sum of the products, rounded once: numpy's differs with the number of threads and the kind of processor."""
+    return math.fsum(cost * values)
 
 
 def relative_gap(objective: float, bound: float) -> float:

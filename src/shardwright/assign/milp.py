@@ -44,7 +44,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shardwright.assign.cost import has_collective, share
-from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, relative_gap
+from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, dot, relative_gap
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, least_bytes
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
@@ -87,7 +87,7 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     values, chosen = answer.values, []
     for start, site in zip(model.first_choice, problem.sites, strict=True):
         chosen.append(int(np.argmax(values[start : start + len(site.strategies)])))
-    talk, work = float(model.reshard_cost @ values), float(model.work_cost @ values)
+    talk, work = dot(model.reshard_cost, values), dot(model.work_cost, values)
     return Solution(chosen, talk, work, objective, answer.gap)
 
 
@@ -99,7 +99,7 @@ def _least_work(model: "_Model", first: Answer) -> Answer:
     """
     cost = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
     # Itself an answer, with nothing known about its work.
-    held = Answer(float(cost @ first.values), first.values, 1.0)
+    held = Answer(dot(cost, first.values), first.values, 1.0)
     is_least = first.gap <= PROVEN
     if is_least:
         held = model.minimize(cost, np.inf, first.values)
@@ -109,7 +109,7 @@ def _least_work(model: "_Model", first: Answer) -> Answer:
         # What is least with these collectives says nothing about others.
         held = min(held, replace(same, gap=held.gap), key=lambda answer: answer.objective)
     # ``held.gap`` is of the work alone; where the communication is not proven, that gap is the one to name.
-    talk = float(model.reshard_cost @ held.values)
+    talk = dot(model.reshard_cost, held.values)
     of_all = relative_gap(talk + held.objective, talk + held.objective * (1 - held.gap))
     return replace(held, gap=of_all if is_least else first.gap)
 
