@@ -8,7 +8,6 @@ import torch
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 from torch.export.graph_signature import InputKind
 
-from shardwright.api import output_names
 from shardwright.mesh import Mesh
 from shardwright.package.manifest import (
     FORMAT_VERSION,
@@ -20,6 +19,7 @@ from shardwright.package.manifest import (
     TensorEntry,
     ValueEntry,
 )
+from shardwright.pins import output_names
 from shardwright.plan.files import spell
 from shardwright.plan.styles import packed_style
 from shardwright.program import Program, Weight, constant_inputs
