@@ -113,7 +113,8 @@ def shard(
     sharded = _compile(program, axes, wishes, discovered)
     for axis, _ in axes:
         sharded, wishes = _split_where_heads_are_scarce(sharded, axis, wishes)
-    # Everything a user can have asked wrongly is known now rather than at the first rank.
+    # Everything a user can have asked wrongly is known now rather than at the first rank, or at one of them.
+    sharded.check_ranks()
     sharded.hit_time_limit = clock.has_struck
     _warn_of_early_end(sharded, time_limit_s)
     _tell_gathered(sharded)
@@ -262,6 +263,8 @@ def _split_where_heads_are_scarce(
             better = is_even_on(candidate, first) and is_cheaper(
                 candidate, best[0], wishes.cost, slack=slack if wishes.plans[axis] == "auto" else None
             )
+            if better:
+                candidate.check_ranks()
         except ShardwrightError:
             # What the whole axis can be cut by (a dim that divides, a layout spelled for it) need not suit its parts,
             # and the whole axis is compiled already.

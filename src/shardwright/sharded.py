@@ -13,6 +13,7 @@ from shardwright.assign.gathered import GatheredWeight, gathered_weights
 from shardwright.assign.rebase import (
     RanksDifferError,
     cuts_what_is_left_out,
+    distinct_ranks,
     rule_of_call,
     same_layouts,
     step_call,
@@ -25,7 +26,7 @@ from shardwright.inputs import bind_inputs
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
 from shardwright.optimize import merge_collectives
-from shardwright.partition import Collective, collectives_of, lower, partition
+from shardwright.partition import Collective, check_lowering, collectives_of, lower, partition
 from shardwright.program import Program, write
 from shardwright.rules.discover import Discovery
 from shardwright.serial import one_at_a_time
@@ -61,7 +62,7 @@ class AxisPass:
 
 
 class ShardedProgram:
-    """The result of `shardwright.shard`. Nothing is computed for a rank before it is asked for."""
+    """The result of `shardwright.shard`. A rank's program is made, and its weights are cut, when it is asked for."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class ShardedProgram:
     @one_at_a_time
     def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
         """The lowered `Program` of the rank at a place of the mesh; group names are the axis names unless given."""
-        names = {axis: axis for axis in self.mesh.group_names}
+        names = self._axis_names()
         unknown = [axis for axis in group_names or {} if axis not in names]
         if unknown:
             raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
@@ -113,6 +114,23 @@ class ShardedProgram:
             _ = self.collectives
         where = self._coordinate(rank)
         return lower(self._partitioned.pop(where, None) or self._finished(where), names)
+
+    @one_at_a_time
+    def check_ranks(self) -> None:
+        """Raise what any rank's program would raise: those of ranks with pieces of the same lengths are alike.
+
+        What is partitioned for this is kept until its rank is asked for.
+        """
+        _ = self.collectives
+        places: list[tuple[int, ...]] = [()]
+        for depth, (_, num_ranks) in enumerate(self.mesh):
+            places = [
+                (*place, rank) for place in places for rank in distinct_ranks(self._assignment(depth, place), num_ranks)
+            ]
+        for place in places:
+            if place not in self._partitioned:
+                self._partitioned[place] = self._finished(place)
+            check_lowering(self._partitioned[place], self._axis_names())
 
     @property
     def assignment(self) -> Assignment:
@@ -226,6 +244,10 @@ class ShardedProgram:
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh)
         gathered = f"; {len(self.gathered_weights)} weights gathered at every call" if self.gathered_weights else ""
         return f"ShardedProgram({axes}; {len(self.weights)} tensors, {len(self.collectives)} collectives{gathered})"
+
+    def _axis_names(self) -> dict[str, str]:
+        """Groups that are named after their axes."""
+        return {axis: axis for axis in self.mesh.group_names}
 
     def _coordinate(self, rank: int) -> tuple[int, ...]:
         return tuple(self.mesh.coordinate(rank).values())

@@ -5,13 +5,15 @@ of a rule are. Layouts are what the ranks must agree on, so that their collectiv
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import fx
 
+from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import AssignmentError
-from shardwright.layout import Shard, cut_of
+from shardwright.layout import Cut, Shard, cut_of
 from shardwright.nodes import describe
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values
@@ -70,3 +72,20 @@ def same_layouts(rule: Rule | None, strategy: Strategy) -> Strategy | None:
 
 def _fake(value: object) -> object:
     return value.meta.get("val") if isinstance(value, fx.Node) else value
+
+
+def distinct_ranks(assignment: Assignment, num_ranks: int) -> list[int]:
+    """The first of all ranks that hold pieces of the same lengths, so that their programs have the same shapes."""
+    used: dict[Cut, None] = {}
+    for strategy in assignment.strategies:
+        if strategy is not None:
+            layouts = (*strategy.operands, *strategy.results)
+            used.update((cut_of(layout), None) for layout in layouts if isinstance(layout, Shard))
+            used.update((cut, None) for _, cut in strategy.cuts)
+    # One period of a cut is as good as all of them, and its size is known.
+    periods = dict.fromkeys(Cut.of(num_ranks, cut.runs) for cut in used)
+    found: dict[tuple[Any, ...], int] = {}
+    for rank in range(num_ranks):
+        pieces = (tuple(stop - start for start, stop in period.intervals(rank)) for period in periods)
+        found.setdefault(tuple(pieces), rank)
+    return list(found.values())

@@ -40,6 +40,27 @@ def lower(program: Program, group_names: Mapping[str, str]) -> Program:
     return program
 
 
+def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:
+    """Raise what `lower` would raise, of each kind of collective in a program that stays as it is."""
+    emit = Emitter(program.owner, program.fake_mode)
+    for node in program.placeholders():
+        emit.graph.placeholder(node.name).meta = node.meta
+    seen = set()
+    for node in program.graph.nodes:
+        if node.op != "call_function" or node.target not in COLLECTIVES:
+            continue
+        x, *rest = node.args
+        val = x.meta["val"]
+        kind = (node.target, tuple(map(str, val.shape)), tuple(map(str, val.stride())), val.dtype, *rest)
+        if kind not in seen:
+            seen.add(kind)
+            given = emit.graph.placeholder("given")
+            given.meta = x.meta
+            alike = emit.graph.call_function(node.target, (given, *rest))
+            alike.meta = node.meta
+            _lower_one(emit, alike, group_names)
+
+
 def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str]) -> fx.Node:
     x: Any = node.args[0]
     is_reduction = node.target in (all_reduce, reduce_scatter)
