@@ -64,4 +64,5 @@ def without_others(local: Local, values: Any, outside: Any, *, after: int = 0) -
         return values
     for _ in range(after):
         outside = local.run(aten.unsqueeze.default, outside, -1)
-    return local.run(aten.masked_fill.Scalar, values, outside, 0)
+    # Of any dtype: masked_fill lacks unsigned integers and float8. False is a zero that promotes nothing.
+    return local.run(aten.where.ScalarSelf, outside, False, values)
