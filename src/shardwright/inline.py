@@ -41,16 +41,19 @@ def _aliases(exported: ExportedProgram) -> str:
     return f"\n  constants that are buffers reached by another way: {known}" if known else ""
 
 
-def flat_graph(exported: ExportedProgram) -> fx.Graph:
+def flat_graph(exported: ExportedProgram, dropped: Collection[str] = ()) -> fx.Graph:
     """The graph with gradient-free regions written out in place and without effect tokens; itself when it has neither.
 
+    ``dropped``: placeholders that nothing reads, left out as well.
     Tokens order operators that have effects (checks of errors); a graph keeps its order, so the calls stand bare.
     """
     module = exported.graph_module
-    if not any(_is_inlined(node) or higher_order_name(node) == "with_effects" for node in module.graph.nodes):
+    if not dropped and not any(
+        _is_inlined(node) or higher_order_name(node) == "with_effects" for node in module.graph.nodes
+    ):
         return exported.graph
     graph = fx.Graph(module)
-    _copy_into(graph, module.graph, {}, _tokens(exported), top=True)
+    _copy_into(graph, module.graph, {}, _tokens(exported) | set(dropped), top=True)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)

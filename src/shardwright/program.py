@@ -26,6 +26,7 @@ from torch.export.graph_signature import (
 )
 
 from shardwright.arguments import check_file, check_path
+from shardwright.dtypes import DTYPES
 from shardwright.errors import ProgramError, first_line
 from shardwright.inline import flat_graph, functional
 from shardwright.layout import REPLICATE, Layout, Size, local_shape, take_shard
@@ -180,7 +181,8 @@ def read(exported: ExportedProgram) -> Program:
     """Read an exported program; the exported program itself stays as it is.
 
     A graph that mutates is functionalised first (torch's own ``run_decompositions({})``, which keeps composite
-    operators whole); a functional one is taken as it stands. Regions without gradients are inlined.
+    operators whole); a functional one is taken as it stands. Regions without gradients are inlined. State that nothing
+    reads is left out where no package could hold it: sparse or on the meta device, say.
 
     Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
     """
@@ -191,13 +193,13 @@ def read(exported: ExportedProgram) -> Program:
         )
     _refuse_training(exported)
     exported = functional(exported)
-    graph = flat_graph(exported)
+    signature, dropped = exported.graph_signature, _unusable(exported)
+    graph = flat_graph(exported, dropped)
     _refuse_sparse(graph)
-    signature = exported.graph_signature
     inputs = tuple(
         Input(spec.arg.name, spec.kind, spec.target, spec.persistent)  # type: ignore[union-attr]
         for spec in signature.input_specs
-        if spec.kind != InputKind.TOKEN
+        if spec.kind != InputKind.TOKEN and getattr(spec.arg, "name", None) not in dropped
     )
     unsupported = [i.name for i in inputs if i.kind not in (*STATE_KINDS, InputKind.USER_INPUT)]
     if unsupported:
@@ -219,6 +221,26 @@ def _refuse_training(exported: ExportedProgram) -> None:
             "this is a joint program: it gives a loss and gradients, and training is not supported yet\n"
             "  try: shard the forward program, as torch.export.export makes it"
         )
+
+
+def _unusable(exported: ExportedProgram) -> set[str]:
+    """The placeholders of state that nothing reads or writes, and that is no tensor which a package can hold."""
+    tensors = {**exported.state_dict, **exported.constants}
+    written = {spec.target for spec in exported.graph_signature.output_specs}
+    read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}
+    state = {s.arg.name: s.target for s in exported.graph_signature.input_specs if s.kind in STATE_KINDS}
+    held = {name: (target, tensors[target]) for name, target in state.items() if target is not None}
+    # A program whose weights are all on the meta device is one without weights, to be planned for.
+    has_data = any(tensor.device.type != "meta" for _, tensor in held.values())
+    return {
+        name
+        for name, (target, tensor) in held.items()
+        if name not in read and target not in written and not _is_storable(tensor, has_data=has_data)
+    }
+
+
+def _is_storable(tensor: torch.Tensor, *, has_data: bool) -> bool:
+    return tensor.layout == torch.strided and tensor.dtype in DTYPES and not (has_data and tensor.device.type == "meta")
 
 
 def _refuse_sparse(graph: fx.Graph) -> None:
