@@ -97,6 +97,8 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
 
     with fake_mode, torch.no_grad(), preserve_node_meta():
         traced = make_fx(run)(*(operand.meta["val"] for operand in operands))
+    if not _is_the_same(traced.graph.output_node().args[0], node.meta["val"]):
+        return _copy(graph, node, env)
     inner: dict[fx.Node, Any] = dict(
         zip((n for n in traced.graph.nodes if n.op == "placeholder"), (env[o] for o in operands), strict=True)
     )
@@ -114,10 +116,18 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
                 label, number = noted[ROUND]
                 written.meta["custom"] = {ROUND: [f"{node.name}.{label}", number]}
             inner[one] = written
-    if result is None:
-        return _copy(graph, node, env)
     if isinstance(result, (list, tuple)):
         return list(result)
     # Outputs and reports name the value as the original program does.
     result.name = node.name
     return result
+
+
+def _is_the_same(written: Any, val: Any) -> bool:
+    """Whether what was written out gives the dtypes and the numbers of dims that the operator gives."""
+    found = [one.meta["val"] if isinstance(one, fx.Node) else None for one in leaves(written)]
+    wanted = leaves(val)
+    return len(found) == len(wanted) and all(
+        isinstance(one, torch.Tensor) and (one.dtype, one.dim()) == (other.dtype, other.dim())
+        for one, other in zip(found, wanted, strict=True)
+    )

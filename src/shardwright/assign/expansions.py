@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardwright.assign.norm_expansions import NORMS
+
 Expansion = Callable[[Mapping[str, Any]], Any]
 
 _NONE, _MEAN = 0, 1
@@ -234,7 +236,7 @@ def _reduced(loss: Tensor, scale: Tensor, reduction: int) -> Tensor:
     return loss.sum() / scale.sum() if reduction == _MEAN else loss.sum()
 
 
-EXPANSIONS: dict[str, Expansion] = {
+REDUCTIONS: dict[str, Expansion] = {
     "aten::_log_softmax": log_softmax,
     "aten::_safe_softmax": safe_softmax,
     "aten::_softmax": softmax,
@@ -259,3 +261,5 @@ EXPANSIONS: dict[str, Expansion] = {
     "aten::var": variance(root=False, with_mean=False),
     "aten::var_mean": variance(root=False, with_mean=True),
 }
+
+EXPANSIONS: dict[str, Expansion] = {**REDUCTIONS, **NORMS}
