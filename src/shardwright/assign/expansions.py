@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardwright.assign.distance_expansions import DISTANCES, dims_given
 from shardwright.assign.norm_expansions import NORMS
 
 Expansion = Callable[[Mapping[str, Any]], Any]
@@ -20,11 +21,21 @@ Expansion = Callable[[Mapping[str, Any]], Any]
 _NONE, _MEAN = 0, 1
 
 
-def _dims(x: Tensor, given: Any) -> list[int]:
-    """The dims a call works along, all of them when it names none."""
-    if given is None or (isinstance(given, (list, tuple)) and not given):
-        return list(range(x.ndim))
-    return [int(d) % max(x.ndim, 1) for d in ([given] if isinstance(given, int) else given)]
+_HALF = (torch.half, torch.bfloat16)
+
+
+def _in_single(function: Expansion) -> Expansion:
+    """The function computed in float32 where its result is of half precision, as kernels do, and rounded at the end."""
+
+    def expand(a: Mapping[str, Any]) -> Any:
+        dtype = a.get("dtype") or a["self"].dtype
+        if dtype not in _HALF or a.get("half_to_float"):
+            return function(a)
+        raised = {k: v.float() if isinstance(v, Tensor) and v.dtype in _HALF else v for k, v in a.items()}
+        found = function({**raised, "self": a["self"].to(dtype).float(), "dtype": None})
+        return tuple(one.to(dtype) for one in found) if isinstance(found, tuple) else found.to(dtype)
+
+    return expand
 
 
 def _largest(x: Tensor, dims: list[int]) -> Tensor:
@@ -39,7 +50,7 @@ def _kept(x: Tensor, dims: list[int], *, keepdim: bool) -> Tensor:
 
 def logsumexp(a: Mapping[str, Any]) -> Tensor:
     """``log(sum(exp(x)))``: a maximum, then a sum."""
-    x, dims = a["self"], _dims(a["self"], a["dim"])
+    x, dims = a["self"], dims_given(a["self"], a["dim"])
     shift = _largest(x, dims)
     return _kept((x - shift).exp().sum(dims, keepdim=True).log() + shift, dims, keepdim=a["keepdim"])
 
@@ -49,7 +60,7 @@ def softmax(a: Mapping[str, Any]) -> Tensor:
     x = a["self"].to(a["dtype"]) if a.get("dtype") else a["self"]
     if a.get("half_to_float"):
         x = x.float()
-    dims = _dims(x, a["dim"])
+    dims = dims_given(x, a["dim"])
     powers = (x - x.amax(dims, keepdim=True)).exp()
     return powers / powers.sum(dims, keepdim=True)
 
@@ -57,7 +68,7 @@ def softmax(a: Mapping[str, Any]) -> Tensor:
 def safe_softmax(a: Mapping[str, Any]) -> Tensor:
     """`softmax`, but zeros where every element is minus infinity."""
     x = a["self"].to(a["dtype"]) if a.get("dtype") else a["self"]
-    dims = _dims(x, a["dim"])
+    dims = dims_given(x, a["dim"])
     largest = x.amax(dims, keepdim=True)
     powers = (x - torch.where(largest == float("-inf"), 0, largest)).exp()
     total = powers.sum(dims, keepdim=True)
@@ -69,7 +80,7 @@ def log_softmax(a: Mapping[str, Any]) -> Tensor:
     x = a["self"].to(a["dtype"]) if a.get("dtype") else a["self"]
     if a.get("half_to_float"):
         x = x.float()
-    dims = _dims(x, a["dim"])
+    dims = dims_given(x, a["dim"])
     moved = x - x.amax(dims, keepdim=True)
     return moved - moved.exp().sum(dims, keepdim=True).log()
 
@@ -110,7 +121,7 @@ def extreme(*, largest: bool) -> Expansion:
 
 def both_extremes(a: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """``aminmax``."""
-    x, dims = a["self"], _dims(a["self"], a["dim"])
+    x, dims = a["self"], dims_given(a["self"], a["dim"])
     return x.amin(dims, keepdim=a["keepdim"]), x.amax(dims, keepdim=a["keepdim"])
 
 
@@ -118,7 +129,7 @@ def truth(*, every: bool) -> Expansion:
     """``all``, ``any``: the least, or largest, truth value."""
 
     def expand(a: Mapping[str, Any]) -> Tensor:
-        x, dims = a["self"], _dims(a["self"], a.get("dim"))
+        x, dims = a["self"], dims_given(a["self"], a.get("dim"))
         numbers = (x != 0).to(torch.int32)
         keepdim = bool(a.get("keepdim", False))
         return (numbers.amin(dims, keepdim=keepdim) if every else numbers.amax(dims, keepdim=keepdim)) != 0
@@ -127,7 +138,7 @@ def truth(*, every: bool) -> Expansion:
 
 
 def _moments(a: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[int], bool]:
-    x, dims, keepdim = a["self"], _dims(a["self"], a.get("dim")), bool(a.get("keepdim", False))
+    x, dims, keepdim = a["self"], dims_given(a["self"], a.get("dim")), bool(a.get("keepdim", False))
     count = 1
     for d in dims:
         count *= x.shape[d]
@@ -152,47 +163,11 @@ def variance(*, root: bool, with_mean: bool) -> Expansion:
     return expand
 
 
-def norm(a: Mapping[str, Any]) -> Tensor | None:
-    """A vector norm: a sum of powers, or an extreme."""
-    x, order = a["self"], a.get("ord", a.get("p", 2))
-    if x.is_complex():
-        return None
-    x = x.to(a["dtype"]) if a.get("dtype") else x
-    order = 2 if order is None else order
-    dims, keepdim, size = _dims(x, a.get("dim")), bool(a.get("keepdim", False)), x.abs()
-    if order == float("inf"):
-        return size.amax(dims, keepdim=keepdim)
-    if order == float("-inf"):
-        return size.amin(dims, keepdim=keepdim)
-    if order == 0:
-        return (x != 0).sum(dims, keepdim=keepdim).to(x.dtype)
-    if order == 1:
-        return size.sum(dims, keepdim=keepdim)
-    if order == 2:
-        return (x * x).sum(dims, keepdim=keepdim).sqrt()
-    return (size**order).sum(dims, keepdim=keepdim) ** (1 / order)
-
-
-def weight_norm(*, with_norms: bool) -> Expansion:
-    """A weight of given lengths: sums of squares, one a slice along ``dim``, or one for all."""
-
-    def expand(a: Mapping[str, Any]) -> Any:
-        direction, dim = a["v"], int(a["dim"])
-        if direction.dtype not in (torch.float32, torch.float64):
-            return None
-        dims = [d for d in range(direction.ndim) if dim == -1 or d != dim % direction.ndim]
-        norms = (direction * direction).sum(dims, keepdim=dim != -1).sqrt()
-        weight = direction * (a["g"] / norms)
-        return (weight, norms.reshape(a["g"].shape)) if with_norms else weight
-
-    return expand
-
-
-def cross_entropy(a: Mapping[str, Any]) -> Tensor | None:
+def cross_entropy(a: Mapping[str, Any]) -> Tensor:
     """Cross-entropy of class indices: the maximum over classes, then their sums in one tensor."""
     x, target, weight = a["self"], a["target"], a["weight"]
     if target.is_floating_point():
-        return None
+        return _soft_cross_entropy(a)
     axis, smoothing = min(x.ndim - 1, 1), a["label_smoothing"]
     shifted = x - x.amax([axis], keepdim=True)
     valid, hit, scale = _targets(x, target, weight, axis, a["ignore_index"])
@@ -209,6 +184,20 @@ def cross_entropy(a: Mapping[str, Any]) -> Tensor | None:
     return _reduced(torch.where(valid, loss, 0), torch.where(valid, scale, 0), a["reduction"])
 
 
+def _soft_cross_entropy(a: Mapping[str, Any]) -> Tensor:
+    """Cross-entropy of class probabilities: the maximum over classes, then their sums."""
+    x, target, weight, smoothing = a["self"], a["target"], a["weight"], a["label_smoothing"]
+    axis = min(x.ndim - 1, 1)
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / x.shape[axis]
+    shares = target if weight is None else target * weight.view([-1 if i == axis else 1 for i in range(x.ndim)])
+    shifted = x - _largest(x, [axis])
+    sums = [one.sum(axis) for one in (shifted.exp(), shares, shares * shifted)]
+    total, share, picked = torch.stack(sums).unbind(0)
+    loss = total.log() * share - picked
+    return loss if a["reduction"] == _NONE else loss.mean() if a["reduction"] == _MEAN else loss.sum()
+
+
 def nll(a: Mapping[str, Any]) -> Any:
     """Negative log-likelihood of class indices: each row's own class is summed out of its row."""
     x, target, weight = a["self"], a["target"], a["weight"]
@@ -216,6 +205,15 @@ def nll(a: Mapping[str, Any]) -> Any:
     valid, hit, scale = _targets(x, target, weight, axis, a["ignore_index"])
     loss = -torch.where(hit, x, 0).sum(axis) * scale
     return _reduced(torch.where(valid, loss, 0), torch.where(valid, scale, 0), a["reduction"])
+
+
+def nll_with_weight(a: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """`nll` with the summed weights of the rows that count; none where nothing is summed."""
+    x, target = a["self"], a["target"]
+    axis = min(x.ndim - 1, 1)
+    valid, _, scale = _targets(x, target, a["weight"], axis, a["ignore_index"])
+    total = x.new_zeros([]) if a["reduction"] == _NONE else torch.where(valid, scale, 0).sum()
+    return nll(a), total
 
 
 def _targets(
@@ -237,29 +235,31 @@ def _reduced(loss: Tensor, scale: Tensor, reduction: int) -> Tensor:
 
 
 REDUCTIONS: dict[str, Expansion] = {
-    "aten::_log_softmax": log_softmax,
-    "aten::_safe_softmax": safe_softmax,
-    "aten::_softmax": softmax,
-    "aten::_weight_norm": weight_norm(with_norms=False),
-    "aten::_weight_norm_interface": weight_norm(with_norms=True),
+    "aten::_is_all_true": truth(every=True),
+    "aten::_is_any_true": truth(every=False),
+    "aten::_log_softmax": _in_single(log_softmax),
+    "aten::_safe_softmax": _in_single(safe_softmax),
+    "aten::_softmax": _in_single(softmax),
     "aten::all": truth(every=True),
     "aten::aminmax": both_extremes,
     "aten::any": truth(every=False),
     "aten::argmax": extreme_index(largest=True),
     "aten::argmin": extreme_index(largest=False),
-    "aten::cross_entropy_loss": cross_entropy,
-    "aten::linalg_vector_norm": norm,
-    "aten::log_softmax.int": log_softmax,
-    "aten::logsumexp": logsumexp,
+    "aten::cross_entropy_loss": _in_single(cross_entropy),
+    "aten::log_softmax.int": _in_single(log_softmax),
+    "aten::logsumexp": _in_single(logsumexp),
     "aten::max.dim": extreme(largest=True),
     "aten::min.dim": extreme(largest=False),
-    "aten::nll_loss_nd": nll,
-    "aten::norm.ScalarOpt_dim": norm,
-    "aten::softmax.int": softmax,
-    "aten::std": variance(root=True, with_mean=False),
-    "aten::std_mean": variance(root=True, with_mean=True),
-    "aten::var": variance(root=False, with_mean=False),
-    "aten::var_mean": variance(root=False, with_mean=True),
+    "aten::nll_loss": _in_single(nll),
+    "aten::nll_loss2d": _in_single(nll),
+    "aten::nll_loss2d_forward": _in_single(nll_with_weight),
+    "aten::nll_loss_forward": _in_single(nll_with_weight),
+    "aten::nll_loss_nd": _in_single(nll),
+    "aten::softmax.int": _in_single(softmax),
+    "aten::std": _in_single(variance(root=True, with_mean=False)),
+    "aten::std_mean": _in_single(variance(root=True, with_mean=True)),
+    "aten::var": _in_single(variance(root=False, with_mean=False)),
+    "aten::var_mean": _in_single(variance(root=False, with_mean=True)),
 }
 
-EXPANSIONS: dict[str, Expansion] = {**REDUCTIONS, **NORMS}
+EXPANSIONS: dict[str, Expansion] = {**REDUCTIONS, **NORMS, **DISTANCES}
