@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import highspy
 import numpy as np
@@ -106,3 +107,19 @@ def test_a_run_that_highs_refuses_is_no_lack_of_time():
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(highs.NoAnswerError, match="refused to run"):
         pool.submit(refused).result()
+
+
+@pytest.mark.parametrize(
+    ("has_answer", "incumbent", "asked"), [(True, np.inf, 4), (False, 7.0, 4), (False, np.inf, 44)]
+)
+def test_a_search_ends_when_its_budget_is_spent_later_where_it_has_no_answer(has_answer, incumbent, asked):
+    ended = []
+    output = SimpleNamespace(mip_primal_bound=incumbent)
+    event = SimpleNamespace(data_out=output, interrupt=lambda: ended.append(True))
+    watch = highs._Watch(Budget(40), 10, has_answer)
+    for _ in range(asked - 1):
+        watch(event)
+    assert not ended
+    watch(event)
+    assert ended
+    assert f"{highs.PATIENCE} times its effort" in highs._no_answer(highspy.HighsModelStatus.kInterrupt)

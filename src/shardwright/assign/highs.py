@@ -15,6 +15,9 @@ from shardwright.errors import AssignmentError
 GAP = 1e-6
 """The search ends when its answer is proven to be within this share of the optimum."""
 
+PATIENCE = 10
+"""How many times its budget a search may take that has no answer yet."""
+
 UNUSED = 1e-6
 """A variable below this is 0."""
 
@@ -174,7 +177,8 @@ class Program:
 
 @dataclass(eq=False)
 class _Watch:
-    """Asked by HiGHS whether to stop, it counts, and says so once the budget is spent and an answer is there.
+    """Asked by HiGHS whether to stop, it counts, and says so once the budget is spent and an answer is there, or is not
+    to be had for much more.
 
     ``steps``: of one question. HiGHS asks at places that its work alone decides.
     """
@@ -187,7 +191,8 @@ class _Watch:
     def __call__(self, event: Any) -> None:
         self.budget.spend(self.steps)
         has_answer = self.has_answer or np.isfinite(event.data_out.mip_primal_bound)
-        if self.is_called_off or (self.budget.left <= 0 and has_answer):
+        overdrawn = 0 if has_answer else PATIENCE * self.budget.steps
+        if self.is_called_off or self.budget.left <= -overdrawn:
             event.interrupt()
 
 
@@ -243,6 +248,11 @@ def _no_answer(status: Any) -> str:
         return (
             "the solver found no assignment before the time limit\n"
             "  try: a longer time_limit_s, none at all, or a plan that pins more tensors"
+        )
+    if status == highspy.HighsModelStatus.kInterrupt:
+        return (
+            f"the solver found no assignment with {PATIENCE} times its effort\n"
+            "  try: effort=4 or more, or a plan that pins more tensors"
         )
     return f"the solver found no assignment: HiGHS ended with {status.name[1:]!r}\n  try: a plan that pins more tensors"
 
