@@ -1,6 +1,7 @@
 """What a launched rank does to write text: open its piece and the tokenizer, decode, and on rank 0 print."""
 
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from shardwright.errors import PackageError
 from shardwright.generate.decoding import check_decoder, generate
 from shardwright.generate.sampling import Sampling
 from shardwright.package import Manifest, load
-from shardwright.package.manifest import check_file
+from shardwright.package.manifest import read_file
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,12 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> Any:
 
     check_generates(manifest, folder)
     entries = {entry.name: entry for entry in manifest.files}
-    for name in manifest.extras:
-        check_file(folder, entries[name])
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with tempfile.TemporaryDirectory(prefix="shardwright-") as checked:
+            # What the manifest does not list is not read.
+            for name in manifest.extras:
+                (Path(checked) / name).write_bytes(read_file(folder, entries[name]))
+            return AutoTokenizer.from_pretrained(checked, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise PackageError(f"the tokenizer of {folder} cannot be read: {error}") from error
 

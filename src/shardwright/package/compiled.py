@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shardwright.errors import PackageError
-from shardwright.package.manifest import FileEntry, Manifest, check_file, check_names
+from shardwright.package.manifest import FileEntry, Manifest, check_file, check_names, check_regular
 from shardwright.runtime.native import misfits
 
 COMPILED_FOLDER = "compiled"
@@ -64,7 +64,9 @@ def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool
     """
     place = folder / COMPILED_FOLDER
     path = place / COMPILED_MANIFEST
-    if not path.is_file():
+    if place.is_symlink():
+        raise PackageError(f"{place} is a link, not a folder: compiled code lies in the package itself")
+    if not check_regular(path):
         raise PackageError(f"the package {folder} is not compiled\n  try: shardwright compile {folder}")
     try:
         version = msgspec.json.decode(path.read_bytes(), type=dict[str, Any]).get("format_version")

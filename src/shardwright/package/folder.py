@@ -16,7 +16,7 @@ import msgspec
 from safetensors import SafetensorError
 
 from shardwright.errors import PackageError
-from shardwright.package.manifest import FileEntry, file_sha256
+from shardwright.package.manifest import FileEntry, check_regular, file_sha256
 
 NOTES_NAME = "notes.json"
 
@@ -39,7 +39,7 @@ class WorkFolder:
         """The entry of a file that an earlier run finished, if it is still what it was."""
         entry = next((entry for entry in self._notes.files if entry.name == name), None)
         path = self.path / name
-        if entry is None or not path.is_file() or path.stat().st_size != entry.num_bytes:
+        if entry is None or not check_regular(path) or path.stat().st_size != entry.num_bytes:
             return None
         return entry if file_sha256(path) == entry.sha256 else None
 
@@ -83,7 +83,7 @@ def work_folder(target: Path, work: str = "") -> Iterator[WorkFolder]:
     ``work``: a digest of the job; the folder of an interrupted run of the same job is then taken up again, and kept
     when this run is interrupted. Raises `PackageError` when ``target`` exists or cannot be written.
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise PackageError(f"the output folder {target} exists already\n  try: another name, or remove it first")
     if not target.parent.is_dir():
         raise PackageError(f"cannot write {target}: the folder {target.parent} does not exist")
@@ -92,6 +92,8 @@ def work_folder(target: Path, work: str = "") -> Iterator[WorkFolder]:
     try:
         if work:
             path.mkdir(exist_ok=True)
+            if path.is_symlink():
+                raise PackageError(f"{path} is a link\n  try: remove it")
         else:
             path = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         with _locked(path, target):

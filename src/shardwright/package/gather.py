@@ -1,22 +1,24 @@
 """From a package back to whole tensors, and from one number of ranks to another."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
 from shardwright.api import PlanLike, shard
 from shardwright.errors import PackageError, PlanError
 from shardwright.mesh import Mesh
 from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.manifest import Manifest, check_file, read_file, read_manifest
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.plan import STYLE_NAMES
 from shardwright.plan.files import as_plan
-from shardwright.program import replace_weights
+from shardwright.program import STATE_KINDS, replace_weights
 from shardwright.sharded import ShardedProgram
 
 
@@ -30,7 +32,7 @@ def gather(
     """
     folder, target = Path(package), Path(output)
     manifest = read_manifest(folder)
-    if target.exists():
+    if os.path.lexists(target):
         raise PackageError(f"{target} exists already\n  try: another name, or remove it first")
     stored = StoredWeights(folder, manifest)
     slots = [
@@ -53,7 +55,9 @@ def gather(
     except OSError as error:
         raise PackageError(f"cannot write {target}: {error}\n  nothing was left behind") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            # On a disk that cannot be written there is nothing to remove, and no way to.
+            draft.unlink()
     return sorted(slot.name for slot in slots)
 
 
@@ -79,13 +83,14 @@ def reshard(
     stored = StoredWeights(folder, manifest)
     files = {entry.name: entry for entry in manifest.files}
     exported = read_graph(check_file(folder, files[manifest.original]))
+    _check_described(exported, manifest, folder)
     # Caches start as zeros, which are made rather than read.
     exported = replace_weights(
         exported,
         lambda name, tensor: stored.read(name) if stored.entries[name].zeros else tensor.detach(),
         ties={entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of},
     )
-    extras = {name: check_file(folder, files[name]).read_bytes() for name in manifest.extras}
+    extras = {name: read_file(folder, files[name]) for name in manifest.extras}
     if progress is not None:
         progress("sharding", 0, 0)
     sharded = shard(exported, mesh=mesh, plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan, **options)
@@ -93,6 +98,23 @@ def reshard(
     sharded.signature = manifest.signature() or sharded.signature
     save(sharded, output, source=stored, extras=extras, decoder=manifest.decoder, progress=progress)
     return sharded
+
+
+def _check_described(exported: ExportedProgram, manifest: Manifest, folder: Path) -> None:
+    """Hold the tensors of the original program against the manifest, which says where their pieces are."""
+    said = {entry.name: (tuple(entry.shape), getattr(torch, entry.dtype)) for entry in manifest.tensors}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind not in STATE_KINDS:
+            continue
+        name = str(spec.target)
+        held = exported.state_dict.get(name, exported.constants.get(name))
+        assert isinstance(held, torch.Tensor), "read_graph holds every tensor that a program names"
+        if said.get(name) != (tuple(held.shape), held.dtype):
+            other = f"says {said[name][0]} and {said[name][1]}" if name in said else "does not name it"
+            raise PackageError(
+                f"{folder / manifest.original} has {name!r} of shape {tuple(held.shape)} and {held.dtype}, "
+                f"the manifest {other}\n  try: copy the whole folder again"
+            )
 
 
 def _plan(manifest: Manifest, mesh: Mesh) -> PlanLike:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from shardwright.signature import How, Parameter, Signature
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "shardwright.json"
+_MAX_NAME = 200
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,6 +151,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = Path(folder) / MANIFEST_NAME
     if not Path(folder).is_dir():
         raise PackageError(f"{folder} is no package folder: there is no such folder")
+    check_regular(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -168,7 +179,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def check_file(folder: Path, entry: FileEntry, *, contents: bool = True) -> Path:
     """The path of a package file after checking its size and (``contents``) its SHA-256."""
     path = folder / entry.name
-    if not path.is_file():
+    if not check_regular(path):
         raise PackageError(f"the package {folder} lacks {entry.name}\n  try: copy the whole folder again")
     size = path.stat().st_size
     if size != entry.num_bytes:
@@ -176,6 +187,32 @@ def check_file(folder: Path, entry: FileEntry, *, contents: bool = True) -> Path
     if contents and file_sha256(path) != entry.sha256:
         raise PackageError(f"{path} does not have the contents the manifest says: it is altered or damaged")
     return path
+
+
+def read_file(folder: Path, entry: FileEntry) -> bytes:
+    """The bytes of a package file, which are those that the manifest says."""
+    path = check_file(folder, entry, contents=False)
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise PackageError(f"{path} does not have the contents the manifest says: it is altered or damaged")
+    return data
+
+
+def check_regular(path: Path) -> bool:
+    """Whether there is a file ``path``; raises `PackageError` where something else has the name.
+
+    A link could lead out of the package, a pipe would be waited for.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise PackageError(
+            f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file: a package holds plain files\n"
+            "  try: copy the package so that links become files (cp -rL)"
+        )
+    return True
 
 
 def file_sha256(path: Path) -> str:
@@ -202,15 +239,23 @@ def _check(manifest: Manifest, path: Path) -> None:
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
     if odd:
         raise PackageError(f"{path} contradicts itself: {odd} is no axis of its mesh {manifest.mesh}")
+    if len(names) != len(manifest.files):
+        raise PackageError(f"{path} contradicts itself: it lists a file twice")
     check_names(names, path)
     _check_tensors(manifest, path)
 
 
 def check_names(names: Iterable[str], path: Path) -> None:
     """Raise `PackageError` when a manifest, ``path``, names files outside its folder."""
-    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
-    if outside:
-        raise PackageError(f"{path} names files outside the package: {outside}")
+    odd = [name for name in names if not is_file_name(name)]
+    if odd:
+        raise PackageError(f"{path} names files outside the package, or under names that no file of one has: {odd}")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a package may hold a file of this name: in the folder itself, not hidden, printable, of 200 bytes."""
+    plain = Path(name).name == name and name.isprintable() and not name.startswith(".") and "\\" not in name
+    return plain and 0 < len(name.encode(errors="replace")) <= _MAX_NAME and name != MANIFEST_NAME
 
 
 def _check_tensors(manifest: Manifest, path: Path) -> None:

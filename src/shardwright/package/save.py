@@ -16,7 +16,7 @@ from shardwright.errors import PackageError
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
-from shardwright.package.manifest import DecoderEntry, FileEntry, write_manifest
+from shardwright.package.manifest import DecoderEntry, FileEntry, check_names, write_manifest
 from shardwright.package.regions import Region, region_of
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.program import Program, Weight, without_weights, write
@@ -61,6 +61,7 @@ def save(
     """
     target = Path(path)
     report = progress or (lambda doing, done, total: None)
+    check_names(extras or {}, target)
     left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)
     stored = {name: w.tensor for name, w in sharded.program.weights.items() if name not in left_out}
     check_storable({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, PackageError)

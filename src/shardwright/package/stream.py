@@ -49,7 +49,9 @@ def write_tensors(
     order = sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))
     header = _header(order)
     digest = hashlib.sha256(header)
-    with path.open("wb") as file:
+    # Whatever has the name is no file of this run: a link would lead elsewhere.
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         file.write(header)
         for slot in order:
             tensor = read(slot.name)
