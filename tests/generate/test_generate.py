@@ -56,6 +56,19 @@ def test_greedy_text_on_real_ranks(checkpoint, package):
         assert first.text == tokenizer.decode(first.ids, skip_special_tokens=True)
 
 
+def test_one_text_at_a_time(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=40)
+    loaded = sw.load(tmp_path / "p")
+    first = sw.generate(loaded, [3, 4, 5], max_new_tokens=6)
+    begun = next(first)
+    second = list(sw.generate(loaded, [6, 7], max_new_tokens=3))
+    with pytest.raises(sw.RunError, match="its cache holds something else now"):
+        next(first)
+    assert next(sw.generate(loaded, [3, 4, 5])) == begun
+    assert list(sw.generate(loaded, [6, 7], max_new_tokens=3)) == second
+
+
 def test_one_rank_needs_no_processes(checkpoint, tmp_path):
     folder, model = checkpoint
     sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)

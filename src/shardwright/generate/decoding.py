@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from shardwright.errors import InputError
+from shardwright.errors import InputError, RunError
 from shardwright.generate.sampling import Sampling
 from shardwright.package import Manifest, RankModule
 from shardwright.package.manifest import DecoderEntry
@@ -17,8 +17,9 @@ def generate(
     """The ids that follow ``prompt``, one by one, until an id that ends a text (which is not given), ``max_new_tokens``
     or the end of the cache.
 
-    Every rank calls it with the same arguments, and gets the same ids. Raises `InputError` when the package holds no
-    decoder with a cache, or the prompt is empty or does not fit the cache.
+    Every rank calls it with the same arguments, and gets the same ids. One text is written at a time, as the cache
+    holds one. Raises `InputError` when the package holds no decoder with a cache, or the prompt is empty or does not
+    fit the cache, and `RunError` when the model was called while the text was written, or another thread calls.
     """
     decoder = check_decoder(model.manifest)
     _check_prompt(decoder, prompt)
@@ -26,13 +27,19 @@ def generate(
     randomness = how.generator()
     end_ids = set(decoder.end_ids)
     given, start = list(prompt), 0
+    calls: int | None = None
     # What an earlier text left in the cache lies at positions not yet written, which attention masks.
     for _ in range(min(max_new_tokens, decoder.cache_length - len(prompt) + 1)):
         positions = torch.arange(start, start + len(given))
-        with torch.no_grad():
+        if calls not in (None, model.num_calls):
+            raise RunError(
+                "the model was called while this text was being written, so its cache holds something else now\n"
+                "  try: write one text to its end before the next, or load the package once for each"
+            )
+        with model.alone(), torch.no_grad():
             logits = model(input_ids=torch.tensor([given]), positions=positions)
-        start += len(given)
-        chosen = _agree(how.choose(logits[0, -1], randomness))
+            chosen = _agree(how.choose(logits[0, -1], randomness))
+        start, calls = start + len(given), model.num_calls
         if chosen in end_ids:
             return
         yield chosen

@@ -5,6 +5,8 @@ are safetensors.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.native import CompiledModule
 from shardwright.package.stored import make_zeros
 from shardwright.program import Program, attach_weights, read
+from shardwright.runtime.alone import GROUPS, alone, settle
 from shardwright.runtime.devices import chosen_device, home_device, move
 from shardwright.runtime.groups import make_groups, name_groups, rebind, start_process_group
 from shardwright.signature import fits, in_structure, signature_of
@@ -43,11 +46,36 @@ class RankModule(nn.Module):
         self.exported: ExportedProgram = for_inference(exported, self.signature)
         self.program: Program = read(self.exported)
         self.module = module
+        self.num_calls = 0
+        """How often it was called: what it keeps from call to call has been written by as many."""
         self.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The original's outputs, without gradients. Raises `InputError` when the inputs do not fit."""
+        """The original's outputs, without gradients.
+
+        Raises `InputError` when the inputs do not fit, and `RunError` while another thread is in a call.
+        """
         refuse_gradients(self, args, kwargs)
+        with self.alone():
+            return self._run(args, kwargs)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Calls that belong together; raises `RunError` while another thread is in a call that they would disturb.
+
+        All programs that communicate disturb each other; one of a single rank itself, where it writes to its buffers.
+        """
+        if self.manifest.num_ranks > 1:
+            with alone(GROUPS):
+                yield
+        elif self.program.mutations():
+            with alone(self):
+                yield
+        else:
+            yield
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.num_calls += 1
         flat = bind_inputs(self.program, args, kwargs, self.signature)
         with torch.no_grad():
             if isinstance(self.module, CompiledModule):
@@ -79,6 +107,8 @@ def load(
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
+    if manifest.num_ranks > 1:
+        settle()
     compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
     place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
