@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import shardwright as sw
+from shardwright.plan.resolve import TensorInfo, made_by_parametrization
 
 
 class Doubled(nn.Module):
@@ -114,3 +115,20 @@ def test_a_module_without_a_weight_of_any_kind_is_still_named():
     program, _ = exported(parametrizations.weight_norm, 12, 20)
     with pytest.raises(sw.PlanError, match=r"does not fit module 'up\.parametrizations\.weight'"):
         sw.shard(program, mesh=2, plan={"up.parametrizations.weight": "colwise"})
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "old weight_norm", "old spectral_norm", "pruned"])
+def test_the_name_of_the_weight_itself_means_what_it_is_made_of(kind):
+    program, x = exported(KINDS[kind][0], 128, 512)
+    by_module = sw.shard(program, mesh=2, plan={"up": "colwise", "down": sw.Shard(1)})
+    plan = {"up.weight": "colwise", "up.bias": "colwise", "down.weight": sw.Shard(1)}
+    by_name = sw.shard(program, mesh=2, plan=plan)
+    for one, other in zip(by_module.weights, by_name.weights, strict=True):
+        assert one.layouts == other.layouts, one.name
+    assert sw.verify(by_name, program, (x,)).ok
+
+
+def test_names_that_only_look_like_a_hook_s_are_not_made():
+    shapes = {"a.causal_mask": (4, 4), "a.scale_v": (4,), "b.weight_g": (4, 1), "b.weight_v": (4, 4), "c.x_orig": (2,)}
+    made = made_by_parametrization({name: TensorInfo(shape) for name, shape in shapes.items()})
+    assert made == {"b.weight": ["b.weight_g", "b.weight_v"], "c.x": ["c.x_orig"]}

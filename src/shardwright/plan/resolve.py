@@ -85,6 +85,29 @@ def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mappin
     return state.pins
 
 
+_ORIGINAL = re.compile(r"((?:.*\.)?)(?:parametrizations\.([^.]+)\.(original)\d*|([^.]+)_(orig|mask|g|v))")
+
+
+def made_by_parametrization(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
+    """The names of tensors that a parametrization makes at every call → the tensors it makes them of.
+
+    ``torch.nn.utils.parametrize`` keeps them as ``parametrizations.weight.original`` (or ``original0``,
+    ``original1``), the hooks before it and pruning as ``weight_g`` and ``weight_v``, or ``weight_orig`` (and its mask).
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        if match := _ORIGINAL.fullmatch(name):
+            prefix, new, original, old, suffix = match.groups()
+            found.setdefault(prefix + (new or old), {})[name] = original or suffix
+    made = {}
+    for name, parts in found.items():
+        if name not in tensors and ({"original", "orig"} & set(parts.values()) or {"g", "v"} <= set(parts.values())):
+            # A spectral norm keeps a vector of the name that a weight norm gives its matrix.
+            most = max(len(tensors[part].shape) for part in parts)
+            made[name] = [part for part in parts if len(tensors[part].shape) == most]
+    return made
+
+
 class _Resolution:
     """``num_ranks``: None where sizes are not known; then a pin is taken as it is spelled."""
 
@@ -97,6 +120,7 @@ class _Resolution:
     ) -> None:
         self.tensors, self.modules, self.num_ranks = tensors, modules, num_ranks
         self.may_be_short = may_be_short
+        self.made = made_by_parametrization(tensors)
         self.pins: dict[str, Pin] = {}
         self.boundaries: list[Boundary] = []
         self.findings: list[Finding] = []
@@ -108,7 +132,8 @@ class _Resolution:
             )
             return
         try:
-            tensors, modules = matches(key, self.tensors), matches(key, self.modules)
+            modules = matches(key, self.modules)
+            tensors = matches(key, self.tensors) or matches(key, self.made)
             if not tensors and not modules:
                 self._unmatched(key)
             for name in tensors:
@@ -136,7 +161,8 @@ class _Resolution:
             self._module(key, wish, path, style)
             return
         last = name.rpartition(".")[2]
-        layout = wish.for_tensor(last, len(self.tensors[name].shape), owner)
+        stored = self._stored(name)
+        layout = wish.for_tensor(last, len(self.tensors[stored[0]].shape), owner)
         if layout is None or wish.sides:
             self.findings.append(
                 Finding(
@@ -145,7 +171,8 @@ class _Resolution:
                 )
             )
             return
-        self._pin(name, layout, key, exact=wish.exact)
+        for one in self._carrying(stored, layout):
+            self._pin(one, layout, key, exact=wish.exact)
 
     def _module(self, key: str, wish: Ask, path: str, style: Any) -> None:
         prefix = f"{path}." if path else ""
@@ -153,29 +180,19 @@ class _Resolution:
             for name in (n for n in self.tensors if n.startswith(prefix)):
                 self._pin(name, REPLICATE, key, exact=True)
         if wish.weights:
-            if not self._stored(prefix, "weight"):
+            if not self._stored(prefix + "weight"):
                 own = [n for n in self.tensors if n.rpartition(".")[0] == path]
                 self.findings.append(self._unfit(key, style, path, own))
                 return
             for last, layout in wish.weights.items():
-                for name in self._carrying(self._stored(prefix, last), layout):
+                for name in self._carrying(self._stored(prefix + last), layout):
                     self._check_blocks(wish, name, layout, key)
                     self._pin(name, layout, key, exact=wish.exact)
         self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in wish.sides]
 
-    def _stored(self, prefix: str, last: str) -> list[str]:
-        """The tensors that are, or of which a parametrization makes, a module's tensor ``last``.
-
-        ``torch.nn.utils.parametrize`` keeps them as ``parametrizations.weight.original`` (or ``original0``,
-        ``original1``), the hooks before it and pruning as ``weight_g``, ``weight_v``, ``weight_orig``, ``weight_mask``.
-        """
-        if prefix + last in self.tensors:
-            return [prefix + last]
-        kept = re.compile(re.escape(prefix) + rf"(parametrizations\.{last}\.original\d*|{last}_(orig|mask|g|v))")
-        found = [name for name in self.tensors if kept.fullmatch(name)]
-        # A spectral norm keeps two vectors beside the weight, of which one is a weight norm's name for a matrix.
-        most = max((len(self.tensors[name].shape) for name in found), default=0)
-        return [name for name in found if len(self.tensors[name].shape) == most]
+    def _stored(self, name: str) -> list[str]:
+        """The tensor of this name, or those that a parametrization makes it of; none where there is no such tensor."""
+        return [name] if name in self.tensors else self.made.get(name, [])
 
     def _carrying(self, names: list[str], layout: Layout) -> list[str]:
         """Those of a parametrization's tensors that have all of the dim that is cut; the others follow from them."""
