@@ -59,6 +59,15 @@ def region_of(getter: Any) -> fx.GraphModule | None:
     return owner if isinstance(owner, fx.GraphModule) else None
 
 
+def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
+    """A graph and those that its higher-order operators run, depth first."""
+    yield graph
+    for node in graph.nodes:
+        region = region_of(node)
+        if region is not None:
+            yield from graphs_of(region.graph)
+
+
 def op_name(target: Any) -> str:
     """``aten.linear.default`` for an operator, the function's name otherwise."""
     return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))

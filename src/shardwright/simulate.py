@@ -19,6 +19,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from shardwright.backends import is_taken
 from shardwright.errors import RunError
 from shardwright.inputs import bind_inputs
+from shardwright.nodes import graphs_of, higher_order_name, region_of
 from shardwright.program import Program
 from shardwright.signature import Signature
 
@@ -156,7 +157,8 @@ class _RandomStates:
 
 def draws_random_numbers(program: Program) -> bool:
     """Whether any operator of a program takes numbers from the random generator."""
-    tags = (getattr(node.target, "tags", ()) for node in program.graph.nodes if node.op == "call_function")
+    nodes = (node for graph in graphs_of(program.graph) for node in graph.nodes)
+    tags = (getattr(node.target, "tags", ()) for node in nodes if node.op == "call_function")
     return any(torch.Tag.nondeterministic_seeded in found for found in tags)
 
 
@@ -182,16 +184,27 @@ def _run(
 ) -> Generator[_Pending, Any, list[Any]]:
     given = iter(inputs)
     by_name = {i.name: i for i in program.inputs}
+    values = [
+        next(given) if by_name[n.name].kind == InputKind.USER_INPUT else state[str(by_name[n.name].target)]
+        for n in program.placeholders()
+    ]
+    return list((yield from _run_nodes(program.graph, program.owner, values, rank, watch)))
+
+
+def _run_nodes(
+    graph: fx.Graph, owner: torch.nn.Module, inputs: Sequence[Any], rank: int, watch: Watch | None
+) -> Generator[_Pending, Any, Any]:
+    """What a graph returns; ``inputs``: the values of its placeholders."""
+    given = iter(inputs)
     env: dict[fx.Node, Any] = {}
-    last_use = _last_uses(program.graph)
-    for node in program.graph.nodes:
+    last_use = _last_uses(graph)
+    for node in graph.nodes:
         if node.op == "placeholder":
-            item = by_name[node.name]
-            env[node] = next(given) if item.kind == InputKind.USER_INPUT else state[str(item.target)]
+            env[node] = next(given)
         elif node.op == "get_attr":
-            env[node] = _attribute(program.owner, str(node.target))
+            env[node] = _attribute(owner, str(node.target))
         elif node.op == "output":
-            return list(fx.map_arg(node.args[0], lambda n: env[n]))
+            return fx.map_arg(node.args[0], lambda n: env[n])
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
             name = _collective_name(node)
@@ -199,6 +212,8 @@ def _run(
                 env[node] = args[0]
             elif name:
                 env[node] = yield _Pending(name, args[0], tuple(args[1:-1]), args[-1])
+            elif higher_order_name(node) in _REGION_RUNS and _communicates(node):
+                env[node] = yield from _REGION_RUNS[higher_order_name(node)](*args, rank=rank)
             else:
                 env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if watch is not None:
@@ -206,6 +221,53 @@ def _run(
         for dead in last_use.get(node, ()):
             del env[dead]
     raise AssertionError("a graph ends with its output")
+
+
+def _communicates(node: fx.Node) -> bool:
+    """Whether a graph that a node runs stops at collectives, so that the operator itself cannot run it."""
+    regions = (region_of(argument) for argument in node.args)
+    graphs = (graph for region in regions if region is not None for graph in graphs_of(region.graph))
+    return any(_collective_name(inner) for graph in graphs for inner in graph.nodes)
+
+
+Run = Generator[_Pending, Any, Any]
+
+
+def _run_region(region: fx.GraphModule, inputs: Sequence[Any], rank: int) -> Generator[_Pending, Any, list[Any]]:
+    found = yield from _run_nodes(region.graph, region, inputs, rank, None)
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _run_cond(predicate: Any, true: Any, false: Any, operands: Sequence[Any], *, rank: int) -> Run:
+    return (yield from _run_region(true if bool(predicate) else false, operands, rank))
+
+
+def _run_while_loop(condition: Any, body: Any, carried: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
+    carried = list(carried)
+    while bool((yield from _run_region(condition, [*carried, *further], rank))[0]):
+        carried = yield from _run_region(body, [*carried, *further], rank)
+    return carried
+
+
+def _run_scan(combine: Any, carried: Sequence[Any], along: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
+    carried, rounds = list(carried), []
+    for values in zip(*along, strict=True):
+        found = yield from _run_region(combine, [*carried, *values, *further], rank)
+        rounds.append(found[len(carried) :])
+        carried = found[: len(carried)]
+    return [*carried, *map(torch.stack, zip(*rounds, strict=True))]
+
+
+def _run_map(body: Any, along: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
+    return (yield from _run_scan(body, [], along, further, rank=rank))
+
+
+_REGION_RUNS: dict[str, Callable[..., Run]] = {
+    "cond": _run_cond,
+    "map_impl": _run_map,
+    "scan": _run_scan,
+    "while_loop": _run_while_loop,
+}
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.flex import flex_rule, is_flex_attention
 from shardwright.assign.folding import Folded, Site, fold
 from shardwright.assign.highs import NoAnswerError, NothingBelowError
+from shardwright.assign.inside import Assign, cuts_inside, ways_inside
 from shardwright.assign.milp import solve
 from shardwright.assign.owned import add_owned
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow
 from shardwright.assign.rebase import step_call
 from shardwright.assign.recurrent import can_write_out
-from shardwright.assign.regions import is_region_call, region_rule
+from shardwright.assign.regions import CutRegions, is_region_call, read_regions, region_rule
 from shardwright.assign.result import Assignment, Fallback
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
@@ -51,6 +53,8 @@ class Pins:
     inputs: dict[str, Layout] = field(default_factory=dict)
     outputs: dict[int, Layout] = field(default_factory=dict)
     boundaries: Sequence[ModuleBoundary] = ()
+    weights: frozenset[str] = frozenset()
+    """Inputs that are weights all the same: those of a region."""
     may_stay_whole: frozenset[str] = frozenset()
     """Placeholders that need not be cut though the plan or the bound on bytes asks for it: an axis before this one
     has cut them as far as their heads allow."""
@@ -127,12 +131,29 @@ def _assign(
         rules=[builder.rules[site] for site in folded.site_of],
         calls=[builder.calls[site] for site in folded.site_of],
         layouts={s.node.name: by_step[s.index].results[0] for s in steps.items if s.kind == "input"},  # type: ignore[union-attr]
-        fallbacks=builder.fallbacks(),
+        fallbacks=builder.fallbacks(chosen),
+        weights=builder.weights,
         solution=solution,
         num_sites=len(folded.sites),
         boundaries=tuple(pins.boundaries),
         scarce=scarce_heads(folded, builder.rules, builder.candidates, builder.free_state, num_ranks),
     )
+
+
+def region_solver(num_ranks: int) -> Assign:
+    """Assigns one region under the layouts of its inputs and outputs."""
+
+    def assign(
+        found: CutRegions,
+        number: int,
+        inputs: Mapping[str, Layout],
+        outputs: Mapping[int, Layout],
+        weights: frozenset[str],
+    ) -> Assignment:
+        pins = Pins(inputs=dict(inputs), outputs=dict(outputs), weights=weights)
+        return assign_layouts(found.programs[number], pins, num_ranks)
+
+    return assign
 
 
 class _Builder:
@@ -153,6 +174,7 @@ class _Builder:
         self.auto, self.cost, self.uncut = auto, cost, uncut
         self.program, self.pins, self.num_ranks, self.steps, self.folded = program, pins, num_ranks, steps, folded
         self.fake_mode = program.fake_mode
+        self.weights = pins.weights | {item.name for item in program.inputs if item.is_state}
         self.kinds = {i.name: i for i in program.inputs}
         self.calls = [step_call(site.step) for site in folded.sites]
         self.reasons: dict[int, str] = {}
@@ -163,6 +185,7 @@ class _Builder:
         pinned = {s.index: layout for s in folded.sites if (layout := self._pinned(s)) is not None}
         self.candidates: Candidates = discover(folded, self.rules, self.links, pinned, num_ranks, self._seeds)
         self.unread = self._unread()
+        self.talk_us: dict[tuple[int, Strategy], float] = {}
         self.strategies = [self._strategies(site) for site in folded.sites]
         add_owned(steps, folded, self.rules, self.strategies)
         self._add_input_strategies()
@@ -303,7 +326,43 @@ class _Builder:
         may_cut = not any(one.node.name in self.uncut for one in site.steps)
         cut = site_strategies(self.candidates, site, rule) if may_cut else []
         found = [*(one for one in cut if _can_be_reduced(one, step)), whole_strategy(rule), *partial_strategies(rule)]
-        return list(dict.fromkeys(found))
+        inside = self._ways_inside(site) if may_cut and is_region_call(step.node) else []
+        return list(dict.fromkeys([*found, *inside]))
+
+    def _ways_inside(self, site: Site) -> list[Strategy]:
+        """The strategies of a call whose regions communicate: where weights that the plan cuts go into it."""
+        values = [next(iter(sources)) for sources in site.reads]
+        choices = [self._given(value) for value in values]
+        weights = frozenset(i for i, (source, _) in enumerate(values) if self._is_weight(source))
+        found = read_regions(site.step.node)
+        if self.auto:
+            free = frozenset(i for i in weights if values[i][0] in self.free_state)
+            alone = partial(assign_layouts, pins=Pins(), num_ranks=self.num_ranks, auto=True)
+            for i, layout in cuts_inside(found, free, alone).items():
+                choices[i] = [layout]
+                self.candidates.add(values[i], layout)
+        if not any(isinstance(choices[i][0], Shard) for i in weights):
+            return []
+        solver = region_solver(self.num_ranks)
+        ways = dict(ways_inside(site.step.node, found, choices, weights, site.step.vals, solver))
+        self.talk_us.update({(site.index, way): talk for way, talk in ways.items()})
+        return list(ways)
+
+    def _is_weight(self, source: int) -> bool:
+        step = self.folded.sites[source].step
+        return step.kind == "input" and step.node.name in self.weights
+
+    def _given(self, value: tuple[int, int]) -> list[Layout]:
+        """The layouts in which a region may take an operand: a pinned weight's own, others whole or cut."""
+        site = self.folded.sites[value[0]]
+        cuts = self.candidates.layouts(value, site.step.vals[value[1]].dim())
+        if not self._is_weight(site.index):
+            return [REPLICATE, *cuts]
+        pinned = {**self.pins.inputs, **self.pins.state}.get(site.step.node.name, REPLICATE)
+        if site.step.node.name not in self.pins.free_cut or not isinstance(pinned, Shard):
+            return [pinned]
+        own: list[Layout] = [cut for cut in cuts if isinstance(cut, Shard) and cut.dim == pinned.dim]
+        return own or [Shard(pinned.dim, Cut.even(site.step.vals[0].shape[pinned.dim], self.num_ranks))]
 
     def _add_input_strategies(self) -> None:
         wanted: dict[int, dict[Layout, None]] = {}
@@ -392,7 +451,7 @@ class _Builder:
         found: set[int] = set()
         for step in self.steps.items:
             item = self.kinds.get(step.node.name) if step.kind == "input" else None
-            is_parameter = item is not None and item.kind.name == "PARAMETER"
+            is_parameter = item is not None and (item.kind.name == "PARAMETER" or item.name in self.pins.weights)
             of_weights = step.kind == "call" and step.reads and all(s in found for s, _ in step.reads)
             if is_parameter or (of_weights and not self._is_sum(step)):
                 found.add(step.index)
@@ -434,7 +493,8 @@ class _Builder:
                     moved = [min(size, given) for size in moved]
             work = [self.cost.work_us(s, moved, products) for s in strategies]
         is_summed = bool(step.node.users) and all(user.target is all_reduce for user in step.node.users)
-        return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node), is_summed)
+        talk = [self.talk_us.get((site.index, strategy), 0.0) for strategy in strategies]
+        return SiteChoices(len(site.steps), strategies, work, weight_bytes, describe(step.node), is_summed, talk)
 
     def _moved(self, step: Step) -> list[int]:
         """The bytes of a step's whole operands, then results."""
@@ -445,10 +505,12 @@ class _Builder:
         values += list(step.vals)
         return [0 if v is None else self._elements(v) * v.element_size() for v in values]
 
-    def fallbacks(self) -> list[Fallback]:
+    def fallbacks(self, chosen: Sequence[Strategy]) -> list[Fallback]:
+        """What runs whole for want of a rule; a call whose regions communicate has another way."""
         return [
             Fallback.of(s.node, reason)
             for index, reason in self.reasons.items()
+            if (index, chosen[index]) not in self.talk_us
             for s in self.folded.sites[index].steps
         ]
 

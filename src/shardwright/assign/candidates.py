@@ -43,6 +43,10 @@ class Candidates:
     bonds: Bonds = field(default_factory=Bonds)
     packs: list[Pack] = field(default_factory=list)
 
+    def add(self, value: Value, layout: Shard) -> None:
+        """A cut that is known from elsewhere."""
+        self.dims.setdefault((value, layout.dim), {})[cut_of(layout)] = None
+
     def layouts(self, value: Value, ndim: int) -> list[Layout]:
         """Every candidate shard of a value."""
         return [Shard(dim, cut) for dim in range(ndim) for cut in self.dims.get((value, dim), ())]

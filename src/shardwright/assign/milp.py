@@ -139,7 +139,8 @@ class _Model:
             self.supply(value)
         self.tie()
         self.upper_bound = np.ones(self.num_variables)
-        self.reshard_cost = self._vector(dict(self._reshards))
+        inside = self._by_choice(lambda site, s: site.members * (site.talk_us[s] if site.talk_us else 0.0))
+        self.reshard_cost = self._vector(dict(self._reshards)) + inside
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
         self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s])

@@ -1,5 +1,6 @@
 """What the solver is asked and what it answers: sites with their strategies, values that flow between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shardwright.assign.cost import CostModel
@@ -14,7 +15,7 @@ class SiteChoices:
     """One site for the solver: its strategies with their costs, how many steps it stands for.
 
     ``is_summed``: whether what reads it is an all-reduce along another axis, so that reducing it there is best done
-    right before: neighbours become one.
+    right before: neighbours become one. ``talk_us``: of the collectives inside each strategy; absent: there are none.
     """
 
     members: int
@@ -23,6 +24,7 @@ class SiteChoices:
     weight_bytes: list[int]
     name: str = ""
     is_summed: bool = False
+    talk_us: Sequence[float] = ()
 
 
 @dataclass

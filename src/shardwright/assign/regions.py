@@ -1,8 +1,8 @@
 """Higher-order operators: graphs that a call runs (the branches of a `cond`, the body of a loop), cut inside.
 
 The rule of such a call is read off the operators inside. Dims that their factors link, within a region and from round
-to round of a loop, are one *class*. A class may be cut when every operator inside runs on the pieces as they are, so a
-region never communicates; all other classes are whole.
+to round of a loop, are one *class*. A class may be cut when every operator inside runs on the pieces as they are, so
+that nothing is communicated. Regions that hold layers of their own communicate inside: see `assign.inside`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

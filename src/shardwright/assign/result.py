@@ -48,6 +48,8 @@ class Assignment:
     num_sites: int = 0
     boundaries: Sequence[ModuleBoundary] = ()
     expanded: tuple[str, ...] = ()
+    weights: frozenset[str] = frozenset()
+    """The names of placeholders that are weights: the program's own, or of the call that runs it as a region."""
     scarce: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Number of heads, fewer than the ranks → the weights that hold so many: no cut of them serves all ranks."""
 

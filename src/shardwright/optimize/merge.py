@@ -12,6 +12,7 @@ from torch import fx
 
 from shardwright.collectives import all_gather, all_reduce, reduce_scatter
 from shardwright.layout import Cut
+from shardwright.nodes import graphs_of
 from shardwright.program import Program
 
 
@@ -22,7 +23,7 @@ def merge_collectives(program: Program, axis: str, parts: Sequence[str], rank: i
     reduce-scatters of one dim.
     """
     outer, inner = parts
-    for first in list(program.graph.nodes):
+    for first in [node for graph in graphs_of(program.graph) for node in graph.nodes]:
         if first.op != "call_function" or len(first.users) != 1:
             continue
         (second,) = first.users
@@ -66,5 +67,6 @@ def _put(program: Program, first: fx.Node, second: fx.Node, args: tuple[Any, ...
     # What is scattered twice is smaller the second time.
     record = max((one.meta["collective"] for one in (first, second)), key=lambda one: one.num_bytes)
     second.meta["collective"] = replace(record, axis=axis)
-    program.graph.erase_node(first)
-    program.origins.pop(first.name, None)
+    first.graph.erase_node(first)
+    if first.graph is program.graph:
+        program.origins.pop(first.name, None)

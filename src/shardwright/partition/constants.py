@@ -33,6 +33,17 @@ class RankConstants:
             self._made[key] = (name, tensor if self._device.type == "meta" else tensor.to(self._device), node)
         return self._made[key][2]
 
+    def asked(self) -> list[tuple[tuple[float, ...], torch.dtype]]:
+        """What was asked for: the numbers of all ranks, and their type."""
+        return list(self._made)
+
+    def put_last(self, per_rank: tuple[float, ...], dtype: torch.dtype) -> None:
+        """Make a constant's placeholder the last one, as a region has what is added to its inputs."""
+        node = self.node(per_rank, dtype)
+        last = [other for other in self._emit.graph.nodes if other.op == "placeholder"][-1]
+        if last is not node:
+            last.append(node)
+
     def inputs(self) -> dict[str, Input]:
         """The inputs made, by placeholder name."""
         return {n.name: Input(n.name, InputKind.CONSTANT_TENSOR, name, None) for name, _, n in self._made.values()}

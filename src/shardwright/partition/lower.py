@@ -14,6 +14,7 @@ from torch import fx
 
 from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
 from shardwright.layout import Cut
+from shardwright.nodes import graphs_of
 from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
@@ -25,8 +26,15 @@ c10d = torch.ops._c10d_functional
 
 def lower(program: Program, group_names: Mapping[str, str]) -> Program:
     """The same program with ``_c10d_functional`` collectives; changed in place. ``group_names``: axis → group."""
-    graph = program.graph
-    emit = Emitter(program.owner, program.fake_mode)
+    fake_mode = program.fake_mode
+    for graph in graphs_of(program.graph):
+        _lower_graph(program, graph, fake_mode, group_names)
+    return program
+
+
+def _lower_graph(program: Program, graph: fx.Graph, fake_mode: Any, group_names: Mapping[str, str]) -> None:
+    owner: Any = program.owner if graph is program.graph else graph.owning_module
+    emit = Emitter(owner, fake_mode)
     emit.graph = graph
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in COLLECTIVES:
@@ -35,9 +43,10 @@ def lower(program: Program, group_names: Mapping[str, str]) -> Program:
                 result = _lower_one(emit, node, group_names)
             node.replace_all_uses_with(result)
             graph.erase_node(node)
-            if node.name in program.origins:
+            if graph is program.graph and node.name in program.origins:
                 program.origins[result.name] = program.origins.pop(node.name)
-    return program
+    if isinstance(owner, fx.GraphModule):
+        owner.recompile()
 
 
 def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from shardwright.assign.steps import Step, Value, operand_nodes
 from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError, ShardwrightError
 from shardwright.layout import REPLICATE, Layout, Shard
-from shardwright.nodes import describe
+from shardwright.nodes import describe, graphs_of
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.collectives import Collective
 from shardwright.partition.constants import RankConstants
@@ -79,7 +79,8 @@ def partition(
 
 def collectives_of(program: Program) -> list[Collective]:
     """The collectives of a program that is not lowered yet, in order, of all axes so far."""
-    return [node.meta["collective"] for node in program.graph.nodes if node.target in COLLECTIVES]
+    nodes = (node for graph in graphs_of(program.graph) for node in graph.nodes)
+    return [node.meta["collective"] for node in nodes if node.target in COLLECTIVES]
 
 
 class Walk:

@@ -1,14 +1,17 @@
 """Higher-order operators on one rank: the regions they call are partitioned as programs of their own."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from shardwright.assign.regions import read_regions
+from shardwright.assign.assignment import region_solver
+from shardwright.assign.inside import Sides, assign_inside
+from shardwright.assign.regions import CutRegions, read_regions
+from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step
-from shardwright.collectives import COLLECTIVES
-from shardwright.layout import Shard, local_shape
+from shardwright.layout import Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
 from shardwright.rules.rule import Strategy
 
@@ -30,14 +33,39 @@ def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: t
     """Write a higher-order call whose regions are cut; its results. ``arguments``: the call's, on this rank."""
     found = read_regions(step.node)
     changed = list(arguments)
-    for number, (region, program) in enumerate(zip(found.call.regions, found.programs, strict=True)):
-        child = walk.inside(program, found.assignment(number, strategy))
-        graph = child.run().graph
-        assert not any(node.target in COLLECTIVES for node in graph.nodes), "a region does not communicate"
+    children = [
+        walk.inside(program, assignment)
+        for program, assignment in zip(found.programs, _assignments(walk, step, found, strategy), strict=True)
+    ]
+    graphs = [child.run().graph for child in children]
+    changed[-1] = [*changed[-1], *_hoist_constants(walk, children)]
+    for region, program, child, graph in zip(found.call.regions, found.programs, children, graphs, strict=True):
         if not isinstance(program.graph.output_node().args[0], (list, tuple)):
             graph.output_node().args = (graph.output_node().args[0][0],)  # type: ignore[index]
         changed[region.position] = hold_region(walk, region.name, fx.GraphModule(child.owner, graph))
     return walk.emit.open(walk.emit.call(step.node.target, *changed, name=step.node.name))
+
+
+def _assignments(walk: "Walk", step: Step, found: CutRegions, strategy: Strategy) -> list[Assignment]:
+    """Every region's assignment: cut as the call is, or solved anew for the layouts that its sides have."""
+    if strategy.cuts:
+        return [found.assignment(number, strategy) for number in range(len(found.programs))]
+    layouts = (*strategy.operands, *strategy.results)
+    num_ranks = next(cut_of(layout).num_ranks for layout in layouts if isinstance(layout, Shard))
+    makers = [walk.assignment.steps.items[maker].node.name for maker, _ in step.reads]
+    weights = frozenset(i for i, name in enumerate(makers) if name in walk.assignment.weights)
+    made = assign_inside(found, Sides(strategy.operands, strategy.results, weights), region_solver(num_ranks))
+    assert made is not None, "what was solved once is solved again"
+    return made
+
+
+def _hoist_constants(walk: "Walk", children: "Sequence[Walk]") -> list[fx.Node]:
+    """This rank's constants that any of the regions needs, as further inputs of all of them; those of the call."""
+    wanted = dict.fromkeys(key for child in children for key in child.constants.asked())
+    for child in children:
+        for key in wanted:
+            child.constants.put_last(*key)
+    return [walk.constants.node(*key) for key in wanted]
 
 
 def hold_region(walk: "Walk", name: str, region: fx.GraphModule) -> fx.Node:

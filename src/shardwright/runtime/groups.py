@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import ShardwrightError
 from shardwright.mesh import Mesh
+from shardwright.nodes import graphs_of
 from shardwright.runtime.unofficial import name_group
 
 
@@ -106,7 +107,8 @@ def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> Exporte
     Raises `ShardwrightError` when a name to replace is not in the program.
     """
     found = set()
-    for node in exported.graph.nodes:
+    graphs = list(graphs_of(exported.graph))
+    for node in [node for graph in graphs for node in graph.nodes]:
         schema = getattr(node.target, "_schema", None)
         if schema is None or not schema.name.startswith("_c10d_functional::") or "wait" in schema.name:
             continue
@@ -117,5 +119,6 @@ def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> Exporte
     missing = set(group_names) - found
     if missing and found:
         raise ShardwrightError(f"no collective uses group {sorted(missing)}; the program's groups are {sorted(found)}")
-    exported.graph_module.recompile()
+    for graph in graphs:
+        graph.owning_module.recompile()  # type: ignore[union-attr]
     return exported
