@@ -321,7 +321,7 @@ def _load(model: Path) -> Any:
         from shardwright.checkpoint import open_checkpoint
 
         return open_checkpoint(model).exported
-    from shardwright.program import load_exported
+    from shardwright.exported import load_exported
 
     return load_exported(model)
 

@@ -6,8 +6,6 @@ Program and give a Program; only this file touches the insides of `ExportedProgr
 """
 
 import copy
-import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,9 +23,8 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from shardwright.arguments import check_file, check_path
 from shardwright.dtypes import DTYPES
-from shardwright.errors import ProgramError, first_line
+from shardwright.errors import ProgramError
 from shardwright.inline import flat_graph, functional
 from shardwright.layout import REPLICATE, Layout, Size, local_shape, take_shard
 from shardwright.nodes import describe, module_path, module_stack
@@ -262,29 +259,6 @@ def constant_inputs(exported: ExportedProgram) -> dict[str, Any]:
     """The user inputs that were constants at export (flags, numbers, text, None): placeholder → value."""
     specs = (spec for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
     return {spec.arg.name: spec.arg.value for spec in specs if isinstance(spec.arg, ConstantArgument)}
-
-
-def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
-    """The exported program in a ``.pt2`` file; raises `ProgramError` when it is missing, damaged or no such."""
-    file = check_path(path, "the program", error=ProgramError)
-    if not file.exists():
-        raise ProgramError(f"there is no file {path}")
-    if file.is_dir():
-        raise ProgramError(f"{path} is a folder, not an exported program\n  try: the .pt2 file torch.export.save wrote")
-    file = check_file(file, "the program", error=ProgramError)
-    if not zipfile.is_zipfile(file):
-        raise ProgramError(
-            f"{path} is not an exported program, or it is truncated: a .pt2 file is a zip archive\n"
-            "  try: torch.export.save(exported, 'model.pt2')"
-        )
-    try:
-        return torch.export.load(file)
-    except Exception as error:
-        # torch raises many kinds for a damaged archive; all mean that the file is no use.
-        raise ProgramError(
-            f"{path} cannot be read as an exported program: {first_line(error)}\n"
-            f"  try: save it again with torch {torch.__version__} (torch.export.save)"
-        ) from error
 
 
 @one_at_a_time

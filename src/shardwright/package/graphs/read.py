@@ -1,9 +1,6 @@
 """Graph files read and written: what torch reads, we wrote."""
 
 import io
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +12,7 @@ from torch.export.pt2_archive._package import load_pt2
 from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import parse_graph, spell_graph
 from shardwright.program import STATE_KINDS
+from shardwright.quiet import quiet_export
 
 
 def read_graph(path: Path) -> ExportedProgram:
@@ -28,7 +26,7 @@ def read_graph(path: Path) -> ExportedProgram:
     except ValueError as error:
         raise PackageError(f"{path} is no graph of a package: {error}\n  it was not opened") from error
     try:
-        with _silence():
+        with quiet_export():
             exported: ExportedProgram = load_pt2(io.BytesIO(spell_graph(graph))).exported_programs["model"]
     except Exception as error:
         # torch raises many kinds for what is well-formed but no graph.
@@ -51,7 +49,7 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
     """
     saved = io.BytesIO()
     try:
-        with _silence():
+        with quiet_export():
             torch.export.save(exported, saved)
         return spell_graph(parse_graph(saved.getvalue()))
     except Exception as error:
@@ -65,17 +63,3 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
                 f"{', '.join(names) or 'the graph'} has\n  try: keep the bytes as uint8 and unpack them in forward"
             ) from error
         raise PackageError(f"this program cannot be kept in a package: {first_line(error)}") from error
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Silence torch, which prints the traceback of what it cannot read or write, besides raising it."""
-    logs = [logging.getLogger(name) for name in ("torch.export", "torch._export.serde.serialize")]
-    levels = [log.level for log in logs]
-    try:
-        for log in logs:
-            log.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)

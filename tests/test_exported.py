@@ -1,0 +1,42 @@
+"""What is no exported program is said in words, before torch is asked."""
+
+import zipfile
+
+import pytest
+import torch
+
+import shardwright as sw
+from shardwright.exported import load_exported
+from shardwright.quiet import quiet_export
+
+
+def test_files_that_hold_no_program(tmp_path, capfd):
+    (tmp_path / "text.pt2").write_text("no archive")
+    with zipfile.ZipFile(tmp_path / "zip.pt2", "w") as archive:
+        archive.writestr("notes.txt", "notes")
+    says = {
+        "text.pt2": "a .pt2 file is a zip archive",
+        "zip.pt2": "is a zip archive that holds no exported program\n  try: torch.export.save",
+        "nothing.pt2": "there is no file",
+        ".": "is a folder",
+    }
+    for name, words in says.items():
+        with pytest.raises(sw.ProgramError, match=words):
+            load_exported(tmp_path / name)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_torch_logs_is_kept(capfd):
+    import logging
+
+    with quiet_export() as heard:
+        logging.getLogger("torch.export").warning("words", exc_info=ValueError("a cause"))
+        logging.getLogger("torch.export").warning("only words")
+    assert [str(error) for error in heard] == ["a cause"]
+    assert "words" not in capfd.readouterr().err
+
+
+def test_a_program_is_read(tmp_path):
+    exported = torch.export.export(torch.nn.Linear(2, 3), (torch.ones(1, 2),))
+    torch.export.save(exported, tmp_path / "model.pt2")
+    assert load_exported(tmp_path / "model.pt2").graph_module.code == exported.graph_module.code
