@@ -356,7 +356,10 @@ def resolve(layout: Layout, shape: Sequence[Size], num_ranks: int) -> Layout:
         return Shard(dim, layout.cut) if num_ranks > 1 else REPLICATE
     size = shape[dim]
     if not isinstance(size, int) and not _is_integer(size / num_ranks):
-        raise LayoutError(f"dim {dim} has the symbolic size {size}, not known to be a multiple of {num_ranks} ranks")
+        raise LayoutError(
+            f"dim {dim} has the symbolic size {size}, not known to be a multiple of {num_ranks} ranks\n"
+            f'  try: export this dim as {num_ranks} * torch.export.Dim("parts"), which is one at every length'
+        )
     cut = (layout.cut or Blocks()).cut(size, num_ranks)
     return Shard(dim, cut) if num_ranks > 1 else REPLICATE
 

@@ -56,9 +56,37 @@ def test_tokens_that_do_not_divide_are_cut_as_chunks_are(tokens, num_ranks):
         assert normed_tokens(sharded, rank) <= {size}
 
 
+class Normed(torch.nn.Module):
+    """Two norms about a pair of layers, and a head, without heads that views would name."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.norm2 = torch.nn.LayerNorm(8), torch.nn.RMSNorm(8)
+        self.up, self.down, self.head = torch.nn.Linear(8, 12), torch.nn.Linear(12, 8), torch.nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.norm2(x + self.down(torch.relu(self.up(self.norm1(x))))))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7])
+def test_fewer_tokens_than_ranks_cost_what_many_do(tokens):
+    layers = {"norm[12]": "sequence_parallel", "up": "colwise", "down": "rowwise"}
+    sharded = check(Normed(), (torch.randn(2, tokens, 8),), 4, layers)
+    assert kinds(sharded) == {"all_gather": 2, "reduce_scatter": 1}
+
+
+def test_one_token_that_is_given_to_one_rank():
+    exported = torch.export.export(Normed(), (torch.randn(2, 1, 8),))
+    cut = {"inputs": {"x": sw.Shard(1)}, "outputs": sw.Shard(1)}
+    sharded = sw.shard(exported, mesh=4, plan={}, **cut)
+    assert kinds(sharded) == {}
+
+
 def test_a_sequence_of_unknown_length_is_not_cut():
     length = torch.export.Dim("length", min=2, max=64)
-    with pytest.raises(sw.PlanError, match="not known to be a multiple of 2"):
+    with pytest.raises(
+        sw.PlanError, match=r"not known to be a multiple of 2 ranks\n  try: export this dim as 2 \* torch"
+    ):
         check(Decoder(layers=1), (IDS,), 2, plan(), dynamic=({1: length},))
 
 

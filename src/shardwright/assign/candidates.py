@@ -69,7 +69,7 @@ def discover(
     neighbours = _neighbours(folded, links)
     for site, layout in pinned.items():
         if isinstance(layout, Shard):
-            _note(found, (site, 0), layout.dim, cut_of(layout))
+            _note(found, (site, 0), layout.dim, cut_of(layout), is_asked=True)
     for site in folded.sites:
         rule = rules[site.index]
         for group in rule.groups() if rule is not None else ():
@@ -171,9 +171,12 @@ def _neighbours(folded: Folded, links: Mapping[int, tuple[int, int]]) -> list[di
     return near
 
 
-def _note(found: Candidates, value: Value, dim: int, cut: Cut) -> bool:
+def _note(found: Candidates, value: Value, dim: int, cut: Cut, *, is_asked: bool = False) -> bool:
+    """Note a candidate cut; whether it is new. ``is_asked``: also one that leaves all to one rank, as the only token
+    of a sequence that the plan cuts: nothing is gained by it, but what is pinned so passes on.
+    """
     cuts = found.dims.setdefault((value, dim), {})
-    if cut in cuts or len(cuts) >= MAX_CUTS or cut.largest_fraction >= 1:
+    if cut in cuts or len(cuts) >= MAX_CUTS or (cut.largest_fraction >= 1 and not is_asked):
         return False
     cuts[cut] = None
     return True
@@ -195,7 +198,7 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
                     for choice in factor_cuts(term, cut, rule.sizes):
                         # What a part of a packed dim knows waits for what the others know.
                         if len(choice) > 1 or not choice.keys() & joint:
-                            _choose(found, site, rule, choice)
+                            _choose(found, site, rule, choice, is_asked=cut.largest_fraction >= 1)
     changed = False
     choices = found.choices[site.index]
     untold = list(choices)[found.told[site.index] :]
@@ -209,26 +212,31 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
                 if cut is not None:
                     cuts += [((value, dim), cut) for value in values]
         for (value, dim), cut in cuts:
-            changed |= _note(found, value, dim, cut)
+            changed |= _note(found, value, dim, cut, is_asked=_leaves_all_to_one(choice))
         if not choice.keys() & joint:
             found.bonds.join(cuts)
     return changed
 
 
-def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut]) -> None:
+def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut], *, is_asked: bool = False) -> None:
     items, tried = tuple(choice.items()), found.tried[site.index]
     if items in tried or len(found.choices[site.index]) >= 4 * MAX_CUTS:
         return
     tried.add(items)
     if any(name in rule.fixed for name in choice):
         return
-    if min(cut.largest_fraction for cut in choice.values()) >= 1:
+    if _leaves_all_to_one(choice) and not is_asked:
         return
     try:
         if strategy_for(rule, choice) is not None:
             found.choices[site.index][items] = None
     except ValueError:
         return
+
+
+def _leaves_all_to_one(choice: Mapping[str, Cut]) -> bool:
+    """Whether some rank holds all of every factor, so that nothing is shared out."""
+    return min(cut.largest_fraction for cut in choice.values()) >= 1
 
 
 def _spread_link(found: Candidates, site: Site, link: tuple[int, int] | None) -> bool:
@@ -243,7 +251,7 @@ def _spread_link(found: Candidates, site: Site, link: tuple[int, int] | None) ->
         cuts = dict.fromkeys(cut for value in values for cut in found.dims.get((value, dim), ()))
         for value in values:
             for cut in cuts:
-                changed |= _note(found, value, dim, cut)
+                changed |= _note(found, value, dim, cut, is_asked=True)
         for cut in cuts:
             found.bonds.join(((value, dim), cut) for value in values)
     return changed
