@@ -76,9 +76,9 @@ def shard(
     ``inputs``: layouts by input name; absent: every rank gets the whole input. ``outputs``: one layout for all outputs,
     or a mapping from position or name; absent: every rank returns the whole output. On a mesh of several axes both are
     mappings from axis names. ``budget``: the most collectives of each kind; any kind not named is then forbidden.
-    ``slack``: under ``"auto"``, how far weight bytes a rank may exceed the least achievable. ``discover``: propose and
-    use rules for operators that have none, found by running them on samples (`ShardedProgram.discovered` holds them as
-    text to paste); what is found so is a proposal, so verify the result.
+    ``slack``: under ``"auto"``, how far a rank's bytes of the weights that can be cut may exceed the least achievable.
+    ``discover``: propose and use rules for operators that have none, found by running them on samples
+    (`ShardedProgram.discovered` holds them as text to paste); what is found so is a proposal, so verify the result.
 
     ``effort``: how long the solver may search for a better answer than it has, as a multiple of what is usual. It is
     counted in steps rather than seconds, so that equal arguments give equal programs on every rank, machine and run

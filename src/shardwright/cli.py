@@ -89,7 +89,9 @@ def plan(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the YAML; default: standard output.")
     ] = None,
-    slack: Annotated[float, typer.Option(help="How far weight bytes per rank may exceed the least.")] = 0.1,
+    slack: Annotated[
+        float, typer.Option(help="How far bytes per rank of weights that can be cut may exceed the least.")
+    ] = 0.1,
     effort: Effort = 1.0,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +123,8 @@ def shard(
     tp: Ranks = 2,
     plan: PlanOption = "auto",
     slack: Annotated[
-        float, typer.Option(help="Under 'auto': how far weight bytes per rank may exceed the least.")
+        float,
+        typer.Option(help="Under 'auto': how far bytes per rank of weights that can be cut may exceed the least."),
     ] = 0.1,
     effort: Effort = 1.0,
     dtype: Annotated[

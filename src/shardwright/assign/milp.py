@@ -18,7 +18,7 @@ Constraints
 - whole values in are whole values out: ``Σ_K i[r,K] = Σ_L o[r,L]``                              (`_Model.supply`)
 - collectives carry it: ``d[r,K→L] ≤ y[v,K→L]``, ``i[r,K] ≤ y[v,K→R]``; where v has one reader, they are ``y`` itself
 - mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
-- memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ (1 + slack) · least``   (`_Model.limit`)
+- memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ byte_limit``             (`_Model.limit`)
 
 Flows per reader keep the linear relaxation tight: half a reshard cannot serve one reader twice. Passing by the whole
 value keeps them few: one for each layout at either end, not one for each pair.
@@ -31,7 +31,7 @@ Objectives, one after the other, each bounding the next                         
 
 - under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences,
   where the search ended early with the collectives of 1. (`_least_work`);
-- under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `least_bytes` and the slack.
+- under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `byte_limit`.
 
 The preferences break ties the same way everywhere: store less, reduce early (but where another axis reduces next, right
 there: `shardwright.optimize.merge` makes one of the two), cut rather than repeat, first strategy first. HiGHS runs on
@@ -45,7 +45,7 @@ import numpy as np
 
 from shardwright.assign.cost import has_collective, share
 from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, dot, relative_gap
-from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, least_bytes
+from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit
 from shardwright.errors import AssignmentError
 from shardwright.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.rules.rule import Strategy
@@ -74,7 +74,7 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     model = _Model(problem)
     below = np.inf if better_than is None else better_than.objective * (1 - PROVEN)
     if problem.auto:
-        model.limit(model.bytes_cost, least_bytes(problem) * (1 + problem.slack) + 1)
+        model.limit(model.bytes_cost, byte_limit(problem) + 1)
         answer = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference, below)
         objective = answer.objective
     else:

@@ -69,8 +69,17 @@ class Solution:
     gap: float = 0.0
 
 
-def least_bytes(problem: Problem) -> int:
-    """The least weight bytes a rank can hold: every weight at its least, tied ones at the least of them together.
+def byte_limit(problem: Problem) -> float:
+    """The weight bytes a rank may hold: the least, and the slack of those of weights that can be cut.
+
+    What is whole on every rank whatever is chosen must not make room for small weights to stay whole as well.
+    """
+    ranges = _byte_ranges(problem)
+    return sum(least for least, _ in ranges) + problem.slack * sum(least for least, most in ranges if least < most)
+
+
+def _byte_ranges(problem: Problem) -> list[tuple[int, int]]:
+    """The least and the most bytes of every weight on a rank, tied ones together.
 
     No reader stands in the way, since any layout of a weight can be gathered for it; so this needs no solver.
     """
@@ -86,18 +95,20 @@ def least_bytes(problem: Problem) -> int:
     groups: dict[int, list[SiteChoices]] = {}
     for index, site in enumerate(problem.sites):
         groups.setdefault(find(index), []).append(site)
-    total = 0
-    for sites in groups.values():
-        if len(sites) == 1:
-            total += sites[0].members * min(sites[0].weight_bytes)
-            continue
-        by_layout: list[dict[Layout, int]] = [{} for _ in sites]
-        for costs, site in zip(by_layout, sites, strict=True):
-            for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True):
-                layout = (strategy.results or strategy.operands)[0]
-                costs[layout] = min(costs.get(layout, site.members * num_bytes), site.members * num_bytes)
-        common = set(by_layout[0]).intersection(*by_layout[1:])
-        if not common:
-            raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
-        total += min(sum(costs[layout] for costs in by_layout) for layout in common)
-    return total
+    return [_byte_range(sites) for sites in groups.values()]
+
+
+def _byte_range(sites: list[SiteChoices]) -> tuple[int, int]:
+    if len(sites) == 1:
+        (site,) = sites
+        return site.members * min(site.weight_bytes), site.members * max(site.weight_bytes)
+    by_layout: list[dict[Layout, int]] = [{} for _ in sites]
+    for costs, site in zip(by_layout, sites, strict=True):
+        for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True):
+            layout = (strategy.results or strategy.operands)[0]
+            costs[layout] = min(costs.get(layout, site.members * num_bytes), site.members * num_bytes)
+    common = set(by_layout[0]).intersection(*by_layout[1:])
+    if not common:
+        raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
+    together = [sum(costs[layout] for costs in by_layout) for layout in common]
+    return min(together), max(together)
