@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from shardwright.generate.worker import Request, write_text
-from shardwright.package import read_manifest
+from shardwright.package.manifest import read_manifest
 from shardwright.report.tables import Table
 from shardwright.runtime.launch import launch
 

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
-from shardwright.checkpoint import open_checkpoint
+from shardwright.checkpoint.checkpoint import open_checkpoint
 from shardwright.generate.worker import Request, Text, write_text
 from shardwright.runtime.launch import launch
 

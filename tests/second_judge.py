@@ -21,7 +21,7 @@ from spmd_types.types import DTensorPropagationError, SpmdTypeError
 from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, all_to_all, reduce_scatter
 from shardwright.layout import Partial, Replicate, Shard
 from shardwright.nodes import op_name
-from shardwright.partition import partition
+from shardwright.partition.partition import partition
 from shardwright.rules.call import leaves
 
 RANK = 1

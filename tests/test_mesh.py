@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from shardwright import Shard, gather, load, reshard, shard
 from shardwright.errors import ShardwrightError
 from shardwright.mesh import Mesh
-from shardwright.package import read_manifest
+from shardwright.package.manifest import read_manifest
 from tests.ranks import on_ranks
 
 AXES = st.dictionaries(st.sampled_from(["dp", "pp", "tp"]), st.integers(1, 4), min_size=1)

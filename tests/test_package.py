@@ -9,7 +9,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 import shardwright as sw
-from shardwright.package import read_manifest
+from shardwright.package.manifest import read_manifest
 from shardwright.runtime.launch import launch
 from tests.models import MEGATRON, Cache, Decoder, LinearNorm, redraw, relative_error
 
@@ -159,7 +159,7 @@ def damaged(package, tmp_path):
 
 
 def open_rank(path):
-    from shardwright.package import load_rank
+    from shardwright.package.load import load_rank
 
     return load_rank(path, 0)
 

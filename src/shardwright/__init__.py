@@ -1,7 +1,7 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
-from shardwright.checkpoint import shard_checkpoint
+from shardwright.checkpoint.checkpoint import shard_checkpoint
 from shardwright.custom import check_rule, discover_rule, register_rule
 from shardwright.errors import (
     AssignmentError,
@@ -20,11 +20,15 @@ from shardwright.errors import (
     ShardwrightError,
     SolverWarning,
 )
-from shardwright.generate import Sampling, generate
+from shardwright.generate.decoding import generate
+from shardwright.generate.sampling import Sampling
 from shardwright.layout import Blocks, Partial, Replicate, Shard
 from shardwright.mesh import Mesh
-from shardwright.package import compile_package, gather, load, reshard
-from shardwright.plan import autodeploy_plan, hf_plan
+from shardwright.package.compile import compile_package
+from shardwright.package.gather import gather, reshard
+from shardwright.package.load import load
+from shardwright.plan.autodeploy import autodeploy_plan
+from shardwright.plan.huggingface import hf_plan
 from shardwright.runtime.groups import rebind
 from shardwright.sharded import ShardedProgram
 from shardwright.verify import verify

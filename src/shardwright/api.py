@@ -26,16 +26,11 @@ from shardwright.errors import (
 )
 from shardwright.mesh import Mesh
 from shardwright.pins import make_pins, resolve_axis, tensors_of
-from shardwright.plan import (
-    AutoDeployPlan,
-    BorrowedPlan,
-    Pin,
-    ResolvedPlan,
-    move_inside,
-    plan_of_classes,
-    read_plan,
-    resolve_names,
-)
+from shardwright.plan.autodeploy import AutoDeployPlan
+from shardwright.plan.borrowed import BorrowedPlan, move_inside
+from shardwright.plan.files import read_plan
+from shardwright.plan.huggingface import plan_of_classes
+from shardwright.plan.resolve import Pin, ResolvedPlan, resolve_names
 from shardwright.program import Program, read
 from shardwright.room import check_room
 from shardwright.rules.discover import Discovery

@@ -141,7 +141,7 @@ def shard(
     A checkpoint's weights are streamed slice by slice; an interrupted run that is started again goes on.
     """
     import shardwright
-    from shardwright.checkpoint import open_checkpoint
+    from shardwright.checkpoint.checkpoint import open_checkpoint
 
     if output.exists():
         raise ShardwrightError(f"the output folder {output} exists already\n  try: another name, or remove it first")
@@ -217,7 +217,7 @@ def generate(
     """Launch local ranks and stream the text that a sharded decoder writes."""
     from shardwright.generate.sampling import Sampling
     from shardwright.generate.worker import Request, check_generates, write_text
-    from shardwright.package import read_manifest
+    from shardwright.package.manifest import read_manifest
     from shardwright.runtime.launch import launch
 
     manifest = read_manifest(package)
@@ -274,7 +274,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks on given inputs and write the outputs."""
-    from shardwright.package import read_manifest
+    from shardwright.package.manifest import read_manifest
     from shardwright.package.worker import run_package
     from shardwright.report.tables import Table, print_json
     from shardwright.runtime.inputs import read_inputs
@@ -321,7 +321,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 def _load(model: Path) -> Any:
     if _is_checkpoint(model):
-        from shardwright.checkpoint import open_checkpoint
+        from shardwright.checkpoint.checkpoint import open_checkpoint
 
         return open_checkpoint(model).exported
     from shardwright.exported import load_exported

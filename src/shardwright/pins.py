@@ -10,7 +10,7 @@ from shardwright.assign.assignment import Pins
 from shardwright.assign.steps import ModuleBoundary
 from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout import Layout
-from shardwright.plan import ResolvedPlan, TensorInfo, resolve_plan
+from shardwright.plan.resolve import ResolvedPlan, TensorInfo, resolve_plan
 from shardwright.plan.styles import as_layout
 from shardwright.program import Program
 

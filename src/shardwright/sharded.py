@@ -25,8 +25,10 @@ from shardwright.inference import for_inference
 from shardwright.inputs import bind_inputs
 from shardwright.layout import REPLICATE, Layout, Shard, cut_of, take_shard
 from shardwright.mesh import Mesh
-from shardwright.optimize import merge_collectives
-from shardwright.partition import Collective, check_lowering, collectives_of, lower, partition
+from shardwright.optimize.merge import merge_collectives
+from shardwright.partition.collectives import Collective
+from shardwright.partition.lower import check_lowering, lower
+from shardwright.partition.partition import collectives_of, partition
 from shardwright.program import Program, write
 from shardwright.rules.discover import Discovery
 from shardwright.serial import one_at_a_time

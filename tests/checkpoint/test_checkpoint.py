@@ -10,8 +10,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import shardwright as sw
-from shardwright.checkpoint import open_checkpoint
-from shardwright.package import load_rank, read_manifest
+from shardwright.checkpoint.checkpoint import open_checkpoint
+from shardwright.package.load import load_rank
+from shardwright.package.manifest import read_manifest
 from shardwright.package.regions import Region
 from shardwright.report.tables import unused_table
 from tests.tiny import write_checkpoint

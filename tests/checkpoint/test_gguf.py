@@ -13,7 +13,7 @@ import shardwright as sw
 from shardwright.checkpoint.build import build_model
 from shardwright.checkpoint.checkpoint import _find_weights
 from shardwright.checkpoint.ties import settle_ties
-from shardwright.package import read_manifest
+from shardwright.package.manifest import read_manifest
 from shardwright.package.regions import Region, read_region
 
 WIDTH, HEADS, KV_HEADS, HIDDEN, VOCAB = 64, 4, 2, 96, 64

@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.checkpoint import open_checkpoint
 from shardwright.checkpoint.build import build_model
-from shardwright.checkpoint.checkpoint import _find_weights
+from shardwright.checkpoint.checkpoint import _find_weights, open_checkpoint
 from shardwright.checkpoint.ties import settle_ties
 from shardwright.package.regions import Region, WholeTensor, read_region
 from tests.tiny import write_checkpoint

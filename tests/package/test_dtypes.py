@@ -10,7 +10,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.dtypes import DTYPES, stored_shape
-from shardwright.package import load_rank
+from shardwright.package.load import load_rank
 from shardwright.package.slices import copy_slice
 from shardwright.runtime.inputs import write_outputs
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 import shardwright as sw
-from shardwright.package import read_manifest
+from shardwright.package.manifest import read_manifest
 from tests.mechanisms.test_packed import HEADS, Attention, X, split_off
 from tests.models import MEGATRON, Cache, Decoder, MLPs, PackedAttention, redraw, relative_error
 

@@ -12,10 +12,11 @@ from torch import nn
 import shardwright as sw
 from shardwright.errors import PlanError, PlanWarning
 from shardwright.layout import REPLICATE, Shard, resolve
-from shardwright.plan import STYLE_NAMES, TensorInfo, plan_of_classes, resolve_plan
 from shardwright.plan.autodeploy import autodeploy_plan
 from shardwright.plan.borrowed import BorrowedPlan, Part, move_inside
-from shardwright.plan.huggingface import hf_plan
+from shardwright.plan.huggingface import hf_plan, plan_of_classes
+from shardwright.plan.resolve import TensorInfo, resolve_plan
+from shardwright.plan.styles import STYLE_NAMES
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.package import read_manifest
+from shardwright.package.manifest import read_manifest
 
 
 class PackedColwiseParallel:

@@ -14,8 +14,9 @@ from torch.distributed.tensor.parallel import (
 
 from shardwright.errors import PlanError
 from shardwright.layout import REPLICATE, Blocks, Cut, Shard, resolve
-from shardwright.plan import TensorInfo, read_plan, resolve_plan, write_plan
+from shardwright.plan.files import read_plan, write_plan
 from shardwright.plan.patterns import generalize, matches
+from shardwright.plan.resolve import TensorInfo, resolve_plan
 
 LINEAR, EMBEDDING = "torch.nn.modules.linear.Linear", "torch.nn.modules.sparse.Embedding"
 TENSORS = {

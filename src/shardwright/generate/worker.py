@@ -12,8 +12,8 @@ import torch
 from shardwright.errors import PackageError
 from shardwright.generate.decoding import check_decoder, generate
 from shardwright.generate.sampling import Sampling
-from shardwright.package import Manifest, load
-from shardwright.package.manifest import read_file
+from shardwright.package.load import load
+from shardwright.package.manifest import Manifest, read_file
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from shardwright.package.manifest import Manifest, check_file, read_file, read_m
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
 from shardwright.package.stream import TensorSlot, write_tensors
-from shardwright.plan import STYLE_NAMES
 from shardwright.plan.files import as_plan
+from shardwright.plan.styles import STYLE_NAMES
 from shardwright.program import STATE_KINDS, replace_weights
 from shardwright.sharded import ShardedProgram
 
