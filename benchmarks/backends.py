@@ -20,7 +20,7 @@ from rich.console import Console
 
 import shardwright as sw
 from shardwright.report.tables import Table
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 
 BACKENDS = ("eager", "compile", "aoti")
 CONFIG = {

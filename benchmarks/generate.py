@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from shardwright.generate.worker import Request, write_text
+from shardwright.generate.text import Request, write_text
 from shardwright.package.manifest import read_manifest
 from shardwright.report.tables import Table
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 
 WARM_UP = "Name a colour."
 PROMPTS = ["Explain in one sentence why the sky is blue.", "Write a haiku about the sea."]

@@ -113,7 +113,7 @@ def main():
         checkpoint.mkdir()
         with console.status("writing the checkpoint"):
             model_bytes, largest_bytes = write_checkpoint(checkpoint, options.layers)
-        imports_bytes, imports_s = peak_of(Path(name), "shardwright.checkpoint.recipes")
+        imports_bytes, imports_s = peak_of(Path(name), "shardwright.sources.hugging_face.recipes")
         for ranks in options.ranks:
             with console.status(f"sharding {spell_bytes(model_bytes)} for {ranks} ranks"):
                 words = ("shardwright", "shard", checkpoint, "--tp", ranks, "-o", package)

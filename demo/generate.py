@@ -23,9 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
-from shardwright.checkpoint.checkpoint import open_checkpoint
-from shardwright.generate.worker import Request, Text, write_text
-from shardwright.runtime.launch import launch
+from shardwright.generate.text import Request, Text, write_text
+from shardwright.run.launch import launch
+from shardwright.sources.checkpoint import open_checkpoint
 
 OUT = Path(__file__).parent / "out"
 NUM_TOKENS = 40

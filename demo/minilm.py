@@ -18,7 +18,7 @@ from steps import console, timed
 
 import shardwright as sw
 from shardwright.report.tables import collectives_table, fallbacks_table, memory_table, weights_table
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 
 NUM_RANKS = 2
 SENTENCES = [

@@ -18,10 +18,10 @@ import torch.distributed as dist
 from spmd_types._checker import _OP_REGISTRY  # the one table of what it knows; there is no public one
 from spmd_types.types import DTensorPropagationError, SpmdTypeError
 
-from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, all_to_all, reduce_scatter
-from shardwright.layout import Partial, Replicate, Shard
-from shardwright.nodes import op_name
+from shardwright.layout.layout import Partial, Replicate, Shard
 from shardwright.partition.partition import partition
+from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, all_to_all, reduce_scatter
+from shardwright.program.nodes import op_name
 from shardwright.rules.call import leaves
 
 RANK = 1

@@ -11,7 +11,7 @@ from torch import nn
 import shardwright as sw
 from shardwright.assign.cost import CostModel
 from shardwright.plan.files import read_plan
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 
 PLAN = {"0": "colwise", "2": "rowwise"}
 X = torch.randn(4, 8)

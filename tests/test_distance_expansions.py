@@ -6,9 +6,9 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.assign.cost import CostModel
-from shardwright.assign.distance_expansions import DISTANCES
-from shardwright.assign.expansions import EXPANSIONS
 from shardwright.rules.call import bind_arguments, leaves
+from shardwright.rules.operators.distance_expansions import DISTANCES
+from shardwright.rules.operators.expansions import EXPANSIONS
 from shardwright.rules.registry import op_names
 from tests.test_norm_expansions import ULPS
 

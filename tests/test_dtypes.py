@@ -8,7 +8,7 @@ from torch import nn
 from torch.export import Dim
 
 import shardwright as sw
-from shardwright.layout import Partial, Shard
+from shardwright.layout.layout import Partial, Shard
 
 LOOKUPS = {
     "index": lambda codes, rows: codes[rows],

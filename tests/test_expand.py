@@ -6,7 +6,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.assign.cost import CostModel
-from shardwright.assign.expansions import REDUCTIONS
+from shardwright.rules.operators.expansions import REDUCTIONS
 
 F = nn.functional
 BYTES_MATTER = CostModel(link_bytes_per_us=1)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import shardwright as sw
-from shardwright.exported import load_exported
-from shardwright.quiet import quiet_export
+from shardwright.program.exported import load_exported
+from shardwright.program.quiet import quiet_export
 
 
 def test_files_that_hold_no_program(tmp_path, capfd):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import shardwright as sw
 from shardwright.api import GATHERED_WORTH_SAYING
-from shardwright.cli import app
+from shardwright.cli.app import app
 from tests.models import Cache, Decoder, redraw
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.inference import InferenceProgram
+from shardwright.program.inference import InferenceProgram
 
 SAYS = "training is not supported yet"
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import shardwright as sw
-from shardwright.inputs import bind_inputs
-from shardwright.program import read
+from shardwright.program.inputs import bind_inputs
+from shardwright.program.program import read
 
 
 class Two(torch.nn.Module):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.errors import LayoutError
-from shardwright.layout import (
+from shardwright.layout.layout import (
     EVERY,
     Blocks,
     Cut,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from shardwright import Shard, gather, load, reshard, shard
 from shardwright.errors import ShardwrightError
-from shardwright.mesh import Mesh
+from shardwright.layout.mesh import Mesh
 from shardwright.package.manifest import read_manifest
 from tests.ranks import on_ranks
 

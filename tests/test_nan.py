@@ -7,7 +7,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.assign.cost import CostModel
-from shardwright.layout import Shard
+from shardwright.layout.layout import Shard
 from tests.ranks import on_ranks
 
 NAN, INF = float("nan"), float("inf")

@@ -6,8 +6,8 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.assign.cost import CostModel
-from shardwright.assign.norm_expansions import NORMS
 from shardwright.rules.call import bind_arguments, leaves
+from shardwright.rules.operators.norm_expansions import NORMS
 from shardwright.rules.registry import op_names
 from tests.mechanisms.sharding import check, chunks, held, kinds
 

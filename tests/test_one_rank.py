@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.layout import REPLICATE, Blocks, Cut, Partial, Shard, resolve
+from shardwright.layout.layout import REPLICATE, Blocks, Cut, Partial, Shard, resolve
 from tests.models import MEGATRON, Decoder, redraw
 from tests.ranks import on_ranks
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import shardwright as sw
 from shardwright.package.manifest import read_manifest
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 from tests.models import MEGATRON, Cache, Decoder, LinearNorm, redraw, relative_error
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
@@ -159,7 +159,7 @@ def damaged(package, tmp_path):
 
 
 def open_rank(path):
-    from shardwright.package.load import load_rank
+    from shardwright.run.load import load_rank
 
     return load_rank(path, 0)
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.nodes import module_path, source_line
-from shardwright.program import read, write
+from shardwright.program.nodes import module_path, source_line
+from shardwright.program.program import read, write
 from tests.models import Decoder, redraw
 
 

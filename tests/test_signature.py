@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.package.worker import run_package
-from shardwright.program import read
-from shardwright.runtime.inputs import example_inputs
-from shardwright.runtime.launch import launch
-from shardwright.signature import signature_of, spell_constant
+from shardwright.program.program import read
+from shardwright.program.signature import signature_of, spell_constant
+from shardwright.run.files import example_inputs
+from shardwright.run.launch import launch
+from shardwright.run.worker import run_package
 
 PLAN = {"up": "colwise", "down": "rowwise"}
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.mesh import Mesh
+from shardwright.layout.mesh import Mesh
 from tests.models import MEGATRON, Decoder, redraw
 from tests.ranks import on_ranks
 

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 import shardwright as sw
 from shardwright.errors import RuleError
-from shardwright.layout import Shard
+from shardwright.layout.layout import Shard
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import leaves, make_call
 from shardwright.rules.check import check_strategies, default_strategies

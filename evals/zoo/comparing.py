@@ -3,9 +3,9 @@
 from collections import Counter
 
 from shardwright.assign.cost import CostModel
-from shardwright.package.regions import region_of
+from shardwright.compiler.split import costs_us
+from shardwright.layout.box import region_of
 from shardwright.plan.patterns import generalize
-from shardwright.split import costs_us
 
 FACTORS = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
 """Bytes a rank sends over those of the whole value, in a ring, but for the (ranks - 1)/ranks they all share."""

@@ -1,8 +1,8 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
-from shardwright.checkpoint.checkpoint import shard_checkpoint
-from shardwright.custom import check_rule, discover_rule, register_rule
+from shardwright.compiler.sharded import ShardedProgram
+from shardwright.compiler.verify import verify
 from shardwright.errors import (
     AssignmentError,
     BudgetError,
@@ -22,16 +22,16 @@ from shardwright.errors import (
 )
 from shardwright.generate.decoding import generate
 from shardwright.generate.sampling import Sampling
-from shardwright.layout import Blocks, Partial, Replicate, Shard
-from shardwright.mesh import Mesh
-from shardwright.package.compile import compile_package
+from shardwright.layout.layout import Blocks, Partial, Replicate, Shard
+from shardwright.layout.mesh import Mesh
 from shardwright.package.gather import gather, reshard
-from shardwright.package.load import load
 from shardwright.plan.autodeploy import autodeploy_plan
 from shardwright.plan.huggingface import hf_plan
-from shardwright.runtime.groups import rebind
-from shardwright.sharded import ShardedProgram
-from shardwright.verify import verify
+from shardwright.rules.custom import check_rule, discover_rule, register_rule
+from shardwright.run.aot.compile import compile_package
+from shardwright.run.groups import rebind
+from shardwright.run.load import load
+from shardwright.sources.checkpoint import shard_checkpoint
 from shardwright.version import VERSION
 
 __version__ = VERSION

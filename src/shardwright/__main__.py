@@ -1,5 +1,5 @@
 """``python -m shardwright``."""
 
-from shardwright.cli import main
+from shardwright.cli.app import main
 
 main()

@@ -11,32 +11,32 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from shardwright.arguments import check_number
-from shardwright.assign.assignment import Pins, assign_layouts
+from shardwright.assign.assign import Pins, assign_layouts
+from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget, Clock
-from shardwright.assign.result import Assignment
-from shardwright.budget import accept_budget, check_budget
-from shardwright.custom import register_discovered
+from shardwright.compiler.budget import accept_budget, check_budget
+from shardwright.compiler.room import check_room
+from shardwright.compiler.sharded import AxisPass, ShardedProgram
+from shardwright.compiler.split import is_cheaper, is_even_on, scarce_weights, splits
 from shardwright.errors import (
     GatherWarning,
     PlanError,
     ShardwrightError,
     SolverWarning,
 )
-from shardwright.mesh import Mesh
-from shardwright.pins import make_pins, resolve_axis, tensors_of
+from shardwright.layout.mesh import Mesh
+from shardwright.layout.values import check_number
 from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
 from shardwright.plan.files import read_plan
 from shardwright.plan.huggingface import plan_of_classes
+from shardwright.plan.pins import make_pins, resolve_axis, tensors_of
 from shardwright.plan.resolve import Pin, ResolvedPlan, resolve_names
-from shardwright.program import Program, read
-from shardwright.room import check_room
+from shardwright.program.program import Program, read
+from shardwright.program.serial import one_at_a_time
+from shardwright.rules.custom import register_discovered
 from shardwright.rules.discover import Discovery
-from shardwright.serial import one_at_a_time
-from shardwright.sharded import AxisPass, ShardedProgram
-from shardwright.split import is_cheaper, is_even_on, scarce_weights, splits
 
 GAP_WORTH_SAYING = 1e-3
 """A proven gap above this share of the cost is a warning."""
@@ -240,7 +240,7 @@ def _compile(program: Program, mesh: Mesh, wishes: _Wishes, discovered: Sequence
 def _split_where_heads_are_scarce(
     sharded: ShardedProgram, axis: str, wishes: _Wishes
 ) -> tuple[ShardedProgram, _Wishes]:
-    """The program with ``axis`` compiled in two parts where that is cheaper (see `shardwright.split`), and the wishes
+    """The program with ``axis`` compiled in two parts where that is cheaper (see `compiler.split`), and the wishes
     it was compiled with.
     """
     best = sharded, wishes

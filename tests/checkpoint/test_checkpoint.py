@@ -10,11 +10,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import shardwright as sw
-from shardwright.checkpoint.checkpoint import open_checkpoint
-from shardwright.package.load import load_rank
+from shardwright.layout.box import Region
 from shardwright.package.manifest import read_manifest
-from shardwright.package.regions import Region
 from shardwright.report.tables import unused_table
+from shardwright.run.load import load_rank
+from shardwright.sources.checkpoint import open_checkpoint
 from tests.tiny import write_checkpoint
 
 
@@ -96,7 +96,7 @@ def without_head(state):
 
 
 def cut(tensor, cuts):
-    from shardwright.layout import take_shard
+    from shardwright.layout.layout import take_shard
 
     for layout, coordinate in cuts:
         tensor = take_shard(tensor, layout, coordinate)

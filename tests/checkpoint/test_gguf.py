@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
-from shardwright.checkpoint.build import build_model
-from shardwright.checkpoint.checkpoint import _find_weights
-from shardwright.checkpoint.ties import settle_ties
+from shardwright.layout.box import Region, read_region
 from shardwright.package.manifest import read_manifest
-from shardwright.package.regions import Region, read_region
+from shardwright.sources.checkpoint import _find_weights
+from shardwright.sources.hugging_face.build import build_model
+from shardwright.sources.hugging_face.ties import settle_ties
 
 WIDTH, HEADS, KV_HEADS, HIDDEN, VOCAB = 64, 4, 2, 96, 64
 
@@ -112,7 +112,7 @@ def test_ranks_hold_what_transformers_reads(file, tmp_path):
 
 
 def test_a_folder_with_one_gguf_file_will_do(file):
-    from shardwright.checkpoint.build import find_checkpoint
+    from shardwright.sources.hugging_face.build import find_checkpoint
 
     assert find_checkpoint(file.parent) == (file.parent, file.name) == find_checkpoint(file)
 

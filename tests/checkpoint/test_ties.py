@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.checkpoint.build import build_model
-from shardwright.checkpoint.checkpoint import _find_weights, open_checkpoint
-from shardwright.checkpoint.ties import settle_ties
-from shardwright.package.regions import Region, WholeTensor, read_region
+from shardwright.layout.box import Region, WholeTensor, read_region
+from shardwright.sources.checkpoint import _find_weights, open_checkpoint
+from shardwright.sources.hugging_face.build import build_model
+from shardwright.sources.hugging_face.ties import settle_ties
 from tests.tiny import write_checkpoint
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import shardwright as sw
-from shardwright.cli import app
-from shardwright.generate.worker import Request, write_text
-from shardwright.runtime.launch import launch
+from shardwright.cli.app import app
+from shardwright.generate.text import Request, write_text
+from shardwright.run.launch import launch
 from tests.test_cli import shardwright
 from tests.tiny import make_tokenizer, write_checkpoint
 

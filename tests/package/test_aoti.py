@@ -13,12 +13,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import shardwright as sw
-from shardwright.cli import app
-from shardwright.package.compiled import CompiledManifest, find_compiled
+from shardwright.cli.app import app
 from shardwright.package.manifest import read_manifest
-from shardwright.runtime import native
-from shardwright.runtime.launch import launch
-from shardwright.runtime.native import misfits, this_machine
+from shardwright.run.aot import machine as native
+from shardwright.run.aot.machine import misfits, this_machine
+from shardwright.run.aot.manifest import CompiledManifest, find_compiled
+from shardwright.run.launch import launch
 from tests.models import GLU, Cache, redraw
 from tests.tiny import write_checkpoint
 

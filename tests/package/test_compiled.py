@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import shardwright as sw
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 from tests.models import Cache, redraw
 
 X = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1))

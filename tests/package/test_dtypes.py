@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.dtypes import DTYPES, stored_shape
-from shardwright.package.load import load_rank
+from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.package.slices import copy_slice
-from shardwright.runtime.inputs import write_outputs
+from shardwright.run.files import write_outputs
+from shardwright.run.load import load_rank
 
 
 def as_bytes(tensor):

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shardwright as sw
-from shardwright.package.compiled import COMPILED_MANIFEST, CompiledManifest, ProgramEntry, find_compiled
 from shardwright.package.manifest import MANIFEST_NAME, FileEntry, read_manifest
-from shardwright.runtime.native import this_machine
+from shardwright.run.aot.machine import this_machine
+from shardwright.run.aot.manifest import COMPILED_MANIFEST, CompiledManifest, ProgramEntry, find_compiled
 from tests.models import Cache, redraw
 
 JSON = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=6) | st.just([])

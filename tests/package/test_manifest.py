@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shardwright as sw
-from shardwright.mesh import Mesh
+from shardwright.layout.mesh import Mesh
 from shardwright.package.manifest import MANIFEST_NAME, Manifest, TensorEntry, read_manifest
 from shardwright.package.stored import rank_cuts
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from shardwright.layout import REPLICATE, Cut, Partial, Shard, take_shard
+from shardwright.layout.box import Region, read_region, region_of
+from shardwright.layout.layout import REPLICATE, Cut, Partial, Shard, take_shard
 from shardwright.package import slices
-from shardwright.package.regions import Region, read_region, region_of
 
 
 class Piece:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save
 
 import shardwright as sw
-from shardwright.dtypes import DTYPES
+from shardwright.layout.dtypes import DTYPES
 from shardwright.package.stream import TensorSlot, write_tensors
 
 TENSORS = {

@@ -12,14 +12,14 @@ from torch._subclasses import FakeTensorMode
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
-from shardwright.backends import is_reducible
-from shardwright.layout import Blocks, Cut, Partial, Replicate, Shard, join_shards, resolve, take_shard
+from shardwright.layout.layout import Blocks, Cut, Partial, Replicate, Shard, join_shards, resolve, take_shard
 from shardwright.partition.emit import Emitter
 from shardwright.partition.lower import lower
 from shardwright.partition.reshard import local_sizes, reshard
-from shardwright.program import Input, Output, Program
+from shardwright.program.backends import is_reducible
+from shardwright.program.program import Input, Output, Program
+from shardwright.program.simulate import Simulation
 from shardwright.rules.call import tensor_meta
-from shardwright.simulate import Simulation
 from tests.ranks import on_ranks
 
 SHAPE = (6, 5, 8)

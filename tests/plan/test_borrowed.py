@@ -11,7 +11,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.errors import PlanError, PlanWarning
-from shardwright.layout import REPLICATE, Shard, resolve
+from shardwright.layout.layout import REPLICATE, Shard, resolve
 from shardwright.plan.autodeploy import autodeploy_plan
 from shardwright.plan.borrowed import BorrowedPlan, Part, move_inside
 from shardwright.plan.huggingface import hf_plan, plan_of_classes

@@ -63,7 +63,7 @@ def binary(op, **kwargs):
 
 
 def family_name(family):
-    """``views`` for ``shardwright.rules.views``."""
+    """``views`` for ``shardwright.rules.operators.views``."""
     return family.__name__.rsplit(".", 1)[-1]
 
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.attention`."""
+"""Sample calls for every operator of `shardwright.rules.operators.attention`."""
 
 from tests.rules.harness import aten, t
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.convolution`."""
+"""Sample calls for every operator of `shardwright.rules.operators.convolution`."""
 
 from tests.rules.harness import aten, t
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.copies`."""
+"""Sample calls for every operator of `shardwright.rules.operators.copies`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.distances`."""
+"""Sample calls for every operator of `shardwright.rules.operators.distances`."""
 
 from tests.rules.harness import aten, ints, t
 

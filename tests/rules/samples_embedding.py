@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.embedding`."""
+"""Sample calls for every operator of `shardwright.rules.operators.embedding`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.experts`."""
+"""Sample calls for every operator of `shardwright.rules.operators.experts`."""
 
 import torch
 import transformers.integrations.moe

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.factories`."""
+"""Sample calls for every operator of `shardwright.rules.operators.factories`."""
 
 from tests.rules.harness import aten, t, unary
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.indexing`."""
+"""Sample calls for every operator of `shardwright.rules.operators.indexing`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.joining`."""
+"""Sample calls for every operator of `shardwright.rules.operators.joining`."""
 
 from tests.rules.harness import SHAPES, aten, t
 

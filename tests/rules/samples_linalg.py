@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.linalg`."""
+"""Sample calls for every operator of `shardwright.rules.operators.linalg`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.losses`."""
+"""Sample calls for every operator of `shardwright.rules.operators.losses`."""
 
 import torch
 

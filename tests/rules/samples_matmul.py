@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.matmul`."""
+"""Sample calls for every operator of `shardwright.rules.operators.matmul`."""
 
 from tests.rules.harness import aten, t
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.norms`."""
+"""Sample calls for every operator of `shardwright.rules.operators.norms`."""
 
 from tests.rules.harness import SHAPES, aten, positive, t
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.pointwise`."""
+"""Sample calls for every operator of `shardwright.rules.operators.pointwise`."""
 
 import torch
 

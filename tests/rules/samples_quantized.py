@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.quantized`."""
+"""Sample calls for every operator of `shardwright.rules.operators.quantized`."""
 
 import torch
 import torch.ao.quantization.fx._decomposed

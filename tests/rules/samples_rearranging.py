@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.rearranging`."""
+"""Sample calls for every operator of `shardwright.rules.operators.rearranging`."""
 
 from tests.rules.harness import aten, t, unary
 

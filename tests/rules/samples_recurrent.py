@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.recurrent`."""
+"""Sample calls for every operator of `shardwright.rules.operators.recurrent`."""
 
 import torch
 

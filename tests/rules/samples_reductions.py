@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.reductions`."""
+"""Sample calls for every operator of `shardwright.rules.operators.reductions`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.repeating`."""
+"""Sample calls for every operator of `shardwright.rules.operators.repeating`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.slicing`."""
+"""Sample calls for every operator of `shardwright.rules.operators.slicing`."""
 
 from tests.rules.harness import SHAPES, along, aten, t
 

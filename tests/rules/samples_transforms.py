@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.transforms`."""
+"""Sample calls for every operator of `shardwright.rules.operators.transforms`."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Sample calls for every operator of `shardwright.rules.views`."""
+"""Sample calls for every operator of `shardwright.rules.operators.views`."""
 
 import torch
 

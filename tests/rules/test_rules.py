@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shardwright.collectives import COLLECTIVES
+from shardwright.program.collectives import COLLECTIVES
 from shardwright.rules import FAMILIES
 from tests.rules.harness import aten, family_name, faults_of, rule_for, sample_cases, t, unchecked_entries
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwright.layout import Cut, join_shards, take_shard
+from shardwright.layout.layout import Cut, join_shards, take_shard
+from shardwright.rules.operators.views import refine
 from shardwright.rules.rule import Rule, strategy_for
-from shardwright.rules.views import refine
 
 
 @st.composite

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.runtime.alone import alone
-from shardwright.runtime.launch import launch
+from shardwright.run.alone import alone
+from shardwright.run.launch import launch
 
 PLAN = {"0": "colwise", "2": "rowwise"}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from shardwright.backends import BACKENDS, GLOO, MOVES, NCCL, REDUCTIONS, form_of, is_taken
+from shardwright.program.backends import BACKENDS, GLOO, MOVES, NCCL, REDUCTIONS, form_of, is_taken
 from tests.ranks import on_ranks
 
 c10d = torch.ops._c10d_functional

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import shardwright as sw
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 
 pytestmark = pytest.mark.ranks
 
@@ -69,7 +69,7 @@ def test_a_rank_that_goes_wrong_is_named(what, says):
 
 SCRIPT = """
 import time
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 
 def wait(path):
     import os
@@ -122,7 +122,7 @@ def test_what_cannot_be_sent_to_the_ranks_is_no_rank_s_failure():
 
 UNGUARDED = """
 from operator import add
-from shardwright.runtime.launch import launch
+from shardwright.run.launch import launch
 launch(2, add, 1, 2)
 """
 

@@ -11,7 +11,7 @@ import atexit, os, torch.distributed as dist
 # What is registered first runs last.
 atexit.register(lambda: print("up" if dist.is_initialized() else "left"))
 os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
-from shardwright.runtime.groups import start_process_group
+from shardwright.run.groups import start_process_group
 
 start_process_group(60.0)
 assert dist.is_initialized()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from shardwright.errors import ShardwrightError
-from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of
+from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of
 from shardwright.rules.rule import Strategy
 
 

@@ -14,12 +14,12 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from shardwright.assign.expansions import EXPANSIONS, Expansion
-from shardwright.assign.recurrent import RECURRENT, ROUND
 from shardwright.assign.steps import Steps
-from shardwright.layout import REPLICATE, Shard
-from shardwright.program import Program
+from shardwright.layout.layout import REPLICATE, Shard
+from shardwright.program.program import Program
 from shardwright.rules.call import bind_call, leaves, map_values
+from shardwright.rules.operators.expansions import EXPANSIONS, Expansion
+from shardwright.rules.operators.unrolled import RECURRENT, ROUND
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Strategy
 

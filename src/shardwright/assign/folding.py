@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.assign.recurrent import ROUND
 from shardwright.assign.steps import Step, Steps, Value, is_tensor
-from shardwright.layout import Layout
-from shardwright.nodes import module_path, region_of
+from shardwright.layout.layout import Layout
+from shardwright.program.nodes import module_path, region_of
 from shardwright.rules.call import leaves
+from shardwright.rules.operators.unrolled import ROUND
 
 MIN_WEIGHTS = 2
 

@@ -15,12 +15,12 @@ import torch
 from torch import fx
 from torch.export.graph_signature import InputKind
 
-from shardwright.assign.regions import CutRegions, Port, Region
-from shardwright.assign.result import Assignment
+from shardwright.assign.assignment import Assignment
+from shardwright.assign.higher_order import CutRegions, Port, Region
 from shardwright.errors import AssignmentError
-from shardwright.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.nodes import higher_order_name
-from shardwright.program import Input, Program, Weight
+from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
+from shardwright.program.nodes import higher_order_name
+from shardwright.program.program import Input, Program, Weight
 from shardwright.rules.rule import Strategy
 
 PARAMETER, USER_INPUT = InputKind.PARAMETER, InputKind.USER_INPUT

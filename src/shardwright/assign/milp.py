@@ -34,7 +34,7 @@ Objectives, one after the other, each bounding the next                         
 - under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `byte_limit`.
 
 The preferences break ties the same way everywhere: store less, reduce early (but where another axis reduces next, right
-there: `shardwright.optimize.merge` makes one of the two), cut rather than repeat, first strategy first. HiGHS runs on
+there: `partition.merge` makes one of the two), cut rather than repeat, first strategy first. HiGHS runs on
 one thread with fixed settings, and nothing depends on hash order, so every rank finds the same assignment.
 """
 
@@ -47,7 +47,7 @@ from shardwright.assign.cost import has_collective, share
 from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, dot, relative_gap
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit
 from shardwright.errors import AssignmentError
-from shardwright.layout import REPLICATE, Layout, Partial, Shard
+from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.rules.rule import Strategy
 
 TIE = 1e-4

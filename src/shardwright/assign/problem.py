@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget
 from shardwright.errors import AssignmentError
-from shardwright.layout import Layout
+from shardwright.layout.layout import Layout
 from shardwright.rules.rule import Strategy
 
 

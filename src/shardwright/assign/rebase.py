@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import fx
 
-from shardwright.assign.result import Assignment
+from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step
-from shardwright.collectives import COLLECTIVES
 from shardwright.errors import AssignmentError
-from shardwright.layout import Cut, Shard, cut_of
-from shardwright.nodes import describe
+from shardwright.layout.layout import Cut, Shard, cut_of
+from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.nodes import describe
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values
 from shardwright.rules.rule import Call, Rule, Strategy, factor_cuts, strategy_for

@@ -2,14 +2,14 @@
 
 Cut at whole heads, such weights leave ranks idle; cut finer, they have to be gathered; whole, every rank holds all of
 them. None is what an expert does: cut the axis in two, the heads on the first part, their queries on the second. This
-module finds the heads; `shardwright.split` tries the two axes.
+module finds the heads; `compiler.split` tries the two axes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 
 from shardwright.assign.candidates import Candidates
 from shardwright.assign.folding import Folded, Site
-from shardwright.layout import Cut, product
+from shardwright.layout.layout import Cut, product
 from shardwright.rules.rule import Rule, Term
 
 

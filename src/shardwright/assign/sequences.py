@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from torch import fx
 
+from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import share
-from shardwright.assign.recurrent import MAX_STEPS, can_write_out, is_sequence
-from shardwright.assign.result import Assignment, Fallback
-from shardwright.layout import REPLICATE
+from shardwright.layout.layout import REPLICATE
+from shardwright.rules.operators.unrolled import MAX_STEPS, can_write_out, is_sequence
 
 
 def whole_sequences(found: Assignment) -> list[fx.Node]:

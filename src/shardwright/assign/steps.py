@@ -15,9 +15,9 @@ import torch
 from torch import fx
 
 from shardwright.errors import Finding
-from shardwright.layout import Layout
-from shardwright.nodes import module_stack
-from shardwright.program import Program
+from shardwright.layout.layout import Layout
+from shardwright.program.nodes import module_stack
+from shardwright.program.program import Program
 from shardwright.rules.call import bind_arguments, leaves
 from shardwright.rules.metadata import metadata_arguments
 

@@ -7,8 +7,8 @@ import torch.distributed as dist
 
 from shardwright.errors import InputError, RunError
 from shardwright.generate.sampling import Sampling
-from shardwright.package.load import RankModule
 from shardwright.package.manifest import DecoderEntry, Manifest
+from shardwright.run.load import RankModule
 
 
 def generate(

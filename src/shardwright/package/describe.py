@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 from torch.export.graph_signature import InputKind
 
-from shardwright.mesh import Mesh
+from shardwright.layout.mesh import Mesh
 from shardwright.package.manifest import (
     FORMAT_VERSION,
     CollectiveEntry,
@@ -19,19 +19,22 @@ from shardwright.package.manifest import (
     TensorEntry,
     ValueEntry,
 )
-from shardwright.pins import output_names
 from shardwright.plan.files import spell
+from shardwright.plan.pins import output_names
 from shardwright.plan.styles import packed_style
-from shardwright.program import Program, Weight, constant_inputs
-from shardwright.sharded import ShardedProgram
-from shardwright.signature import spell_constant
+from shardwright.program.program import Program, Weight, constant_inputs
+from shardwright.program.signature import spell_constant
 from shardwright.version import VERSION
+
+if TYPE_CHECKING:
+    from shardwright.compiler.sharded import ShardedProgram
+
 
 _STYLES = {ColwiseParallel: "colwise", RowwiseParallel: "rowwise", SequenceParallel: "sequence_parallel"}
 
 
 def describe(
-    sharded: ShardedProgram,
+    sharded: "ShardedProgram",
     *,
     graphs: Sequence[str],
     weights: Sequence[str],

@@ -9,8 +9,9 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.api import PlanLike, shard
+from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import PackageError, PlanError
-from shardwright.mesh import Mesh
+from shardwright.layout.mesh import Mesh
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_file, read_file, read_manifest
 from shardwright.package.save import Progress, save
@@ -18,8 +19,7 @@ from shardwright.package.stored import StoredWeights
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.plan.files import as_plan
 from shardwright.plan.styles import STYLE_NAMES
-from shardwright.program import STATE_KINDS, replace_weights
-from shardwright.sharded import ShardedProgram
+from shardwright.program.program import STATE_KINDS, replace_weights
 
 
 def gather(

@@ -11,8 +11,8 @@ import msgspec
 import torch
 
 from shardwright.errors import PackageError
-from shardwright.mesh import Mesh
-from shardwright.signature import How, Parameter, Signature
+from shardwright.layout.mesh import Mesh
+from shardwright.program.signature import How, Parameter, Signature
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "shardwright.json"
@@ -65,7 +65,7 @@ class ValueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ParameterEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A parameter of the original's ``forward``; see `shardwright.signature.Parameter`."""
+    """A parameter of the original's ``forward``; see `shardwright.program.signature.Parameter`."""
 
     name: str
     how: How

@@ -7,21 +7,24 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from shardwright.dtypes import check_storable
 from shardwright.errors import PackageError
+from shardwright.layout.box import Region, region_of
+from shardwright.layout.dtypes import check_storable
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
 from shardwright.package.manifest import DecoderEntry, FileEntry, check_names, write_manifest
-from shardwright.package.regions import Region, region_of
 from shardwright.package.stream import TensorSlot, write_tensors
-from shardwright.program import Program, Weight, without_weights, write
-from shardwright.sharded import ShardedProgram
+from shardwright.program.program import Program, Weight, without_weights, write
 from shardwright.version import VERSION
+
+if TYPE_CHECKING:
+    from shardwright.compiler.sharded import ShardedProgram
+
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the bytes of weights written and the bytes to write (0: not known yet)."""
@@ -43,7 +46,7 @@ class WeightSource(Protocol):
 
 
 def save(
-    sharded: ShardedProgram,
+    sharded: "ShardedProgram",
     path: str | os.PathLike[str],
     *,
     source: WeightSource | None = None,
@@ -96,7 +99,7 @@ def save(
 
 
 def _write_weights(
-    sharded: ShardedProgram,
+    sharded: "ShardedProgram",
     programs: list[Program],
     source: WeightSource | None,
     folder: WorkFolder,
@@ -162,7 +165,7 @@ def _check_space(folder: Path, num_bytes: int) -> None:
         raise OSError(f"the weights need {num_bytes} bytes, the disk has {free} free")
 
 
-def _job(sharded: ShardedProgram, source: WeightSource) -> str:
+def _job(sharded: "ShardedProgram", source: WeightSource) -> str:
     """A digest of all that decides what the rank files hold."""
     facts = [
         VERSION,

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from shardwright.dtypes import DTYPES, stored_shape
 from shardwright.errors import LayoutError, PackageError, PlanError, first_line
-from shardwright.layout import Layout, Partial, Replicate, Shard, resolve
-from shardwright.mesh import Mesh
+from shardwright.layout.box import Holder, Region, read_region, region_of
+from shardwright.layout.dtypes import DTYPES, stored_shape
+from shardwright.layout.layout import Layout, Partial, Replicate, Shard, resolve
+from shardwright.layout.mesh import Mesh
 from shardwright.package.manifest import Manifest, TensorEntry, check_file
-from shardwright.package.regions import Holder, Region, read_region, region_of
 from shardwright.package.slices import copy_slice
 from shardwright.plan.files import read_layout
 

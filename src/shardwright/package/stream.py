@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from shardwright.dtypes import DTYPES, check_storable, stored_shape
 from shardwright.errors import PackageError
+from shardwright.layout.dtypes import DTYPES, check_storable, stored_shape
 from shardwright.package.manifest import FileEntry
 
 

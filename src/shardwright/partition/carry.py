@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.backends import Form, form_of
 from shardwright.errors import ProgramError
-from shardwright.nodes import describe
 from shardwright.partition.emit import Emitter
+from shardwright.program.backends import Form, form_of
+from shardwright.program.nodes import describe
 
 aten = torch.ops.aten
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from shardwright.assign.result import Assignment
+from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, Value
-from shardwright.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.nodes import module_path, op_name, source_line
+from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.partition.collectives import Collective
-from shardwright.program import size_hint
+from shardwright.program.nodes import module_path, op_name, source_line
+from shardwright.program.program import size_hint
 from shardwright.rules.call import tensor_meta
 
 

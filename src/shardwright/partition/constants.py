@@ -7,7 +7,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from shardwright.partition.emit import Emitter
-from shardwright.program import Input, Weight
+from shardwright.program.program import Input, Weight
 
 
 class RankConstants:

@@ -8,9 +8,9 @@ import torch
 from torch import fx
 
 from shardwright.assign.steps import Step
-from shardwright.layout import Cut
-from shardwright.nodes import region_of
-from shardwright.partition.regions import hold_region
+from shardwright.layout.layout import Cut
+from shardwright.partition.higher_order import hold_region
+from shardwright.program.nodes import region_of
 from shardwright.rules.rule import Rule, Strategy
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import torch
 import torch.distributed._functional_collectives
 from torch import fx
 
-from shardwright.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
-from shardwright.layout import Cut
-from shardwright.nodes import graphs_of
+from shardwright.layout.layout import Cut
 from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
-from shardwright.program import Program
+from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
+from shardwright.program.nodes import graphs_of
+from shardwright.program.program import Program
 
 aten = torch.ops.aten
 c10d = torch.ops._c10d_functional

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from shardwright.errors import ProgramError
-from shardwright.nodes import describe
 from shardwright.partition.emit import Emitter, is_contiguous
+from shardwright.program.nodes import describe
 
 aten = torch.ops.aten
 

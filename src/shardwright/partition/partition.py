@@ -11,27 +11,27 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import has_collective
-from shardwright.assign.flex import is_flex_attention
-from shardwright.assign.result import Assignment
 from shardwright.assign.steps import Step, Value, operand_nodes
-from shardwright.collectives import COLLECTIVES
 from shardwright.errors import RuleError, ShardwrightError
-from shardwright.layout import REPLICATE, Layout, Shard
-from shardwright.nodes import describe, graphs_of
+from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.collectives import Collective
 from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.flex import write_flex_attention
+from shardwright.partition.higher_order import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.memory import laid_as, strides
-from shardwright.partition.metadata import stand_in, whole_size
-from shardwright.partition.regions import empty_results, has_no_share, own_holder, write_region_call
 from shardwright.partition.reshard import local_sizes, reshard
-from shardwright.program import Program
+from shardwright.partition.stand_in import stand_in, whole_size
+from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.nodes import describe, graphs_of
+from shardwright.program.program import Program
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, unbind_arguments
-from shardwright.rules.localize import localize
+from shardwright.rules.local import localize
 from shardwright.rules.metadata import DTYPE
+from shardwright.rules.operators.flex import is_flex_attention
 from shardwright.rules.rule import Call, Rule, Strategy
 
 _KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node", "collective")

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright import collectives
 from shardwright.assign.cost import exchanges
-from shardwright.layout import Layout, Partial, Replicate, Shard, cut_of, local_shape
+from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import fold, over, period_dim, period_of, unfold
+from shardwright.program import collectives
 
 aten = torch.ops.aten
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from shardwright.arguments import check_file, is_count
 from shardwright.errors import LayoutError, PlanError
-from shardwright.layout import EVERY, Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
+from shardwright.layout.layout import EVERY, Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
+from shardwright.layout.values import check_file, is_count
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:

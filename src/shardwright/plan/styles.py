@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from shardwright.errors import LayoutError, near_misses
-from shardwright.layout import REPLICATE, Layout, Partial, Replicate, Shard
+from shardwright.layout.layout import REPLICATE, Layout, Partial, Replicate, Shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from shardwright.checkpoint.files import Unused
-from shardwright.layout import Layout, Replicate
-from shardwright.sharded import ShardedProgram
+from shardwright.compiler.sharded import ShardedProgram
+from shardwright.layout.layout import Layout, Replicate
+from shardwright.sources.hugging_face.files import Unused
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Rules: for every operator, how its factors lie in operands and results. One file a family, one registry."""
 
-from shardwright.rules import (
+from shardwright.rules.operators import (
     attention,
     collectives,
     convolution,

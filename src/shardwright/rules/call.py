@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout import Size
+from shardwright.layout.layout import Size
 from shardwright.rules.aliases import resolve
 from shardwright.rules.rule import Call, TensorMeta
 

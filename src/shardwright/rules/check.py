@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from shardwright.layout import Cut, Layout, Partial, Shard, join_shards, local_shape, take_shard
+from shardwright.layout.layout import Cut, Layout, Partial, Shard, join_shards, local_shape, take_shard
 from shardwright.rules.call import bind_call, leaves, make_call, map_values, unbind_arguments
-from shardwright.rules.localize import localize
+from shardwright.rules.local import localize
 from shardwright.rules.rule import (
     SCATTERED,
     Call,

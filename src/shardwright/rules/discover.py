@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout import REPLICATE, Cut, Layout, Shard, take_shard
+from shardwright.layout.layout import REPLICATE, Cut, Layout, Shard, take_shard
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.check import split_sum
 

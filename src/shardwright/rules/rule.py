@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from shardwright.layout import OWNED, REPLICATE, Cut, Layout, Partial, Shard, Size, product
+from shardwright.layout.layout import OWNED, REPLICATE, Cut, Layout, Partial, Shard, Size, product
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from torch.export.pt2_archive._package import load_pt2
 
 from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import parse_graph, spell_graph
-from shardwright.program import STATE_KINDS
-from shardwright.quiet import quiet_export
+from shardwright.program.program import STATE_KINDS
+from shardwright.program.quiet import quiet_export
 
 
 def read_graph(path: Path) -> ExportedProgram:

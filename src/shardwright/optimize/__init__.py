@@ -1,1 +1,0 @@
-"""Passes over the collectives of a rank's program, before they are lowered."""

@@ -1,0 +1,52 @@
+"""Exported programs in files of the user's own, which are trusted as torch trusts them."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from shardwright.errors import ProgramError, first_line
+from shardwright.layout.values import check_file, check_path
+from shardwright.program.quiet import quiet_export
+
+
+def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
+    """The exported program in a ``.pt2`` file; raises `ProgramError` when it is missing, damaged or no such."""
+    file = check_path(path, "the program", error=ProgramError)
+    if not file.exists():
+        raise ProgramError(f"there is no file {path}")
+    if file.is_dir():
+        raise ProgramError(f"{path} is a folder, not an exported program\n  try: the .pt2 file torch.export.save wrote")
+    file = check_file(file, "the program", error=ProgramError)
+    if not zipfile.is_zipfile(file):
+        raise ProgramError(
+            f"{path} is not an exported program, or it is truncated: a .pt2 file is a zip archive\n"
+            "  try: torch.export.save(exported, 'model.pt2')"
+        )
+    if not _holds_program(file):
+        raise ProgramError(
+            f"{path} is a zip archive that holds no exported program\n  try: torch.export.save(exported, 'model.pt2')"
+        )
+    with quiet_export() as heard:
+        try:
+            return torch.export.load(file)
+        except Exception as error:
+            # torch raises many kinds for a damaged archive, and says the cause of some only to its log.
+            cause = heard[0] if heard else error
+            raise ProgramError(
+                f"{path} cannot be read as an exported program: {first_line(cause)}\n"
+                f"  try: save it again with torch {torch.__version__} (torch.export.save)"
+            ) from error
+
+
+def _holds_program(file: Path) -> bool:
+    """Whether an archive has an entry for a program, as torch has spelled it since its first versions."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        # Damage is for torch to name.
+        return True
+    return any("models/" in name or name == "serialized_exported_program.json" for name in names)

@@ -1,0 +1,115 @@
+"""Programs that are for inference: asking for a gradient is an error, never a wrong number.
+
+Through torch's functional collectives a gradient is not what it would be in one process: sums are taken once more, or
+left out. So parameters of a rank's program need no gradient, and every output is detached in its graph: that stays when
+the program is saved, compiled or exported again. The module that `InferenceProgram` makes also refuses inputs that
+require a gradient, in words; what torch reads back from a file only does not give one.
+"""
+
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature
+
+from shardwright.errors import InputError, raise_findings
+from shardwright.program.program import user_input_names
+from shardwright.program.signature import Signature, arguments, bind, in_structure
+
+_DETACH = torch.ops.aten.detach.default
+
+
+class InferenceProgram(ExportedProgram):
+    """An `ExportedProgram` whose outputs carry no gradient, and whose module refuses inputs that require one.
+
+    ``parameters_of_forward``: how the original is called; the module is called so too.
+    """
+
+    parameters_of_forward: Signature = ()
+
+    def module(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
+        """As `ExportedProgram.module`; the module raises `InputError` where a gradient would be asked for."""
+        made = super().module(*args, **kwargs)
+        taken = arguments(self)
+        keywords = [one.name for one in taken if not one.by_position]
+        count = len(taken) - len(keywords)
+
+        def before(module: nn.Module, given: Any, named: Any) -> Any:
+            refuse_gradients(module, given, named)
+            # A call in the form of the export stays as it is: compilers follow it to here.
+            return None if len(given) == count and list(named) == keywords else self._as_exported(given, named)
+
+        # torch's own checks, which are hooks as well, look at what this one gives.
+        made.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        return made
+
+    def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:
+        """As `ExportedProgram.run_decompositions`, which makes plain copies of detached tensors."""
+        return for_inference(super().run_decompositions(*args, **kwargs), self.parameters_of_forward)
+
+    def _as_exported(self, args: Any, kwargs: Any) -> Any:
+        """Another call in the form of the export."""
+        flat, findings = bind(self.parameters_of_forward, self, args, kwargs)
+        raise_findings(InputError, findings, summary="the inputs do not fit the program")
+        return in_structure(self, [flat[name] for name in user_input_names(self)])
+
+
+def for_inference(exported: ExportedProgram, signature: Signature) -> InferenceProgram:
+    """The same program without gradients; ``exported`` itself must not be used any longer."""
+    names = _detach_outputs(exported.graph)
+    known = exported.graph_signature
+    for spec in known.output_specs:
+        name = getattr(spec.arg, "name", None)
+        if name in names:
+            spec.arg.name = names[name]  # type: ignore[union-attr]
+    for tensor in (*exported.state_dict.values(), *exported.constants.values()):
+        if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+            tensor.requires_grad_(False)
+    made = InferenceProgram(
+        root=exported.graph_module,
+        graph=exported.graph,
+        graph_signature=ExportGraphSignature(known.input_specs, known.output_specs),
+        state_dict=exported.state_dict,
+        range_constraints=exported.range_constraints,
+        module_call_graph=exported.module_call_graph,
+        example_inputs=exported.example_inputs,
+        constants=exported.constants,
+        verifiers=exported.verifiers,
+    )
+    made.parameters_of_forward = signature
+    return made
+
+
+def refuse_gradients(module: nn.Module, args: Any, kwargs: Any) -> None:
+    """Raise `InputError` where a call of ``module`` would be recorded for a backward pass."""
+    if not torch.is_grad_enabled():
+        return
+    leaves = pytree.tree_leaves((args, kwargs))
+    if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+        asks = "an input"
+    elif any(parameter.requires_grad for parameter in module.parameters()):
+        asks = "a parameter"
+    else:
+        return
+    raise InputError(
+        f"{asks} requires a gradient, and training is not supported yet: through the collectives of a sharded program "
+        "gradients would be wrong\n"
+        "  try: call it under torch.no_grad(), or give x.detach(); to train, use the original model, then shard it"
+    )
+
+
+def _detach_outputs(graph: fx.Graph) -> dict[str, str]:
+    """Detach what the graph returns; the new name of every value that is."""
+    end = graph.output_node()
+    made: dict[fx.Node, fx.Node] = {}
+    with graph.inserting_before(end):
+        for node in end.all_input_nodes:
+            value = node.meta.get("val")
+            floating = isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
+            if floating and node.target != _DETACH:
+                made[node] = graph.call_function(_DETACH, (node,))
+                made[node].meta = {**node.meta, "val": value.detach()}
+    end.args = fx.map_arg(end.args, lambda node: made.get(node, node))
+    return {node.name: new.name for node, new in made.items()}

@@ -1,0 +1,300 @@
+"""How a program is called: the parameters of the ``forward`` that was exported, and which of them may be left out.
+
+An `ExportedProgram` keeps the names of the arguments it was exported with and which of them came by position. It keeps
+neither the order of those that came by name nor the defaults of those that were left out. The model's class knows both:
+it is looked up by the name that the graph carries, among the classes that exist (nothing is imported). Without it, what
+came by name must come by name again, and every constant must be given.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal
+
+import torch
+import torch.utils._pytree as pytree
+from torch import fx
+from torch.export import ExportedProgram
+
+from shardwright.errors import Finding, near_misses
+from shardwright.program.nodes import module_stack
+from shardwright.program.program import constant_inputs, user_input_names
+
+How = Literal["either", "position", "name"]
+BY_EITHER: How = "either"
+BY_POSITION: How = "position"
+BY_NAME: How = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of ``forward``. ``how``: whether it is given by name, by position, or by either.
+
+    ``optional``: leaving it out means what the program computes. ``default``: as `spell_constant` writes it; '' where
+    there is none, or none that is a constant.
+    """
+
+    name: str
+    how: How = BY_EITHER
+    optional: bool = False
+    default: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What a program was exported with for one parameter: its structure, and the placeholders of its leaves."""
+
+    name: str
+    spec: Any
+    leaves: tuple[str, ...]
+    by_position: bool
+
+
+Signature = tuple[Parameter, ...]
+
+
+def arguments(exported: ExportedProgram) -> list[Argument]:
+    """The arguments a program was exported with, in order of its user inputs."""
+    leaves = iter(user_input_names(exported))
+    spec = exported.call_spec.in_spec
+    if spec is None:
+        return [Argument(name, pytree.tree_structure(0), (name,), True) for name in leaves]
+    positional, named = _children(spec)
+    specs = [*_children(positional), *_children(named)]
+    entry = exported.module_call_graph[0].signature if exported.module_call_graph else None
+    names = list(getattr(entry, "forward_arg_names", None) or ())
+    keywords = list(named.context)
+    count = len(specs) - len(keywords)
+    if len(names) != len(specs):
+        names = [*(f"argument {number}" for number in range(count)), *keywords]
+    found = []
+    for position, (name, one) in enumerate(zip(names, specs, strict=True)):
+        found.append(Argument(name, one, tuple(next(leaves) for _ in range(one.num_leaves)), position < count))
+    return found
+
+
+def signature_of(exported: ExportedProgram) -> Signature:
+    """The parameters of the ``forward`` that was exported, as far as they are known here."""
+    given, constants = arguments(exported), constant_inputs(exported)
+    known = {_of_forward(one, given, constants) for one in _forwards(exported)} - {None}
+    if len(known) == 1:
+        return known.pop() or ()
+    return tuple(Parameter(one.name, BY_EITHER if one.by_position else BY_NAME) for one in given)
+
+
+def fits(signature: Signature, exported: ExportedProgram) -> bool:
+    """Whether a signature that was read from a file is one that the program can have."""
+    named, constants = {one.name: one for one in signature}, constant_inputs(exported)
+    return len(named) == len(signature) and all(
+        one.name in named and (not named[one.name].optional or all(leaf in constants for leaf in one.leaves))
+        for one in arguments(exported)
+    )
+
+
+def bind(
+    signature: Signature, exported: ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Finding]]:
+    """The value of every user input by its placeholder's name, and all that is wrong with the call's form."""
+    values, findings = _by_parameter(signature, args, kwargs)
+    constants = constant_inputs(exported)
+    taken = {one.name: one for one in arguments(exported)}
+    parameters = {one.name: one for one in signature}
+    flat: dict[str, Any] = {}
+    for name, one in taken.items():
+        if name in values:
+            try:
+                flat.update(zip(one.leaves, one.spec.flatten_up_to(values[name]), strict=True))
+            except ValueError:
+                findings.append(_other_structure(one, values[name]))
+        elif parameters[name].optional:
+            flat.update((leaf, constants[leaf]) for leaf in one.leaves)
+        else:
+            findings.append(_missing(one, constants))
+    for name in values.keys() - taken.keys():
+        wanted = parameters[name].default
+        if not wanted or spell_constant(values[name]) != wanted:
+            findings.append(_was_left_out(parameters[name], values[name]))
+    return flat, findings
+
+
+def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs, as the program was exported with, from flat ones."""
+    spec = exported.call_spec.in_spec
+    if spec is None:
+        return tuple(flat), {}
+    args, kwargs = pytree.tree_unflatten(list(flat), spec)
+    return tuple(args), dict(kwargs)
+
+
+def spell_constant(value: Any) -> str:
+    """A constant as text: equal for what a program cannot tell apart, so 1, 1.0 and True differ; '' for anything else.
+
+    Members of an enumeration of strings or numbers are spelled as these.
+    """
+    if value is None:
+        return "None"
+    if type(value) in (list, tuple):
+        parts = [spell_constant(one) for one in value]
+        return f"{type(value).__name__}({', '.join(parts)})" if all(parts) else ""
+    if type(value) is dict:
+        parts = [f"{key!r}: {spell_constant(one)}" for key, one in value.items()]
+        return "{" + ", ".join(parts) + "}" if all(map(spell_constant, value.values())) else ""
+    kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+    return "" if kind is None else kind.__repr__(value)
+
+
+def show_value(value: Any) -> str:
+    """What was given, for an error message."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    text = spell_constant(value)
+    return text if 0 < len(text) <= 80 else f"a value of type {type(value).__name__}"
+
+
+def leaf_paths(one: Argument) -> dict[str, str]:
+    """Placeholder → how its leaf is reached from the argument: ``x``, ``options['scale'][0]``."""
+    return dict(zip(one.leaves, (one.name + path for path in _paths(one.spec)), strict=True))
+
+
+def _by_parameter(
+    signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Finding]]:
+    slots = [one for one in signature if one.how != BY_NAME]
+    values: dict[str, Any] = {one.name: value for one, value in zip(slots, args, strict=False)}
+    findings = []
+    if len(args) > len(slots):
+        rest = [one.name for one in signature if one.how == BY_NAME and one.name not in kwargs]
+        remedies = (f"give by name: {', '.join(rest)}",) if rest else ()
+        takes = f"{len(slots)} inputs by position{_listed(slots)}"
+        findings.append(Finding(f"the program takes {takes}, got {len(args)}", remedies=remedies))
+    names = [one.name for one in signature if one.how != BY_POSITION]
+    for name, value in kwargs.items():
+        if name not in names:
+            close = near_misses(name, names) or names[:6]
+            findings.append(Finding(f"the program takes no input {name!r} by name", remedies=tuple(map(repr, close))))
+        elif name in values:
+            findings.append(Finding(f"input {name!r} is given twice, by position and by name"))
+        else:
+            values[name] = value
+    return values, findings
+
+
+def _listed(slots: Sequence[Parameter]) -> str:
+    return f" ({', '.join(one.name for one in slots)})" if slots else ""
+
+
+def _missing(one: Argument, constants: Mapping[str, Any]) -> Finding:
+    fixed = len(one.leaves) == 1 and one.leaves[0] in constants
+    if not fixed:
+        return Finding(f"input {one.name!r} is missing")
+    value = spell_constant(constants[one.leaves[0]])
+    remedy = f"{one.name}={value}" if one.name.isidentifier() else value
+    return Finding(f"input {one.name!r} is missing; it was the constant {value} at export", remedies=(remedy,))
+
+
+def _was_left_out(parameter: Parameter, value: Any) -> Finding:
+    usual = f", {parameter.default}" if parameter.default else ""
+    return Finding(
+        f"input {parameter.name!r} was left out at export, so the program computes with its default{usual}; "
+        f"got {show_value(value)}",
+        remedies=(f"leave {parameter.name!r} out", f"export the model with {parameter.name!r}"),
+    )
+
+
+def _other_structure(one: Argument, value: Any) -> Finding:
+    def spelled(spec: Any) -> str:
+        return " ".join(str(spec).split())[:200]
+
+    return Finding(
+        f"input {one.name!r} has another structure than at export\n"
+        f"  expected: {spelled(one.spec)}\n  got:      {spelled(pytree.tree_structure(value))}"
+    )
+
+
+def _of_forward(
+    forward: inspect.Signature, given: Sequence[Argument], constants: Mapping[str, Any]
+) -> Signature | None:
+    """The parameters of a ``forward``; None where it cannot be the one that was exported."""
+    by_name = {one.name: one for one in given}
+    positional = [one.name for one in given if one.by_position]
+    found: list[Parameter] = []
+    for name, one in list(forward.parameters.items())[1:]:
+        if one.kind == inspect.Parameter.VAR_POSITIONAL:
+            rest = positional[len(found) :]
+            if rest != [f"{name}_{number}" for number in range(len(rest))]:
+                return None
+            found += [Parameter(spread, BY_POSITION) for spread in rest]
+        elif one.kind == inspect.Parameter.VAR_KEYWORD:
+            known = {parameter.name for parameter in found}
+            found += [Parameter(other, BY_NAME) for other in by_name if other not in known]
+        else:
+            found.append(_parameter(one, by_name.get(name), constants))
+    slots = [parameter.name for parameter in found if parameter.how != BY_NAME]
+    fits = slots[: len(positional)] == positional and by_name.keys() <= {parameter.name for parameter in found}
+    left_out = [p for p in found if p.name not in by_name and not p.optional]
+    return tuple(found) if fits and not left_out else None
+
+
+def _parameter(one: inspect.Parameter, given: Argument | None, constants: Mapping[str, Any]) -> Parameter:
+    only: dict[Any, How] = {inspect.Parameter.POSITIONAL_ONLY: BY_POSITION, inspect.Parameter.KEYWORD_ONLY: BY_NAME}
+    how = only.get(one.kind, BY_EITHER)
+    if one.default is inspect.Parameter.empty:
+        return Parameter(one.name, how)
+    if given is None:
+        return Parameter(one.name, how, optional=True, default=spell_constant(one.default))
+    try:
+        leaves = given.spec.flatten_up_to(one.default)
+    except ValueError:
+        return Parameter(one.name, how)
+    same = all(
+        name in constants and spell_constant(constants[name]) == spell_constant(leaf)
+        for name, leaf in zip(given.leaves, leaves, strict=True)
+    )
+    return Parameter(one.name, how, optional=same, default=spell_constant(one.default))
+
+
+def _forwards(exported: ExportedProgram) -> Iterator[inspect.Signature]:
+    """The signatures of the classes that bear the name of the exported module's."""
+    stacks = (next(module_stack(node), ("?", "")) for node in exported.graph.nodes if node.op == "call_function")
+    name = next((kind for path, kind in stacks if path == ""), "")
+    for kind in _subclasses(torch.nn.Module) if name else ():
+        # Every graph module has a class of its own, all of one name.
+        if f"{kind.__module__}.{kind.__qualname__}" == name and not issubclass(kind, fx.GraphModule):
+            yield inspect.signature(kind.forward)
+
+
+def _subclasses(kind: type) -> set[type[torch.nn.Module]]:
+    found: set[Any] = set()
+    waiting: list[Any] = [kind]
+    while waiting:
+        for one in waiting.pop().__subclasses__():
+            if one not in found:
+                found.add(one)
+                waiting.append(one)
+    return found
+
+
+def _children(spec: Any) -> list[Any]:
+    # A method since torch 2.12, where the older attribute warns.
+    return list(spec.children() if callable(getattr(spec, "children", None)) else spec.children_specs)
+
+
+def _paths(spec: Any) -> list[str]:
+    if spec.is_leaf():
+        return [""]
+    children = _children(spec)
+    steps = _steps(spec.type, spec.context) or []
+    if len(steps) != len(children):
+        steps = [f"[{number}]" for number in range(len(children))]
+    return [step + path for step, child in zip(steps, children, strict=True) for path in _paths(child)]
+
+
+def _steps(kind: Any, context: Any) -> list[str] | None:
+    """How the parts of a container are reached; None where that is by number."""
+    if is_dataclass(kind):
+        # Fields that were None are no leaves, and are listed apart.
+        return [f".{field}" for field in context[0]]
+    fields = getattr(context, "_fields", None)
+    if fields is not None:
+        return [f".{field}" for field in fields]
+    return [f"[{key!r}]" for key in context] if isinstance(context, list) else None

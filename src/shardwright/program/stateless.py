@@ -1,0 +1,148 @@
+"""A program without state: parameters, buffers and constants become inputs, mutated buffers inputs written in place.
+
+What is compiled ahead of time is made from this. A compiler that holds the values folds them into its code: inductor
+computes whatever follows from a buffer of equal elements (a counter that starts at 0, an empty cache) once and for
+all, so such a buffer would never change from call to call. And code without values is the same for all ranks that
+share a graph.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+
+from shardwright.errors import ProgramError
+from shardwright.program.program import STATE_KINDS
+
+
+@dataclass(frozen=True)
+class Stateless:
+    """A program whose inputs and outputs are flat lists of tensors.
+
+    ``state``: the names of the tensors that come first; the user's tensors follow, in order. ``inputs`` and
+    ``outputs``: which of the original's flat inputs and outputs are tensors; the others are ``constants`` by position.
+    """
+
+    exported: ExportedProgram
+    state: tuple[str, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    constants: Mapping[int, Any]
+
+
+def without_state(exported: ExportedProgram, aliases: Mapping[str, str]) -> Stateless:
+    """The same program with its state as inputs. ``aliases``: tied tensors, name → the name they are one with.
+
+    Tied tensors are one input: a write to one must be seen through the other. Raises `ProgramError` for inputs and
+    outputs that are symbolic numbers.
+    """
+    graph = copy.deepcopy(exported.graph)
+    nodes = {node.name: node for node in graph.nodes}
+    state: dict[str, Any] = {}
+    given: dict[int, Any] = {}
+    position = 0
+    for spec in exported.graph_signature.input_specs:
+        node = nodes[spec.arg.name]
+        if spec.kind in STATE_KINDS:
+            name = aliases.get(str(spec.target), str(spec.target))
+            if name in state:
+                node.replace_all_uses_with(state[name])
+                graph.erase_node(node)
+            else:
+                state[name] = node
+        elif spec.kind == InputKind.USER_INPUT:
+            if isinstance(spec.arg, TensorArgument):
+                given[position] = node
+            elif node.users:
+                raise ProgramError(
+                    f"input {node.name!r} is a number that may change, which compiled code does not take"
+                )
+            else:
+                graph.erase_node(node)
+            position += 1
+        else:
+            raise ProgramError(f"input {node.name!r} ({spec.kind.name}) is none that compiled code takes")
+    return _assembled(exported, graph, state, given, aliases)
+
+
+def _assembled(
+    exported: ExportedProgram,
+    graph: torch.fx.Graph,
+    state: Mapping[str, Any],
+    given: Mapping[int, Any],
+    aliases: Mapping[str, str],
+) -> Stateless:
+    specs: list[OutputSpec] = []
+    values, outputs, constants = [], [], {}
+    written: set[str] = set()
+    position = 0
+    end = graph.output_node()
+    results: Any = end.args[0]
+    for spec, value in zip(exported.graph_signature.output_specs, results, strict=True):
+        if spec.kind == OutputKind.BUFFER_MUTATION:
+            name = aliases.get(str(spec.target), str(spec.target))
+            if name in written:
+                raise ProgramError(f"{name!r} is written under two names, {spec.target!r} is one of them")
+            written.add(name)
+            specs.append(OutputSpec(OutputKind.USER_INPUT_MUTATION, TensorArgument(value.name), state[name].name))
+            values.append(value)
+        elif spec.kind == OutputKind.USER_INPUT_MUTATION:
+            specs.append(OutputSpec(spec.kind, TensorArgument(value.name), spec.target))
+            values.append(value)
+        else:
+            if not isinstance(value, torch.fx.Node):
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ProgramError(f"output {position} is {value}, which a compiled package does not hold")
+                constants[position] = value
+            elif isinstance(spec.arg, TensorArgument):
+                outputs.append(position)
+                specs.append(OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(value.name), None))
+                values.append(value)
+            else:
+                raise ProgramError(
+                    f"output {value.name!r} is a number that may change, which compiled code cannot give"
+                )
+            position += 1
+    end.args = (tuple(values),)
+    taken = [*state.values(), *given.values()]
+    for node in taken:
+        node.meta["val"] = _dense(node.meta["val"])
+    fakes = tuple(node.meta["val"] for node in taken)
+    in_spec = pytree.tree_structure((fakes, {}))
+    made = ExportedProgram(
+        root=exported.graph_module,
+        graph=graph,
+        graph_signature=ExportGraphSignature(
+            input_specs=[InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None) for node in taken],
+            output_specs=specs,
+        ),
+        state_dict={},
+        range_constraints=copy.copy(exported.range_constraints),
+        module_call_graph=[
+            ModuleCallEntry("", ModuleCallSignature([], [], in_spec, pytree.tree_structure(tuple(outputs))))
+        ],
+        example_inputs=(fakes, {}),
+        constants={k: v for k, v in exported.constants.items() if not isinstance(v, torch.Tensor)},
+        verifiers=exported.verifiers,
+    )
+    return Stateless(made, tuple(state), tuple(given), tuple(outputs), constants)
+
+
+def _dense(fake: torch.Tensor) -> torch.Tensor:
+    """The same tensor in dense memory, as it will be passed: the compiler goes by strides."""
+    with fake.fake_mode:  # type: ignore[attr-defined]
+        return fake if fake.is_contiguous() else torch.empty(fake.shape, dtype=fake.dtype, device=fake.device)

@@ -1,0 +1,109 @@
+"""One rank's side of a call: the operator on local tensors, size arguments worked out from the cut factors."""
+
+import math
+import operator
+from typing import Any
+
+import torch
+
+from shardwright.layout.layout import Cut, Layout, Partial, Shard, cut_of, local_shape
+from shardwright.rules.call import leaves
+from shardwright.rules.rule import Local, TensorMeta
+
+_IDENTITY = {"sum": 0.0, "max": -math.inf, "min": math.inf, "product": 1.0}
+
+
+def localize(local: Local) -> Any:
+    """Run or emit one rank's side of a call under its strategy."""
+    rule = local.rule
+    if _is_empty(local):
+        return fill_results(local)
+    if rule.localize is not None and (local.strategy.cuts or rule.localize_whole or rule.is_written_out):
+        return rule.localize(local)
+    if rule.size_arg is None:
+        return local.run_call()
+    sizes = local_sizes(local, local.arguments[rule.size_arg], local.strategy.results[0])
+    return local.run_call(**{rule.size_arg: sizes})
+
+
+def local_sizes(local: Local, sizes: Any, layout: Layout) -> Any:
+    """A shape argument with the entry of the cut dim made local; ``-1`` stays, as it follows from the rest.
+
+    On a rank whose piece may be empty ``-1`` is spelled, since nothing follows from no elements.
+    """
+    if not isinstance(layout, Shard):
+        return sizes
+    entries = list(sizes)
+    cut = cut_of(layout)
+    shape = local.call.result.shape
+    if cut.is_concrete and cut.local_size(local.rank) == 0:
+        entries = [size if isinstance(size, int) else entry for entry, size in zip(entries, shape, strict=True)]
+    if not (isinstance(entries[layout.dim], int) and entries[layout.dim] == -1):
+        entries[layout.dim] = local_size(local, entries[layout.dim], cut)
+    return entries
+
+
+def local_size(local: Local, size: Any, cut: Cut) -> Any:
+    """This rank's share of a size, given as an int or as the value of a symbolic int."""
+    if isinstance(size, int):
+        return cut.local_size(local.rank)
+    return local.run(operator.floordiv, local.run(operator.mul, size, cut.owned(local.rank)), cut.period)
+
+
+def own_piece(local: Local, value: Any, dim: int, cut: Cut) -> Any:
+    """This rank's piece of a value that is there whole: for what a call reads both whole and in pieces."""
+    spans = cut.intervals(local.rank) or [(0, 0)]
+    pieces = [local.run(torch.ops.aten.slice.Tensor, value, dim, start, stop) for start, stop in spans]
+    return pieces[0] if len(pieces) == 1 else local.run(torch.ops.aten.cat.default, pieces, dim)
+
+
+def dense(local: Local, value: Any) -> Any:
+    """A local tensor made contiguous, for kernels that take no other."""
+    if local.is_dense(value):
+        return value
+    return local.run(torch.ops.aten.clone.default, value, memory_format=torch.contiguous_format)
+
+
+def run_dense(local: Local) -> Any:
+    """The call on operands made contiguous, for kernels that read memory as if they were."""
+    names = [name for name, value in local.call.arguments.items() if isinstance(value, TensorMeta)]
+    return local.run_call(**{name: dense(local, local.arguments[name]) for name in names})
+
+
+def fill_results(local: Local) -> Any:
+    """What a rank without a share gives: empty pieces, and neutral elements for what is reduced.
+
+    Many operators refuse empty tensors, and there is nothing to compute.
+    """
+    source = next(
+        value
+        for name, argument in local.arguments.items()
+        for value, meta in zip(leaves(argument), leaves(local.call.arguments[name]), strict=True)
+        if isinstance(meta, TensorMeta)
+    )
+    found = []
+    for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
+        assert meta is not None, "only calls whose results are all tensors are filled"
+        shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
+        value = _IDENTITY[layout.op] if isinstance(layout, Partial) and not layout.is_owned else 0.0
+        if not meta.dtype.is_floating_point and math.isinf(value):
+            info = torch.iinfo(meta.dtype)
+            value = info.min if value < 0 else info.max
+        number = value if meta.dtype.is_floating_point else int(value)
+        found.append(local.run(torch.ops.aten.new_full.default, source, shape, number, dtype=meta.dtype))
+    return found if len(found) > 1 else found[0]
+
+
+def _is_empty(local: Local) -> bool:
+    """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers."""
+    cuts = [cut for _, cut in local.strategy.cuts]
+    if any(isinstance(layout, Partial) and not layout.is_owned for layout in local.strategy.operands):
+        return False
+    if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
+        return False
+    for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
+        if meta is None or not isinstance(layout, (Shard, Partial)):
+            return False
+        if not all(isinstance(size, int) for size in meta.shape):
+            return False
+    return bool(local.call.operands)

@@ -1,0 +1,73 @@
+"""Distances and similarities along a dim, which is whole; and membership, which compares with every element."""
+
+from shardwright.layout.layout import Size
+from shardwright.rules.notation import bind, parse
+from shardwright.rules.operators.dims import dim_of, named_dims
+from shardwright.rules.registry import Entry, einsum, notation_rule, rule_of
+from shardwright.rules.rule import Call, Rule, TensorMeta
+
+
+def similarity_rule(call: Call) -> Rule:
+    """``cosine_similarity``: operands broadcast, one dim goes."""
+    ndim = max(tensor.ndim for tensor in call.operands)
+    dim = dim_of(call, ndim, default=1)
+    return _along(call, ndim, dim, keeps=False)
+
+
+def pairwise_rule(call: Call) -> Rule:
+    """``pairwise_distance``: the last dim goes, or stays with size 1."""
+    ndim = max(tensor.ndim for tensor in call.operands)
+    return _along(call, ndim, ndim - 1, keeps=bool(call.arguments.get("keepdim", False)))
+
+
+def _along(call: Call, ndim: int, dim: int, *, keeps: bool) -> Rule:
+    names = [f"d{i}!" if i == dim else f"d{i}" for i in range(ndim)]
+    sides = [" ".join(names[ndim - tensor.ndim :]) for tensor in call.operands]
+    result = " ".join("1" if i == dim else name for i, name in enumerate(names) if keeps or i != dim)
+    text = f"{', '.join(sides)} -> {result}"
+    return rule_of(bind(parse(text), [t.shape for t in call.operands], [call.result.shape]))
+
+
+def dist_rule(call: Call) -> Rule | None:
+    """``dist``: a norm of the difference; sums of absolute values add up, and the largest is the largest."""
+    if call.operands[0].shape != call.operands[1].shape:
+        return None
+    dims, sizes = named_dims(call.operands[0].shape)
+    op = {1: "sum", float("inf"): "max", float("-inf"): "min"}.get(call["p"])
+    reduces = dict.fromkeys(sizes, op) if op else {}
+    return Rule((dims, dims), ((),), sizes, frozenset() if op else frozenset(sizes), reduces=reduces)
+
+
+def membership_rule(call: Call) -> Rule | None:
+    """``isin``: every element against all test elements, which are whole."""
+    if len(call.operands) < 2:
+        return None
+    dims, sizes = named_dims(call.operands[0].shape)
+    tests, own = named_dims(call.operands[1].shape, "t")
+    return Rule((dims, tests), (dims,), {**sizes, **own}, frozenset(own))
+
+
+def search_rule(call: Call) -> Rule:
+    """``searchsorted``: values in one sorted row, which is whole, or each row's values in a row of its own."""
+    row, *rest = call.operands
+    if row.ndim != 1:
+        return notation_rule(
+            ", ".join(["... n!", "... m", "... n!"][: len(call.operands)]) + " -> ... m", *_shapes(call)
+        )
+    values = isinstance(call["self"], TensorMeta)
+    sides = ["n!", *(["..."] if values else []), *(["n!"] if len(rest) > values else [])]
+    return notation_rule(f"{', '.join(sides)} -> {'...' if values else ''}", *_shapes(call))
+
+
+def _shapes(call: Call) -> tuple[list[tuple[Size, ...]], list[tuple[Size, ...]]]:
+    return [t.shape for t in call.operands], [call.result.shape]
+
+
+RULES: dict[str, Entry] = {
+    "aten::bucketize.Tensor": einsum("..., n! -> ..."),
+    "aten::cosine_similarity": Entry(similarity_rule),
+    "aten::dist": Entry(dist_rule),
+    "aten::isin.Tensor_Tensor": Entry(membership_rule),
+    "aten::pairwise_distance": Entry(pairwise_rule),
+    "aten::searchsorted": Entry(search_rule),
+}

@@ -1,0 +1,118 @@
+"""Compile a package ahead of time: AOTInductor for every graph, into the folder ``compiled`` of the package.
+
+All in one process, without weights and without process groups; ranks that share a graph share its code.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from shardwright.errors import PackageError, ProgramError, first_line
+from shardwright.package.folder import file_entry, work_folder
+from shardwright.package.graphs import read_graph
+from shardwright.package.manifest import check_file, read_manifest
+from shardwright.program.stateless import Stateless, without_state
+from shardwright.program.torch_private import stand_in_groups
+from shardwright.run.aot.machine import compiler, runner_bytes, this_machine
+from shardwright.run.aot.manifest import (
+    COMPILED_FOLDER,
+    COMPILED_MANIFEST,
+    COMPILED_VERSION,
+    CompiledManifest,
+    ProgramEntry,
+)
+from shardwright.run.devices import home_of
+from shardwright.run.groups import compiled_group_name, rebind
+
+_RUNNER = "runner.so"
+_INDUCTOR = {
+    # Ranks whose graphs differ (uneven shares) must issue their collectives in one order, or they wait for each other
+    # for ever. Inductor keeps the order in which it lowers them, so no pass may move nodes by size or by locality.
+    "reorder_for_locality": False,
+    "reorder_for_peak_memory": False,
+    "reorder_for_compute_comm_overlap": False,
+}
+
+
+def compile_package(
+    path: str | os.PathLike[str], *, progress: Callable[[str, int, int], None] | None = None
+) -> list[str]:
+    """Compile every rank's program of a package for this machine; the files written.
+
+    `load` with ``backend="aoti"`` runs them. ``progress``: called with what is being done, the steps done and all.
+    Raises `PackageError` when the package is damaged or compiled already, there is no C++ compiler, or torch cannot
+    compile a graph; nothing is left behind then.
+    """
+    folder = Path(path)
+    report = progress or (lambda doing, done, total: None)
+    manifest = read_manifest(folder)
+    compiler()
+    mesh = manifest.as_mesh()
+    groups = {axis: compiled_group_name(mesh, axis) for axis in {c.axis for c in manifest.collectives}}
+    graphs = list(dict.fromkeys(manifest.graphs))
+    entries = {entry.name: entry for entry in manifest.files}
+    aliases = {entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of}
+    target = folder / COMPILED_FOLDER
+    if target.exists():
+        raise PackageError(f"the package {folder} is compiled already\n  try: remove {target} first")
+    with work_folder(target) as work:
+        programs, devices = [], set()
+        for number, name in enumerate(graphs):
+            ranks = [str(rank) for rank, graph in enumerate(manifest.graphs) if graph == name]
+            report(f"rank {', '.join(ranks)}", number, len(graphs) + 1)
+            exported = read_graph(check_file(folder, entries[name]))
+            try:
+                stateless = without_state(rebind(exported, groups), aliases)
+            except ProgramError as error:
+                raise PackageError(f"{folder / name} cannot be compiled: {error}") from error
+            devices.add(home_of(stateless.exported).type)
+            _compile(stateless, work.path / name, {groups[axis]: mesh.size(axis) for axis in groups})
+            programs.append(
+                ProgramEntry(
+                    file=name,
+                    graph_sha256=entries[name].sha256,
+                    state=list(stateless.state),
+                    inputs=list(stateless.inputs),
+                    outputs=list(stateless.outputs),
+                    constants=dict(stateless.constants),
+                )
+            )
+        report("runner", len(graphs), len(graphs) + 1)
+        (work.path / _RUNNER).write_bytes(runner_bytes())
+        found = CompiledManifest(
+            format_version=COMPILED_VERSION,
+            mesh=manifest.mesh,
+            target=this_machine("cuda" if "cuda" in devices else "cpu"),
+            groups=groups,
+            runner=_RUNNER,
+            ranks=[graphs.index(name) for name in manifest.graphs],
+            programs=programs,
+            files=[file_entry(work.path / name) for name in (*graphs, _RUNNER)],
+        )
+        (work.path / COMPILED_MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        report("done", len(graphs) + 1, len(graphs) + 1)
+    return [str(target / name) for name in (*graphs, _RUNNER, COMPILED_MANIFEST)]
+
+
+def _compile(stateless: Stateless, path: Path, groups: Mapping[str, int]) -> None:
+    names = msgspec.json.encode(list(stateless.state)).decode()
+    # Written here rather than by torch, whose error does not say that a disk is full.
+    made = io.BytesIO()
+    options: dict[str, Any] = {**_INDUCTOR, "aot_inductor.metadata": {"shardwright_state": names}}
+    try:
+        with stand_in_groups(groups.items()), warnings.catch_warnings(), torch.no_grad():
+            # torch's own remarks on its own code.
+            warnings.simplefilter("ignore")
+            torch._inductor.aoti_compile_and_package(stateless.exported, package_path=made, inductor_configs=options)
+    except Exception as error:
+        # torch raises many kinds for what it cannot compile.
+        raise PackageError(
+            f"torch cannot compile {path.name}: {first_line(error)}\n  try: the backend 'compile' or 'eager'"
+        ) from error
+    path.write_bytes(made.getvalue())

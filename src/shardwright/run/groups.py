@@ -1,0 +1,124 @@
+"""Process groups by mesh axis, and the group names inside an exported program."""
+
+import atexit
+import importlib
+import sys
+import weakref
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.export import ExportedProgram
+
+from shardwright.errors import ShardwrightError
+from shardwright.layout.mesh import Mesh
+from shardwright.program.nodes import graphs_of
+from shardwright.program.torch_private import name_group
+
+
+def start_process_group(timeout_s: float) -> None:
+    """Join the process group that the environment describes, if none is up; collectives wait ``timeout_s`` at most.
+
+    A group that was joined here is left when the program ends, unless that is done before.
+    """
+    if not dist.is_initialized():
+        # Imported later, as `torch.export.load` does, this module of torch keeps the group for good: it is the default
+        # of its functions' arguments, and `destroy_process_group` would leave gloo's threads running.
+        importlib.import_module("torch.distributed.nn.functional")
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        joined = dist.group.WORLD
+        assert joined is not None, "a process group is up"
+        # A reference would keep the group's threads and connections when a program destroys it early.
+        atexit.register(_leave, weakref.ref(joined))
+
+
+def _leave(joined: "weakref.ref[dist.ProcessGroup]") -> None:
+    """End a group's threads while the interpreter still runs.
+
+    A thread of gloo that drops a tensor later asks an interpreter that is shutting down for its lock, and aborts.
+    """
+    # Destroying a group may wait for its collectives; a rank that failed has peers that will not come to them.
+    failed = getattr(sys, "last_value", None) is not None
+    if not failed and dist.is_initialized() and dist.group.WORLD is joined():
+        dist.destroy_process_group()
+
+
+def current_group_names(mesh: Mesh) -> dict[str, str]:
+    """The default process group's name for what spans a mesh of its size; otherwise the axis names."""
+    names = {axis: axis for axis in mesh.group_names}
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() == mesh.num_ranks:
+        names.update((axis, dist.group.WORLD.group_name) for axis in mesh.group_names if _spans(mesh, axis))  # type: ignore[union-attr]
+    return names
+
+
+def make_groups(mesh: Mesh) -> dict[str, str]:
+    """Create (every rank must call it) the process groups of a mesh; this rank's group name by axis."""
+    return {axis: group.group_name for axis, group in make_group_objects(mesh).items()}
+
+
+def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
+    """As `make_groups`, the groups themselves; the default group for what spans the mesh.
+
+    An axis of one rank has none: nothing is communicated along it.
+    """
+    if dist.get_world_size() != mesh.num_ranks:
+        raise ShardwrightError(
+            f"the program is for {mesh.num_ranks} ranks ({dict(mesh.axes)}), but {dist.get_world_size()} are running\n"
+            f"  try: torchrun --nproc-per-node {mesh.num_ranks} …"
+        )
+    world = dist.group.WORLD
+    assert world is not None, "a process group is up"
+    found: dict[str, Any] = {}
+    for axis in mesh.group_names:
+        if mesh.size(axis) == 1:
+            continue
+        if _spans(mesh, axis):
+            found[axis] = world
+            continue
+        for ranks in mesh.rank_groups(axis):
+            group = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                found[axis] = group
+    return found
+
+
+def compiled_group_name(mesh: Mesh, axis: str) -> str:
+    """The name under which compiled code knows an axis's group: the same wherever and whenever it is compiled."""
+    return "shardwright:" + ",".join(f"{name}={size}" for name, size in mesh) + ":" + ",".join(mesh.parts(axis))
+
+
+def name_groups(mesh: Mesh, names: Mapping[str, str]) -> None:
+    """Create the process groups of a mesh (every rank must call it), for compiled code; ``names``: axis → name."""
+    for axis, group in make_group_objects(mesh).items():
+        if axis in names:
+            name_group(names[axis], group)
+
+
+def _spans(mesh: Mesh, axis: str) -> bool:
+    return mesh.size(axis) == mesh.num_ranks
+
+
+def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> ExportedProgram:
+    """Give an exported program's collectives other process groups, in place: old name → new name.
+
+    Raises `ShardwrightError` when a name to replace is not in the program.
+    """
+    found = set()
+    graphs = list(graphs_of(exported.graph))
+    for node in [node for graph in graphs for node in graph.nodes]:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.name.startswith("_c10d_functional::") or "wait" in schema.name:
+            continue
+        old = node.args[-1]
+        found.add(old)
+        if old in group_names:
+            node.args = (*node.args[:-1], group_names[old])
+    missing = set(group_names) - found
+    if missing and found:
+        raise ShardwrightError(f"no collective uses group {sorted(missing)}; the program's groups are {sorted(found)}")
+    for graph in graphs:
+        graph.owning_module.recompile()  # type: ignore[union-attr]
+    return exported

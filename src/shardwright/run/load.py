@@ -1,0 +1,210 @@
+"""Open a package: this rank's graph and weights, bound to real process groups.
+
+Nothing in a package is executed: torch reads graphs that we wrote from what was parsed (see `package.graphs`), weights
+are safetensors.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.export import ExportedProgram
+
+from shardwright.errors import PackageError, first_line
+from shardwright.layout.dtypes import DTYPES, stored_shape
+from shardwright.package.graphs import read_graph
+from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.stored import make_zeros
+from shardwright.program.inference import for_inference, refuse_gradients
+from shardwright.program.inputs import bind_inputs
+from shardwright.program.program import Program, attach_weights, read
+from shardwright.program.signature import fits, in_structure, signature_of
+from shardwright.run.alone import GROUPS, alone, settle
+from shardwright.run.aot.manifest import find_compiled
+from shardwright.run.aot.module import CompiledModule
+from shardwright.run.devices import chosen_device, home_device, move
+from shardwright.run.groups import make_groups, name_groups, rebind, start_process_group
+
+BACKENDS = ("eager", "compile", "aoti")
+
+
+class RankModule(nn.Module):
+    """One rank's piece of a sharded model, called as the original is: whole inputs in, whole outputs out."""
+
+    def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int, module: nn.Module) -> None:
+        super().__init__()
+        self.manifest, self.rank = manifest, rank
+        self.signature = manifest.signature() or signature_of(exported)
+        if not fits(self.signature, exported):
+            raise PackageError("the package contradicts itself: its graph is not called as its manifest says")
+        self.exported: ExportedProgram = for_inference(exported, self.signature)
+        self.program: Program = read(self.exported)
+        self.module = module
+        self.num_calls = 0
+        """How often it was called: what it keeps from call to call has been written by as many."""
+        self.requires_grad_(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The original's outputs, without gradients.
+
+        Raises `InputError` when the inputs do not fit, and `RunError` while another thread is in a call.
+        """
+        refuse_gradients(self, args, kwargs)
+        with self.alone():
+            return self._run(args, kwargs)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Calls that belong together; raises `RunError` while another thread is in a call that they would disturb.
+
+        All programs that communicate disturb each other; one of a single rank itself, where it writes to its buffers.
+        """
+        if self.manifest.num_ranks > 1:
+            with alone(GROUPS):
+                yield
+        elif self.program.mutations():
+            with alone(self):
+                yield
+        else:
+            yield
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.num_calls += 1
+        flat = bind_inputs(self.program, args, kwargs, self.signature)
+        with torch.no_grad():
+            if isinstance(self.module, CompiledModule):
+                return self.module(flat)
+            args, kwargs = in_structure(self.exported, flat)
+            return self.module(*args, **kwargs)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    check: bool = True,
+    timeout_s: float = 600.0,
+    backend: str = "eager",
+) -> RankModule:
+    """This rank's piece of a package, under ``torchrun`` or an initialised process group.
+
+    ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
+    ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
+    collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
+    ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
+    the package. Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or
+    compiled for something else.
+    """
+    if backend not in BACKENDS:
+        raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    mesh = manifest.as_mesh()
+    rank = _start(manifest, timeout_s)
+    if manifest.num_ranks > 1:
+        settle()
+    compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
+    place = chosen_device(device)
+    exported = load_rank(folder, rank, device=place, check=check)
+    if compiled is not None:
+        if manifest.num_ranks > 1:
+            name_groups(mesh, compiled.groups)
+    elif manifest.num_ranks > 1:
+        used = {c.axis for c in manifest.collectives}
+        names = make_groups(mesh)
+        rebind(exported, {axis: name for axis, name in names.items() if axis in used})
+    try:
+        module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)
+        return RankModule(exported, manifest, rank, module)
+    except PackageError:
+        raise
+    except Exception as error:
+        # A graph that torch reads may still contradict itself, and torch raises many kinds for that.
+        raise PackageError(
+            f"the graph of rank {rank} of {folder} cannot be used: {first_line(error)}\n  try: save the package again"
+        ) from error
+
+
+def load_rank(
+    folder: str | os.PathLike[str], rank: int, *, device: torch.device | None = None, check: bool = True
+) -> ExportedProgram:
+    """The `ExportedProgram` of one rank of a package, its collectives on groups named after the mesh axes.
+
+    ``device``: absent, this rank's GPU where the package was exported for CUDA, else the CPU.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if not 0 <= rank < manifest.num_ranks:
+        raise PackageError(f"the package {folder} has ranks 0 to {manifest.num_ranks - 1}, not {rank}")
+    entries = {entry.name: entry for entry in manifest.files}
+    place = manifest.as_mesh().place(rank)
+    graph = check_file(folder, entries[manifest.graphs[place]], contents=check)
+    weights = check_file(folder, entries[manifest.weights[place]], contents=check)
+    exported = read_graph(graph)
+    home = device or home_device(exported)
+    exported = move(exported, home)
+    tensors = _read_weights(weights, exported, manifest, home)
+    return attach_weights(exported, tensors)
+
+
+def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
+    if backend == "eager":
+        return exported.module()
+    compiled: Any = torch.compile(exported.module())
+    return compiled
+
+
+def _start(manifest: Manifest, timeout_s: float) -> int:
+    """This process's rank, joining the process group that torchrun describes if none is up yet."""
+    if manifest.num_ranks == 1:
+        return 0
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            raise PackageError(
+                f"the package is for {manifest.num_ranks} ranks, but no process group is up\n"
+                f"  try: torchrun --nproc-per-node {manifest.num_ranks} your_script.py, or `shardwright run`"
+            )
+        start_process_group(timeout_s)
+    if dist.get_world_size() != manifest.num_ranks:
+        raise PackageError(
+            f"the package is for {manifest.num_ranks} ranks ({manifest.mesh}), not {dist.get_world_size()}\n"
+            f"  try: torchrun --nproc-per-node {manifest.num_ranks} …"
+        )
+    return dist.get_rank()
+
+
+def _read_weights(
+    path: Path, exported: ExportedProgram, manifest: Manifest, device: torch.device
+) -> dict[str, torch.Tensor]:
+    aliases = {entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of}
+    zeros = {entry.name for entry in manifest.tensors if entry.zeros}
+    held = {**exported.state_dict, **exported.constants}
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            names = set(file.keys())
+            for name, wanted in held.items():
+                if not isinstance(wanted, torch.Tensor):
+                    continue
+                if name in zeros:
+                    tensors[name] = make_zeros(name, wanted.shape, wanted.dtype, device)
+                    continue
+                stored = aliases.get(name, name)
+                if stored not in names:
+                    raise PackageError(f"{path} lacks the tensor {stored!r}")
+                shape, dtype = tuple(file.get_slice(stored).get_shape()), file.get_slice(stored).get_dtype()
+                needed = stored_shape(wanted.shape, wanted.dtype)
+                if shape != needed:
+                    raise PackageError(f"{path}: {stored!r} has shape {shape}, the graph needs {needed}")
+                if dtype != DTYPES.get(wanted.dtype):
+                    raise PackageError(f"{path}: {stored!r} has dtype {dtype}, the graph needs {wanted.dtype}")
+                tensors[name] = tensors[stored] if stored in tensors else file.get_tensor(stored)
+    except SafetensorError as error:
+        raise PackageError(f"{path} is no safetensors file: {error}") from error
+    return tensors

@@ -1,0 +1,55 @@
+"""What runs on a launched rank around the function: its process group, its note of where it stands, its last words."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from shardwright.errors import RunError
+from shardwright.run.groups import start_process_group
+from shardwright.run.standing import noted, standings
+
+_SETTLE_S = 2.0
+
+
+def run_rank(function: Callable[..., Any], folder: str, timeout_s: float, *args: Any) -> Any:
+    """``function(*args)`` within a process group whose collectives wait ``timeout_s`` at most.
+
+    Raises `RunError` naming the rank that did not come to a collective.
+    """
+    # The launcher passes Ctrl-C on; a rank then ends without a traceback of its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    with noted(Path(folder), rank):
+        try:
+            if num_ranks > 1:
+                start_process_group(timeout_s)
+            result = function(*args)
+            if dist.is_initialized():
+                # A rank that leaves early would break connections that others still use.
+                dist.barrier()
+                dist.destroy_process_group()
+        except RuntimeError as error:
+            _explain(error, Path(folder), num_ranks, timeout_s)
+            raise
+    return result
+
+
+def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float) -> None:
+    """Turn a collective's failure into the name of the rank that caused it, where it is not this one."""
+    text = str(error).lower()
+    if "timed out" in text or "timeout" in text:
+        notes = standings(folder, num_ranks)
+        absent = [note for note in notes if note.hangs]
+        where = "; ".join(map(str, absent or notes))
+        raise RunError(
+            f"a collective waited {timeout_s:g} s in vain: {where}"
+            + ("" if absent else "\n  every rank waits in a collective, but not in the same one")
+        ) from None
+    if "connection closed" in text or "connection reset" in text:
+        # The peer died a moment ago. The launcher sees that, and ends this rank, unless the error is faster.
+        time.sleep(_SETTLE_S)

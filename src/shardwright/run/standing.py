@@ -1,0 +1,114 @@
+"""Where every rank stands, so that a rank that hangs can be named.
+
+When a collective times out, the ranks that waited notice; the rank to blame is the one that did not come. So every
+launched rank notes twice a second, in a file beside the others', which line its main thread is at and whether it waits
+in a collective. A rank whose note is old does not run at all (it is stopped, or holds the interpreter in native code).
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from shardwright.run.aot.machine import NAMESPACE
+
+_INTERVAL_S = 0.5
+_OLD_S = 3.0
+# Compiled code shows nothing of where it is; where it takes long, it waits.
+_WAITING = ("_c10d_functional", NAMESPACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One rank's last note. ``waits``: it is in a collective. ``age_s``: how long ago it wrote."""
+
+    rank: int
+    at: str
+    waits: bool
+    age_s: float
+
+    def __str__(self) -> str:
+        if self.age_s > _OLD_S:
+            return f"rank {self.rank} has not run for {self.age_s:.0f} s; it was last seen at {self.at}"
+        return f"rank {self.rank} is at {self.at}"
+
+    @property
+    def hangs(self) -> bool:
+        """Whether others wait for it in vain."""
+        return not self.waits or self.age_s > _OLD_S
+
+
+@contextmanager
+def noted(folder: Path, rank: int) -> Iterator[None]:
+    """Note where the calling thread stands until the block ends; leave the process when its launcher is gone."""
+    (folder / f"begun-{rank}").touch()
+    stop, thread, parent = threading.Event(), threading.get_ident(), os.getppid()
+
+    def note() -> None:
+        while not stop.wait(_INTERVAL_S):
+            if os.getppid() != parent:
+                # Nobody would end this process: its launcher was killed without a chance to.
+                os._exit(1)
+            _write(folder, rank, sys._current_frames().get(thread))
+
+    watcher = threading.Thread(target=note, name="shardwright-standing", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def has_begun(folder: str, rank: int) -> bool:
+    """Whether a rank's process came as far as to run."""
+    return (Path(folder) / f"begun-{rank}").exists()
+
+
+def standings(folder: Path, num_ranks: int) -> list[Standing]:
+    """The last note of every rank that has written one."""
+    found = []
+    for rank in range(num_ranks):
+        path = folder / f"standing-{rank}.json"
+        if path.exists():
+            note = json.loads(path.read_text())
+            found.append(Standing(rank, note["at"], note["waits"], time.time() - path.stat().st_mtime))
+    return found
+
+
+def _write(folder: Path, rank: int, frame: FrameType | None) -> None:
+    if frame is None:
+        return
+    draft = folder / f"standing-{rank}.new"
+    draft.write_text(json.dumps({"at": _place(frame), "waits": _waits(frame)}))
+    draft.replace(folder / f"standing-{rank}.json")
+
+
+def _place(frame: FrameType) -> str:
+    """File, line and function of the innermost frame that is not torch's own."""
+    own: Any = frame
+    while own is not None and "/torch/" in own.f_code.co_filename:
+        own = own.f_back
+    shown = own or frame
+    return f"{shown.f_code.co_filename}:{shown.f_lineno} ({shown.f_code.co_name})"
+
+
+def _waits(frame: FrameType) -> bool:
+    if frame.f_code.co_filename.endswith("distributed_c10d.py"):
+        return True
+    called = frame.f_locals.get("self")
+    # Nothing else is asked for its name: another thread's objects may be half made.
+    if isinstance(called, torch._ops.OpOverload):
+        return called.namespace in _WAITING
+    return isinstance(called, torch._ops.OpOverloadPacket) and called._qualified_op_name.startswith(
+        tuple(f"{name}::" for name in _WAITING)
+    )

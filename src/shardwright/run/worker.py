@@ -1,0 +1,24 @@
+"""What a launched rank does: open its piece of a package, run it on inputs from a file, write outputs on rank 0."""
+
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+
+from shardwright.run.files import named_inputs, read_inputs, write_outputs
+from shardwright.run.load import load
+
+
+def run_package(package: str, inputs: str, output: str, backend: str = "eager") -> list[tuple[str, str, str]]:
+    """Run one rank; the name, shape and dtype of every output."""
+    with torch.no_grad():
+        module = load(package, backend=backend)
+        found = read_inputs(inputs, module.manifest.input_names(), module.manifest.constants())
+        args, kwargs = named_inputs(module.exported, found)
+        result = module(*args, **kwargs)
+    flat = pytree.tree_leaves(result)
+    named: dict[str, Any] = dict(zip([entry.name for entry in module.manifest.outputs], flat, strict=True))
+    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    if module.rank == 0:
+        write_outputs(output, tensors)
+    return [(name, str(tuple(t.shape)), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()]

@@ -1,1 +1,0 @@
-"""Running a sharded program: process groups, launching ranks."""
