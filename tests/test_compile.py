@@ -149,7 +149,7 @@ def test_a_cache_is_cut_on_heads_and_keeps_its_layout(plan):
 
 
 def _even(size, ranks):
-    from shardwright.layout.layout import Cut
+    from shardwright.layout.cut import Cut
 
     return Cut.even(size, ranks)
 

@@ -5,7 +5,7 @@ import torch
 
 import shardwright as sw
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.program import read
+from shardwright.program.read import read
 
 
 class Two(torch.nn.Module):

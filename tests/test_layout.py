@@ -7,19 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardwright.errors import LayoutError
-from shardwright.layout.layout import (
-    EVERY,
-    Blocks,
-    Cut,
-    Partial,
-    Replicate,
-    Shard,
-    describe_cut,
-    join_shards,
-    local_shape,
-    resolve,
-    take_shard,
-)
+from shardwright.layout.cut import EVERY, Blocks, Cut, describe_cut
+from shardwright.layout.layout import Partial, Replicate, Shard, local_shape, resolve
+from shardwright.layout.pieces import join_shards, take_shard
 
 RANKS = st.integers(1, 6)
 

@@ -12,7 +12,8 @@ from shardwright.assign import highs
 from shardwright.assign.cost import CostModel, has_collective
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
-from shardwright.layout.layout import REPLICATE, Cut, Partial, Shard
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Partial, Shard
 from shardwright.rules.rule import Strategy
 
 NUM_RANKS = 4

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.layout.layout import REPLICATE, Blocks, Cut, Partial, Shard, resolve
+from shardwright.layout.cut import Blocks, Cut
+from shardwright.layout.layout import REPLICATE, Partial, Shard, resolve
 from tests.models import MEGATRON, Decoder, redraw
 from tests.ranks import on_ranks
 

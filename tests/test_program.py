@@ -6,7 +6,8 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.program.nodes import module_path, source_line
-from shardwright.program.program import read, write
+from shardwright.program.read import read
+from shardwright.program.write import write
 from tests.models import Decoder, redraw
 
 

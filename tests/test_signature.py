@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.program.program import read
+from shardwright.program.read import read
 from shardwright.program.signature import signature_of, spell_constant
 from shardwright.run.files import example_inputs
 from shardwright.run.launch import launch

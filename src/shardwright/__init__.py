@@ -22,9 +22,11 @@ from shardwright.errors import (
 )
 from shardwright.generate.decoding import generate
 from shardwright.generate.sampling import Sampling
-from shardwright.layout.layout import Blocks, Partial, Replicate, Shard
+from shardwright.layout.cut import Blocks
+from shardwright.layout.layout import Partial, Replicate, Shard
 from shardwright.layout.mesh import Mesh
-from shardwright.package.gather import gather, reshard
+from shardwright.package.gather import gather
+from shardwright.package.manifest import VERSION
 from shardwright.plan.autodeploy import autodeploy_plan
 from shardwright.plan.huggingface import hf_plan
 from shardwright.rules.custom import check_rule, discover_rule, register_rule
@@ -32,7 +34,7 @@ from shardwright.run.aot.compile import compile_package
 from shardwright.run.groups import rebind
 from shardwright.run.load import load
 from shardwright.sources.checkpoint import shard_checkpoint
-from shardwright.version import VERSION
+from shardwright.sources.package import reshard
 
 __version__ = VERSION
 

@@ -3,7 +3,6 @@
 `shard` prepares every mesh axis; a rank's program is partitioned and lowered when it is asked for.
 """
 
-import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from shardwright.assign.assign import Pins, assign_layouts
+from shardwright.assign.assign import assign_layouts
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget, Clock
@@ -21,19 +20,16 @@ from shardwright.compiler.sharded import AxisPass, ShardedProgram
 from shardwright.compiler.split import is_cheaper, is_even_on, scarce_weights, splits
 from shardwright.errors import (
     GatherWarning,
-    PlanError,
     ShardwrightError,
     SolverWarning,
 )
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_number
-from shardwright.plan.autodeploy import AutoDeployPlan
-from shardwright.plan.borrowed import BorrowedPlan, move_inside
-from shardwright.plan.files import read_plan
-from shardwright.plan.huggingface import plan_of_classes
-from shardwright.plan.pins import make_pins, resolve_axis, tensors_of
+from shardwright.plan.accept import PlanLike, per_axis, plan_entries, resolve_axis, tensors_of
+from shardwright.plan.pins import Pins, make_pins
 from shardwright.plan.resolve import Pin, ResolvedPlan, resolve_names
-from shardwright.program.program import Program, read
+from shardwright.program.program import Program
+from shardwright.program.read import read
 from shardwright.program.serial import one_at_a_time
 from shardwright.rules.custom import register_discovered
 from shardwright.rules.discover import Discovery
@@ -43,8 +39,6 @@ GAP_WORTH_SAYING = 1e-3
 
 GATHERED_WORTH_SAYING = 0.01
 """Weights gathered at every call are a warning above this share of all weight bytes."""
-
-PlanLike = Mapping[str, Any] | BorrowedPlan | AutoDeployPlan | str | os.PathLike[str]
 
 
 @one_at_a_time
@@ -98,11 +92,11 @@ def shard(
     program = read(exported)
     check_room(program, axes)
     discovered = register_discovered(program) if discover else []
-    plans = _per_axis(plan, axes, "plan")
+    plans = per_axis(plan, axes, "plan")
     for axis, _ in axes:
         is_auto = isinstance(plans.get(axis), str) and plans[axis] == "auto"
         plans[axis] = "auto" if is_auto else plan_entries(program, plans.get(axis, {}))
-    layouts = _per_axis(inputs, axes, "inputs"), _per_axis(outputs, axes, "outputs")
+    layouts = per_axis(inputs, axes, "inputs"), per_axis(outputs, axes, "outputs")
     clock = Clock.of(time_limit_s)
     wishes = _Wishes(plans, *layouts, cost or CostModel(), slack, effort, clock)
     sharded = _compile(program, axes, wishes, discovered)
@@ -283,44 +277,3 @@ def tensor_parallel_transformation(
     if not isinstance(device_type, str):
         raise ShardwrightError(f"device_type must be a string such as 'cpu' or 'cuda', got {device_type!r}")
     return shard(exported_program, mesh=world_size, plan=parallel_strategies).exported(rank)
-
-
-def plan_entries(program: Program, plan: PlanLike) -> Mapping[str, Any]:
-    """A plan as a mapping of this program's names to styles, wherever it comes from."""
-    return _entries(plan, program)
-
-
-def _per_axis(value: Any, mesh: Mesh, what: str) -> dict[str, Any]:
-    if isinstance(value, Mapping) and value and set(value) <= set(mesh.names):
-        return dict(value)
-    if value is None and what != "plan":
-        return {}
-    if len(mesh.names) == 1:
-        return {mesh.names[0]: value}
-    if what == "plan" and (value == "auto" or "tp" in mesh.names):
-        return {"tp" if "tp" in mesh.names else mesh.names[-1]: value}
-    raise PlanError(f"{what}= on a mesh of several axes is a mapping from axis names {list(mesh.names)}, got {value!r}")
-
-
-def _entries(plan: Any, program: Program) -> Mapping[str, Any]:
-    """The plan's own mapping of this program's names to styles."""
-    modules, tensors = program.modules(), tensors_of(program)
-    if isinstance(plan, str) and plan == "hf":
-        plan = plan_of_classes(modules)
-    if isinstance(plan, BorrowedPlan):
-        return plan.fit(modules, tensors, program.idle())
-    if isinstance(plan, AutoDeployPlan):
-        return plan.fit(modules, tensors)
-    if isinstance(plan, Mapping):
-        return move_inside(plan, modules, tensors)
-    if isinstance(plan, (str, os.PathLike)):
-        if isinstance(plan, str) and not os.path.exists(plan) and not plan.endswith((".yaml", ".yml")):  # noqa: PTH110
-            raise PlanError(
-                f"plan {plan!r} is neither 'auto', 'hf' nor a file\n"
-                "  try: plan='auto', plan='hf' for a transformers model, a mapping, or a YAML path"
-            )
-        return read_plan(plan)
-    raise PlanError(
-        "a plan is 'auto', 'hf', a mapping, the path of a YAML file, or what hf_plan returns; "
-        f"got {type(plan).__name__}"
-    )

@@ -96,7 +96,7 @@ def without_head(state):
 
 
 def cut(tensor, cuts):
-    from shardwright.layout.layout import take_shard
+    from shardwright.layout.pieces import take_shard
 
     for layout, coordinate in cuts:
         tensor = take_shard(tensor, layout, coordinate)

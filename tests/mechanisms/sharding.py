@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.layout.layout import take_shard
+from shardwright.layout.pieces import take_shard
 from tests.models import redraw
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from shardwright.layout.box import Region, read_region, region_of
-from shardwright.layout.layout import REPLICATE, Cut, Partial, Shard, take_shard
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Partial, Shard
+from shardwright.layout.pieces import take_shard
 from shardwright.package import slices
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.program.program import read
+from shardwright.program.read import read
 from tests.models import relative_error
 
 X = torch.randn(2, 16, generator=torch.Generator().manual_seed(5))

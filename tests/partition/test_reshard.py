@@ -12,7 +12,9 @@ from torch._subclasses import FakeTensorMode
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
 
-from shardwright.layout.layout import Blocks, Cut, Partial, Replicate, Shard, join_shards, resolve, take_shard
+from shardwright.layout.cut import Blocks, Cut
+from shardwright.layout.layout import Partial, Replicate, Shard, resolve
+from shardwright.layout.pieces import join_shards, take_shard
 from shardwright.partition.emit import Emitter
 from shardwright.partition.lower import lower
 from shardwright.partition.reshard import local_sizes, reshard

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardwright.layout.layout import Cut, join_shards, take_shard
+from shardwright.layout.cut import Cut
+from shardwright.layout.pieces import join_shards, take_shard
 from shardwright.rules.operators.views import refine
 from shardwright.rules.rule import Rule, strategy_for
 

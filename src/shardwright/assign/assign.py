@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,13 +24,16 @@ from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow
 from shardwright.assign.rebase import step_call
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
-from shardwright.assign.steps import ModuleBoundary, Step, Steps, build_steps
+from shardwright.assign.steps import Step, Steps, build_steps
 from shardwright.errors import LayoutError, PlanError, RuleError, raise_findings
-from shardwright.layout.layout import REPLICATE, Cut, Layout, Partial, Shard, Size, resolve
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard, resolve
+from shardwright.layout.sizes import Size, size_hint
+from shardwright.plan.pins import Pins
 from shardwright.program.backends import is_reducible
 from shardwright.program.collectives import COLLECTIVES, all_reduce
 from shardwright.program.nodes import describe, op_name
-from shardwright.program.program import Program, size_hint
+from shardwright.program.program import Program
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import tensor_meta
 from shardwright.rules.operators.flex import flex_rule, is_flex_attention
@@ -39,25 +42,6 @@ from shardwright.rules.rule import Rule, Strategy, Term, partial_strategies, who
 
 GAP_TO_EXPAND = 0.05
 """Composites are written out only where the assignment is known to be this close to the best one."""
-
-
-@dataclass
-class Pins:
-    """What the plan pins: placeholders by name (``free_cut``: the dim is pinned, the cut is not), outputs by position.
-
-    An input or output that is not named is ``Replicate``; a parameter, buffer or constant that is not named is free.
-    """
-
-    state: dict[str, Layout] = field(default_factory=dict)
-    free_cut: frozenset[str] = frozenset()
-    inputs: dict[str, Layout] = field(default_factory=dict)
-    outputs: dict[int, Layout] = field(default_factory=dict)
-    boundaries: Sequence[ModuleBoundary] = ()
-    weights: frozenset[str] = frozenset()
-    """Inputs that are weights all the same: those of a region."""
-    may_stay_whole: frozenset[str] = frozenset()
-    """Placeholders that need not be cut though the plan or the bound on bytes asks for it: an axis before this one
-    has cut them as far as their heads allow."""
 
 
 def assign_layouts(

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from shardwright.assign.problem import Solution
-from shardwright.assign.steps import ModuleBoundary, Steps
+from shardwright.assign.steps import Steps
 from shardwright.layout.layout import Layout
+from shardwright.plan.pins import ModuleBoundary
 from shardwright.program.nodes import module_path, op_name, source_line
 from shardwright.program.program import Program
 from shardwright.rules.rule import Call, Rule, Strategy

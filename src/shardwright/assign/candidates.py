@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from shardwright.assign.folding import Folded, Site
 from shardwright.assign.packed import Bonds, Pack, Place, Sides, find_packs, joined_cuts
 from shardwright.assign.steps import Value
-from shardwright.layout.layout import Cut, Layout, Shard, cut_of
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import Layout, Shard, cut_of
 from shardwright.rules.rule import Rule, Strategy, factor_cuts, strategy_for, term_cut
 
 MAX_CUTS = 8

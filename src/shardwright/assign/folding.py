@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.assign.steps import Step, Steps, Value, is_tensor
+from shardwright.assign.steps import Step, Steps, Value
 from shardwright.layout.layout import Layout
-from shardwright.program.nodes import module_path, region_of
+from shardwright.program.nodes import is_tensor, module_path, region_of
 from shardwright.rules.call import leaves
 from shardwright.rules.operators.unrolled import ROUND
 

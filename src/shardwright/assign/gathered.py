@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step
 from shardwright.layout.layout import REPLICATE, Layout, Shard
+from shardwright.layout.sizes import size_hint
 from shardwright.program.nodes import module_path, op_name, source_line
-from shardwright.program.program import size_hint
 from shardwright.rules.call import tensor_meta
 
 

@@ -16,11 +16,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.problem import Solution
 from shardwright.assign.rebase import rule_of_call, step_call
-from shardwright.assign.steps import Step, Steps, build_steps, operand_nodes
-from shardwright.layout.layout import REPLICATE, Cut, Layout, Shard, Size
+from shardwright.assign.steps import Step, Steps, build_steps
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Layout, Shard
+from shardwright.layout.sizes import Size
 from shardwright.program.nodes import higher_order_name, region_of
 from shardwright.program.program import Input, Output, Program
-from shardwright.rules.call import leaves, map_values, tensor_meta
+from shardwright.rules.call import leaves, map_values, operand_nodes, tensor_meta
 from shardwright.rules.rule import Dims, Rule, Strategy, Term, strategy_for, whole_strategy
 
 Place = tuple[Any, ...]

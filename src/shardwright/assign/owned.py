@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from shardwright.assign.folding import Folded, Site
 from shardwright.assign.steps import Step, Steps, Value, consumers
-from shardwright.layout.layout import OWNED, REPLICATE, Cut, Layout, Partial
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import OWNED, REPLICATE, Layout, Partial
 from shardwright.rules.operators.experts import EXPERTS, RULES
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Rule, Strategy

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from shardwright.assign.steps import Value
-from shardwright.layout.layout import Cut
+from shardwright.layout.cut import Cut
 from shardwright.rules.rule import Dims, Rule, Term
 
 Place = tuple[Value, int]

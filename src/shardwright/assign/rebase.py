@@ -12,7 +12,8 @@ from torch import fx
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step
 from shardwright.errors import AssignmentError
-from shardwright.layout.layout import Cut, Shard, cut_of
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import Shard, cut_of
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.nodes import describe
 from shardwright.rules import REGISTRY

@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from shardwright.assign.candidates import Candidates
 from shardwright.assign.folding import Folded, Site
-from shardwright.layout.layout import Cut, product
+from shardwright.layout.cut import Cut
+from shardwright.layout.sizes import product
 from shardwright.rules.rule import Rule, Term
 
 

@@ -16,27 +16,14 @@ from torch import fx
 
 from shardwright.errors import Finding
 from shardwright.layout.layout import Layout
+from shardwright.plan.pins import ModuleBoundary
 from shardwright.program.nodes import module_stack
 from shardwright.program.program import Program
-from shardwright.rules.call import bind_arguments, leaves
+from shardwright.rules.call import bind_arguments, leaves, operand_nodes, tensors_among
 from shardwright.rules.metadata import metadata_arguments
 
 Value = tuple[int, int]
 """(step number, result number)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleBoundary:
-    """The plan's wish that what enters ("input") or leaves ("output") a module has a layout.
-
-    ``position``: which of the module's tensors, in the order they are first used; None: all of them.
-    """
-
-    module: str
-    side: str
-    layout: Layout
-    key: str
-    position: int | None = None
 
 
 @dataclass(slots=True)
@@ -76,26 +63,14 @@ class Steps:
         return found or torch.device("cpu")
 
 
-def operand_nodes(node: fx.Node) -> list[fx.Node]:
-    """The tensor arguments of a node in schema order, lists flattened: the order of `Call.operands`."""
-    arguments: Any = (node.args, node.kwargs)
-    if node.kwargs and hasattr(node.target, "_schema"):
-        arguments = list(bind_arguments(node.target, node.args, node.kwargs).values())
-    return _tensors_among(arguments)
-
-
 def unread_operands(node: fx.Node) -> dict[int, str]:
     """The operands whose values a node does not read, by their number, and what it reads of each."""
     asked = metadata_arguments(node.target) if node.op == "call_function" else {}
     if not asked:
         return {}
     bound = bind_arguments(node.target, node.args, node.kwargs)
-    owners = [name for name, value in bound.items() for _ in _tensors_among(value)]
+    owners = [name for name, value in bound.items() for _ in tensors_among(value)]
     return {number: asked[name] for number, name in enumerate(owners) if name in asked}
-
-
-def _tensors_among(arguments: Any) -> list[fx.Node]:
-    return [leaf for leaf in leaves(arguments) if isinstance(leaf, fx.Node) and is_tensor(leaf)]
 
 
 def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> tuple[Steps, list[Finding]]:
@@ -217,11 +192,6 @@ class _Constraints:
 
 def _paths(node: fx.Node) -> list[str]:
     return list(dict.fromkeys(path for path, _ in module_stack(node)))
-
-
-def is_tensor(node: fx.Node) -> bool:
-    """Whether a node's value is one tensor."""
-    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def consumers(steps: Steps) -> Mapping[Value, list[tuple[int, int]]]:

@@ -7,7 +7,8 @@ import torch.utils._pytree as pytree
 
 from shardwright.errors import Finding, ShardwrightError, raise_findings
 from shardwright.layout.mesh import Mesh
-from shardwright.program.program import Program, size_hint
+from shardwright.layout.sizes import size_hint
+from shardwright.program.program import Program
 from shardwright.rules.call import as_size
 
 ALWAYS = 64

@@ -21,18 +21,20 @@ from shardwright.assign.rebase import (
 )
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError, ShardwrightError
-from shardwright.layout.layout import REPLICATE, Layout, Shard, cut_of, take_shard
+from shardwright.layout.layout import REPLICATE, Layout, Shard, cut_of
 from shardwright.layout.mesh import Mesh
-from shardwright.partition.collectives import Collective
+from shardwright.layout.pieces import take_shard
 from shardwright.partition.lower import check_lowering, lower
 from shardwright.partition.merge import merge_collectives
 from shardwright.partition.partition import collectives_of, partition
+from shardwright.program.collectives import Collective
 from shardwright.program.inference import for_inference
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.program import Program, write
+from shardwright.program.program import Program
 from shardwright.program.serial import one_at_a_time
-from shardwright.program.signature import Signature, signature_of
-from shardwright.program.simulate import Simulation, unflatten_outputs
+from shardwright.program.signature import Signature, signature_of, unflatten_outputs
+from shardwright.program.simulate import Simulation
+from shardwright.program.write import write
 from shardwright.rules.discover import Discovery
 
 

@@ -11,7 +11,8 @@ from torch.export.graph_signature import OutputKind
 
 from shardwright.assign.cost import CostModel
 from shardwright.compiler.sharded import ShardedProgram
-from shardwright.layout.layout import Cut, Shard, cut_of
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import Shard, cut_of
 
 _TIE = 1e-6
 

@@ -15,12 +15,14 @@ from torch.export import ExportedProgram
 
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import InputError
-from shardwright.layout.layout import Layout, Partial, join_shards
+from shardwright.layout.layout import Layout, Partial
 from shardwright.layout.mesh import Mesh
+from shardwright.layout.pieces import join_shards
 from shardwright.layout.values import check_mapping, check_number
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import module_path, source_line
-from shardwright.program.program import Program, read
+from shardwright.program.program import Program
+from shardwright.program.read import read
 from shardwright.program.simulate import Simulation, run_graph
 
 _SAMPLES = 64

@@ -11,6 +11,7 @@ from torch.export.graph_signature import InputKind
 from shardwright.layout.mesh import Mesh
 from shardwright.package.manifest import (
     FORMAT_VERSION,
+    VERSION,
     CollectiveEntry,
     DecoderEntry,
     FileEntry,
@@ -20,11 +21,10 @@ from shardwright.package.manifest import (
     ValueEntry,
 )
 from shardwright.plan.files import spell
-from shardwright.plan.pins import output_names
 from shardwright.plan.styles import packed_style
-from shardwright.program.program import Program, Weight, constant_inputs
-from shardwright.program.signature import spell_constant
-from shardwright.version import VERSION
+from shardwright.program.program import Program, Weight
+from shardwright.program.read import constant_inputs
+from shardwright.program.signature import output_names, spell_constant
 
 if TYPE_CHECKING:
     from shardwright.compiler.sharded import ShardedProgram

@@ -3,23 +3,16 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from shardwright.api import PlanLike, shard
-from shardwright.compiler.sharded import ShardedProgram
-from shardwright.errors import PackageError, PlanError
-from shardwright.layout.mesh import Mesh
-from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import Manifest, check_file, read_file, read_manifest
-from shardwright.package.save import Progress, save
+from shardwright.errors import PackageError
+from shardwright.package.manifest import Manifest, read_manifest
+from shardwright.package.save import Progress
 from shardwright.package.stored import StoredWeights
 from shardwright.package.stream import TensorSlot, write_tensors
-from shardwright.plan.files import as_plan
-from shardwright.plan.styles import STYLE_NAMES
-from shardwright.program.program import STATE_KINDS, replace_weights
+from shardwright.program.program import STATE_KINDS
 
 
 def gather(
@@ -61,46 +54,7 @@ def gather(
     return sorted(slot.name for slot in slots)
 
 
-def reshard(
-    package: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    mesh: Any,
-    plan: PlanLike | None = None,
-    progress: Progress | None = None,
-    **options: Any,
-) -> ShardedProgram:
-    """Make the package ``output`` for another mesh from a package, without the original model.
-
-    The package keeps the original program without its weights; that is sharded anew, and every new rank's pieces are
-    read from the old ranks' files. The result is what sharding the original would give, to the bit. ``plan``: absent,
-    the plan the package was made with. ``options``: as `shard` takes them. Raises as `shard` and `save` do.
-    """
-    folder = Path(package)
-    manifest = read_manifest(folder)
-    if progress is not None:
-        progress("checking the package", 0, 0)
-    stored = StoredWeights(folder, manifest)
-    files = {entry.name: entry for entry in manifest.files}
-    exported = read_graph(check_file(folder, files[manifest.original]))
-    _check_described(exported, manifest, folder)
-    # Caches start as zeros, which are made rather than read.
-    exported = replace_weights(
-        exported,
-        lambda name, tensor: stored.read(name) if stored.entries[name].zeros else tensor.detach(),
-        ties={entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of},
-    )
-    extras = {name: read_file(folder, files[name]) for name in manifest.extras}
-    if progress is not None:
-        progress("sharding", 0, 0)
-    sharded = shard(exported, mesh=mesh, plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan, **options)
-    # The class that knew how the model is called need not exist here.
-    sharded.signature = manifest.signature() or sharded.signature
-    save(sharded, output, source=stored, extras=extras, decoder=manifest.decoder, progress=progress)
-    return sharded
-
-
-def _check_described(exported: ExportedProgram, manifest: Manifest, folder: Path) -> None:
+def check_described(exported: ExportedProgram, manifest: Manifest, folder: Path) -> None:
     """Hold the tensors of the original program against the manifest, which says where their pieces are."""
     said = {entry.name: (tuple(entry.shape), getattr(torch, entry.dtype)) for entry in manifest.tensors}
     for spec in exported.graph_signature.input_specs:
@@ -115,21 +69,3 @@ def _check_described(exported: ExportedProgram, manifest: Manifest, folder: Path
                 f"{folder / manifest.original} has {name!r} of shape {tuple(held.shape)} and {held.dtype}, "
                 f"the manifest {other}\n  try: copy the whole folder again"
             )
-
-
-def _plan(manifest: Manifest, mesh: Mesh) -> PlanLike:
-    """The plan a package was made with, for a mesh with the same axes."""
-    try:
-        plans = {axis: one if one == "auto" else as_plan(one, axis) for axis, one in manifest.plan.items()}
-    except (PlanError, AttributeError) as error:
-        raise PackageError(f"the package's own plan cannot be read ({error})\n  try: give one with --plan") from error
-    odd = [f"{axis}: {one}" for axis, plan in plans.items() for one in _unspelled(plan)]
-    if odd or not set(plans) <= set(mesh.names):
-        why = f"it holds style objects ({odd[0]})" if odd else f"it has axes {list(plans)}, not {list(mesh.names)}"
-        raise PackageError(f"the package's own plan cannot be used: {why}\n  try: give one with --plan")
-    return plans
-
-
-def _unspelled(plan: Any) -> list[str]:
-    styles = [] if plan == "auto" else plan.values()
-    return [style for style in styles if isinstance(style, str) and style not in STYLE_NAMES]

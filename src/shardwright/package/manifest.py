@@ -1,6 +1,7 @@
 """The manifest of a package: what is in the folder, checked before anything else is opened."""
 
 import hashlib
+import importlib.metadata
 import math
 import stat
 from collections.abc import Iterable
@@ -13,6 +14,9 @@ import torch
 from shardwright.errors import PackageError
 from shardwright.layout.mesh import Mesh
 from shardwright.program.signature import How, Parameter, Signature
+
+VERSION = importlib.metadata.version("shardwright")
+"""Of this package."""
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "shardwright.json"

@@ -17,10 +17,10 @@ from shardwright.layout.dtypes import check_storable
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
-from shardwright.package.manifest import DecoderEntry, FileEntry, check_names, write_manifest
+from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_names, write_manifest
 from shardwright.package.stream import TensorSlot, write_tensors
-from shardwright.program.program import Program, Weight, without_weights, write
-from shardwright.version import VERSION
+from shardwright.program.program import Program, Weight
+from shardwright.program.write import without_weights, write
 
 if TYPE_CHECKING:
     from shardwright.compiler.sharded import ShardedProgram

@@ -9,9 +9,9 @@ from torch import fx
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, Value
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.partition.collectives import Collective
+from shardwright.layout.sizes import size_hint
+from shardwright.program.collectives import Collective
 from shardwright.program.nodes import module_path, op_name, source_line
-from shardwright.program.program import size_hint
 from shardwright.rules.call import tensor_meta
 
 

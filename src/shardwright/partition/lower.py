@@ -12,7 +12,7 @@ import torch
 import torch.distributed._functional_collectives
 from torch import fx
 
-from shardwright.layout.layout import Cut
+from shardwright.layout.cut import Cut
 from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from shardwright.layout.layout import Cut
+from shardwright.layout.cut import Cut
 from shardwright.program.collectives import all_gather, all_reduce, reduce_scatter
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program

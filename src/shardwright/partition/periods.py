@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from shardwright.errors import ProgramError
-from shardwright.layout.layout import Cut
+from shardwright.layout.cut import Cut
 from shardwright.partition.emit import Emitter, is_dense
 
 aten = torch.ops.aten

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from shardwright.errors import LayoutError, PlanError
-from shardwright.layout.layout import EVERY, Blocks, Cut, Layout, Partial, Replicate, Shard, describe_cut
+from shardwright.layout.cut import EVERY, Blocks, Cut, describe_cut
+from shardwright.layout.layout import Layout, Partial, Replicate, Shard
 from shardwright.layout.values import check_file, is_count
 
 

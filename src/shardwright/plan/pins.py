@@ -1,33 +1,49 @@
 """A plan and the caller's layouts as pins of a program: by placeholder, output position and module boundary."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch.utils._pytree as pytree
-
-from shardwright.assign.assign import Pins
-from shardwright.assign.steps import ModuleBoundary
 from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout.layout import Layout
 from shardwright.layout.values import is_count
-from shardwright.plan.resolve import ResolvedPlan, TensorInfo, resolve_plan
+from shardwright.plan.resolve import ResolvedPlan
 from shardwright.plan.styles import as_layout
 from shardwright.program.program import Program
+from shardwright.program.signature import output_names
 
 
-def resolve_axis(program: Program, entries: Mapping[str, Any], num_ranks: int, **options: Any) -> ResolvedPlan:
-    """Plan entries resolved against a program's tensors and modules; ``options`` as of `resolve_plan`."""
-    return resolve_plan(entries, tensors_of(program), program.modules(), num_ranks, **options)
+@dataclass(frozen=True, slots=True)
+class ModuleBoundary:
+    """The plan's wish that what enters ("input") or leaves ("output") a module has a layout.
+
+    ``position``: which of the module's tensors, in the order they are first used; None: all of them.
+    """
+
+    module: str
+    side: str
+    layout: Layout
+    key: str
+    position: int | None = None
 
 
-def tensors_of(program: Program) -> dict[str, TensorInfo]:
-    """What a plan may name besides modules: every parameter, buffer and constant, as axes so far have cut it."""
-    tensors = {}
-    for item in program.inputs:
-        if item.is_state and item.target is not None:
-            kind = "parameter" if item.kind.name == "PARAMETER" else "buffer"
-            tensors[item.target] = TensorInfo(program.weights[item.target].shape, kind)
-    return tensors
+@dataclass
+class Pins:
+    """What the plan pins: placeholders by name (``free_cut``: the dim is pinned, the cut is not), outputs by position.
+
+    An input or output that is not named is ``Replicate``; a parameter, buffer or constant that is not named is free.
+    """
+
+    state: dict[str, Layout] = field(default_factory=dict)
+    free_cut: frozenset[str] = frozenset()
+    inputs: dict[str, Layout] = field(default_factory=dict)
+    outputs: dict[int, Layout] = field(default_factory=dict)
+    boundaries: Sequence[ModuleBoundary] = ()
+    weights: frozenset[str] = frozenset()
+    """Inputs that are weights all the same: those of a region."""
+    may_stay_whole: frozenset[str] = frozenset()
+    """Placeholders that need not be cut though the plan or the bound on bytes asks for it: an axis before this one
+    has cut them as far as their heads allow."""
 
 
 def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: Any) -> Pins:
@@ -74,20 +90,6 @@ def _pin_ties(program: Program, pins: Pins, resolved: ResolvedPlan, findings: li
         if leader is not None and item.name not in pins.state:
             pins.state[item.name] = pins.state[leader.name]
             pins.free_cut |= {item.name} & ({item.name} if leader.name in pins.free_cut else set())
-
-
-def output_names(program: Program) -> dict[str, int]:
-    """The name of every user output (its path in the returned structure, or its position) → position in the graph."""
-    spec = program.source.call_spec.out_spec
-    positions = [i for i, output in enumerate(program.outputs) if output.kind.name == "USER_OUTPUT"]
-    if spec is None:
-        return {str(i): position for i, position in enumerate(positions)}
-    tree = pytree.tree_unflatten(list(range(len(positions))), spec)
-    found = {}
-    for path, number in pytree.tree_flatten_with_path(tree)[0]:
-        name = ".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
-        found[name or "0"] = positions[number]
-    return found
 
 
 def _layouts(given: Any, names: Sequence[str], findings: list[Finding], what: str) -> dict[str, Layout]:

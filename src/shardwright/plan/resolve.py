@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardwright.errors import MOST_FINDINGS, Finding, LayoutError, PlanError, near_misses, raise_findings
-from shardwright.layout.layout import REPLICATE, Layout, Shard, Size, resolve
+from shardwright.layout.layout import REPLICATE, Layout, Shard, resolve
+from shardwright.layout.sizes import Size
 from shardwright.plan.patterns import generalize, matches
 from shardwright.plan.styles import Ask, ask
 

@@ -4,9 +4,10 @@ Called on fake tensors they give a result of the right shape; they never run on 
 place that creates them, and `partition.lower` spells them in ``_c10d_functional`` operators.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from shardwright.layout.layout import Cut
+from shardwright.layout.cut import Cut
 
 
 def all_reduce(x: Any, op: str, axis: str) -> Any:
@@ -41,3 +42,21 @@ def _share(x: Any, dim: int, cut: Cut, rank: int) -> Any:
 
 
 COLLECTIVES = (all_reduce, all_gather, reduce_scatter, all_to_all)
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One collective of a sharded program, and why it is there.
+
+    ``num_bytes``: of the whole value, on every rank. ``cause``: which layouts met, and the plan entry that forced it.
+    """
+
+    kind: str
+    axis: str
+    num_bytes: int
+    shape: tuple[Any, ...]
+    module: str
+    source: str
+    node: str
+    cause: str
+    plan_key: str = ""

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
-from shardwright.program.program import user_input_names
+from shardwright.program.read import user_input_names
 from shardwright.program.signature import Signature, arguments, bind, in_structure
 
 _DETACH = torch.ops.aten.detach.default

@@ -7,7 +7,8 @@ import sympy
 import torch
 
 from shardwright.errors import Finding, InputError, raise_findings
-from shardwright.program.program import Program, constant_inputs
+from shardwright.program.program import Program
+from shardwright.program.read import constant_inputs
 from shardwright.program.signature import (
     Signature,
     arguments,

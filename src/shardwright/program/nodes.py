@@ -71,3 +71,8 @@ def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
 def op_name(target: Any) -> str:
     """``aten.linear.default`` for an operator, the function's name otherwise."""
     return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is one tensor."""
+    return isinstance(node.meta.get("val"), torch.Tensor)

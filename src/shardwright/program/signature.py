@@ -18,11 +18,15 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import Finding, near_misses
 from shardwright.program.nodes import module_stack
-from shardwright.program.program import constant_inputs, user_input_names
+from shardwright.program.program import Program
+from shardwright.program.read import constant_inputs, user_input_names
 
 How = Literal["either", "position", "name"]
+
 BY_EITHER: How = "either"
+
 BY_POSITION: How = "position"
+
 BY_NAME: How = "name"
 
 
@@ -298,3 +302,23 @@ def _steps(kind: Any, context: Any) -> list[str] | None:
     if fields is not None:
         return [f".{field}" for field in fields]
     return [f"[{key!r}]" for key in context] if isinstance(context, list) else None
+
+
+def unflatten_outputs(program: Program, flat: Sequence[Any]) -> Any:
+    """User outputs in the structure the model returned."""
+    spec = program.source.call_spec.out_spec
+    return pytree.tree_unflatten(list(flat), spec) if spec is not None else list(flat)
+
+
+def output_names(program: Program) -> dict[str, int]:
+    """The name of every user output (its path in the returned structure, or its position) → position in the graph."""
+    spec = program.source.call_spec.out_spec
+    positions = [i for i, output in enumerate(program.outputs) if output.kind.name == "USER_OUTPUT"]
+    if spec is None:
+        return {str(i): position for i, position in enumerate(positions)}
+    tree = pytree.tree_unflatten(list(range(len(positions))), spec)
+    found = {}
+    for path, number in pytree.tree_flatten_with_path(tree)[0]:
+        name = ".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
+        found[name or "0"] = positions[number]
+    return found

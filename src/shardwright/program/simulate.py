@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
@@ -21,7 +20,7 @@ from shardwright.program.backends import is_taken
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import graphs_of, higher_order_name, region_of
 from shardwright.program.program import Program
-from shardwright.program.signature import Signature
+from shardwright.program.signature import Signature, unflatten_outputs
 
 _REDUCE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sum": lambda shares: shares.any(0) if shares.dtype == torch.bool else shares.sum(0, dtype=shares.dtype),
@@ -160,12 +159,6 @@ def draws_random_numbers(program: Program) -> bool:
     nodes = (node for graph in graphs_of(program.graph) for node in graph.nodes)
     tags = (getattr(node.target, "tags", ()) for node in nodes if node.op == "call_function")
     return any(torch.Tag.nondeterministic_seeded in found for found in tags)
-
-
-def unflatten_outputs(program: Program, flat: Sequence[Any]) -> Any:
-    """User outputs in the structure the model returned."""
-    spec = program.source.call_spec.out_spec
-    return pytree.tree_unflatten(list(flat), spec) if spec is not None else list(flat)
 
 
 def run_graph(

@@ -6,8 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import fx
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
+from shardwright.program.nodes import is_tensor
 from shardwright.rules.aliases import resolve
 from shardwright.rules.rule import Call, TensorMeta
 
@@ -121,3 +123,16 @@ def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: A
     operands = tuple(v for v in leaves(list(described.values())) if isinstance(v, TensorMeta))
     results = tuple(tensor_meta(r) if isinstance(r, torch.Tensor) else None for r in leaves(result))
     return Call(op, described, operands, results)
+
+
+def operand_nodes(node: fx.Node) -> list[fx.Node]:
+    """The tensor arguments of a node in schema order, lists flattened: the order of `Call.operands`."""
+    arguments: Any = (node.args, node.kwargs)
+    if node.kwargs and hasattr(node.target, "_schema"):
+        arguments = list(bind_arguments(node.target, node.args, node.kwargs).values())
+    return tensors_among(arguments)
+
+
+def tensors_among(arguments: Any) -> list[fx.Node]:
+    """The nodes of tensors in arguments, lists flattened."""
+    return [leaf for leaf in leaves(arguments) if isinstance(leaf, fx.Node) and is_tensor(leaf)]

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Cut, Layout, Partial, Shard, join_shards, local_shape, take_shard
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import Layout, Partial, Shard, local_shape
+from shardwright.layout.pieces import join_shards, take_shard
 from shardwright.rules.call import bind_call, leaves, make_call, map_values, unbind_arguments
 from shardwright.rules.local import localize
 from shardwright.rules.rule import (

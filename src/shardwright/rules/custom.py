@@ -8,9 +8,10 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.errors import Finding, RuleError, near_misses, raise_findings
-from shardwright.layout.layout import REDUCTIONS
+from shardwright.layout.reductions import REDUCTIONS
+from shardwright.layout.sizes import size_hint
 from shardwright.layout.values import is_count
-from shardwright.program.program import Program, size_hint
+from shardwright.program.program import Program
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import as_size, make_call, map_values, tensor_meta
 from shardwright.rules.check import check_strategies

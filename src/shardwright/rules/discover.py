@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import REPLICATE, Cut, Layout, Shard, take_shard
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Layout, Shard
+from shardwright.layout.pieces import take_shard
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.check import split_sum
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Cut, Layout, Partial, Shard, cut_of, local_shape
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import Layout, Partial, Shard, cut_of, local_shape
 from shardwright.rules.call import leaves
 from shardwright.rules.rule import Local, TensorMeta
 

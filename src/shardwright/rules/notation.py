@@ -18,7 +18,7 @@ from functools import lru_cache
 import sympy
 
 from shardwright.errors import RuleError
-from shardwright.layout.layout import Size, product, total
+from shardwright.layout.sizes import Size, product, total
 from shardwright.rules.rule import Dims, Term
 
 _DIM = re.compile(r"\s*(\.\.\.|\(([^()\[\]]*)\)|\[([^()\[\]]*)\]|1(?![\w])|[A-Za-z_]\w*!?)")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from shardwright.errors import RuleError
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.aliases import own_name, own_op
 from shardwright.rules.notation import Bound, bind, parse
 from shardwright.rules.rule import Call, Localizer, Rule, TensorMeta

@@ -19,7 +19,9 @@ from typing import Any, Protocol
 
 import torch
 
-from shardwright.layout.layout import OWNED, REPLICATE, Cut, Layout, Partial, Shard, Size, product
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import OWNED, REPLICATE, Layout, Partial, Shard
+from shardwright.layout.sizes import Size, product
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from shardwright.errors import Finding, InputError, near_misses, raise_findings
 from shardwright.layout.dtypes import check_storable
 from shardwright.layout.values import check_file
-from shardwright.program.program import constant_inputs, user_input_names
+from shardwright.program.read import constant_inputs, user_input_names
 from shardwright.program.signature import in_structure, spell_constant
 
 

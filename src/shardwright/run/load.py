@@ -23,8 +23,10 @@ from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.stored import make_zeros
 from shardwright.program.inference import for_inference, refuse_gradients
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.program import Program, attach_weights, read
+from shardwright.program.program import Program
+from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
+from shardwright.program.write import attach_weights
 from shardwright.run.alone import GROUPS, alone, settle
 from shardwright.run.aot.manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from shardwright.api import PlanLike, shard
+from shardwright.api import shard
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import CheckpointError, CheckpointWarning
 from shardwright.layout.box import Holder, Region, read_region
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, save
+from shardwright.plan.accept import PlanLike
 from shardwright.program.flatten import functional
-from shardwright.program.program import replace_weights
+from shardwright.program.write import replace_weights
 from shardwright.sources.hugging_face.files import Unused
 from shardwright.sources.hugging_face.ties import settle_ties
 

@@ -13,7 +13,7 @@ import shardwright as sw
 from shardwright.package.graphs import graph_bytes, read_graph
 from shardwright.package.graphs import read as reading
 from shardwright.package.graphs.archive import parse_graph, spell_graph
-from shardwright.program.program import without_weights
+from shardwright.program.write import without_weights
 from tests.package.graphs.programs import CASES, program
 
 

@@ -1,6 +1,6 @@
 """Attention: batch and heads are cut; queries go with their key-value group, or are cut within every group."""
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.registry import Entry
 from shardwright.rules.rule import Call, Dims, Rule, Term
 

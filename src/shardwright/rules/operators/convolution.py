@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Size, product
+from shardwright.layout.sizes import Size, product
 from shardwright.rules.local import dense, run_dense
 from shardwright.rules.registry import Entry, einsum, notation_rule
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term

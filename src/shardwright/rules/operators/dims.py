@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.rule import Call, Dims, Term
 
 

@@ -1,6 +1,6 @@
 """Distances and similarities along a dim, which is whole; and membership, which compares with every element."""
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.notation import bind, parse
 from shardwright.rules.operators.dims import dim_of, named_dims
 from shardwright.rules.registry import Entry, einsum, notation_rule, rule_of

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Shard, Size
+from shardwright.layout.layout import Shard
+from shardwright.layout.sizes import Size
 from shardwright.rules.operators.dims import named_dims, put
 from shardwright.rules.operators.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, einsum

@@ -2,10 +2,9 @@
 
 from torch import fx
 
-from shardwright.assign.steps import is_tensor, operand_nodes
-from shardwright.layout.layout import Size
-from shardwright.program.nodes import higher_order_name
-from shardwright.rules.call import leaves, tensor_meta
+from shardwright.layout.sizes import Size
+from shardwright.program.nodes import higher_order_name, is_tensor
+from shardwright.rules.call import leaves, operand_nodes, tensor_meta
 from shardwright.rules.rule import Dims, Rule, TensorMeta, Term
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.operators.dims import dim_of, named_dims
 from shardwright.rules.operators.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, notation_rule

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.notation import bind, parse
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Entry, rule_of

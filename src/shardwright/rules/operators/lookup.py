@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Cut
+from shardwright.layout.cut import Cut
 from shardwright.rules.rule import Local
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import product
+from shardwright.layout.sizes import product
 from shardwright.rules.registry import Builder, Entry, notation_rule
 from shardwright.rules.rule import Call, Local, Rule
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from shardwright.errors import RuleError
-from shardwright.layout.layout import Shard, Size, cut_of, product
+from shardwright.layout.layout import Shard, cut_of
+from shardwright.layout.sizes import Size, product
 from shardwright.rules.local import dense, run_dense
 from shardwright.rules.operators.dims import named_dims
 from shardwright.rules.registry import Entry, notation_rule, tensor_slots

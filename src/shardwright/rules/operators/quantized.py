@@ -1,6 +1,6 @@
 """Quantised operators: scales and zero points are cut along with what they scale."""
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.local import run_dense
 from shardwright.rules.operators.dims import named_dims
 from shardwright.rules.registry import Entry, einsum

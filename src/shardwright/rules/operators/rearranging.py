@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.operators.dims import dim_of, dims_of, named_dims, put
 from shardwright.rules.registry import Builder, Entry, einsum
 from shardwright.rules.rule import Call, Local, Rule, Term

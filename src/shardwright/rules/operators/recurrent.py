@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from shardwright.layout.layout import Cut, Size
+from shardwright.layout.cut import Cut
+from shardwright.layout.sizes import Size
 from shardwright.rules.call import map_values
 from shardwright.rules.local import dense, own_piece
 from shardwright.rules.operators.dims import named_dims, put

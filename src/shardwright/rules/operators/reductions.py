@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Shard, Size, product
+from shardwright.layout.layout import Shard
+from shardwright.layout.sizes import Size, product
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Entry, einsum
 from shardwright.rules.rule import Call, Local, Localizer, Rule, TensorMeta, Term

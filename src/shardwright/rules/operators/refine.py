@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import sympy
 
-from shardwright.layout.layout import Size, product, same_size
+from shardwright.layout.sizes import Size, product, same_size
 from shardwright.rules.rule import Dims, Term
 
 

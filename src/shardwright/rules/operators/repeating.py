@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shardwright.layout.layout import Size
+from shardwright.layout.sizes import Size
 from shardwright.rules.local import local_size
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Entry

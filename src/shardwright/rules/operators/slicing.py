@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import Cut, Size, same_size, total
+from shardwright.layout.cut import Cut
+from shardwright.layout.sizes import Size, same_size, total
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Builder, Entry
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term

@@ -8,8 +8,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from shardwright.errors import InputError, PackageError
-from shardwright.program.program import Program, read
-from shardwright.program.simulate import unflatten_outputs
+from shardwright.program.program import Program
+from shardwright.program.read import read
+from shardwright.program.signature import unflatten_outputs
 from shardwright.run.aot.machine import CompiledProgram
 from shardwright.run.aot.manifest import CompiledRank
 from shardwright.run.devices import home_of

@@ -1,0 +1,22 @@
+"""``shardwright gather``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardwright.cli.console import err
+from shardwright.cli.options import Package
+from shardwright.cli.progress import bytes_bar
+
+
+def gather(
+    package: Package,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write; it must not exist.")],
+) -> None:
+    """Write the original state dict, whole, from a package."""
+    import shardwright
+
+    with bytes_bar("gathering") as step:
+        names = shardwright.gather(package, output, progress=step)
+    err.print(f"wrote {output}: {len(names)} tensors")

@@ -1,0 +1,41 @@
+"""``shardwright inspect``."""
+
+from typing import Annotated
+
+import typer
+
+from shardwright.cli.console import out
+from shardwright.cli.models import load_model
+from shardwright.cli.options import AsJson, Model, Ranks
+from shardwright.cli.package import show_tables
+from shardwright.cli.progress import spinner
+
+
+def inspect(
+    model: Model,
+    tp: Ranks = 2,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Show also what this plan costs: 'auto', 'hf', or a YAML file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the module tree with sizes, and what can be cut; with a plan, its collectives and gathered weights."""
+    import shardwright
+    from shardwright.program.read import read
+    from shardwright.report.tables import collectives_table, gathered_table, memory_table, print_json, spell_bytes
+    from shardwright.report.tree import module_tree, tensors_table
+
+    with spinner("reading"):
+        exported = load_model(model)
+        program = read(exported)
+        sharded = shardwright.shard(exported, mesh=tp, plan=plan) if plan is not None else None
+    tables = [] if sharded is None else [collectives_table(sharded), memory_table(sharded), gathered_table(sharded)]
+    table = tensors_table(program, tp)
+    total = sum(int(row[4]) for row in table.rows)
+    if as_json:
+        inputs = [item.name for item in program.user_inputs()]
+        print_json([table, *tables], inputs=inputs, num_nodes=len(program.graph.nodes), num_bytes=total)
+        return
+    out.print(module_tree(program, tp))
+    out.print(f"{len(table.rows)} tensors, {spell_bytes(total)}, {len(program.graph.nodes)} nodes")
+    show_tables(tables)

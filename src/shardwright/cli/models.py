@@ -1,0 +1,27 @@
+"""Models as the command line takes them: exported programs and checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+
+def load_model(model: Path) -> Any:
+    """The exported program of a file, or of a checkpoint without its weights."""
+    if is_checkpoint(model):
+        from shardwright.sources.checkpoint import open_checkpoint
+
+        return open_checkpoint(model).exported
+    from shardwright.program.exported import load_exported
+
+    return load_exported(model)
+
+
+def is_checkpoint(model: Path) -> bool:
+    """Whether a path is a checkpoint rather than an exported program."""
+    return model.is_dir() or model.suffix == ".gguf"
+
+
+def shard_model(model: Path, num_ranks: int, plan: str, *, slack: float, effort: float) -> Any:
+    """A model, sharded."""
+    import shardwright
+
+    return shardwright.shard(load_model(model), mesh=num_ranks, plan=plan, slack=slack, effort=effort)

@@ -1,0 +1,42 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shardwright.errors import ShardwrightError
+
+Model = Annotated[
+    Path, typer.Argument(help="An exported program (.pt2), a Hugging Face checkpoint folder or a .gguf file.")
+]
+
+Package = Annotated[Path, typer.Argument(help="A package folder.")]
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")]
+
+Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
+
+Effort = Annotated[
+    float, typer.Option(help="How long the solver may search, as a multiple of what is usual; counted, not timed.")
+]
+
+PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
+
+Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]
+
+Backend = Annotated[
+    str, typer.Option(help="eager; compile: by torch.compile, on first use; aoti: what `compile` made.")
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def parse_dtype(name: str | None) -> Any:
+    """The dtype of a name; None for none. Raises `ShardwrightError` for an unknown one."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is not None and name not in known:
+        raise ShardwrightError(f"--dtype {name!r} is none of {', '.join(known)}")
+    return known.get(name) if name else None

@@ -1,0 +1,46 @@
+"""``shardwright plan``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardwright.cli.console import err, print_text
+from shardwright.cli.models import shard_model
+from shardwright.cli.options import AsJson, Effort, Model, Ranks
+from shardwright.cli.progress import spinner
+from shardwright.errors import ShardwrightError
+
+
+def plan(
+    model: Model,
+    tp: Ranks = 2,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the YAML; default: standard output.")
+    ] = None,
+    slack: Annotated[
+        float, typer.Option(help="How far bytes per rank of weights that can be cut may exceed the least.")
+    ] = 0.1,
+    effort: Effort = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Find the automatic plan and write it as YAML."""
+    import yaml
+
+    from shardwright.plan.files import spell, write_plan
+
+    with spinner("finding a plan"):
+        sharded = shard_model(model, tp, "auto", slack=slack, effort=effort)
+    found = {w.name: w.layouts["tp"] for w in sharded.weights if w.kind in ("parameter", "buffer")}
+    if as_json:
+        print_text(json.dumps({name: spell(layout) for name, layout in found.items()}, indent=2))
+    elif output is None:
+        print_text(
+            yaml.safe_dump({n: spell(layout) for n, layout in found.items()}, sort_keys=False, default_flow_style=None)
+        )
+    else:
+        if output.exists():
+            raise ShardwrightError(f"{output} exists already\n  try: another name, or remove it first")
+        write_plan(output, found, comment=f"The automatic plan for {tp} ranks.")
+        err.print(f"wrote {output}")

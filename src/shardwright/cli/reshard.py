@@ -1,0 +1,26 @@
+"""``shardwright reshard``."""
+
+from typing import Annotated
+
+import typer
+
+from shardwright.cli.options import AsJson, Output, Package, Ranks
+from shardwright.cli.package import show_package
+from shardwright.cli.progress import bytes_bar
+
+
+def reshard(
+    package: Package,
+    output: Output,
+    tp: Ranks,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="'auto', or a YAML file; default: the plan the package was made with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a package for another number of ranks from a package, without the original model."""
+    import shardwright
+
+    with bytes_bar("reading") as step:
+        sharded = shardwright.reshard(package, output, mesh=tp, plan=plan, progress=step)
+    show_package(sharded, output, as_json=as_json)

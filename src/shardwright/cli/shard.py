@@ -1,0 +1,54 @@
+"""``shardwright shard``."""
+
+from typing import Annotated
+
+import typer
+
+from shardwright.cli.models import is_checkpoint, shard_model
+from shardwright.cli.options import AsJson, Effort, Model, Output, PlanOption, Ranks, parse_dtype
+from shardwright.cli.package import show_package
+from shardwright.cli.progress import bytes_bar
+from shardwright.errors import ShardwrightError
+
+
+def shard(
+    model: Model,
+    output: Output,
+    tp: Ranks = 2,
+    plan: PlanOption = "auto",
+    slack: Annotated[
+        float,
+        typer.Option(help="Under 'auto': how far bytes per rank of weights that can be cut may exceed the least."),
+    ] = 0.1,
+    effort: Effort = 1.0,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
+    ] = None,
+    cache_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens in a decoder's key-value cache; default: at most 2048; 0: no cache."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shard a program or a checkpoint and write a package: graphs, and every rank's weights.
+
+    A checkpoint's weights are streamed slice by slice; an interrupted run that is started again goes on.
+    """
+    import shardwright
+    from shardwright.sources.checkpoint import open_checkpoint
+
+    if output.exists():
+        raise ShardwrightError(f"the output folder {output} exists already\n  try: another name, or remove it first")
+    with bytes_bar("reading") as step:
+        if is_checkpoint(model):
+            opened = open_checkpoint(model, dtype=parse_dtype(dtype), cache_length=cache_length, progress=step)
+            step("sharding", 0, 0)
+            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, slack=slack, effort=effort)
+            opened.save(sharded, output, progress=step)
+        elif dtype is not None or cache_length is not None:
+            raise ShardwrightError(f"--dtype and --cache-length are for checkpoints; {model} is an exported program")
+        else:
+            opened = None
+            sharded = shard_model(model, tp, plan, slack=slack, effort=effort)
+            sharded.save(str(output), progress=step)
+    show_package(sharded, output, unused=opened.unused if opened is not None else (), as_json=as_json)

@@ -1,0 +1,378 @@
+"""One rank's way through a program: for each step, operands as its strategy wants them, then the operator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardwright.assign.assignment import Assignment
+from shardwright.assign.cost import has_collective
+from shardwright.assign.steps import Step, Value
+from shardwright.errors import RuleError, ShardwrightError
+from shardwright.layout.layout import REPLICATE, Layout, Shard
+from shardwright.partition.causes import Names, collective_of
+from shardwright.partition.constants import RankConstants
+from shardwright.partition.emit import Emitter, fake_like, is_dense
+from shardwright.partition.higher_order import (
+    empty_results,
+    has_no_share,
+    own_holder,
+    write_flex_attention,
+    write_region_call,
+)
+from shardwright.partition.memory import laid_as, strides
+from shardwright.partition.reshard import local_sizes, reshard
+from shardwright.partition.stand_in import stand_in, whole_size
+from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.nodes import describe
+from shardwright.program.program import Program
+from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
+from shardwright.rules.local import localize
+from shardwright.rules.metadata import DTYPE
+from shardwright.rules.operators.flex import is_flex_attention
+from shardwright.rules.rule import Call, Rule, Strategy
+
+_KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node", "collective")
+
+
+@dataclass
+class GraphLocal:
+    """A `Local` that writes operators into one rank's graph."""
+
+    walk: "Walk"
+    call: Call
+    rule: Rule
+    strategy: Strategy
+    rank: int
+    arguments: dict[str, Any]
+    name: str
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write ``op``; a list or tuple result comes as a list of nodes."""
+        return self.walk.emit.open(self.walk.emit.call(op, *args, **kwargs))
+
+    def run_call(self, /, **changed: Any) -> Any:
+        """Write the call's own operator, some arguments changed."""
+        args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
+        return self.walk.emit.open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))
+
+    def is_dense(self, value: fx.Node) -> bool:
+        """Whether a local tensor is contiguous."""
+        return is_dense(value)
+
+    def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
+        """A constant of the program: this rank's number, so that the code is the same on all ranks."""
+        return self.walk.constants.node(tuple(per_rank), dtype)
+
+
+class Walk:
+    """One rank's way through a program, or through a graph that a higher-order operator calls."""
+
+    def __init__(
+        self, program: Program, assignment: Assignment, axis: str, rank: int, plan_keys: Mapping[str, str]
+    ) -> None:
+        self.program, self.assignment, self.axis, self.rank = program, assignment, axis, rank
+        self.owner = own_holder(program.graph, program.owner)
+        self.emit = Emitter(self.owner, program.fake_mode)
+        self.env: dict[fx.Node, fx.Node] = {}
+        self.made: dict[Value, dict[Layout, fx.Node]] = {}
+        self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
+        self.constants = RankConstants(self.emit, program.inputs, axis, rank, assignment.steps.device())
+        self.names = Names(plan_keys, {i.name: i.target for i in program.inputs if i.target is not None})
+        self.whole_wanted = self._whole_wanted()
+
+    def inside(self, program: Program, assignment: Assignment) -> "Walk":
+        """This rank's way through a region."""
+        return Walk(program, assignment, self.axis, self.rank, {})
+
+    def run(self) -> Program:
+        """Write every step; the rank's program."""
+        outputs: dict[int, fx.Node] = {}
+        for step in self.assignment.steps.items:
+            if step.kind == "output":
+                wanted = self._strategy(step).operands[0]
+                outputs[step.output] = self.get(step.reads[0], wanted, step)
+                continue
+            self.emit.meta = {k: step.node.meta[k] for k in _KEPT_META if k in step.node.meta}
+            try:
+                self._write(step)
+            except ShardwrightError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise RuleError(
+                    f"rank {self.rank} cannot run {describe(step.node)} on its piece: {error}\n"
+                    f"  under {self._strategy(step) if self.assignment.strategies[step.index] else 'no strategy'}\n"
+                    "  try: pin the module 'replicate' in the plan, and report the operator"
+                ) from error
+        self.emit.meta = {}
+        values = [
+            outputs[i] if i in outputs else self.env.get(v, v) if isinstance(v, fx.Node) else v
+            for i, v in enumerate(self.program.output_values())
+        ]
+        output = self.emit.graph.output(tuple(values))
+        output.meta = dict(self.program.graph.output_node().meta)
+        output.meta["val"] = map_values(tuple(values), lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v)
+        for node in [n for n in self.emit.graph.nodes if n.op == "get_attr" and not n.users]:
+            self.emit.graph.erase_node(node)
+        return self._finish()
+
+    def _finish(self) -> Program:
+        by_name = {i.name: i for i in self.program.inputs}
+        extra = self.constants.inputs()
+        renamed = {self.env[n].name: by_name[n.name] for n in self.program.placeholders()}
+        inputs = tuple(
+            replace(renamed[n.name], name=n.name) if n.name in renamed else extra[n.name]
+            for n in self.emit.graph.nodes
+            if n.op == "placeholder"
+        )
+        weights = {}
+        for item in self.program.inputs:
+            if item.is_state and item.target is not None:
+                layout = self.assignment.layouts.get(item.name, REPLICATE)
+                weights[item.target] = self.program.weights[item.target].cut(layout, self.rank)
+        weights.update(self.constants.weights())
+        return Program(
+            self.program.source,
+            self.emit.graph,
+            inputs,
+            self.program.outputs,
+            weights,
+            self.owner,
+            self.origins,
+        )
+
+    def _strategy(self, step: Step) -> Strategy:
+        strategy = self.assignment.strategies[step.index]
+        assert strategy is not None, f"{step.node.name} has no strategy"
+        return strategy
+
+    def _whole_wanted(self) -> set[Value]:
+        """Values that some reader wants whole: other layouts are then cut locally from the whole, for free."""
+        found = set()
+        for step in self.assignment.steps.items:
+            strategy = self.assignment.strategies[step.index]
+            if strategy is None or step.kind == "sizes":
+                continue
+            wanted = enumerate(zip(step.reads, strategy.operands, strict=False))
+            found.update(v for i, (v, layout) in wanted if layout == REPLICATE and i not in step.unread)
+        return found
+
+    def _write(self, step: Step) -> None:
+        if step.kind == "input":
+            self._write_input(step)
+        elif step.kind == "constraint":
+            wanted = self._strategy(step).operands[0]
+            node = self.get(step.reads[0], wanted, step)
+            self.made[(step.index, 0)] = {wanted: node}
+        elif step.kind in ("plain", "sizes"):
+            self._write_plain(step)
+        elif not step.vals:
+            self._write_reader(step)
+        else:
+            self._write_call(step)
+
+    def _write_input(self, step: Step) -> None:
+        node, layout = step.node, self._strategy(step).results[0]
+        local = self.emit.graph.get_attr(str(node.target)) if node.op == "get_attr" else self._placeholder(node)
+        local.meta = dict(node.meta)
+        whole = step.vals[0]
+        if isinstance(layout, Shard):
+            shape = local_sizes(whole, layout, self.rank)
+            local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
+            local.meta.pop("tensor_meta", None)
+        self._keep(step, node, {(step.index, 0): layout}, [local])
+
+    def _placeholder(self, node: fx.Node) -> fx.Node:
+        """A copy of a placeholder under its own name, also where that is a Python name (``input``)."""
+        local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
+        local.name = node.name
+        local.meta = dict(node.meta)
+        return local
+
+    def _write_plain(self, step: Step) -> None:
+        node = step.node
+        if node.op == "placeholder":
+            self.env[node] = self._placeholder(node)
+            return
+        if node.op == "get_attr":
+            local = self.emit.graph.get_attr(str(node.target))
+            local.meta = dict(node.meta)
+            self.env[node] = local
+            return
+        reads = dict(zip(operand_nodes(node), step.reads, strict=True))
+        layouts = {source: self._any(value) for source, value in reads.items()}
+        if node.target is torch.ops.aten.sym_size.int:
+            self.env[node] = self._size(node, *layouts[node.args[0]])  # type: ignore[index]
+            return
+        if node.target is torch.ops.aten._assert_tensor_metadata.default and not _asserts_sizes(node):
+            return
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: layouts[n][1] if n in layouts else self.env[n])
+        self.env[node] = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
+
+    def _write_reader(self, step: Step) -> None:
+        """A call that makes a number of a tensor's data: of the whole tensor, on every rank."""
+        node = step.node
+        whole = {s: self.get(v, REPLICATE, step) for s, v in zip(operand_nodes(node), step.reads, strict=True)}
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: whole[n] if n in whole else self.env[n])
+        self.env[node] = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
+
+    def _size(self, node: fx.Node, layout: Layout, local: fx.Node) -> fx.Node:
+        """The global size of a dim, from a local tensor."""
+        dim = int(node.args[1]) % local.meta["val"].dim()  # type: ignore[arg-type]
+        size = self.emit.write(node.target, (local, dim), {}, local.meta["val"].shape[dim], name=node.name)
+        return whole_size(self.emit, size, layout, dim, self.rank)
+
+    def metadata(self, value: Value, layout: Layout, asked: str) -> fx.Node:
+        """A tensor for a reader that asks only for a value's dtype, or for its sizes in a layout: nothing is moved."""
+        held, local = self._any(value)
+        if asked == DTYPE:
+            return local
+        made = self.made[value].items()
+        is_cut = isinstance(layout, Shard)
+        fits = (node for one, node in made if one == layout or not (is_cut or isinstance(one, Shard)))
+        whole = self.assignment.steps.items[value[0]].vals[value[1]]
+        return next(fits, None) or stand_in(self.emit, local, held, layout, whole, self.rank)
+
+    def _any(self, value: Value) -> tuple[Layout, fx.Node]:
+        """A version of a value that is there already, whole if possible."""
+        made = self.made[value]
+        return (REPLICATE, made[REPLICATE]) if REPLICATE in made else next(iter(made.items()))
+
+    def _write_call(self, step: Step) -> None:
+        node, strategy = step.node, self._strategy(step)
+        sources = operand_nodes(node)
+        wanted = enumerate(zip(step.reads, strategy.operands, strict=True))
+        locals_ = [
+            self.metadata(v, layout, step.unread[i]) if i in step.unread else self.get(v, layout, step)
+            for i, (v, layout) in wanted
+        ]
+        rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
+        as_it_stands = self._is_plain(strategy, step, locals_) and not (rule is not None and rule.is_written_out)
+        if rule is None and not as_it_stands:
+            wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
+            locals_ = [
+                one if step.unread.get(i) == DTYPE else laid_as(self.emit, one, whole, node)
+                for i, (one, whole) in enumerate(zip(locals_, wholes, strict=True))
+            ]
+        values = iter(locals_)
+        operands = set(sources)
+
+        def local(leaf: Any) -> Any:
+            if not isinstance(leaf, fx.Node):
+                return leaf
+            return next(values) if leaf in operands else self.env[leaf]
+
+        if rule is None and not as_it_stands and hasattr(node.target, "_schema"):
+            args, kwargs = self._map_in_order(node, local)
+            results = leaves(self.emit.open(self.emit.call(node.target, *args, name=node.name, **kwargs)))
+        elif rule is None or as_it_stands:
+            # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
+            args, kwargs = self._map_in_order(node, local)
+            written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
+            results = leaves(self.emit.open(written))
+        elif call is None:
+            results = leaves(self._write_higher_order(step, rule, strategy, map_values(tuple(node.args), local)))
+        else:
+            _, bound = bind_call(node.target, node.args, node.kwargs)
+            arguments = {name: map_values(value, local) for name, value in bound.items()}
+            result = localize(GraphLocal(self, call, rule, strategy, self.rank, arguments, node.name))
+            results = leaves(result)
+        layouts = {(step.index, i): layout for i, layout in enumerate(strategy.results)}
+        self._keep(step, node, layouts, results)
+
+    def _write_higher_order(self, step: Step, rule: Rule, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
+        if has_no_share(strategy, self.rank):
+            return empty_results(self.emit, step, strategy, self.rank)
+        if is_flex_attention(step.node):
+            return write_flex_attention(self, step, rule, strategy, arguments)
+        return write_region_call(self, step, strategy, arguments)
+
+    def _map_in_order(self, node: fx.Node, local: Any) -> tuple[Any, Any]:
+        if node.kwargs and hasattr(node.target, "_schema"):
+            bound = bind_arguments(node.target, node.args, node.kwargs)
+            mapped = {name: map_values(value, local) for name, value in bound.items()}
+            names = list(bound)
+            return tuple(mapped[n] for n in names[: len(node.args)]), {k: mapped[k] for k in node.kwargs}
+        return map_values((tuple(node.args), dict(node.kwargs)), local)
+
+    def _is_plain(self, strategy: Strategy, step: Step, locals_: Sequence[fx.Node]) -> bool:
+        """Whether the original call, metadata included, serves as it stands: nothing is cut or lies otherwise."""
+        if any(isinstance(layout, Shard) for layout in (*strategy.operands, *strategy.results)):
+            return False
+        wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
+        # What was gathered is contiguous, though the original may have been a transposed view.
+        return all(strides(one.meta["val"]) == strides(whole) for one, whole in zip(locals_, wholes, strict=True))
+
+    def _keep(self, step: Step, node: fx.Node, layouts: Mapping[Value, Layout], nodes: Sequence[fx.Node]) -> None:
+        if node not in self.env and len(nodes) == 1:
+            self.env[node] = nodes[0]
+        for (value, layout), local in zip(layouts.items(), nodes, strict=True):
+            self.made[value] = {layout: local}
+            if isinstance(local, fx.Node):
+                name = node.name if len(layouts) == 1 else f"{node.name}[{value[1]}]"
+                self._trace(local.name, name, layout)
+
+    def get(self, value: Value, layout: Layout, reader: Step) -> fx.Node:
+        """The local node that holds ``value`` in ``layout``, resharded once and shared by all readers."""
+        made = self.made[value]
+        if layout in made:
+            return made[layout]
+        source = next(iter(made))
+        if REPLICATE not in (source, layout) and (value in self.whole_wanted or not has_collective(source, layout)):
+            self._reshard(value, REPLICATE, reader)
+            source = REPLICATE
+        return self._reshard(value, layout, reader, source)
+
+    def _reshard(self, value: Value, target: Layout, reader: Step, source: Layout | None = None) -> fx.Node:
+        made = self.made[value]
+        if target in made:
+            return made[target]
+        source = next(iter(made)) if source is None else source
+        maker = self.assignment.steps.items[value[0]]
+        whole = maker.vals[value[1]]
+        kept, self.emit.meta = self.emit.meta, {k: maker.node.meta[k] for k in _KEPT_META if k in maker.node.meta}
+        for own in ("torch_fn", "collective"):
+            self.emit.meta.pop(own, None)
+        before = len(self.emit.graph.nodes)
+        local = reshard(self.emit, made[source], source, target, whole, self.axis, self.rank)
+        self.emit.meta = kept
+        if len(self.emit.graph.nodes) > before:
+            written = list(_last(self.emit.graph, len(self.emit.graph.nodes) - before))
+            for node in written:
+                if node.target in COLLECTIVES:
+                    node.meta["collective"] = collective_of(
+                        node, self.assignment, value, source, target, reader, axis=self.axis, names=self.names
+                    )
+        made[target] = local
+        name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
+        if local.name not in self.origins:
+            self._trace(local.name, name, target)
+        return local
+
+    def _trace(self, local: str, node: str, layout: Layout) -> None:
+        """Note which original value a local node holds; what earlier axes traced comes first."""
+        if not self.program.origins:
+            self.origins[local] = (node, (layout,))
+        elif node in self.program.origins:
+            origin, layouts = self.program.origins[node]
+            self.origins[local] = (origin, (*layouts, layout))
+
+
+def _asserts_sizes(node: fx.Node) -> bool:
+    return any(value is not None for value in node.args[1:3])
+
+
+def _copied(fake_mode: Any, node: fx.Node) -> Any:
+    val = node.meta.get("val")
+    return map_values(val, lambda v: fake_like(fake_mode, v) if isinstance(v, torch.Tensor) and fake_mode else v)
+
+
+def _last(graph: fx.Graph, count: int) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    for node in reversed(graph.nodes):
+        if len(found) == count:
+            break
+        found.append(node)
+    return found[::-1]

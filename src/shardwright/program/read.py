@@ -1,0 +1,107 @@
+"""From an `ExportedProgram`, or a file of one, to a `Program`."""
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ConstantArgument,
+    InputKind,
+    OutputKind,
+)
+
+from shardwright.errors import ProgramError
+from shardwright.layout.dtypes import DTYPES
+from shardwright.program.flatten import flat_graph, functional
+from shardwright.program.nodes import describe
+from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, tensors_in
+from shardwright.program.serial import one_at_a_time
+
+
+@one_at_a_time
+def read(exported: ExportedProgram) -> Program:
+    """Read an exported program; the exported program itself stays as it is.
+
+    A graph that mutates is functionalised first (torch's own ``run_decompositions({})``, which keeps composite
+    operators whole); a functional one is taken as it stands. Regions without gradients are inlined. State that nothing
+    reads is left out where no package could hold it: sparse or on the meta device, say.
+
+    Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
+    """
+    if not isinstance(exported, ExportedProgram):
+        raise ProgramError(
+            f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
+            "  try: ep = torch.export.export(model, example_inputs), then pass ep"
+        )
+    _refuse_training(exported)
+    exported = functional(exported)
+    signature, dropped = exported.graph_signature, _unusable(exported)
+    graph = flat_graph(exported, dropped)
+    _refuse_sparse(graph)
+    inputs = tuple(
+        Input(spec.arg.name, spec.kind, spec.target, spec.persistent)  # type: ignore[union-attr]
+        for spec in signature.input_specs
+        if spec.kind != InputKind.TOKEN and getattr(spec.arg, "name", None) not in dropped
+    )
+    unsupported = [i.name for i in inputs if i.kind not in (*STATE_KINDS, InputKind.USER_INPUT)]
+    if unsupported:
+        raise ProgramError(f"inputs {unsupported} are neither tensors nor numbers; such programs cannot be sharded yet")
+    outputs = tuple(
+        Output(spec.kind, spec.target, getattr(spec.arg, "name", None) or None)
+        for spec in signature.output_specs
+        if spec.kind != OutputKind.TOKEN
+    )
+    tensors = {**exported.state_dict, **exported.constants}
+    weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
+    return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
+
+
+def _refuse_training(exported: ExportedProgram) -> None:
+    kinds = {spec.kind for spec in exported.graph_signature.output_specs}
+    if kinds & {OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT}:
+        raise ProgramError(
+            "this is a joint program: it gives a loss and gradients, and training is not supported yet\n"
+            "  try: shard the forward program, as torch.export.export makes it"
+        )
+
+
+def _unusable(exported: ExportedProgram) -> set[str]:
+    """The placeholders of state that nothing reads or writes, and that is no tensor which a package can hold."""
+    tensors = {**exported.state_dict, **exported.constants}
+    written = {spec.target for spec in exported.graph_signature.output_specs}
+    read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}
+    state = {s.arg.name: s.target for s in exported.graph_signature.input_specs if s.kind in STATE_KINDS}
+    held = {name: (target, tensors[target]) for name, target in state.items() if target is not None}
+    # A program whose weights are all on the meta device is one without weights, to be planned for.
+    has_data = any(tensor.device.type != "meta" for _, tensor in held.values())
+    return {
+        name
+        for name, (target, tensor) in held.items()
+        if name not in read and target not in written and not _is_storable(tensor, has_data=has_data)
+    }
+
+
+def _is_storable(tensor: torch.Tensor, *, has_data: bool) -> bool:
+    return tensor.layout == torch.strided and tensor.dtype in DTYPES and not (has_data and tensor.device.type == "meta")
+
+
+def _refuse_sparse(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        for tensor in tensors_in(node.meta.get("val")):
+            if tensor.layout != torch.strided:
+                raise ProgramError(
+                    f"{describe(node)} is a tensor of layout {tensor.layout}; only strided tensors can be sharded\n"
+                    "  try: make it dense (.to_dense()) before it enters the exported part"
+                )
+
+
+def user_input_names(exported: ExportedProgram) -> list[str]:
+    """The placeholders of what the user gives, in order; constants have one each."""
+    return [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+
+
+def constant_inputs(exported: ExportedProgram) -> dict[str, Any]:
+    """The user inputs that were constants at export (flags, numbers, text, None): placeholder → value."""
+    specs = (spec for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
+    return {spec.arg.name: spec.arg.value for spec in specs if isinstance(spec.arg, ConstantArgument)}

@@ -1,0 +1,125 @@
+"""From a `Program` back to an `ExportedProgram`, and exported programs with other weights."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ConstantArgument,
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    TensorArgument,
+)
+
+from shardwright.program.program import STATE_KINDS, Program, Weight
+from shardwright.program.serial import one_at_a_time
+
+
+@one_at_a_time
+def write(program: Program) -> ExportedProgram:
+    """The `ExportedProgram` of a program whose weights are made now; it keeps specs, ranges and module paths."""
+    source = program.source
+    kept = {spec.target: spec for spec in source.graph_signature.input_specs if spec.target is not None}
+    given = iter(spec for spec in source.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
+    specs = []
+    for item, node in zip(program.inputs, program.placeholders(), strict=True):
+        if item.kind == InputKind.USER_INPUT:
+            old = next(given)
+            specs.append(replace(old, arg=replace(old.arg, name=node.name)))
+        elif (item.target or "") in kept:
+            specs.append(replace(kept[item.target or ""], arg=TensorArgument(node.name)))
+        else:
+            specs.append(InputSpec(item.kind, TensorArgument(node.name), item.target, item.persistent))
+    out_specs = []
+    kept_outputs = [spec for spec in source.graph_signature.output_specs if spec.kind != OutputKind.TOKEN]
+    for spec, value in zip(kept_outputs, program.output_values(), strict=True):
+        arg = spec.arg
+        if isinstance(value, fx.Node) and not isinstance(arg, ConstantArgument):
+            arg = type(arg)(value.name)  # type: ignore[call-arg]
+        out_specs.append(replace(spec, arg=arg))
+    state: dict[str, Any] = {}
+    constants: dict[str, Any] = {
+        key: value for key, value in source.constants.items() if not isinstance(value, torch.Tensor)
+    }
+    made: dict[Weight, torch.Tensor] = {}
+    for item in program.inputs:
+        if not item.is_state or item.target is None:
+            continue
+        weight = program.weights[item.target]
+        key = (id(weight.tensor), weight.cuts)
+        piece = made.setdefault(key, weight.materialize()) if key not in made else made[key]  # type: ignore[arg-type]
+        persistent = item.kind == InputKind.PARAMETER or (item.kind == InputKind.BUFFER and item.persistent)
+        (state if persistent else constants)[item.target] = piece
+    return ExportedProgram(
+        root=program.owner,
+        graph=program.graph,
+        graph_signature=ExportGraphSignature(input_specs=specs, output_specs=out_specs),
+        state_dict=state,
+        range_constraints=copy.copy(source.range_constraints),
+        module_call_graph=[copy.copy(entry) for entry in source.module_call_graph],
+        example_inputs=source.example_inputs,
+        constants=constants,
+        verifiers=source.verifiers,
+    )
+
+
+def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor]) -> ExportedProgram:
+    """Put tensors in place of an exported program's parameters, buffers and constants, by name; changed in place."""
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind not in STATE_KINDS or spec.target is None:
+            continue
+        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        tensor = tensors[spec.target]
+        if spec.kind == InputKind.PARAMETER:
+            tensor = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
+        held[spec.target] = tensor
+    return exported
+
+
+def replace_weights(
+    exported: ExportedProgram,
+    replacement: Callable[[str, torch.Tensor], torch.Tensor],
+    ties: Mapping[str, str] | None = None,
+) -> ExportedProgram:
+    """Put ``replacement(name, tensor)`` in place of every parameter, buffer and constant; changed in place.
+
+    Parameters stay parameters, and example inputs are dropped with what they were made for. Tied tensors stay one;
+    ``ties``: name → first name of tensors that are one but have become several, as saving a program makes them.
+    """
+    made: dict[int | str, torch.Tensor] = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind not in STATE_KINDS or spec.target is None:
+            continue
+        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        old = held[spec.target]
+        key = (ties or {}).get(spec.target, spec.target if ties else id(old))
+        if key not in made:
+            new = replacement(spec.target, old)
+            if isinstance(old, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            made[key] = new
+        held[spec.target] = made[key]
+    exported._example_inputs = None
+    return exported
+
+
+def without_weights(exported: ExportedProgram) -> ExportedProgram:
+    """The same program with its weights on the meta device and no example inputs, to be saved as a graph alone."""
+    meta = {
+        spec.target: (exported.state_dict if spec.target in exported.state_dict else exported.constants)[spec.target]
+        .detach()
+        .to("meta")
+        for spec in exported.graph_signature.input_specs
+        if spec.kind in STATE_KINDS and spec.target is not None
+    }
+    bare = copy.copy(exported)
+    bare._state_dict = dict(exported.state_dict)
+    bare._constants = dict(exported.constants)
+    bare._example_inputs = None
+    return attach_weights(bare, meta)
