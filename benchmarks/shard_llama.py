@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from tests.models import MEGATRON, Decoder
+from tests.support.models import MEGATRON, Decoder
 
 import shardwright as sw
 from shardwright.report.tables import Table

@@ -53,7 +53,7 @@ class Comparison:
 
 def core_samples() -> Iterator[tuple[Any, Sequence[Any], dict[str, Any]]]:
     """The rule samples of operators that torch tags ``core``."""
-    from tests.rules.harness import sample_cases
+    from tests.support.harness import sample_cases
 
     for _, op, args, kwargs in sample_cases():
         if torch.Tag.core in op.tags:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from tests.mechanisms.sharding import check, chunks, held, kinds
+from tests.support.sharding import check, chunks, held, kinds
 
 ROWS, WIDTH = 97, 8
 IDS = torch.randint(0, ROWS, (4, 7), generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch.export import Dim
 
 import shardwright as sw
-from tests.mechanisms.sharding import PLAN, Attend, check, chunks, held, kinds, units
-from tests.models import redraw, relative_error
+from tests.support.models import redraw, relative_error
+from tests.support.sharding import PLAN, Attend, check, chunks, held, kinds, units
 
 BATCH, LENGTH = 2, 8
 

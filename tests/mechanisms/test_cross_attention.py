@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from tests.mechanisms.sharding import chunks, held, kinds, units
-from tests.models import redraw
+from tests.support.models import redraw
+from tests.support.sharding import chunks, held, kinds, units
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import shardwright as sw
-from tests.mechanisms.sharding import check, chunks, held, kinds
-from tests.models import GLU
+from tests.support.models import GLU
+from tests.support.sharding import check, chunks, held, kinds
 
 WIDTH, HIDDEN, EXPERTS, TOP = 8, 12, 4, 2
 X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))

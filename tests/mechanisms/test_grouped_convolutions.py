@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from tests.rules.harness import t
+from tests.support.harness import t
 
 SHAPES = {1: (10,), 2: (5, 4), 3: (4, 3, 3)}
 

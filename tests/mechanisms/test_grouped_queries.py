@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.mechanisms.sharding import PLAN, Attend, check, chunks, kinds, units
+from tests.support.sharding import PLAN, Attend, check, chunks, kinds, units
 
 X = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from tests.mechanisms.sharding import check, kinds
+from tests.support.sharding import check, kinds
 
 aten = torch.ops.aten
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.mechanisms.sharding import check, chunks, held, kinds
+from tests.support.sharding import check, chunks, held, kinds
 
 WIDTH, HEADS, KV, DIM = 32, 8, 4, 4
 GROUPS = HEADS // KV

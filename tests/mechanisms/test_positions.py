@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.mechanisms.sharding import PLAN, Attend, check, chunks, held, kinds
-from tests.models import rotate
+from tests.support.models import rotate
+from tests.support.sharding import PLAN, Attend, check, chunks, held, kinds
 
 X = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.mechanisms.sharding import PLAN, Attend, check, chunks, held, kinds
+from tests.support.sharding import PLAN, Attend, check, chunks, held, kinds
 
 WIDTH, INNER, STATE, TOKENS = 16, 24, 4, 4
 X = torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.mechanisms.sharding import PLAN, Attend, check, chunks, held, kinds, units
-from tests.models import MEGATRON, Decoder
+from tests.support.models import MEGATRON, Decoder
+from tests.support.sharding import PLAN, Attend, check, chunks, held, kinds, units
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
 

@@ -5,8 +5,8 @@ import torch
 from torch.distributed.tensor.parallel import SequenceParallel
 
 import shardwright as sw
-from tests.mechanisms.sharding import check, chunks, held, kinds
-from tests.models import MEGATRON, Decoder
+from tests.support.models import MEGATRON, Decoder
+from tests.support.sharding import check, chunks, held, kinds
 
 TOKENS = 8
 IDS = torch.randint(0, 96, (2, TOKENS), generator=torch.Generator().manual_seed(0))

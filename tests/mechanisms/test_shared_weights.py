@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.mechanisms.sharding import check, chunks, held, kinds, units
-from tests.models import GLU
+from tests.support.models import GLU
+from tests.support.sharding import check, chunks, held, kinds, units
 
 WORDS, WIDTH = 64, 16
 IDS = torch.randint(0, WORDS, (2, 5), generator=torch.Generator().manual_seed(0))

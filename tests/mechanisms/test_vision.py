@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.mechanisms.sharding import check, chunks, held, kinds, units
+from tests.support.sharding import check, chunks, held, kinds, units
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 

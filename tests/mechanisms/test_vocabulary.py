@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from tests.mechanisms.sharding import check, chunks, held, kinds
-from tests.models import redraw
+from tests.support.models import redraw
+from tests.support.sharding import check, chunks, held, kinds
 
 WORDS, WIDTH = 97, 16
 IDS = torch.randint(1, WORDS, (2, 6), generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ import torch
 import shardwright as sw
 from shardwright.package.manifest import MANIFEST_NAME, is_file_name
 from shardwright.package.save import save
-from tests.models import MLPs, redraw
+from tests.support.models import MLPs, redraw
 
 X = torch.randn(4, 12)
 GRAPH, WEIGHTS = "graph-0.pt2", "weights-00000-of-00001.safetensors"

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import shardwright as sw
-from tests.models import MEGATRON, Decoder, redraw
-from tests.tiny import write_checkpoint
+from tests.support.models import MEGATRON, Decoder, redraw
+from tests.support.tiny import write_checkpoint
 
 IDS = torch.zeros(1, 8, dtype=torch.long)
 
@@ -85,7 +85,7 @@ def on_small_disk(tmp_path):
 @pytest.mark.ranks
 def test_a_disk_that_is_really_full(on_small_disk, tmp_path):
     write_checkpoint(tmp_path / "model")
-    script = ["-m", "tests.package.fill_disk", str(tmp_path / "disk"), str(tmp_path / "model")]
+    script = ["-m", "tests.support.fill_disk", str(tmp_path / "disk"), str(tmp_path / "model")]
     done = on_small_disk(sys.executable, *script)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

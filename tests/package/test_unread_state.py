@@ -6,7 +6,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.program.read import read
-from tests.models import relative_error
+from tests.support.models import relative_error
 
 X = torch.randn(2, 16, generator=torch.Generator().manual_seed(5))
 PLAN = {"up": "colwise", "down": "rowwise"}

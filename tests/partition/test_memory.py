@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from tests.mechanisms.sharding import check
+from tests.support.sharding import check
 
 X = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
 

@@ -22,7 +22,7 @@ from shardwright.program.backends import is_reducible
 from shardwright.program.program import Input, Output, Program
 from shardwright.program.simulate import Simulation
 from shardwright.rules.call import tensor_meta
-from tests.ranks import on_ranks
+from tests.support.ranks import on_ranks
 
 SHAPE = (6, 5, 8)
 WHOLE = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).round(decimals=2)

@@ -10,7 +10,7 @@ import shardwright as sw
 from shardwright.rules import FAMILIES, REGISTRY
 from shardwright.rules.aliases import ALIASES, own_name, resolve
 from shardwright.rules.call import bind_arguments, bind_call, leaves, unbind_arguments
-from tests.rules.harness import aten, faults_of, ints, positive, t
+from tests.support.harness import aten, faults_of, ints, positive, t
 
 COLUMNS, STOCHASTIC = torch.linalg.qr(t(3, 5, 4))[0], positive(3, 4, 4) + 4 * torch.eye(4)
 

@@ -5,8 +5,8 @@ import torch
 
 from shardwright.rules.call import bind_arguments
 from shardwright.rules.metadata import METADATA, metadata_arguments
-from tests.rules.harness import aten, ints, t
-from tests.rules.test_rules import is_operator
+from tests.rules.test_check import is_operator
+from tests.support.harness import aten, ints, t
 
 PLANE, VOLUME = t(2, 3, 4, 6), t(2, 3, 4, 4, 6)
 CALLS = {

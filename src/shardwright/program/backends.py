@@ -1,7 +1,7 @@
 """What the backends of ``torch.distributed`` take, and in which form a value of any dtype can be sent by all of them.
 
 The tables say which dtypes a collective takes *and gets right*. That of gloo was read off runs of two processes with
-torch 2.13.0 (`tests/runtime/test_backends.py` repeats them); that of NCCL off its user guide (``ncclDataType_t``,
+torch 2.13.0 (`tests/program/test_backends.py` repeats them); that of NCCL off its user guide (``ncclDataType_t``,
 ``ncclRedOp_t``) and torch's list of the dtypes it maps to these (``NCCLUtils.hpp``), as of November 2026.
 A rank's program does not know its backend, so it rests on what both take. ``docs/collectives.md`` shows the tables.
 """

@@ -9,7 +9,7 @@ from torch._higher_order_ops.map import map as map_rounds
 from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
 
-from tests.models import Cache
+from tests.support.models import Cache
 
 
 @dataclass

@@ -1,0 +1,108 @@
+"""The command line, as a user meets it: every command, and every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.support.models import MEGATRON, Decoder, redraw, relative_error
+
+IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli")
+    torch.export.save(torch.export.export(redraw(Decoder()), (IDS,)), path / "model.pt2")
+    save_file({"ids": IDS}, path / "inputs.safetensors")
+    save_file({"ids": IDS[:1]}, path / "short.safetensors")
+    (path / "plan.yaml").write_text("".join(f'"{k}": {v}\n' for k, v in MEGATRON.items()))
+    (path / "typo.yaml").write_text("layers.*.self_atn.o_proj: rowwise\n")
+    (path / "other.yaml").write_text("transformer.h.*.mlp.c_fc: colwise\nwte: embedding_rowwise\n")
+    (path / "truncated.pt2").write_bytes((path / "model.pt2").read_bytes()[:20_000])
+    (path / "notes.txt").write_text("not a model")
+    return path
+
+
+def shardwright(folder, *words, preexec=None):
+    command = [sys.executable, "-W", "ignore", "-m", "shardwright", *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, preexec_fn=preexec)
+
+
+def test_inspect(folder):
+    shown = shardwright(folder, "inspect", "model.pt2", "--tp", 4)
+    assert shown.returncode == 0
+    assert "0 … 1 (2 equal) Block" in shown.stdout
+    data = json.loads(shardwright(folder, "inspect", "model.pt2", "--json").stdout)
+    embed = next(row for row in data["tensors"] if row["tensor"] == "embed.weight")
+    assert (embed["kind"], embed["bytes"]) == ("parameter", 96 * 64 * 4)
+    assert data["inputs"] == ["ids"]
+
+
+def test_plan_verify_shard_run(folder):
+    assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml").returncode == 0
+    again = shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    spelled = json.loads(shardwright(folder, "plan", "model.pt2", "--json").stdout)
+    assert spelled["layers.0.mlp.down_proj.weight"] == {"shard": 1}
+    verified = shardwright(folder, "verify", "model.pt2", "--plan", "auto.yaml")
+    assert verified.returncode == 0, verified.stderr
+    assert "equal on every rank" in verified.stdout
+    sharded = shardwright(folder, "shard", "model.pt2", "--plan", "plan.yaml", "-o", "package", "--json")
+    assert sharded.returncode == 0, sharded.stderr
+    data = json.loads(sharded.stdout)
+    assert [(row["kind"], row["count"]) for row in data["collectives"]] == [("all_reduce", 2), ("all_reduce", 2)]
+    ran = shardwright(folder, "run", "package", "-i", "inputs.safetensors", "-o", "outputs.safetensors", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["outputs"] == [{"output": "0", "shape": "(2, 8, 96)", "dtype": "float32"}]
+    assert relative_error(load_file(folder / "outputs.safetensors")["0"], redraw(Decoder())(IDS)) < 1e-5
+
+
+BAD = {
+    "not a pt2": (("verify", "notes.txt"), "is not an exported program"),
+    "a truncated one": (("verify", "truncated.pt2"), "truncated"),
+    "no such file": (("inspect", "nothing.pt2"), "there is no file nothing.pt2"),
+    "a misspelt key": (("verify", "model.pt2", "--plan", "typo.yaml"), "'layers.*.self_attn.o_proj'"),
+    "another model's plan": (("shard", "model.pt2", "--plan", "other.yaml", "-o", "new"), "2 problems"),
+    "more ranks than a dim": (
+        ("shard", "model.pt2", "--plan", "plan.yaml", "--tp", 100, "-o", "new"),
+        "has only 64 indices",
+    ),
+    "no such plan": (("verify", "model.pt2", "--plan", "atuo"), "neither 'auto', 'hf' nor a file"),
+    "a model without a plan of its own": (("verify", "model.pt2", "--plan", "hf"), "plan='hf' found no plan"),
+    "inputs of the wrong shape": (("verify", "model.pt2", "-i", "short.safetensors"), "must have shape (2, 8)"),
+    "no safetensors": (("verify", "model.pt2", "-i", "notes.txt"), "cannot read inputs"),
+    "no package": (("run", ".", "-i", "inputs.safetensors", "-o", "new"), "no readable shardwright.json"),
+    "an output folder that exists": (("shard", "model.pt2", "-o", "."), "exists already"),
+    "a folder that does not": (("shard", "model.pt2", "-o", "no/where"), "does not exist"),
+}
+
+
+@pytest.mark.parametrize(("words", "says"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_message(folder, words, says):
+    before = {path.name for path in folder.iterdir()}
+    result = shardwright(folder, *words)
+    text = " ".join(result.stderr.split())
+    assert result.returncode == 1, result.stderr
+    assert says in text
+    assert "Traceback" not in result.stderr
+    assert {path.name for path in folder.iterdir()} - before <= {"auto.yaml", "package", "outputs.safetensors"}
+
+
+def test_a_full_disk_leaves_nothing_behind(folder):
+    import resource
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    result = shardwright(folder, "shard", "model.pt2", "-o", "full", preexec=small_files)
+    assert result.returncode == 1
+    assert "cannot write the package" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not [path for path in folder.iterdir() if "full" in path.name]

@@ -1,0 +1,74 @@
+"""The same program, plan, mesh and versions give the same bits in any process, under any load."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import shardwright as sw
+from shardwright.assign import effort
+
+EFFORTS = ("1e-5", "1e-2")
+
+
+def process(*args, seed=0):
+    environment = {**os.environ, "PYTHONHASHSEED": str(seed), "OMP_NUM_THREADS": str(1 + seed % 2)}
+    return subprocess.Popen([sys.executable, *args], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def load(processes):
+    """Others that take the cores."""
+    busy = [process("-c", "while True: pass") for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for one in busy:
+            one.kill()
+            one.communicate()
+
+
+def results(seeds):
+    started = [process("-m", "tests.support.same_everywhere", *EFFORTS, seed=seed) for seed in seeds]
+    return [json.loads(one.communicate()[0]) for one in started]
+
+
+@pytest.mark.ranks
+def test_six_processes_find_the_same_whatever_their_hash_seeds_threads_and_load():
+    first, second = results([0, 1])
+    with load(2):
+        others = results([2, 3, 4, 5])
+    for other in (second, *others):
+        assert other == first
+    little, more = ([float.fromhex(case["gap"]) for case in first[effort].values()] for effort in EFFORTS)
+    assert max(little) > 1e-3, "some search ended early"
+    assert max(more) < 1e-3
+
+
+def test_a_time_limit_that_strikes_says_so(monkeypatch):
+    program = torch.export.export(torch.nn.Linear(4, 4), (torch.randn(2, 4),))
+    with pytest.raises(sw.AssignmentError, match="no assignment before the time limit"):
+        sw.shard(program, mesh=2, time_limit_s=1e-9)
+    assert not sw.shard(program, mesh=2).hit_time_limit
+    assert not sw.shard(program, mesh=2, time_limit_s=600).hit_time_limit
+
+    def struck(time_limit_s):
+        clock = effort.Clock(time.monotonic() + time_limit_s)
+        clock.has_struck = True
+        return clock
+
+    monkeypatch.setattr(effort.Clock, "of", struck)
+    with pytest.warns(sw.SolverWarning, match="the time limit of 600 s ended the solver"):
+        assert sw.shard(program, mesh=2, time_limit_s=600).hit_time_limit
+
+
+@pytest.mark.parametrize("wrong", [{"effort": 0}, {"effort": float("nan")}, {"effort": -1}, {"time_limit_s": 0}])
+def test_effort_and_limits_that_are_none_are_refused(wrong):
+    program = torch.export.export(torch.nn.Linear(4, 4), (torch.randn(2, 4),))
+    with pytest.raises(sw.ShardwrightError, match=f"{next(iter(wrong))} is a number"):
+        sw.shard(program, mesh=2, **wrong)

@@ -1,0 +1,138 @@
+"""A sharded decoder writes what the unsharded one writes, token for token, on real ranks."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import shardwright as sw
+from shardwright.cli.app import app
+from shardwright.generate.text import Request, write_text
+from shardwright.run.launch import launch
+from tests.cli.test_app import shardwright
+from tests.support.tiny import make_tokenizer, write_checkpoint
+
+PROMPTS = ["the cat sat", "one two three", "a dog and the sky"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decoder") / "model"
+    return folder, write_checkpoint(folder, tokenizer=True)
+
+
+@pytest.fixture(scope="module")
+def package(checkpoint):
+    folder, _ = checkpoint
+    path = folder.parent / "package"
+    sw.shard_checkpoint(folder, path, mesh=2, cache_length=40)
+    return path
+
+
+def greedy(model, ids, count):
+    """The unsharded model's greedy text: whole sequences, no cache."""
+    found = []
+    with torch.no_grad():
+        for _ in range(count):
+            logits = model(torch.tensor([[*ids, *found]]), use_cache=False).logits[0, -1]
+            if int(logits.argmax()) == 2:
+                break
+            found.append(int(logits.argmax()))
+    return found
+
+
+@pytest.mark.ranks
+def test_greedy_text_on_real_ranks(checkpoint, package):
+    _, model = checkpoint
+    requests = [Request(prompt, 12, chat=chat, stream=False) for prompt in PROMPTS for chat in (True, False)]
+    texts = launch(2, write_text, str(package), requests)
+    tokenizer = make_tokenizer()
+    assert texts[0][0].prompt_ids == tokenizer("<user> the cat sat <a> ")["input_ids"]
+    assert texts[0][1].prompt_ids == tokenizer("the cat sat")["input_ids"]
+    for first, second in zip(texts[0], texts[1], strict=True):
+        assert first.ids == second.ids == greedy(model, first.prompt_ids, 12)
+        assert first.text == tokenizer.decode(first.ids, skip_special_tokens=True)
+
+
+def test_one_text_at_a_time(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=40)
+    loaded = sw.load(tmp_path / "p")
+    first = sw.generate(loaded, [3, 4, 5], max_new_tokens=6)
+    begun = next(first)
+    second = list(sw.generate(loaded, [6, 7], max_new_tokens=3))
+    with pytest.raises(sw.RunError, match="its cache holds something else now"):
+        next(first)
+    assert next(sw.generate(loaded, [3, 4, 5])) == begun
+    assert list(sw.generate(loaded, [6, 7], max_new_tokens=3)) == second
+
+
+def test_one_rank_needs_no_processes(checkpoint, tmp_path):
+    folder, model = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
+    loaded = sw.load(tmp_path / "p")
+    ids = [5, 6, 7]
+    assert list(sw.generate(loaded, ids, max_new_tokens=4)) == greedy(model, ids, 4)
+    # The last token that the cache holds is read for one more.
+    filled = list(sw.generate(loaded, ids, max_new_tokens=100))
+    assert filled == greedy(model, ids, 6)[: len(filled)]
+    assert len(filled) <= 6
+    drawn = [list(sw.generate(loaded, ids, max_new_tokens=5, sampling=sw.Sampling(1.0, 0.9, seed))) for seed in (1, 1)]
+    assert drawn[0] == drawn[1]
+    nearly_greedy = sw.Sampling(temperature=1.0, top_p=1e-9)
+    assert list(sw.generate(loaded, ids, max_new_tokens=4, sampling=nearly_greedy)) == greedy(model, ids, 4)
+    with pytest.raises(sw.InputError, match="9 tokens, the cache holds 8"):
+        list(sw.generate(loaded, range(3, 12)))
+    with pytest.raises(sw.InputError, match="the prompt is empty"):
+        list(sw.generate(loaded, []))
+
+
+@pytest.mark.ranks
+def test_the_command_streams_text(checkpoint, package):
+    folder, model = checkpoint
+    streamed = shardwright(folder, "generate", package, "--prompt", "the cat sat", "--max-tokens", 8)
+    assert streamed.returncode == 0, streamed.stderr
+    tokenizer = make_tokenizer()
+    wanted = tokenizer.decode(greedy(model, tokenizer("<user> the cat sat <a> ")["input_ids"], 8))
+    assert streamed.stdout.strip() == wanted.strip()
+    assert "prompt tokens in" in streamed.stderr
+
+
+def command(*words):
+    """A command run in this process; what it raises is raised."""
+    result = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_checkpoint_on_the_command_line(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    shown = json.loads(command("inspect", folder, "--json"))
+    assert shown["inputs"] == ["input_ids", "positions"]
+    plain = tmp_path / "plain"
+    command("shard", folder, "--tp", 2, "--cache-length", 0, "--dtype", "bfloat16", "-o", plain)
+    with pytest.raises(sw.InputError, match="holds no decoder with a key-value cache"):
+        command("generate", plain, "--prompt", "x")
+    command("gather", plain, "-o", tmp_path / "state.safetensors")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "state.safetensors").values()} == {torch.bfloat16}
+    three = command("reshard", plain, "--tp", 3, "-o", tmp_path / "three", "--json")
+    assert '"package"' in three
+    with pytest.raises(sw.ShardwrightError, match="'int3' is none of float32"):
+        command("shard", folder, "--dtype", "int3", "-o", tmp_path / "other")
+    with pytest.raises(sw.ShardwrightError, match="leaves on disk"):
+        command("verify", folder)
+
+
+def test_sampling_is_what_it_says():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    draw = sw.Sampling(temperature=1.0, top_p=0.75)
+    generator = draw.generator()
+    counts = torch.bincount(torch.tensor([draw.choose(logits, generator) for _ in range(4000)]), minlength=4)
+    assert counts[2:].tolist() == [0, 0]
+    assert abs(counts[0].item() / 4000 - 0.5 / 0.8) < 0.03
+    assert sw.Sampling().choose(logits, generator) == 0
+    for bad in ({"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}):
+        with pytest.raises(sw.InputError, match="top_p over 0"):
+            sw.Sampling(**bad)

@@ -1,0 +1,63 @@
+"""Random programs under random plans are right or refused in words; see `tests.support.random_programs`."""
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from tests.support.random_programs import Recipe, Step, draw_program, is_fault, outcome, shortened, without
+from tests.support.sharding import check
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_random_program_is_right_or_refused(seed):
+    said = outcome(draw_program(seed), seed)
+    assert not is_fault(said), f"{said}\n{draw_program(seed)}"
+    assert said == "right" or said.startswith("refused: PlanError")
+
+
+def test_what_fails_is_made_shorter():
+    recipe = draw_program(3)
+    assert len(recipe.steps) >= 20
+    kind = recipe.steps[len(recipe.steps) // 2].name
+    short = shortened(recipe, lambda one: any(step.name == kind for step in one.steps))
+    assert short.steps[-1].name == kind
+    assert all(without(short, number) is None for number in range(len(short.steps) - 1))
+    assert not is_fault(outcome(short, 3))
+
+
+def test_a_recipe_prints_as_a_program():
+    recipe = Recipe(0, ((2, 6),), (Step("view", (0,), ((3, -1),)), Step("add", (1, 1))), (2,))
+    assert str(recipe) == "v0 = input(2, 6)\nv1 = view(v0, (3, -1))\nv2 = add(v1, v1)\nreturn v2"
+
+
+class FewHeads(nn.Module):
+    """Attention of fewer heads than ranks, key-value heads repeated."""
+
+    def __init__(self, heads, kv_heads):
+        super().__init__()
+        self.heads, self.kv_heads, self.width = heads, kv_heads, 16 // heads
+        self.q, self.o = nn.Linear(16, 16), nn.Linear(16, 16, bias=False)
+        self.k, self.v = (nn.Linear(16, kv_heads * self.width) for _ in range(2))
+
+    def forward(self, x):
+        q = self.q(x).view(3, 5, self.heads, self.width).transpose(1, 2)
+        k, v = (f(x).view(3, 5, self.kv_heads, self.width).transpose(1, 2) for f in (self.k, self.v))
+        k, v = (s.repeat_interleave(self.heads // self.kv_heads, 1) for s in (k, v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.o(mixed.reshape(3, 5, 16))
+
+
+PINS = {
+    "a bias and the output": {"v.bias": sw.Shard(0), "o.weight": sw.Shard(1)},
+    "the keys": {"k.weight": sw.Shard(0), "o": "rowwise"},
+    "heads": {"q": "colwise", "o": "rowwise"},
+    "inside heads": {"q.weight": sw.Shard(0), "v.weight": sw.Shard(1)},
+    "nothing": "auto",
+}
+
+
+@pytest.mark.parametrize("plan", PINS.values(), ids=PINS)
+@pytest.mark.parametrize(("heads", "kv_heads", "num_ranks"), [(4, 2, 8), (2, 1, 4), (4, 2, 3)])
+def test_fewer_heads_than_ranks_under_a_plan(heads, kv_heads, num_ranks, plan):
+    check(FewHeads(heads, kv_heads), (torch.randn(3, 5, 16),), num_ranks, plan)

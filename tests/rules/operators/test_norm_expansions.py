@@ -1,0 +1,172 @@
+"""Normalisations over a cut dim: the kernel's numbers, one number a row reduced, and weights cut with the dim."""
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from shardwright.assign.cost import CostModel
+from shardwright.rules.call import bind_arguments, leaves
+from shardwright.rules.operators.norm_expansions import NORMS
+from shardwright.rules.registry import op_names
+from tests.support.sharding import check, chunks, held, kinds
+
+F = nn.functional
+aten = torch.ops.aten
+BYTES_MATTER = CostModel(link_bytes_per_us=1)
+"""At tiny sizes latency is all; on a slow link bytes count here too."""
+
+
+def kernel_calls(dtype):
+    """(operator, arguments) of every entry, with and without weights."""
+    generator = torch.Generator().manual_seed(0)
+
+    def t(*shape):
+        return (torch.randn(shape, generator=generator) * 3 + 1).to(dtype)
+
+    x, w, b, image = t(4, 5, 24), t(24), t(24), t(2, 24, 3, 5)
+    yield aten.layer_norm.default, (x, [24], w, b)
+    yield aten.layer_norm.default, (x, [5, 24], None, t(5, 24))
+    yield aten.native_layer_norm.default, (x, [24], w, b, 1e-5)
+    yield aten.native_layer_norm.default, (x, [24], None, None, 1e-3)
+    yield aten.rms_norm.default, (x, [24], w, 1e-6)
+    yield aten.rms_norm.default, (x * 1e-4, [24])
+    yield aten._fused_rms_norm.default, (x, [24], w, 1e-6)
+    yield aten._fused_rms_norm.default, (x * 1e-4, [5, 24], None, None)
+    for groups in (1, 3, 8, 24):
+        yield aten.group_norm.default, (image, groups, w, b)
+        yield aten.native_group_norm.default, (image, None, b, 2, 24, 15, groups, 1e-5)
+    yield aten.group_norm.default, (t(6, 24), 4, w)
+    yield aten.instance_norm.default, (image, w, b, None, None, True, 0.1, 1e-5, True)
+    yield aten.instance_norm.default, (x, None, None, None, None, True, 0.1, 1e-5, True)
+    yield aten.batch_norm.default, (image, w, b, None, None, True, 0.1, 1e-5, True)
+    yield aten._native_batch_norm_legit.no_stats, (image, w, b, True, 0.1, 1e-5)
+    for dim in (0, 1):
+        length = t(24, 1) if dim == 0 else t(1, 5)
+        yield aten._weight_norm.default, (t(24, 5), length, dim)
+    yield aten._weight_norm_interface.default, (t(24, 5, 2), t(24, 1, 1), 0)
+    yield aten._weight_norm_interface.default, (t(3, 5, 24), t(1, 1, 24), 2)
+
+
+ULPS = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 1}
+"""How many steps of its last digit a result may be off: sums come in another order; bfloat16 is rounded to last."""
+
+
+@pytest.mark.parametrize("dtype", ULPS)
+def test_what_is_written_out_is_what_the_kernel_gives(dtype):
+    seen = set()
+    for op, args in kernel_calls(dtype):
+        name = next(name for name in op_names(op) if name in NORMS)
+        seen.add(name)
+        found = leaves(NORMS[name](bind_arguments(op, args, {})))
+        wanted = leaves(op(*args))
+        assert [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in wanted], name
+        # Kernels of batch norms round their factors to bfloat16 as well; what is written out does not.
+        rounds = "batch_norm" in name or "instance_norm" in name
+        exact = leaves(op(*(arg.double() if isinstance(arg, torch.Tensor) else arg for arg in args)))
+        for one, other, truth in zip(found, wanted, exact if rounds else wanted, strict=True):
+            step = torch.finfo(other.dtype).eps * truth.double().abs().clamp(min=1)
+            assert ((one.double() - truth.double()).abs() <= ULPS[dtype] * step).all(), (name, args[1:])
+    assert seen == set(NORMS)
+
+
+def test_the_table_is_alphabetical():
+    assert list(NORMS) == sorted(NORMS)
+
+
+class Normed(nn.Module):
+    """A layer whose 42 features are cut, and a norm over them before the second layer of the pair."""
+
+    def __init__(self, norm, call=None):
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(8, 42), norm, nn.Linear(42, 8)
+        self.call = call or (lambda norm, x: norm(x))
+
+    def forward(self, x):
+        return self.down(self.call(self.norm, self.up(x)))
+
+
+def channels(norm, x):
+    """A norm of channels in dim 1."""
+    return norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+CASES = {
+    "layer": (lambda: nn.LayerNorm(42), None, 2),
+    "layer_plain": (lambda: nn.LayerNorm(42, elementwise_affine=False), None, 2),
+    "layer_no_bias": (lambda: nn.LayerNorm(42, bias=False), None, 2),
+    "rms": (lambda: nn.RMSNorm(42), None, 1),
+    "rms_plain": (lambda: nn.RMSNorm(42, elementwise_affine=False), None, 1),
+    "one_group": (lambda: nn.GroupNorm(1, 42), channels, 2),
+    "three_groups": (lambda: nn.GroupNorm(3, 42), channels, 2),
+    "three_groups_plain": (lambda: nn.GroupNorm(3, 42, affine=False), channels, 2),
+    "seven_groups": (lambda: nn.GroupNorm(7, 42), channels, 2),
+    "places": (lambda: nn.InstanceNorm1d(5, affine=True), None, 2),
+}
+PLAN = {"up": "colwise", "down": "rowwise"}
+EXACT = {"up.*": sw.Shard(0), "down.weight": sw.Shard(1)}
+"""Chunks, also where a cut at whole groups would do without sums."""
+
+
+@pytest.mark.parametrize("decompose", [False, True], ids=["composite", "decomposed"])
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_small_sums_in_place_of_a_gather(name, num_ranks, decompose):
+    make, call, sums = CASES[name]
+    model, x = Normed(make(), call).double(), torch.randn(3, 5, 8).double()
+    exported = torch.export.export(model.eval(), (x,))
+    exported = exported.run_decompositions() if decompose else exported
+    sharded = sw.shard(exported, mesh=num_ranks, plan=EXACT, cost=BYTES_MATTER)
+    report = sw.verify(sharded, exported, (x,), tolerance=1e-9)
+    assert report.ok, str(report)
+    assert kinds(sharded) == {"all_reduce": 1 + sums}
+    small = sorted(c.num_bytes for c in sharded.collectives)[:-1]
+    assert all(num_bytes <= 3 * 5 * 14 * 8 for num_bytes in small)
+    if "places" not in name:
+        for weight in (w for w in ("norm.weight", "norm.bias") if w in dict(model.named_parameters())):
+            assert held(sharded, weight) == chunks(42, num_ranks)
+
+
+def test_a_group_that_no_rank_shares_stays_one_operator():
+    model = Normed(nn.GroupNorm(6, 42), channels)
+    sharded = check(model, (torch.randn(3, 5, 8),), 2, PLAN, cost=BYTES_MATTER)
+    assert kinds(sharded) == {"all_reduce": 1}
+    assert any("group_norm" in str(n.target) for n in sharded.exported(0).graph.nodes)
+
+
+def test_weights_with_a_norm_are_cut_along_what_the_norm_sums():
+    model = nn.Sequential(nn.Linear(8, 42), nn.utils.parametrizations.weight_norm(nn.Linear(42, 8)))
+    plan = {"0": "colwise", "1.parametrizations.weight.original1": sw.Shard(1)}
+    sharded = check(model, (torch.randn(3, 8),), 4, plan, cost=BYTES_MATTER)
+    assert kinds(sharded) == {"all_reduce": 2}
+    assert min(c.num_bytes for c in sharded.collectives) == 8 * 8
+
+
+def test_no_more_is_sent_than_by_norms_that_are_spelled():
+    """Query and key norms over all heads, at the size of a video model: one number a token each."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(2048, 2048, bias=False) for _ in range(4))
+            self.norm_q, self.norm_k = nn.RMSNorm(2048), nn.RMSNorm(2048)
+
+        def forward(self, x, turn):
+            q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
+            q, k, v = (y.unflatten(2, (16, 128)) for y in (q, k, v))
+            q, k = ((y.float() * turn).type_as(y) for y in (q, k))
+            q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+            return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    with torch.device("meta"), torch.no_grad():
+        args = torch.empty(1, 2048, 2048, dtype=torch.bfloat16), torch.empty(1, 2048, 1, 128)
+        exported = torch.export.export(Attention().to(torch.bfloat16), args)
+    for plan in ("auto", {"[q,k,v]": "colwise", "o": "rowwise"}):
+        sharded = sw.shard(exported, mesh=8, plan=plan)
+        # In float32, as they are summed.
+        assert [(c.kind, c.num_bytes) for c in sharded.collectives] == [
+            ("all_reduce", 2048 * 4),
+            ("all_reduce", 2048 * 4),
+            ("all_reduce", 2048 * 2048 * 2),
+        ]
+        assert held(sharded, "norm_q.weight") == held(sharded, "norm_k.weight") == chunks(2048, 8)

@@ -1,0 +1,64 @@
+"""Run on a small disk of its own (see test_full_disk.py): write packages onto it until it is full, and say what came.
+
+``python -m tests.support.fill_disk DISK CHECKPOINT``. Prints one JSON object: case → message and what is left there.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import shardwright as sw
+from tests.support.models import MEGATRON, Decoder, redraw
+
+
+def fill(disk, *, leave):
+    """Take up the disk's free bytes but for ``leave``."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file:
+        for size in (2**16, 2**10, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    with filler.open("rb+") as file:
+        file.truncate(max(filler.stat().st_size - leave, 0))
+
+
+def main():
+    disk, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    small, large = (
+        sw.shard(torch.export.export(redraw(Decoder(width=width)), (ids,)), mesh=2, plan=MEGATRON)
+        for width in (64, 512)
+    )
+    filled = []
+
+    def fill_when_writing(doing, done, total):
+        if done and not filled:
+            filled.append(done)
+            fill(disk, leave=2**12)
+
+    cases = {
+        "a disk smaller than the weights": lambda: large.save(disk / "p"),
+        "filled while weights are written": lambda: small.save(disk / "p", progress=fill_when_writing),
+        "no room for the graph": lambda: (fill(disk, leave=2**12), small.save(disk / "p")),
+        "a checkpoint": lambda: sw.shard_checkpoint(checkpoint, disk / "p", mesh=2, progress=fill_when_writing),
+    }
+    found = {}
+    for name, act in cases.items():
+        filled.clear()
+        try:
+            act()
+            message = ""
+        except sw.ShardwrightError as error:
+            message = f"{type(error).__name__}: {error}"
+        (disk / "filler").unlink(missing_ok=True)
+        found[name] = [message, sorted(path.name for path in disk.iterdir()), bool(filled)]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Checking rules against their operators: sample makers, the samples of every family, and the check itself.
+
+Every family ``shardwright.rules.operators.<family>`` has a ``tests.rules.operators.samples_<family>`` with a dict
+``SAMPLES``: operator name → list of ``(op, args, kwargs)``; and, for operators that cannot be checked by running them,
+``UNCHECKED``: name → reason.
+A new table entry is done when its line is in ``SAMPLES``; ``test_rules`` runs every sample on 2, 3 and 4 ranks.
+"""
+
+import importlib
+
+import torch
+
+from shardwright.rules import FAMILIES, REGISTRY
+from shardwright.rules.call import make_call
+from shardwright.rules.check import check_strategies
+from shardwright.rules.registry import op_names
+
+aten = torch.ops.aten
+
+SHAPES = ((4, 8, 12), (3, 5, 7), (1, 6, 4))
+"""Even on 2 and 4 ranks, uneven, and with a size of 1."""
+
+
+def t(*shape, seed=0):
+    """A float tensor."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def positive(*shape):
+    """A float tensor without small values, for divisors and variances."""
+    return t(*shape).abs() + 0.5
+
+
+def ints(high, *shape):
+    """Integers from 0 up to ``high``."""
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(1))
+
+
+def each(make):
+    """``make(*shape)`` for every sample shape."""
+    return [make(*shape) for shape in SHAPES]
+
+
+def unary(op, *args, **kwargs):
+    """One float tensor first, of every sample shape."""
+    return [(op, (t(*shape), *args), kwargs) for shape in SHAPES]
+
+
+def along(op, *args, dim=1, **kwargs):
+    """One float tensor and a dim first, of every sample shape."""
+    return [(op, (t(*shape), dim, *args), kwargs) for shape in SHAPES]
+
+
+def binary(op, **kwargs):
+    """Two float tensors: of equal shapes, broadcast, and one with no dims."""
+    found = [(op, (t(*shape), t(*shape, seed=9)), kwargs) for shape in SHAPES]
+    return [
+        *found,
+        (op, (t(4, 8, 12), t(12)), kwargs),
+        (op, (t(4, 1, 12), t(8, 1)), kwargs),
+        (op, (t(6, 4), t()), kwargs),
+    ]
+
+
+def family_name(family):
+    """``views`` for ``shardwright.rules.operators.views``."""
+    return family.__name__.rsplit(".", 1)[-1]
+
+
+def samples_module(family):
+    """The sample list of a family; None for the compiler's own collectives, which need ranks to run."""
+    name = family_name(family)
+    return None if name == "collectives" else importlib.import_module(f"tests.rules.operators.samples_{name}")
+
+
+def sample_cases():
+    """``(id, op, args, kwargs)`` of every sample of every family, in a fixed order."""
+    for family in FAMILIES:
+        module = samples_module(family)
+        for name, calls in sorted(module.SAMPLES.items()) if module else ():
+            for number, (op, args, kwargs) in enumerate(calls):
+                yield f"{name.removeprefix('aten::')}-{number}", op, args, kwargs
+
+
+def unchecked_entries(family):
+    """What keeps a family's table and its samples from covering each other: one sentence a fault."""
+    module = samples_module(family)
+    if module is None:
+        return []
+    unchecked = getattr(module, "UNCHECKED", {})
+    sampled = [*module.SAMPLES, *unchecked]
+    faults = [f"{name}: no sample" for name in family.RULES if not module.SAMPLES.get(name) and name not in unchecked]
+    faults += [f"{name}: a sample without an entry" for name in sampled if name not in family.RULES]
+    for name, calls in module.SAMPLES.items():
+        faults += [f"{name}: the sample calls {op}" for op, _, _ in calls if name not in op_names(op)]
+    return faults
+
+
+def rule_for(op, args, kwargs=None):
+    """The registered rule of a call; None where its builder says the call cannot be cut."""
+    return REGISTRY.entry(op).build(make_call(op, args, kwargs or {}, op(*args, **(kwargs or {}))))
+
+
+def faults_of(op, args, kwargs=None, *, num_ranks):
+    """What `check_strategies` finds wrong with the registered rule on one call; an empty list when it is right."""
+    rule = rule_for(op, args, kwargs)
+    if rule is None:
+        return [f"{op}: the table has an entry, but it does not cover this sample"]
+    return check_strategies(rule, op, args, kwargs or {}, num_ranks=num_ranks)
