@@ -85,6 +85,10 @@ def test_any_layout_of_any_shape(value, shape):
         {"tensors": [{**HONEST["tensors"][0], "shape": [-1]}]},
         {"tensors": [{**HONEST["tensors"][0], "dtype": "nn"}]},
         {"tensors": [{**HONEST["tensors"][0], "alias_of": "u"}]},
+        {"tensors": [HONEST["tensors"][0], {**HONEST["tensors"][0], "name": "u", "shape": [2], "alias_of": "t"}]},
+        {"tensors": [{**HONEST["tensors"][0], "alias_of": "t"}]},
+        {"tensors": [{**HONEST["tensors"][0], "zeros": True}]},
+        {"files": [{"name": n, "num_bytes": 16, "sha256": ""} for n in "gwoo"]},
     ],
 )
 def test_contradictions(tmp_path, change):

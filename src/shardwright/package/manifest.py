@@ -266,16 +266,26 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
     """No tensor may claim more bytes than the files hold: it would be allocated before they are read."""
     sizes = {entry.name: entry.num_bytes for entry in manifest.files}
     room = sum(sizes[name] for name in manifest.weights)
-    known = {entry.name for entry in manifest.tensors}
+    known = {entry.name: entry for entry in manifest.tensors}
     if len(known) != len(manifest.tensors):
         raise PackageError(f"{path} contradicts itself: it names a tensor twice")
     for entry in manifest.tensors:
         dtype = getattr(torch, entry.dtype, None)
         if not isinstance(dtype, torch.dtype) or min(entry.shape, default=0) < 0:
             raise PackageError(f"{path} is damaged: {entry.name!r} has dtype {entry.dtype!r} and shape {entry.shape}")
-        if entry.alias_of and entry.alias_of not in known:
-            raise PackageError(f"{path} contradicts itself: {entry.name!r} is {entry.alias_of!r}, which it lacks")
+        if entry.alias_of:
+            _check_alias(entry, known.get(entry.alias_of), path)
+        if entry.zeros and (entry.in_state or entry.kind != "buffer"):
+            raise PackageError(f"{path} contradicts itself: {entry.name!r} is not stored, but is no buffer made anew")
         if not entry.zeros and math.prod(entry.shape) * dtype.itemsize > room:
             raise PackageError(
                 f"{path}: {entry.name!r} of shape {entry.shape} is larger than all weight files together"
             )
+
+
+def _check_alias(entry: TensorEntry, stored: TensorEntry | None, path: Path) -> None:
+    """A tied tensor is another one in all but its name, and that one is stored."""
+    if stored is None:
+        raise PackageError(f"{path} contradicts itself: {entry.name!r} is {entry.alias_of!r}, which it lacks")
+    if stored.alias_of or (stored.shape, stored.dtype) != (entry.shape, entry.dtype):
+        raise PackageError(f"{path} contradicts itself: {entry.name!r} is {stored.name!r}, which is another tensor")

@@ -191,6 +191,9 @@ def _read_weights(
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = set(file.keys())
+            used = {aliases.get(name, name) for name in held if name not in zeros}
+            if names > used:
+                raise PackageError(f"{path} holds {sorted(names - used)[:5]}, which the graph does not use")
             for name, wanted in held.items():
                 if not isinstance(wanted, torch.Tensor):
                     continue
