@@ -56,7 +56,7 @@ def found(weight, x):
     positions = torch.nonzero(x[:, 0] > 0)
     count = x[0, 0].to(torch.long).item()
     torch._check(count >= 0)
-    torch._check(count < 5)
+    torch._check(count < 5, lambda: 'a "short"\nmessage')
     return positions * 2, x[:count] * weight
 
 

@@ -104,6 +104,8 @@ ODD = {
     "an argument that names an operator of another module": (set_argument(as_operator="torch.invented"), "operator"),
     "an argument of an unknown kind": (set_argument(as_invented=3), "as_invented"),
     "an object of a class": (set_argument(as_custom_obj={"name": "a", "class_fqn": "b"}), "as_custom_obj"),
+    "a text with a quote": (set_argument(as_string='a"b'), "the text"),
+    "texts with a line's end": (set_argument(as_strings=["a", "b\n"]), "the text"),
     "two kinds of argument": (set_argument(as_int=1, as_bool=True), "one kind of value"),
     "no kind of argument": (set_argument(), "one kind of value"),
     "a name that is none": (set_argument(as_tensor={"name": "a b"}), "regex"),

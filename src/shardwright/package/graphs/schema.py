@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shardwright.package.graphs.operators import check_operator
 from shardwright.package.graphs.sizes import RANGED, respell_size
-from shardwright.package.graphs.texts import PLAIN, respell_metadata
+from shardwright.package.graphs.texts import PLAIN, is_plain, respell_message, respell_metadata
 from shardwright.package.graphs.trees import TypeName, respell_tree
 
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[^\W\d]\w*\Z", max_length=1000)]
@@ -20,6 +20,9 @@ Name: TypeAlias = Annotated[str, Meta(pattern=r"^[^\W\d]\w*\Z", max_length=1000)
 
 Path: TypeAlias = Annotated[str, Meta(pattern=PLAIN, max_length=4000)]
 """A module's or a tensor's path."""
+
+_MESSAGES = ("msg", "assert_msg")
+"""Arguments that a failed check of the user's own says."""
 
 Int: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Enumerated: TypeAlias = Annotated[int, Meta(ge=0, le=64)]
@@ -170,6 +173,13 @@ class Argument(Value):
         if isinstance(self.as_operator, str):
             check_operator(self.as_operator)
 
+    def texts(self) -> list[str]:
+        """Every text in it."""
+        found = [self.as_string] if isinstance(self.as_string, str) else []
+        found += self.as_strings if isinstance(self.as_strings, list) else []
+        inner = self.as_string_to_argument
+        return found + [text for one in inner.values() for text in one.texts()] if isinstance(inner, dict) else found
+
 
 class NamedArgument(Part):
     name: Annotated[str, Meta(pattern=r"^([^\W\d]\w*)?\Z", max_length=1000)]
@@ -177,6 +187,13 @@ class NamedArgument(Part):
 
     arg: Argument
     kind: Annotated[int, Meta(ge=0, le=2)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name in _MESSAGES and isinstance(self.arg.as_string, str):
+            self.arg.as_string = respell_message(self.arg.as_string)
+        odd = [text for text in self.arg.texts() if not is_plain(text)]
+        if odd:
+            raise ValueError(f"the text {odd[0][:100]!r} is none that an operator of a sharded graph takes")
 
 
 class Node(Part):

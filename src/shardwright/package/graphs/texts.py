@@ -12,6 +12,17 @@ _ODD_NAME = re.compile(r"[^\w.<>]")
 _KEPT = ("nn_module_stack", "torch_fn")
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text stays one wherever torch writes it."""
+    return re.search(PLAIN, text) is not None
+
+
+def respell_message(text: str) -> str:
+    """A message without what would end a text: double quotes become single ones, the rest blanks."""
+    kept = text.replace('"', "'")
+    return kept if is_plain(kept) else "".join(c if is_plain(c) else " " for c in kept)
+
+
 def respell_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """A node's modules, its torch function and its lines of code; all else that torch notes is left out."""
     found = {}
@@ -19,7 +30,7 @@ def respell_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
         found["stack_trace"] = _frames(metadata["stack_trace"])
     for key in _KEPT:
         if key in metadata:
-            if re.search(PLAIN, metadata[key]) is None:
+            if not is_plain(metadata[key]):
                 raise ValueError(f"the {key} {metadata[key][:100]!r} is none that a sharded graph holds")
             found[key] = metadata[key]
     return found
