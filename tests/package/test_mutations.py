@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import shardwright as sw
 from shardwright.package.manifest import MANIFEST_NAME
-from tests.models import Cache, redraw
+from tests.support.models import Cache, redraw
 
 X = (torch.linspace(-1, 1, 32).view(2, 1, 16), torch.tensor([0]))
 
