@@ -3,12 +3,12 @@
 import math
 
 import torch
-import torch.utils._pytree as pytree
 
 from shardwright.errors import Finding, ShardwrightError, raise_findings
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.sizes import size_hint
 from shardwright.program.program import Program
+from shardwright.program.torch_private import pytree
 from shardwright.rules.call import as_size
 
 ALWAYS = 64

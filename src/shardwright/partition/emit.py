@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher  # private: what torch traces symbolic sizes with
-from torch._subclasses.fake_tensor import FakeTensor  # private: the only constructor of metadata without storage
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
 from shardwright.rules.call import leaves, map_values
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed._functional_collectives
 from torch import fx
 
 from shardwright.layout.cut import Cut

@@ -9,7 +9,6 @@ require a gradient, in words; what torch reads back from a file only does not gi
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
@@ -17,6 +16,7 @@ from torch.export.graph_signature import ExportGraphSignature
 from shardwright.errors import InputError, raise_findings
 from shardwright.program.read import user_input_names
 from shardwright.program.signature import Signature, arguments, bind, in_structure
+from shardwright.program.torch_private import pytree
 
 _DETACH = torch.ops.aten.detach.default
 

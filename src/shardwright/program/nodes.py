@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardwright.program.torch_private import HigherOrderOperator, has_schema
+
 _USER_CODE_SKIP = ("/torch/nn/", "/torch/_dynamo/", "/torch/export/", "/torch/_export/", "/torch/utils/", "/torch/fx/")
 
 
@@ -46,7 +48,7 @@ def describe(node: fx.Node) -> str:
 
 def higher_order_name(node: fx.Node) -> str:
     """The name of the higher-order operator that a node calls; '' when it calls none."""
-    return node.target.name() if isinstance(node.target, torch._ops.HigherOrderOperator) else ""
+    return node.target.name() if isinstance(node.target, HigherOrderOperator) else ""
 
 
 def region_of(getter: Any) -> fx.GraphModule | None:
@@ -70,7 +72,7 @@ def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
 
 def op_name(target: Any) -> str:
     """``aten.linear.default`` for an operator, the function's name otherwise."""
-    return str(target) if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
+    return str(target) if has_schema(target) else getattr(target, "__name__", str(target))
 
 
 def is_tensor(node: fx.Node) -> bool:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LOGS = ("torch.export", "torch._export.serde.serialize")
+from shardwright.program.torch_private import EXPORT_LOGS
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def quiet_export() -> Iterator[list[BaseException]]:
             heard.append(record.exc_info[1])
         return False
 
-    logs = [logging.getLogger(name) for name in _LOGS]
+    logs = [logging.getLogger(name) for name in EXPORT_LOGS]
     for log in logs:
         log.addFilter(keep)
     try:

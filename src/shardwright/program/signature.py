@@ -12,7 +12,6 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
 import torch
-import torch.utils._pytree as pytree
 from torch import fx
 from torch.export import ExportedProgram
 
@@ -20,6 +19,7 @@ from shardwright.errors import Finding, near_misses
 from shardwright.program.nodes import module_stack
 from shardwright.program.program import Program
 from shardwright.program.read import constant_inputs, user_input_names
+from shardwright.program.torch_private import pytree
 
 How = Literal["either", "position", "name"]
 

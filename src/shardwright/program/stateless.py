@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import (
@@ -27,6 +26,7 @@ from torch.export.graph_signature import (
 
 from shardwright.errors import ProgramError
 from shardwright.program.program import STATE_KINDS
+from shardwright.program.torch_private import pytree
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,24 @@
-"""Names of torch that it does not promise to keep, each with the reason that no public one will do."""
+"""Names of torch that it does not promise to keep, each with the reason that no public one will do.
 
-from collections.abc import Iterable, Iterator
+Every other file asks here; a test holds them to it. Operators such as ``torch.ops.aten._to_copy`` and those of
+``torch.ops._c10d_functional`` are not meant: the underscore is part of a name that exported and saved graphs contain,
+and torch keeps such graphs readable.
+"""
+
+import copy
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
+
+# The operators `_c10d_functional` are registered when this is imported, and by nothing public on every version.
+import torch.distributed._functional_collectives
+
+# The arguments and results of an exported program are kept as this module's trees (`ExportedProgram.call_spec`).
+import torch.utils._pytree as pytree
 
 # Compiled code finds a process group by a name that was fixed when it was compiled; the public functions choose names
 # themselves. Registering a group under a second name is what `torch.distributed` does inside `new_group`.
@@ -13,6 +27,94 @@ from torch._C._distributed_c10d import (
     _resolve_process_group,
     _unregister_process_group,
 )
+
+# Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
+from torch._dispatch.python import enable_python_dispatcher
+
+# What `torch.ops` holds has no public types.
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+
+# Shapes without storage, on the device that they are for: the metadata of every exported graph is of this type.
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export import ExportedProgram
+
+# `torch.export.load` tries an older format on what this one refuses.
+from torch.export.pt2_archive._package import load_pt2
+
+__all__ = [
+    "EXPORT_LOGS",
+    "FakeTensor",
+    "FakeTensorMode",
+    "HigherOrderOperator",
+    "OpOverload",
+    "OpOverloadPacket",
+    "compile_to_archive",
+    "drop_example_inputs",
+    "enable_python_dispatcher",
+    "has_schema",
+    "load_pt2",
+    "name_group",
+    "packet_name",
+    "pytree",
+    "registered_schema",
+    "schema_of",
+    "shallow_copy",
+    "stand_in_groups",
+]
+
+EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize")
+"""The logs that torch writes an error to which it also raises."""
+
+
+def schema_of(op: Any) -> Any:
+    """The schema of an operator: its name, arguments and results. None for Python functions and higher-order operators.
+
+    No public function gives a schema back that has been registered.
+    """
+    return getattr(op, "_schema", None)
+
+
+def has_schema(op: Any) -> bool:
+    """Whether ``op`` is an operator with a schema, ATen's or another library's."""
+    return hasattr(op, "_schema")
+
+
+def registered_schema(name: str, overload: str) -> Any:
+    """The schema that the dispatcher has under ``"library::op"`` and an overload; None where it has none.
+
+    ``torch.ops`` would also find attributes of its own, and functions that only TorchScript has.
+    """
+    try:
+        torch._C._dispatch_find_schema_or_throw(name, overload)
+        return torch._C._get_schema(name, overload)
+    except RuntimeError:
+        return None
+
+
+def packet_name(packet: OpOverloadPacket) -> str:
+    """``library::op`` of an operator's overloads together, without a look at any of them."""
+    return packet._qualified_op_name
+
+
+def shallow_copy(exported: ExportedProgram) -> ExportedProgram:
+    """The same program with tables of weights of its own, which may be changed; the public attributes are read-only."""
+    bare = copy.copy(exported)
+    bare._state_dict = dict(exported.state_dict)
+    bare._constants = dict(exported.constants)
+    return bare
+
+
+def drop_example_inputs(exported: ExportedProgram) -> ExportedProgram:
+    """Forget the tensors that a program was exported with: the public attribute is read-only. Changed in place."""
+    exported._example_inputs = None
+    return exported
+
+
+def compile_to_archive(exported: ExportedProgram, options: Mapping[str, Any]) -> bytes:
+    """The archive that AOTInductor makes of a program; ``torch.compile`` makes none that another process could load."""
+    made = io.BytesIO()
+    torch._inductor.aoti_compile_and_package(exported, package_path=made, inductor_configs=dict(options))
+    return made.getvalue()
 
 
 def name_group(name: Any, group: dist.ProcessGroup) -> None:

@@ -19,6 +19,7 @@ from torch.export.graph_signature import (
 
 from shardwright.program.program import STATE_KINDS, Program, Weight
 from shardwright.program.serial import one_at_a_time
+from shardwright.program.torch_private import drop_example_inputs, shallow_copy
 
 
 @one_at_a_time
@@ -105,8 +106,7 @@ def replace_weights(
                 new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
             made[key] = new
         held[spec.target] = made[key]
-    exported._example_inputs = None
-    return exported
+    return drop_example_inputs(exported)
 
 
 def without_weights(exported: ExportedProgram) -> ExportedProgram:
@@ -118,8 +118,4 @@ def without_weights(exported: ExportedProgram) -> ExportedProgram:
         for spec in exported.graph_signature.input_specs
         if spec.kind in STATE_KINDS and spec.target is not None
     }
-    bare = copy.copy(exported)
-    bare._state_dict = dict(exported.state_dict)
-    bare._constants = dict(exported.constants)
-    bare._example_inputs = None
-    return attach_weights(bare, meta)
+    return attach_weights(drop_example_inputs(shallow_copy(exported)), meta)

@@ -12,6 +12,7 @@ from shardwright.layout.reductions import REDUCTIONS
 from shardwright.layout.sizes import size_hint
 from shardwright.layout.values import is_count
 from shardwright.program.program import Program
+from shardwright.program.torch_private import OpOverloadPacket
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import as_size, make_call, map_values, tensor_meta
 from shardwright.rules.check import check_strategies
@@ -51,7 +52,7 @@ def register_rule(
 def _check_notation(name: str, notation: str, operands: Sequence[Any], reduce: str, size_arg: str | None) -> None:
     """Raise one `RuleError` with all that does not fit the operator's own schema."""
     op = _operator(name)
-    schema = (getattr(op, op.overloads()[0]) if isinstance(op, torch._ops.OpOverloadPacket) else op)._schema
+    schema = (getattr(op, op.overloads()[0]) if isinstance(op, OpOverloadPacket) else op)._schema
     pattern = parse(notation)
     given = [argument for argument in schema.arguments if "Tensor" in str(argument.type)]
     returned = [str(one.type) for one in schema.returns if "Tensor" in str(one.type)]
@@ -84,7 +85,7 @@ def check_rule(
     """
     if isinstance(op, str):
         op = _operator(op)
-    if isinstance(op, torch._ops.OpOverloadPacket):
+    if isinstance(op, OpOverloadPacket):
         op = getattr(op, op.overloads()[0])
     entry: Entry | None = REGISTRY.entry(op)
     if entry is None:
@@ -112,7 +113,7 @@ def discover_rule(op: Any, *args: Any, **kwargs: Any) -> Discovery | None:
     """
     if isinstance(op, str):
         op = _operator(op)
-    if isinstance(op, torch._ops.OpOverloadPacket):
+    if isinstance(op, OpOverloadPacket):
         op = getattr(op, op.overloads()[0])
     if not is_discoverable(op):
         raise RuleError(

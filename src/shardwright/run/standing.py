@@ -17,8 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
+from shardwright.program.torch_private import OpOverload, OpOverloadPacket, packet_name
 from shardwright.run.aot.machine import NAMESPACE
 
 _INTERVAL_S = 0.5
@@ -107,8 +106,8 @@ def _waits(frame: FrameType) -> bool:
         return True
     called = frame.f_locals.get("self")
     # Nothing else is asked for its name: another thread's objects may be half made.
-    if isinstance(called, torch._ops.OpOverload):
+    if isinstance(called, OpOverload):
         return called.namespace in _WAITING
-    return isinstance(called, torch._ops.OpOverloadPacket) and called._qualified_op_name.startswith(
+    return isinstance(called, OpOverloadPacket) and packet_name(called).startswith(
         tuple(f"{name}::" for name in _WAITING)
     )

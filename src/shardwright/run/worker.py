@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 
+from shardwright.program.torch_private import pytree
 from shardwright.run.files import named_inputs, read_inputs, write_outputs
 from shardwright.run.load import load
 

@@ -3,7 +3,7 @@
 import functools
 import re
 
-import torch
+from shardwright.program.torch_private import registered_schema
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _OPERATOR = re.compile(rf"torch\.ops\.({_NAME})\.({_NAME})(?:\.({_NAME}))?")
@@ -35,19 +35,14 @@ def check_operator(target: str) -> None:
 
 
 def _check_registered(namespace: str, name: str, overload: str | None) -> None:
-    """Raise `ValueError` unless the dispatcher has the operator and it takes no name of a file.
-
-    Asking ``torch.ops`` would also find attributes of its own, and functions that only TorchScript has.
-    """
+    """Raise `ValueError` unless the dispatcher has the operator and it takes no name of a file."""
     qualified = f"{namespace}::{name}"
     named = "" if overload in (None, "default") else overload
-    try:
-        torch._C._dispatch_find_schema_or_throw(qualified, named)
-        schema = torch._C._get_schema(qualified, named)
-    except RuntimeError:
+    schema = registered_schema(qualified, named)
+    if schema is None:
         raise ValueError(
             f"the operator {qualified}.{overload or 'default'} is not registered in this process"
             " (import the library that defines it)"
-        ) from None
+        )
     if any(re.search("file|path", arg.name) and "str" in str(arg.type) for arg in schema.arguments):
         raise ValueError(f"the operator {qualified} opens files, which a sharded graph never does")

@@ -6,13 +6,11 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-# `torch.export.load` tries an older format on what this one refuses.
-from torch.export.pt2_archive._package import load_pt2
-
 from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import parse_graph, spell_graph
 from shardwright.program.program import STATE_KINDS
 from shardwright.program.quiet import quiet_export
+from shardwright.program.torch_private import load_pt2
 
 
 def read_graph(path: Path) -> ExportedProgram:

@@ -3,7 +3,6 @@
 All in one process, without weights and without process groups; ranks that share a graph share its code.
 """
 
-import io
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from shardwright.package.folder import file_entry, work_folder
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import check_file, read_manifest
 from shardwright.program.stateless import Stateless, without_state
-from shardwright.program.torch_private import stand_in_groups
+from shardwright.program.torch_private import compile_to_archive, stand_in_groups
 from shardwright.run.aot.machine import compiler, runner_bytes, this_machine
 from shardwright.run.aot.manifest import (
     COMPILED_FOLDER,
@@ -102,17 +101,16 @@ def compile_package(
 
 def _compile(stateless: Stateless, path: Path, groups: Mapping[str, int]) -> None:
     names = msgspec.json.encode(list(stateless.state)).decode()
-    # Written here rather than by torch, whose error does not say that a disk is full.
-    made = io.BytesIO()
     options: dict[str, Any] = {**_INDUCTOR, "aot_inductor.metadata": {"shardwright_state": names}}
     try:
         with stand_in_groups(groups.items()), warnings.catch_warnings(), torch.no_grad():
             # torch's own remarks on its own code.
             warnings.simplefilter("ignore")
-            torch._inductor.aoti_compile_and_package(stateless.exported, package_path=made, inductor_configs=options)
+            made = compile_to_archive(stateless.exported, options)
     except Exception as error:
         # torch raises many kinds for what it cannot compile.
         raise PackageError(
             f"torch cannot compile {path.name}: {first_line(error)}\n  try: the backend 'compile' or 'eager'"
         ) from error
-    path.write_bytes(made.getvalue())
+    # Written here rather than by torch, whose error does not say that a disk is full.
+    path.write_bytes(made)
