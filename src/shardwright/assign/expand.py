@@ -17,6 +17,7 @@ from torch.fx.traceback import preserve_node_meta
 from shardwright.assign.steps import Steps
 from shardwright.layout.layout import REPLICATE, Shard
 from shardwright.program.program import Program
+from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.operators.expansions import EXPANSIONS, Expansion
 from shardwright.rules.operators.unrolled import RECURRENT, ROUND
@@ -54,7 +55,7 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
         if not reach:
             continue
         near.update({(step.index, i): reach - 1 for i in range(len(step.vals))})
-        if step.kind == "call" and hasattr(step.node.target, "_schema") and expansion_of(step.node.target):
+        if step.kind == "call" and has_schema(step.node.target) and expansion_of(step.node.target):
             found.append(step.node.name)
     return found
 

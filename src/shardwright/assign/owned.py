@@ -16,6 +16,7 @@ from shardwright.assign.folding import Folded, Site
 from shardwright.assign.steps import Step, Steps, Value, consumers
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import OWNED, REPLICATE, Layout, Partial
+from shardwright.program.torch_private import has_schema
 from shardwright.rules.operators.experts import EXPERTS, RULES
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Rule, Strategy
@@ -107,7 +108,7 @@ class _Rows:
 
 
 def _is_grouped(site: Site) -> bool:
-    return hasattr(site.step.node.target, "_schema") and any(n in RULES for n in op_names(site.step.node.target))
+    return has_schema(site.step.node.target) and any(n in RULES for n in op_names(site.step.node.target))
 
 
 def _keeps_rows(rule: Rule, operands: Sequence[Layout], layout: Layout) -> bool:

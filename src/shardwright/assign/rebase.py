@@ -16,6 +16,7 @@ from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.nodes import describe
+from shardwright.program.torch_private import has_schema
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values
 from shardwright.rules.rule import Call, Rule, Strategy, factor_cuts, strategy_for
@@ -43,7 +44,7 @@ def step_call(step: Step) -> Call | None:
     """The call of a step, as rules see it; None where the step is none that rules know."""
     if step.kind != "call" or not step.vals:
         return None
-    if not hasattr(step.node.target, "_schema") and step.node.target not in COLLECTIVES:
+    if not has_schema(step.node.target) and step.node.target not in COLLECTIVES:
         return None
     values = map_values((step.node.args, step.node.kwargs), _fake)
     return make_call(step.node.target, values[0], values[1], step.node.meta["val"])

@@ -11,6 +11,7 @@ from torch import fx
 from shardwright.errors import ProgramError
 from shardwright.partition.emit import Emitter, is_contiguous
 from shardwright.program.nodes import describe
+from shardwright.program.torch_private import schema_of
 
 aten = torch.ops.aten
 
@@ -37,7 +38,7 @@ def laid_as(emit: Emitter, local: fx.Node, whole: torch.Tensor, reader: fx.Node)
         moved = emit.call(aten.permute.default, local, order)
         dense = emit.call(aten.clone.default, moved, memory_format=torch.contiguous_format)
         return emit.call(aten.permute.default, dense, [order.index(dim) for dim in range(len(order))])
-    schema = getattr(reader.target, "_schema", None)
+    schema = schema_of(reader.target)
     if schema is not None and schema.name in ADDRESSING:
         raise ProgramError(
             f"{describe(reader)} addresses the memory of a view with gaps, which a sharded program has not\n"

@@ -28,6 +28,7 @@ from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.nodes import describe
 from shardwright.program.program import Program
+from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
 from shardwright.rules.local import localize
 from shardwright.rules.metadata import DTYPE
@@ -264,7 +265,7 @@ class Walk:
                 return leaf
             return next(values) if leaf in operands else self.env[leaf]
 
-        if rule is None and not as_it_stands and hasattr(node.target, "_schema"):
+        if rule is None and not as_it_stands and has_schema(node.target):
             args, kwargs = self._map_in_order(node, local)
             results = leaves(self.emit.open(self.emit.call(node.target, *args, name=node.name, **kwargs)))
         elif rule is None or as_it_stands:
@@ -290,7 +291,7 @@ class Walk:
         return write_region_call(self, step, strategy, arguments)
 
     def _map_in_order(self, node: fx.Node, local: Any) -> tuple[Any, Any]:
-        if node.kwargs and hasattr(node.target, "_schema"):
+        if node.kwargs and has_schema(node.target):
             bound = bind_arguments(node.target, node.args, node.kwargs)
             mapped = {name: map_values(value, local) for name, value in bound.items()}
             names = list(bound)

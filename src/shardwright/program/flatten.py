@@ -10,6 +10,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import ProgramError, first_line
 from shardwright.program.nodes import higher_order_name, region_of
+from shardwright.program.torch_private import schema_of
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
@@ -74,7 +75,7 @@ def _needs_functionalization(module: fx.GraphModule) -> bool:
 
 
 def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None:
         return False
     if schema.is_mutable:

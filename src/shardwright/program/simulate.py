@@ -21,6 +21,7 @@ from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import graphs_of, higher_order_name, region_of
 from shardwright.program.program import Program
 from shardwright.program.signature import Signature, unflatten_outputs
+from shardwright.program.torch_private import schema_of
 
 _REDUCE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sum": lambda shares: shares.any(0) if shares.dtype == torch.bool else shares.sum(0, dtype=shares.dtype),
@@ -282,7 +283,7 @@ def _attribute(module: torch.nn.Module, target: str) -> Any:
 
 
 def _collective_name(node: fx.Node) -> str:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or not schema.name.startswith("_c10d_functional::"):
         return ""
     return schema.name.split("::")[1]

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from shardwright.program.torch_private import schema_of
+
 
 @dataclass(frozen=True, slots=True)
 class Alias:
@@ -125,7 +127,7 @@ ALIASES: dict[str, str | Alias] = {
 @lru_cache(maxsize=4096)
 def resolve(op: Any) -> Resolved | None:
     """The operator that another name stands for; None where the name is an operator's own."""
-    schema = getattr(op, "_schema", None)
+    schema = schema_of(op)
     if schema is None:
         return None
     overload = schema.overload_name or "default"
@@ -140,7 +142,7 @@ def resolve(op: Any) -> Resolved | None:
         # Of Python numbers, not of tensors.
         return None
     target = getattr(found, named)
-    theirs = [argument.name for argument in target._schema.arguments]
+    theirs = [argument.name for argument in schema_of(target).arguments]
     names = {a.name: a.name if a.name in theirs else theirs[i] for i, a in enumerate(schema.arguments)}
     return Resolved(target, names, alias.given)
 

@@ -10,6 +10,7 @@ from torch import fx
 
 from shardwright.layout.sizes import Size
 from shardwright.program.nodes import is_tensor
+from shardwright.program.torch_private import has_schema, schema_of
 from shardwright.rules.aliases import resolve
 from shardwright.rules.rule import Call, TensorMeta
 
@@ -17,10 +18,10 @@ from shardwright.rules.rule import Call, TensorMeta
 @lru_cache(maxsize=4096)
 def schema_arguments(op: Any) -> tuple[tuple[str, Any, bool], ...]:
     """Name, default and whether keyword-only, for each argument of an operator's schema (or a Python function)."""
-    if not hasattr(op, "_schema"):
+    if not has_schema(op):
         return tuple((name, None, False) for name in inspect.signature(op).parameters)
     return tuple(
-        (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in op._schema.arguments
+        (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in schema_of(op).arguments
     )
 
 
@@ -61,9 +62,9 @@ def unbind_arguments(op: Any, arguments: Mapping[str, Any]) -> tuple[tuple[Any, 
 
 @lru_cache(maxsize=4096)
 def _defaults(op: Any) -> frozenset[str]:
-    if not hasattr(op, "_schema"):
+    if not has_schema(op):
         return frozenset()
-    return frozenset(a.name for a in op._schema.arguments if a.has_default_value())
+    return frozenset(a.name for a in schema_of(op).arguments if a.has_default_value())
 
 
 def _has_default(op: Any, name: str) -> bool:
@@ -128,7 +129,7 @@ def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: A
 def operand_nodes(node: fx.Node) -> list[fx.Node]:
     """The tensor arguments of a node in schema order, lists flattened: the order of `Call.operands`."""
     arguments: Any = (node.args, node.kwargs)
-    if node.kwargs and hasattr(node.target, "_schema"):
+    if node.kwargs and has_schema(node.target):
         arguments = list(bind_arguments(node.target, node.args, node.kwargs).values())
     return tensors_among(arguments)
 

@@ -12,7 +12,7 @@ from shardwright.layout.reductions import REDUCTIONS
 from shardwright.layout.sizes import size_hint
 from shardwright.layout.values import is_count
 from shardwright.program.program import Program
-from shardwright.program.torch_private import OpOverloadPacket
+from shardwright.program.torch_private import OpOverloadPacket, has_schema, schema_of
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import as_size, make_call, map_values, tensor_meta
 from shardwright.rules.check import check_strategies
@@ -52,7 +52,7 @@ def register_rule(
 def _check_notation(name: str, notation: str, operands: Sequence[Any], reduce: str, size_arg: str | None) -> None:
     """Raise one `RuleError` with all that does not fit the operator's own schema."""
     op = _operator(name)
-    schema = (getattr(op, op.overloads()[0]) if isinstance(op, OpOverloadPacket) else op)._schema
+    schema = schema_of(_one_overload(op))
     pattern = parse(notation)
     given = [argument for argument in schema.arguments if "Tensor" in str(argument.type)]
     returned = [str(one.type) for one in schema.returns if "Tensor" in str(one.type)]
@@ -83,10 +83,7 @@ def check_rule(
     take sizes that do and do not divide. One sentence a failing strategy; an empty list when all are right. Raises
     `RuleError` when the operator has no rule.
     """
-    if isinstance(op, str):
-        op = _operator(op)
-    if isinstance(op, OpOverloadPacket):
-        op = getattr(op, op.overloads()[0])
+    op = _one_overload(_operator(op) if isinstance(op, str) else op)
     entry: Entry | None = REGISTRY.entry(op)
     if entry is None:
         raise RuleError(f"{op} has no rule ({REGISTRY.reason(op)})\n  try: shardwright.register_rule(…)")
@@ -111,10 +108,7 @@ def discover_rule(op: Any, *args: Any, **kwargs: Any) -> Discovery | None:
     >>> print(discover_rule("mylib::scale", torch.randn(4, 6), torch.randn(6)))
     register_rule("mylib::scale", "f0 f1, f1 -> f0 f1", linear=[[0], [1]])
     """
-    if isinstance(op, str):
-        op = _operator(op)
-    if isinstance(op, OpOverloadPacket):
-        op = getattr(op, op.overloads()[0])
+    op = _one_overload(_operator(op) if isinstance(op, str) else op)
     if not is_discoverable(op):
         raise RuleError(
             f"{op} is random or changes its arguments, so running it on pieces shows nothing\n"
@@ -131,7 +125,7 @@ def register_discovered(program: Program) -> list[Discovery]:
     """
     found = []
     for node in program.graph.nodes:
-        if node.op != "call_function" or not hasattr(node.target, "_schema"):
+        if node.op != "call_function" or not has_schema(node.target):
             continue
         if REGISTRY.entry(node.target) is not None or not is_discoverable(node.target):
             continue
@@ -181,3 +175,8 @@ def _operator(name: str) -> Any:
         hint = f"\n  try: {', '.join(f'{namespace}::{one}' for one in close)}" if close else ""
         raise RuleError(f"there is no operator {name!r}: load the library that defines it first{hint}")
     return getattr(found, overload) if overload else found
+
+
+def _one_overload(op: Any) -> Any:
+    """The first overload of an operator that is named without one; any other as it is."""
+    return getattr(op, op.overloads()[0]) if isinstance(op, OpOverloadPacket) else op

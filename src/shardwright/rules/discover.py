@@ -14,6 +14,7 @@ import torch
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.layout.pieces import take_shard
+from shardwright.program.torch_private import schema_of
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.check import split_sum
 
@@ -121,7 +122,7 @@ class _Sample:
 
 def is_discoverable(op: Any) -> bool:
     """Whether an operator is a function of its arguments: not random, nothing changed in place, tensors in and out."""
-    schema = op._schema
+    schema = schema_of(op)
     takes = any("Tensor" in str(argument.type) for argument in schema.arguments)
     gives = bool(schema.returns) and all("Tensor" in str(one.type) for one in schema.returns)
     return takes and gives and not schema.is_mutable and torch.Tag.nondeterministic_seeded not in op.tags
@@ -282,7 +283,7 @@ def _spell(sample: _Sample, found: Sequence[Found]) -> Discovery:
             length = sample.results[result].shape[dim]
             results[result][dim] = name if length == size else f"({name} {name}r{result}!)"
     left, right = (", ".join(" ".join(dims) for dims in side) for side in (operands, results))
-    schema = sample.op._schema
+    schema = schema_of(sample.op)
     overload = f".{schema.overload_name}" if schema.overload_name else ""
     return Discovery(
         name=f"{schema.name}{overload}",

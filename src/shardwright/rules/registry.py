@@ -13,6 +13,7 @@ import torch
 
 from shardwright.errors import RuleError
 from shardwright.layout.sizes import Size
+from shardwright.program.torch_private import has_schema, schema_of
 from shardwright.rules.aliases import own_name, own_op
 from shardwright.rules.notation import Bound, bind, parse
 from shardwright.rules.rule import Call, Localizer, Rule, TensorMeta
@@ -111,7 +112,7 @@ def tensor_slots(call: Call) -> list[TensorMeta | None]:
     """The call's tensor arguments in schema order: None where an optional one is absent."""
     return [
         value if isinstance(value, TensorMeta) else None
-        for argument in call.op._schema.arguments
+        for argument in schema_of(call.op).arguments
         if "Tensor" in str(argument.type)
         for value in [call.arguments.get(argument.name)]
     ]
@@ -198,7 +199,7 @@ class Registry:
 def op_names(op: Any) -> list[str]:
     """The names an operator may be registered under, most specific first; of an alias, those of what it names."""
     op = own_op(op)
-    if not hasattr(op, "_schema"):
+    if not has_schema(op):
         return [f"shardwright::{getattr(op, '__name__', str(op))}"]
-    packet, overload = op._schema.name, op._schema.overload_name or "default"
+    packet, overload = schema_of(op).name, schema_of(op).overload_name or "default"
     return [f"{packet}.{overload}", packet]

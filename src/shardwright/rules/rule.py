@@ -22,6 +22,7 @@ import torch
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import OWNED, REPLICATE, Layout, Partial, Shard
 from shardwright.layout.sizes import Size, product
+from shardwright.program.torch_private import schema_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
+
+    @property
+    def schema_name(self) -> str:
+        """The operator without its overload, ``aten::linear``."""
+        return schema_of(self.op).name
 
     @property
     def result(self) -> TensorMeta:

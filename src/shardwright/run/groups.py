@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from shardwright.errors import ShardwrightError
 from shardwright.layout.mesh import Mesh
 from shardwright.program.nodes import graphs_of
-from shardwright.program.torch_private import name_group
+from shardwright.program.torch_private import name_group, schema_of
 
 
 def start_process_group(timeout_s: float) -> None:
@@ -109,7 +109,7 @@ def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> Exporte
     found = set()
     graphs = list(graphs_of(exported.graph))
     for node in [node for graph in graphs for node in graph.nodes]:
-        schema = getattr(node.target, "_schema", None)
+        schema = schema_of(node.target)
         if schema is None or not schema.name.startswith("_c10d_functional::") or "wait" in schema.name:
             continue
         old = node.args[-1]

@@ -23,7 +23,7 @@ def convolution_rule(call: Call) -> Rule | None:
     if source.ndim < space + 1:
         return None
     groups = int(call.arguments.get("groups", 1))
-    is_transposed = bool(call.arguments.get("transposed", "transpose" in call.op._schema.name))
+    is_transposed = bool(call.arguments.get("transposed", "transpose" in call.schema_name))
     per_group = [size // groups if isinstance(size, int) else None for size in _channels(call, space)]
     if None in per_group:
         return None
@@ -148,13 +148,13 @@ def spatial_rule(call: Call) -> Rule:
         sizes.update(zip(names, tensor.shape[lead:], strict=True))
         operands.append((*batch, *(Term((name,)) for name in names)))
     fixed = frozenset(name for name in sizes if name[0] != "d")
-    is_linear = "max" not in call.op._schema.name
+    is_linear = "max" not in call.schema_name
     linear = (frozenset({0}),) if is_linear and len(call.operands) == 1 else ()
     return Rule(tuple(operands), tuple(results), sizes, fixed, linear=linear, localize=local_spatial)
 
 
 def _num_spatial(call: Call) -> int:
-    name = call.op._schema.name
+    name = call.schema_name
     for count in (1, 2, 3):
         if f"{count}d" in name:
             return count
@@ -170,7 +170,7 @@ def local_spatial(local: Local) -> Any:
 
 def patches_rule(call: Call) -> Rule:
     """``im2col`` and ``col2im``: channels and the window's places share a dim, channels first."""
-    is_col = call.op._schema.name == "aten::col2im"
+    is_col = call.schema_name == "aten::col2im"
     image, columns = (call.result, call.operands[0]) if is_col else (call.operands[0], call.result)
     batch = "n " if image.ndim == 4 else ""
     window = product(call["kernel_size"])

@@ -6,6 +6,7 @@ import torch
 
 from shardwright.layout.layout import Shard
 from shardwright.layout.sizes import Size
+from shardwright.program.torch_private import schema_of
 from shardwright.rules.operators.dims import named_dims, put
 from shardwright.rules.operators.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, einsum
@@ -87,9 +88,9 @@ def local_bag(local: Local) -> Any:
     is_padding = local.run(aten.eq.Scalar, indices, padding)
     numbers = local.run(aten.masked_fill.Scalar, numbers, is_padding, 0)
     changed = {"weight": rows, "indices": numbers, "padding_idx": 0}
-    if local.call.op._schema.name == "aten::embedding_bag":
+    if local.call.schema_name == "aten::embedding_bag":
         # It reads the number of its rows, which is that of the entries here and may be unknown.
-        names = [argument.name for argument in _EMBEDDING_BAG._schema.arguments]
+        names = [argument.name for argument in schema_of(_EMBEDDING_BAG).arguments]
         return local.run(_EMBEDDING_BAG, *({**local.arguments, **changed}[name] for name in names))
     return local.run_call(**changed)
 
@@ -109,7 +110,7 @@ def _bag_of_features(local: Local) -> Any:
 def _padding(call: Call) -> int | None:
     """The row that bags leave out; None where there is no such row."""
     given = call.arguments.get("padding_idx")
-    if given is None or call.op._schema.name == "aten::embedding_bag":
+    if given is None or call.schema_name == "aten::embedding_bag":
         return None if given is None else int(given) % int(call.operands[0].shape[0])
     return None if given < 0 else int(given)
 

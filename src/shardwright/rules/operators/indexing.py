@@ -155,7 +155,7 @@ def local_lookup(local: Local) -> Any:
         return local.run_call()
     source, index, outside = look_up(local, cut, dim, local.arguments["self"], local.arguments["index"])
     values = local.run(local.call.op, source, dim, index)
-    after = 0 if local.call.op._schema.name == "aten::gather" else local.call.operands[0].ndim - dim - 1
+    after = 0 if local.call.schema_name == "aten::gather" else local.call.operands[0].ndim - dim - 1
     return without_others(local, values, outside, after=after)
 
 
@@ -194,7 +194,7 @@ def scatter_rule(call: Call) -> Rule:
                 fixed |= {name, f"d{i}"}
             own.append(Term((name,)))
         operands.append(tuple(own))
-    name = call.op._schema.name
+    name = call.schema_name
     adds = name == "aten::scatter_add" or (name == "aten::scatter" and call.arguments.get("reduce") is None)
     linear = (frozenset({0, 2}),) if adds and len(operands) == 3 else ()
     return Rule(tuple(operands), (dims,), sizes, frozenset(fixed), linear=linear)
@@ -264,7 +264,7 @@ def rows_rule(call: Call) -> Rule:
     sizes["n"] = rows
     operands: list[Dims] = [dims, (Term(("n",)),) if call.operands[1].ndim else ()]
     linear: tuple[frozenset[int], ...] = ()
-    is_linear = call.op._schema.name in ("aten::index_add", "aten::index_copy")
+    is_linear = call.schema_name in ("aten::index_add", "aten::index_copy")
     if len(call.operands) > 2:
         full = call.operands[2].ndim == source.ndim
         operands.append(

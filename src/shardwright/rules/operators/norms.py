@@ -5,6 +5,7 @@ from typing import Any
 from shardwright.errors import RuleError
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.layout.sizes import Size, product
+from shardwright.program.torch_private import schema_of
 from shardwright.rules.local import dense, run_dense
 from shardwright.rules.operators.dims import named_dims
 from shardwright.rules.registry import Entry, notation_rule, tensor_slots
@@ -93,11 +94,11 @@ def batch_norm_rule(call: Call) -> Rule:
     takes = bool(
         call.arguments.get("training", call.arguments.get("train", call.arguments.get("use_input_stats", False)))
     )
-    if "legit_no_training" in call.op._schema.name:
+    if "legit_no_training" in call.schema_name:
         takes = False
-    if call.op._overloadname == "no_stats":
+    if schema_of(call.op).overload_name == "no_stats":
         takes = True
-    per_sample = "instance_norm" in call.op._schema.name
+    per_sample = "instance_norm" in call.schema_name
     sizes: dict[str, Size] = {f"s{i}": size for i, size in enumerate(tensor.shape) if i != 1}
     sizes["c"] = tensor.shape[1] if tensor.ndim > 1 else 1
     dims = tuple(Term(("c",)) if i == 1 else Term((f"s{i}",)) for i in range(tensor.ndim))

@@ -50,7 +50,7 @@ def dims_rule(call: Call) -> Rule:
     """``flip`` and ``roll``: the dims they work along may not be cut."""
     ndim = call.operands[0].ndim
     touched = dims_of(call, ndim)
-    if call.op._schema.name == "aten::flip" and not call["dims"]:
+    if call.schema_name == "aten::flip" and not call["dims"]:
         touched = []
     return touched_rule(call, set(touched), moves=True)
 

@@ -40,7 +40,7 @@ def cell_rule(call: Call) -> Rule:
     states = others[: _number_of_states(call) - 1]
     weight, recurrent, *biases = others[len(states) :]
     sizes = {"b": inputs.shape[0], "i": weight.shape[1], "k": recurrent.shape[1], "h": hidden.shape[1]}
-    rows = Term(("h",) * _GATES[call.op._schema.name])
+    rows = Term(("h",) * _GATES[call.schema_name])
     rows = Term(rows.factors, is_sum=len(rows.factors) > 1)
     batch, state = Term(("b",)), (Term(("b",)), Term(("h",)))
     operands = [(batch, Term(("i",))), (batch, Term(("k",))), *(state for _ in states)]
@@ -79,7 +79,7 @@ def local_batch(local: Local) -> Any:
 def local_cell(local: Local) -> Any:
     """The cell on this rank's sequences, or its features: the gates are then written out."""
     cut = local.strategy.cut("h")
-    return local_batch(local) if cut is None else _STEPS[local.call.op._schema.name](local, cut)
+    return local_batch(local) if cut is None else _STEPS[local.call.schema_name](local, cut)
 
 
 def _gates(local: Local, name: str, state: Any) -> Any:
@@ -144,7 +144,7 @@ def gates_rule(call: Call) -> Rule:
 
 def local_gates(local: Local) -> Any:
     """The gates written out: no program that leaves the compiler calls its own operators."""
-    return _GATE_WRITERS[local.call.op._schema.name](local, *local.arguments.values())
+    return _GATE_WRITERS[local.call.schema_name](local, *local.arguments.values())
 
 
 class _Eager:

@@ -101,7 +101,7 @@ def along_rule(call: Call) -> Rule:
     dims = tuple(Term((f"d{dim}",)) for dim in range(len(shape)))
     sizes: dict[str, Size] = {f"d{dim}": size for dim, size in enumerate(shape)}
     along = int(call["dim"]) % max(len(shape), 1)
-    linear = (frozenset({0}),) if call.op._schema.name == "aten::cumsum" else ()
+    linear = (frozenset({0}),) if call.schema_name == "aten::cumsum" else ()
     fixed = frozenset({f"d{along}"}) if shape else frozenset()
     return Rule((dims,), (dims,) * len(call.results), sizes, fixed, linear=linear)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.traceback import annotate
 
+from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments
 from shardwright.rules.registry import op_names
 
@@ -170,7 +171,7 @@ _SEQUENCES = frozenset(name for name in RECURRENT if not name.endswith("_cell"))
 
 def is_sequence(node: fx.Node) -> bool:
     """Whether a node runs a recurrent layer over whole sequences, whose weights are whole with it."""
-    return hasattr(node.target, "_schema") and any(name in _SEQUENCES for name in op_names(node.target))
+    return has_schema(node.target) and any(name in _SEQUENCES for name in op_names(node.target))
 
 
 def can_write_out(node: fx.Node) -> bool:

@@ -88,8 +88,8 @@ def permute_rule(call: Call) -> Rule:
 def squeeze_rule(call: Call) -> Rule:
     """``squeeze`` and ``unsqueeze``: dims of size 1 come and go."""
     source, target, sizes, fixed = refine(call.operands[0].shape, call.result.shape)
-    drops = call.operands[0].ndim > call.result.ndim or "unsqueeze" not in call.op._schema.name
-    localize = local_squeeze if drops and "squeeze" in call.op._schema.name else None
+    drops = call.operands[0].ndim > call.result.ndim or "unsqueeze" not in call.schema_name
+    localize = local_squeeze if drops and "squeeze" in call.schema_name else None
     return Rule((source,), (target,), sizes, frozenset(fixed), linear=_FIRST, moves=True, localize=localize)
 
 

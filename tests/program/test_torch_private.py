@@ -1,0 +1,101 @@
+"""Private names of torch stand in one file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import shardwright
+
+SOURCES = Path(shardwright.__file__).parent
+HOME = SOURCES / "program" / "torch_private.py"
+NOT_TORCH = {
+    "_exit": "os",
+    "_current_frames": "sys",
+    "_tp_plan": "transformers",
+    "_model_mapping": "transformers",
+    "_from_config": "transformers",
+    "_keep_in_fp32_modules": "transformers",
+    "_keep_in_fp32_modules_strict": "transformers",
+    "_keys_to_ignore_on_load_unexpected": "transformers",
+    "_tied_weights_keys": "transformers",
+    "_fields": "collections",
+}
+"""Private names of others, and whose they are."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def dotted(node: ast.AST) -> list[str]:
+    """``torch.ops.aten._to_copy`` as its parts; an empty list where the root is no name."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return [node.id, *reversed(parts)] if isinstance(node, ast.Name) else []
+
+
+def owned(tree: ast.Module) -> set[str]:
+    """What a file defines itself: functions, classes, fields and attributes that it assigns."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and dotted(node)[:1] == ["self"]:
+            found.add(node.attr)
+    return found
+
+
+def private_names(text: str) -> list[str]:
+    """The private names of torch that a file uses: imported, or as attributes of something."""
+    tree = ast.parse(text)
+    mine, found = owned(tree), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if any(map(is_private, alias.name.split(".")))]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name for name in names if any(map(is_private, name.split(".")))]
+        elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in {*mine, *NOT_TORCH}:
+            path = dotted(node)
+            if path[:2] != ["torch", "ops"] and path[:1] not in (["aten"], ["c10d"]):
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and dotted(node.func) in (["getattr"], ["hasattr"]):
+            name = getattr(node.args[1], "value", "")
+            if isinstance(name, str) and is_private(name) and name not in NOT_TORCH:
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_no_other_file_names_what_torch_does_not_promise_to_keep():
+    found = {str(path): private_names(path.read_text()) for path in SOURCES.rglob("*.py") if path != HOME}
+    assert len(found) > 100
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch.utils._pytree as pytree",
+        "from torch._subclasses.fake_tensor import FakeTensor",
+        "from torch.utils import _pytree",
+        "torch._inductor.compile(graph)",
+        "program._state_dict = {}",
+        "node.target._schema.name",
+        "hasattr(op, '_schema')",
+    ],
+)
+def test_such_names_are_found(line):
+    assert private_names(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["torch.ops.aten._to_copy.default(x)", "aten._softmax.default(x, 0, False)", "torch.ops._c10d_functional.wait(x)"],
+)
+def test_operators_are_no_private_names(line):
+    assert not private_names(line)
