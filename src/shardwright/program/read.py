@@ -73,8 +73,9 @@ def _unusable(exported: ExportedProgram) -> set[str]:
     read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}
     state = {s.arg.name: s.target for s in exported.graph_signature.input_specs if s.kind in STATE_KINDS}
     held = {name: (target, tensors[target]) for name, target in state.items() if target is not None}
-    # A program whose weights are all on the meta device is one without weights, to be planned for.
-    has_data = any(tensor.device.type != "meta" for _, tensor in held.values())
+    # Where what is read is on the meta device, the weights are elsewhere (in a checkpoint), or only planned for.
+    has_data = any(not tensor.is_meta for _, tensor in held.values())
+    has_data &= not any(tensor.is_meta for name, (_, tensor) in held.items() if name in read)
     return {
         name
         for name, (target, tensor) in held.items()
@@ -83,7 +84,7 @@ def _unusable(exported: ExportedProgram) -> set[str]:
 
 
 def _is_storable(tensor: torch.Tensor, *, has_data: bool) -> bool:
-    return tensor.layout == torch.strided and tensor.dtype in DTYPES and not (has_data and tensor.device.type == "meta")
+    return tensor.layout == torch.strided and tensor.dtype in DTYPES and not (has_data and tensor.is_meta)
 
 
 def _refuse_sparse(graph: fx.Graph) -> None:
