@@ -500,9 +500,9 @@ class _Builder:
 
 
 def _can_be_reduced(strategy: Strategy, step: Step) -> bool:
-    """Whether the partial results of a call have dtypes that a collective can make whole."""
+    """Whether the partial results of a call have dtypes that a collective can make whole, or stay with their ranks."""
     return all(
-        not isinstance(layout, Partial) or val is None or is_reducible(val.dtype, layout.op)
+        not isinstance(layout, Partial) or layout.is_owned or val is None or is_reducible(val.dtype, layout.op)
         for layout, val in zip(strategy.results, step.vals, strict=True)
     )
 
