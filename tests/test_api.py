@@ -28,7 +28,7 @@ from tests.support.models import (
     Decoder,
     Gated,
     LinearNorm,
-    LinearSearch,
+    LinearPlaces,
     MLPs,
     PackedAttention,
     redraw,
@@ -248,10 +248,10 @@ def test_sequence_parallel_norms():
 
 
 def test_uneven_batch_norm_and_an_operator_without_a_rule():
-    for model in (LinearNorm(), LinearSearch()):
+    for model in (LinearNorm(), LinearPlaces()):
         sharded = check(model, (torch.randn(7, 3),), 4, {"fc": ColwiseParallel})
         assert kinds(sharded) == {"all_gather": 1}
-    assert [f.op for f in sharded.fallbacks] == ["aten.searchsorted.Tensor"]
+    assert [f.op for f in sharded.fallbacks] == ["shardwright_tests.places_in_rows.default"]
     assert "no rule" in sharded.collectives[0].cause
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
 import shardwright as sw
-from tests.support.models import LinearNorm, LinearSearch, MLPs
+from tests.support.models import LinearNorm, LinearPlaces, MLPs
 from tests.support.ranks import on_ranks
 
 pytestmark = pytest.mark.ranks
@@ -34,7 +34,7 @@ def transform_and_run(rank, num_ranks, model, inputs, plan, decompose):
 
 CASES = {
     "uncovered": (LinearNorm, (7, 3), {"fc": ColwiseParallel}, {"all_gather_into_tensor": 1, "wait_tensor": 1}),
-    "no rule": (LinearSearch, (7, 3), {"fc": ColwiseParallel}, {"all_gather_into_tensor": 1, "wait_tensor": 1}),
+    "no rule": (LinearPlaces, (7, 3), {"fc": ColwiseParallel}, {"all_gather_into_tensor": 1, "wait_tensor": 1}),
     "two mlps": (
         MLPs,
         (10, 12),
