@@ -81,7 +81,7 @@ def test_what_only_other_ranks_cannot_be_is_said_by_shard():
     """Seven features on the first axis are four and three, which the second axis cuts differently."""
     exported = torch.export.export(nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 4)), (torch.randn(2, 4),))
     megatron = {"0": "colwise", "1": "rowwise"}
-    with pytest.raises(sw.AssignmentError, match="cut unevenly and another axis follows"):
+    with pytest.raises(sw.AssignmentError, match="axis 'a' is cut unevenly and axis 'b' follows it"):
         sw.shard(exported, mesh={"a": 2, "b": 2}, plan={"a": megatron, "b": megatron})
 
 

@@ -21,7 +21,7 @@ from shardwright.assign.rebase import (
 )
 from shardwright.assign.steps import build_steps
 from shardwright.errors import AssignmentError, ShardwrightError
-from shardwright.layout.layout import REPLICATE, Layout, Shard, cut_of
+from shardwright.layout.layout import REPLICATE, Layout
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.pieces import take_shard
 from shardwright.partition.lower import check_lowering, lower
@@ -290,7 +290,7 @@ class ShardedProgram:
             first = (0,) * depth
             if where != first:
                 leader = self._assignment(depth, first)
-                one.solved[where] = _rebase(leader, program, self._partition(first))
+                one.solved[where] = self._followed(leader, where)
             else:
                 one.solved[where] = self._agreed(depth, program)
         return one.solved[where]
@@ -311,12 +311,30 @@ class ShardedProgram:
             at_odds: set[str] = set()
             for place in others:
                 try:
-                    _rebase(found, self._partition(place), program)
+                    self._followed(found, place)
                 except RanksDifferError as error:
                     at_odds.update(error.names)
             if not at_odds:
                 return found
             uncut |= at_odds
+
+    def _followed(self, leader: Assignment, where: tuple[int, ...]) -> Assignment:
+        """The first rank's choices for the ranks at ``where``; they must agree in every shape."""
+        found = _rebase(leader, self._partition(where))
+        if found is not None:
+            return found
+        before = list(self.mesh)[: len(where)]
+        uneven = [
+            axis
+            for depth, (axis, num_ranks) in enumerate(before)
+            if len(distinct_ranks(self._assignment(depth, (0,) * depth), num_ranks)) > 1
+        ]
+        names = " and ".join(map(repr, uneven or [axis for axis, _ in before]))
+        raise AssignmentError(
+            f"axis {names} is cut unevenly and axis {self.mesh.names[len(where)]!r} follows it, so the ranks would not "
+            "agree on collectives\n"
+            f"  try: put {names} last in the mesh, or pin sizes that divide"
+        )
 
     def _weights_of(self, where: tuple[int, ...]) -> Mapping[str, Any]:
         weights = dict(self.program.weights)
@@ -330,18 +348,14 @@ class ShardedProgram:
         return weights
 
 
-def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
-    """The leader's choices for another rank's program; they must agree in every shape."""
+def _rebase(leader: Assignment, program: Program) -> Assignment | None:
+    """The leader's choices for another rank's program; None where that has other shapes."""
     program = expand(program, leader.expanded) if leader.expanded else program
     steps, _ = build_steps(program, leader.boundaries)
     ours = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in steps.items]
     theirs = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in leader.steps.items]
     if ours != theirs:
-        raise AssignmentError(
-            "an axis is cut unevenly and another axis follows it, so the ranks would not agree on collectives\n"
-            f"  try: put the uneven axis last in the mesh (now {[a for a, _ in program_axes(led)] or 'first'}), "
-            "or pin sizes that divide"
-        )
+        return None
     strategies, rules, calls = list(leader.strategies), list(leader.rules), list(leader.calls)
     at_odds = []
     for step in steps.items:
@@ -371,13 +385,3 @@ def _rebase(leader: Assignment, program: Program, led: Program) -> Assignment:
         boundaries=leader.boundaries,
         expanded=leader.expanded,
     )
-
-
-def program_axes(program: Program) -> list[tuple[str, int]]:
-    """The axes along which a program's weights are cut already, with the number of ranks."""
-    found: dict[str, int] = {}
-    for weight in program.weights.values():
-        for number, (layout, _) in enumerate(weight.cuts):
-            if isinstance(layout, Shard):
-                found.setdefault(f"axis {number}", cut_of(layout).num_ranks)
-    return list(found.items())
