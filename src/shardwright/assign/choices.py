@@ -1,0 +1,178 @@
+"""What every site may do: its strategies, from the candidate cuts of the dims it touches."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from shardwright.assign.candidates import Candidates, discover, site_strategies
+from shardwright.assign.folding import Site
+from shardwright.assign.given import Given
+from shardwright.assign.higher_order import is_region_call
+from shardwright.assign.owned import add_owned
+from shardwright.assign.region_choices import RegionSolver, region_ways
+from shardwright.assign.steps import Step
+from shardwright.assign.task import Task
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard, resolve
+from shardwright.layout.sizes import Size, size_hint
+from shardwright.program.backends import is_reducible
+from shardwright.rules.call import tensor_meta
+from shardwright.rules.rule import Rule, Strategy, partial_strategies, whole_strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The strategies of every site. ``inside_us``: (site, strategy) → the time of the collectives in its regions."""
+
+    candidates: Candidates
+    strategies: Sequence[list[Strategy]]
+    inside_us: Mapping[tuple[int, Strategy], float]
+
+
+def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver: RegionSolver) -> Choices:
+    """Discover the candidate cuts, then make the strategies: of calls, of the placeholders they read, of outputs."""
+    seeds = partial(_is_seed, task, rules)
+    candidates = discover(task.folded, list(rules), given.links, given.pinned, task.num_ranks, seeds)
+    strategies: list[list[Strategy]] = []
+    inside_us: dict[tuple[int, Strategy], float] = {}
+    for site in task.folded.sites:
+        found = _strategies(task, given, candidates, site, rules[site.index])
+        ways = region_ways(task, given, candidates, site, solver) if _may_talk_inside(task, site, rules) else {}
+        strategies.append(list(dict.fromkeys([*found, *ways])))
+        inside_us.update(((site.index, way), time_us) for way, time_us in ways.items())
+    add_owned(task.steps, task.folded, rules, strategies)
+    _add_inputs_and_outputs(task, given, candidates, strategies)
+    return Choices(candidates, strategies, inside_us)
+
+
+def _is_seed(task: Task, rules: Sequence[Rule | None], site: Site, group: tuple[str, ...]) -> bool:
+    """Whether a factor's equal chunks are worth trying by themselves; all other cuts are these, passed on.
+
+    They are when it gives a dim structure (the heads of a view, the parts of a split), cuts a weight, or cuts so
+    much work that a collective's time is small.
+    """
+    if task.num_ranks == 1:
+        return False
+    rule = rules[site.index]
+    assert rule is not None, "only rules have factors"
+    if rule.dropped & set(group) and any(_is_uneven(rule.sizes[name], task.num_ranks) for name in group):
+        # A slice of a packed dim takes whole parts; one row of a matrix, or all before the i-th, is no structure.
+        return False
+    terms = [term for dims in (*rule.operands, *rule.results) if dims is not None for term in dims]
+    if any(len(term.factors) > 1 and name in term.factors for term in terms for name in group):
+        return True
+    for dims, sources in zip(rule.operands, site.reads, strict=True):
+        if any(name in term.factors for term in dims for name in group):
+            makers = (task.folded.sites[source].step for source, _ in sources)
+            if any(task.is_state(maker) for maker in makers):
+                return True
+    return task.auto and sum(task.moved_bytes(site.step)) > task.cost.latency_us * task.cost.memory_bytes_per_us
+
+
+def _is_uneven(size: Size, num_ranks: int) -> bool:
+    return not isinstance(size, int) or size % num_ranks != 0
+
+
+def _strategies(task: Task, given: Given, candidates: Candidates, site: Site, rule: Rule | None) -> list[Strategy]:
+    """What a call or constraint may do without communicating; nothing yet for placeholders and outputs."""
+    step = site.step
+    if step.kind in ("input", "output"):
+        return []
+    if step.kind == "constraint":
+        layout = given.pinned[site.index]
+        return [Strategy((), (layout,), (layout,))]
+    if rule is None:
+        return [Strategy((), (REPLICATE,) * len(site.reads), (REPLICATE,) * max(len(step.vals), 1))]
+    if task.num_ranks == 1:
+        return [whole_strategy(rule)]
+    cut = site_strategies(candidates, site, rule) if _may_cut(task, site) else []
+    return [*(one for one in cut if _can_be_reduced(one, step)), whole_strategy(rule), *partial_strategies(rule)]
+
+
+def _may_cut(task: Task, site: Site) -> bool:
+    return not any(step.node.name in task.uncut for step in site.steps)
+
+
+def _may_talk_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bool:
+    """Whether a site calls regions that may communicate."""
+    is_call = site.step.kind == "call" and rules[site.index] is not None
+    return is_call and task.num_ranks > 1 and _may_cut(task, site) and is_region_call(site.step.node)
+
+
+def _can_be_reduced(strategy: Strategy, step: Step) -> bool:
+    """Whether the partial results of a call have dtypes that a collective can make whole, or stay with their ranks."""
+    return all(
+        not isinstance(layout, Partial) or layout.is_owned or val is None or is_reducible(val.dtype, layout.op)
+        for layout, val in zip(strategy.results, step.vals, strict=True)
+    )
+
+
+def _add_inputs_and_outputs(task: Task, given: Given, candidates: Candidates, strategies: list[list[Strategy]]) -> None:
+    """Add, in place, the strategies of placeholders, which follow from their readers', and of outputs."""
+    sites = task.folded.sites
+    summed = _read_as_partial(sites, strategies)
+    for site in sites:
+        if site.step.kind == "input":
+            pinned = given.pinned.get(site.index)
+            options = [pinned] if pinned is not None else _free_layouts(task, given, candidates, site, summed)
+            strategies[site.index] = [Strategy((), (), (layout,)) for layout in options]
+    for site in sites:
+        if site.step.kind == "output":
+            link = given.links.get(site.index)
+            linked = [one.results[0] for one in strategies[link[0]]] if link is not None else None
+            layouts = [_output_layout(task, site.step)] if linked is None else linked
+            strategies[site.index] = [Strategy((), (layout,), ()) for layout in layouts]
+
+
+def _read_as_partial(sites: Sequence[Site], strategies: Sequence[Sequence[Strategy]]) -> set[int]:
+    """The sites of values that some strategy reads as a partial sum."""
+    return {
+        source
+        for site in sites
+        for position, sources in enumerate(site.reads)
+        if position not in site.step.unread
+        and any(strategy.operands[position] == Partial() for strategy in strategies[site.index])
+        for source, _ in sources
+    }
+
+
+def _free_layouts(
+    task: Task, given: Given, candidates: Candidates, site: Site, summed: Collection[int]
+) -> list[Layout]:
+    """The layouts that a free parameter, buffer or constant may have."""
+    if task.num_ranks == 1:
+        return [REPLICATE]
+    value, name = site.step.vals[0], site.step.node.name
+    cuts = candidates.layouts((site.index, 0), value.dim())
+    if name in task.pins.free_cut:
+        options = _cuts_of_pinned_dim(task, site, cuts)
+        return [*options, REPLICATE] if name in task.pins.may_stay_whole else options
+    options: list[Layout] = [REPLICATE, *cuts]
+    if site.index in given.unread:
+        # Nothing reads it (a tower that the example never enters), so any cut of it costs nothing.
+        mode = task.program.fake_mode
+        longest = max(range(value.dim()), key=lambda dim: size_hint(value.shape[dim], mode), default=None)
+        if longest is not None and isinstance(size := value.shape[longest], int) and size >= task.num_ranks:
+            options = [Shard(longest, Cut.even(size, task.num_ranks))]
+    is_summable = value.is_floating_point() and is_reducible(value.dtype, "sum")
+    if site.index in summed and site.index not in given.linked and is_summable:
+        options.append(Partial())
+    return options
+
+
+def _cuts_of_pinned_dim(task: Task, site: Site, cuts: Sequence[Layout]) -> list[Layout]:
+    """The shards of a placeholder of which the plan says the dim, and not where it is cut."""
+    pinned, value = task.pins.state[site.step.node.name], site.step.vals[0]
+    assert isinstance(pinned, Shard), "a free cut is a shard"
+    options: list[Layout] = [cut for cut in cuts if isinstance(cut, Shard) and cut.dim == pinned.dim]
+    if not options and isinstance(size := value.shape[pinned.dim], int):
+        # Nothing in the graph says how to cut it: nothing reads it, or only what has no rule.
+        return [Shard(pinned.dim, Cut.even(size, task.num_ranks))]
+    return options
+
+
+def _output_layout(task: Task, step: Step) -> Layout:
+    """The layout that an output is asked to have."""
+    asked = task.pins.outputs.get(step.output, REPLICATE)
+    source, result = step.reads[0]
+    return resolve(asked, tensor_meta(task.steps.items[source].vals[result]).shape, task.num_ranks)

@@ -1,0 +1,112 @@
+"""The solver's problem: what every strategy of every site costs, and the values that flow between sites."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from shardwright.assign.choices import Choices
+from shardwright.assign.cost import share
+from shardwright.assign.effort import Budget
+from shardwright.assign.folding import Site
+from shardwright.assign.given import Given
+from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
+from shardwright.assign.steps import Step
+from shardwright.assign.task import Task
+from shardwright.layout.sizes import size_hint
+from shardwright.program.collectives import COLLECTIVES, all_reduce
+from shardwright.program.nodes import describe
+from shardwright.rules.rule import Rule, Strategy
+
+
+def make_problem(
+    task: Task, rules: Sequence[Rule | None], given: Given, choices: Choices, *, slack: float, budget: Budget
+) -> Problem:
+    """Price every strategy; ``slack`` and ``budget`` are handed to the solver."""
+    sites = [_site_choices(task, site, rules[site.index], given, choices) for site in task.folded.sites]
+    ties = [(site, placeholder) for site, (placeholder, _) in given.links.items()]
+    return Problem(task.num_ranks, sites, _flows(task, rules), ties, task.cost, task.auto, slack, budget)
+
+
+def _site_choices(task: Task, site: Site, rule: Rule | None, given: Given, choices: Choices) -> SiteChoices:
+    node, strategies = site.step.node, choices.strategies[site.index]
+    return SiteChoices(
+        members=len(site.steps),
+        strategies=strategies,
+        work_us=_work_us(task, site.step, rule, strategies),
+        weight_bytes=_weight_bytes(task, site, given, strategies),
+        name=describe(node),
+        is_summed=bool(node.users) and all(user.target is all_reduce for user in node.users),
+        talk_us=[choices.inside_us.get((site.index, strategy), 0.0) for strategy in strategies],
+    )
+
+
+def _weight_bytes(task: Task, site: Site, given: Given, strategies: Sequence[Strategy]) -> list[int]:
+    """What a rank holds of a weight, by strategy."""
+    step = site.step
+    is_settled = len(strategies) == 1 and site.index in given.unread
+    # Its layout is not a matter of bytes, which shall not loosen (or tighten) the bound on the others'; or it is one
+    # tensor with another, whose bytes count.
+    is_free_of_charge = is_settled or site.index in given.links or step.node.name in task.pins.may_stay_whole
+    if is_free_of_charge or not task.is_state(step):
+        return [0] * len(strategies)
+    total = task.num_bytes(step.vals[0])
+    return [math.ceil(total * share(strategy.results[0])) for strategy in strategies]
+
+
+def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Strategy]) -> list[float]:
+    """The time of a call on the busiest rank, by strategy."""
+    if step.kind != "call" or not step.vals or step.node.target in COLLECTIVES:
+        return [0.0] * len(strategies)
+    moved = [] if rule is not None and rule.moves else task.moved_bytes(step)
+    products = 0
+    if rule is not None:
+        sizes = {name: size_hint(size, task.program.fake_mode) for name, size in rule.sizes.items()}
+        products = sum(math.prod(sizes[name] for name in names) for names in rule.multiplied)
+        if rule.multiplies == ():
+            given = moved[-1]
+            moved = [min(size, given) for size in moved]
+    return [task.cost.work_us(strategy, moved, products) for strategy in strategies]
+
+
+def _flows(task: Task, rules: Sequence[Rule | None]) -> list[ValueFlow]:
+    flows, weights = [], _made_of_weights(task, rules)
+    for (source, result, readers), count in task.folded.values.items():
+        maker = task.folded.sites[source].step
+        value = maker.vals[result] if result < len(maker.vals) else None
+        moved = tuple(reader for reader in readers if _reads(task, *reader))
+        if value is None or not moved:
+            continue
+        is_bool, is_weight = value.dtype == torch.bool, maker.index in weights
+        flows.append(ValueFlow(count, source, result, moved, task.num_bytes(value), is_bool, is_weight))
+    return flows
+
+
+def _reads(task: Task, site: int, operand: int) -> bool:
+    """Whether a site reads an operand's values, and has it moved to the layout it wants."""
+    step = task.folded.sites[site].step
+    return step.kind != "sizes" and operand not in step.unread
+
+
+def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:
+    """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones.
+
+    What is summed to fewer numbers (the norms of a weight) is none.
+    """
+    found: set[int] = set()
+    for step in task.steps.items:
+        item = task.inputs.get(step.node.name) if step.kind == "input" else None
+        is_parameter = item is not None and (item.kind.name == "PARAMETER" or item.name in task.pins.weights)
+        of_weights = step.kind == "call" and step.reads and all(source in found for source, _ in step.reads)
+        if is_parameter or (of_weights and not _is_sum(task, step, rules[task.folded.site_of[step.index]])):
+            found.add(step.index)
+    return found
+
+
+def _is_sum(task: Task, step: Step, rule: Rule | None) -> bool:
+    """Whether a call reduces what it reads to something smaller."""
+    if rule is None or not rule.reduces:
+        return False
+    read = [task.steps.items[source].vals[result] for source, result in step.reads]
+    made = max((task.num_elements(value) for value in step.vals if value is not None), default=0)
+    return made < min((task.num_elements(value) for value in read if value is not None), default=0)

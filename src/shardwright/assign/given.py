@@ -1,0 +1,102 @@
+"""What is known of the sites' layouts before any is chosen: pinned ones, equal ones, free weights, unread inputs."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shardwright.assign.folding import Site
+from shardwright.assign.steps import Step
+from shardwright.assign.task import Task
+from shardwright.errors import LayoutError, PlanError
+from shardwright.layout.layout import REPLICATE, Layout, resolve
+from shardwright.program.nodes import describe
+from shardwright.rules.call import tensor_meta
+
+Links = Mapping[int, tuple[int, int]]
+"""Site → (placeholder site that has the same layout, number of dims)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is settled by site.
+
+    ``links``: of outputs that mutate buffers, and of tied weights; ``linked``: the sites on both sides of them.
+    ``free_state``: placeholders of state that the plan leaves free, wholly or in how their dim is cut. ``pinned``: the
+    layouts of constraints and of all other placeholders. ``unread``: placeholders that nothing reads, under their own
+    name or that of a tensor they are tied to.
+    """
+
+    links: Links
+    linked: frozenset[int]
+    free_state: frozenset[int]
+    pinned: Mapping[int, Layout]
+    unread: frozenset[int]
+
+
+def read_given(task: Task) -> Given:
+    """Read pins, mutations and ties; raises `PlanError` for layouts that do not fit the tensors they pin."""
+    sites = task.folded.sites
+    read = {source for site in sites for sources in site.reads for source, _ in sources}
+    links = {**_mutations(task), **_ties(task, read)}
+    free_state = frozenset(site.index for site in sites if _is_free(task, site.step))
+    pins = ((site.index, _pin(task, site)) for site in sites if site.index not in free_state)
+    pinned = {index: layout for index, layout in pins if layout is not None}
+    linked = frozenset(index for site, (placeholder, _) in links.items() for index in (site, placeholder))
+    inputs = {site.index for site in sites if site.step.kind == "input"}
+    return Given(links, linked, free_state, pinned, frozenset(inputs - read - linked))
+
+
+def _mutations(task: Task) -> dict[int, tuple[int, int]]:
+    """The outputs that mutate buffers, linked to those."""
+    inputs = {step.node.name: step for step in task.steps.items if step.kind == "input"}
+    mutated = task.program.mutations()
+    found = {}
+    for site in task.folded.sites:
+        if site.step.kind == "output" and site.step.output in mutated:
+            step = inputs[mutated[site.step.output]]
+            found[site.index] = (task.folded.site_of[step.index], step.vals[0].dim())
+    return found
+
+
+def _ties(task: Task, read: set[int]) -> dict[int, tuple[int, int]]:
+    """The names of a tied weight, each linked to the one before."""
+    inputs = {step.node.name: step for step in task.steps.items if step.kind == "input"}
+    tied: dict[int, list[int]] = {}
+    for item in task.program.inputs:
+        if item.is_state and item.target is not None and item.name in inputs:
+            site = task.folded.site_of[inputs[item.name].index]
+            tied.setdefault(id(task.program.weights[item.target].tensor), []).append(site)
+    found = {}
+    for sites in tied.values():
+        # A chain from the names that something reads to those that nothing does: what readers ask for is passed on.
+        chain = sorted(dict.fromkeys(sites), key=lambda site: site in read)
+        for leader, site in itertools.pairwise(chain):
+            found[site] = (leader, task.folded.sites[site].step.vals[0].dim())
+    return found
+
+
+def _is_free(task: Task, step: Step) -> bool:
+    name = step.node.name
+    return task.is_state(step) and (name not in task.pins.state or name in task.pins.free_cut)
+
+
+def _pin(task: Task, site: Site) -> Layout | None:
+    """The layout of a constraint or of a placeholder that is not free; None for all else."""
+    step = site.step
+    if step.kind == "constraint":
+        return _resolved(task, step.layout or REPLICATE, step, step.key)
+    if step.kind != "input":
+        return None
+    item = task.inputs.get(step.node.name)
+    if item is None:
+        return REPLICATE
+    if item.is_state:
+        return task.pins.state[item.name]
+    return _resolved(task, task.pins.inputs.get(item.name, REPLICATE), step, item.name)
+
+
+def _resolved(task: Task, layout: Layout, step: Step, key: str) -> Layout:
+    try:
+        return resolve(layout, tensor_meta(step.vals[0]).shape, task.num_ranks)
+    except LayoutError as error:
+        raise PlanError(f"{key!r}: {error}\n  at {describe(step.node)}") from error

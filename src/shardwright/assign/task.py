@@ -1,0 +1,82 @@
+"""What is to be assigned: a program with its steps folded, its pins, one mesh axis, and how a choice is priced."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from shardwright.assign.cost import CostModel
+from shardwright.assign.folding import Folded, Site, fold
+from shardwright.assign.steps import Step, Steps, build_steps
+from shardwright.errors import PlanError, raise_findings
+from shardwright.layout.sizes import size_hint
+from shardwright.plan.pins import Pins
+from shardwright.program.program import Input, Program
+from shardwright.rules.call import tensor_meta
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One program on one axis of ``num_ranks`` ranks, as every stage of the assignment reads it.
+
+    ``inputs``: the program's, by placeholder; ``weights``: the placeholders that are weights, here or of the call that
+    runs this program as a region. ``auto``: parameters are free. ``uncut``: nodes that no factor of may be cut.
+    """
+
+    program: Program
+    pins: Pins
+    num_ranks: int
+    steps: Steps
+    folded: Folded
+    inputs: Mapping[str, Input]
+    weights: frozenset[str]
+    auto: bool
+    cost: CostModel
+    uncut: frozenset[str]
+
+    def is_state(self, step: Step) -> bool:
+        """Whether a step is the placeholder of a parameter, buffer or constant."""
+        item = self.inputs.get(step.node.name) if step.kind == "input" else None
+        return item is not None and item.is_state
+
+    def is_weight(self, site: Site) -> bool:
+        """Whether a site is the placeholder of a weight."""
+        return site.step.kind == "input" and site.step.node.name in self.weights
+
+    def num_elements(self, value: torch.Tensor) -> int:
+        """The elements of a whole value; an unknown size counts as in the example."""
+        return math.prod(size_hint(size, self.program.fake_mode) for size in tensor_meta(value).shape)
+
+    def num_bytes(self, value: torch.Tensor) -> int:
+        """The bytes of a whole value."""
+        return self.num_elements(value) * value.element_size()
+
+    def moved_bytes(self, step: Step) -> list[int]:
+        """The bytes of a step's whole operands, then results; 0 for what is not read or no tensor."""
+        values = [
+            None if number in step.unread else self.steps.items[source].vals[result]
+            for number, (source, result) in enumerate(step.reads)
+        ]
+        return [0 if value is None else self.num_bytes(value) for value in (*values, *step.vals)]
+
+
+def make_task(
+    program: Program, pins: Pins, num_ranks: int, *, auto: bool, cost: CostModel | None, uncut: Collection[str]
+) -> Task:
+    """Build and fold the steps of a program; raises `PlanError` for boundaries that match nothing."""
+    steps, findings = build_steps(program, pins.boundaries)
+    raise_findings(PlanError, findings, summary="the plan does not fit the program")
+    targets = {item.name: item.target or item.name for item in program.inputs}
+    return Task(
+        program=program,
+        pins=pins,
+        num_ranks=num_ranks,
+        steps=steps,
+        folded=fold(steps, targets, {**pins.state, **pins.inputs}),
+        inputs={item.name: item for item in program.inputs},
+        weights=pins.weights | {item.name for item in program.inputs if item.is_state},
+        auto=auto,
+        cost=cost or CostModel(),
+        uncut=frozenset(uncut),
+    )
