@@ -9,7 +9,7 @@ share a graph.
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -86,60 +86,72 @@ def _assembled(
     given: Mapping[int, Any],
     aliases: Mapping[str, str],
 ) -> Stateless:
-    specs: list[OutputSpec] = []
-    values, outputs, constants = [], [], {}
+    returned = _returned(exported, graph, state, aliases)
+    graph.output_node().args = (tuple(value for _, value in returned.given),)
+    taken = [*state.values(), *given.values()]
+    for node in taken:
+        node.meta["val"] = _dense(node.meta["val"])
+    fakes = tuple(node.meta["val"] for node in taken)
+    in_spec, out_spec = pytree.tree_structure((fakes, {})), pytree.tree_structure(tuple(returned.outputs))
+    made = ExportedProgram(
+        root=exported.graph_module,
+        graph=graph,
+        graph_signature=ExportGraphSignature(
+            input_specs=[InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None) for node in taken],
+            output_specs=[spec for spec, _ in returned.given],
+        ),
+        state_dict={},
+        range_constraints=copy.copy(exported.range_constraints),
+        module_call_graph=[ModuleCallEntry("", ModuleCallSignature([], [], in_spec, out_spec))],
+        example_inputs=(fakes, {}),
+        constants={k: v for k, v in exported.constants.items() if not isinstance(v, torch.Tensor)},
+        verifiers=exported.verifiers,
+    )
+    return Stateless(made, tuple(state), tuple(given), tuple(returned.outputs), returned.constants)
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    """What a stateless program gives: tensors with their specs; which of the original's outputs are tensors, and the
+    other outputs by position.
+    """
+
+    given: list[tuple[OutputSpec, torch.fx.Node]] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    constants: dict[int, Any] = field(default_factory=dict)
+
+
+def _returned(
+    exported: ExportedProgram, graph: torch.fx.Graph, state: Mapping[str, Any], aliases: Mapping[str, str]
+) -> _Returned:
+    found = _Returned()
     written: set[str] = set()
     position = 0
-    end = graph.output_node()
-    results: Any = end.args[0]
+    results: Any = graph.output_node().args[0]
     for spec, value in zip(exported.graph_signature.output_specs, results, strict=True):
         if spec.kind == OutputKind.BUFFER_MUTATION:
             name = aliases.get(str(spec.target), str(spec.target))
             if name in written:
                 raise ProgramError(f"{name!r} is written under two names, {spec.target!r} is one of them")
             written.add(name)
-            specs.append(OutputSpec(OutputKind.USER_INPUT_MUTATION, TensorArgument(value.name), state[name].name))
-            values.append(value)
+            mutation = OutputSpec(OutputKind.USER_INPUT_MUTATION, TensorArgument(value.name), state[name].name)
+            found.given.append((mutation, value))
         elif spec.kind == OutputKind.USER_INPUT_MUTATION:
-            specs.append(OutputSpec(spec.kind, TensorArgument(value.name), spec.target))
-            values.append(value)
+            found.given.append((OutputSpec(spec.kind, TensorArgument(value.name), spec.target), value))
         else:
             if not isinstance(value, torch.fx.Node):
                 if isinstance(value, float) and not math.isfinite(value):
                     raise ProgramError(f"output {position} is {value}, which a compiled package does not hold")
-                constants[position] = value
+                found.constants[position] = value
             elif isinstance(spec.arg, TensorArgument):
-                outputs.append(position)
-                specs.append(OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(value.name), None))
-                values.append(value)
+                found.outputs.append(position)
+                found.given.append((OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(value.name), None), value))
             else:
                 raise ProgramError(
                     f"output {value.name!r} is a number that may change, which compiled code cannot give"
                 )
             position += 1
-    end.args = (tuple(values),)
-    taken = [*state.values(), *given.values()]
-    for node in taken:
-        node.meta["val"] = _dense(node.meta["val"])
-    fakes = tuple(node.meta["val"] for node in taken)
-    in_spec = pytree.tree_structure((fakes, {}))
-    made = ExportedProgram(
-        root=exported.graph_module,
-        graph=graph,
-        graph_signature=ExportGraphSignature(
-            input_specs=[InputSpec(InputKind.USER_INPUT, TensorArgument(node.name), None) for node in taken],
-            output_specs=specs,
-        ),
-        state_dict={},
-        range_constraints=copy.copy(exported.range_constraints),
-        module_call_graph=[
-            ModuleCallEntry("", ModuleCallSignature([], [], in_spec, pytree.tree_structure(tuple(outputs))))
-        ],
-        example_inputs=(fakes, {}),
-        constants={k: v for k, v in exported.constants.items() if not isinstance(v, torch.Tensor)},
-        verifiers=exported.verifiers,
-    )
-    return Stateless(made, tuple(state), tuple(given), tuple(outputs), constants)
+    return found
 
 
 def _dense(fake: torch.Tensor) -> torch.Tensor:
