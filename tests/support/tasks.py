@@ -1,0 +1,31 @@
+"""Assignments stage by stage: small modules exported, read, and taken as far as a test of one stage needs."""
+
+from functools import partial
+
+import torch
+
+from shardwright.assign.assign import assign_layouts, region_solver
+from shardwright.assign.choices import find_choices
+from shardwright.assign.given import read_given
+from shardwright.assign.region_choices import RegionSolver
+from shardwright.assign.site_rules import read_rules
+from shardwright.assign.task import make_task
+from shardwright.plan.pins import Pins
+from shardwright.program.read import read
+
+
+def task_of(model, args, num_ranks=2, *, auto=True, pins=None, uncut=()):
+    program = read(torch.export.export(model.eval(), args))
+    return make_task(program, pins or Pins(), num_ranks, auto=auto, cost=None, uncut=uncut)
+
+
+def choices_of(task):
+    """(rules, what is given, choices) of a task."""
+    rules, given = read_rules(task.folded.sites).rules, read_given(task)
+    free = partial(assign_layouts, pins=Pins(), num_ranks=task.num_ranks, auto=True)
+    return rules, given, find_choices(task, rules, given, RegionSolver(region_solver(task.num_ranks), free))
+
+
+def site_of(task, name):
+    """The site of a node."""
+    return next(site for site in task.folded.sites if any(step.node.name == name for step in site.steps))
