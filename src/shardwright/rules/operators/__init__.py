@@ -1,1 +1,1 @@
-"""TODO."""
+"""The rules, one file a family of operators, each with a table in alphabetical order."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Ranks compiled ahead of time with AOTInductor, for Python and for C++."""
