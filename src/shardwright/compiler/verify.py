@@ -2,17 +2,20 @@
 
 When outputs differ, intermediate values are compared too: each rank's local values are put together from their
 layouts and held against the original's. Nodes are sampled, the first wrong sample narrows the range, and so on, so
-only a few values are kept at a time.
+only a few values are kept at a time. What rounding alone explains is no difference (`compiler.rounding`); that is
+worked out only where an error exceeds the tolerance.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import InputError
 from shardwright.layout.layout import Layout, Partial
@@ -23,7 +26,7 @@ from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import module_path, source_line
 from shardwright.program.program import Program
 from shardwright.program.read import read
-from shardwright.program.simulate import Simulation, run_graph
+from shardwright.program.simulate import Simulation, Watch, run_graph
 
 _SAMPLES = 64
 """Values compared in one run while looking for the first wrong node."""
@@ -43,17 +46,32 @@ class WrongNode:
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
-    """One output on one rank: the largest difference over the largest wanted value."""
+    """One output on one rank: the largest difference over the largest wanted value.
+
+    ``rounding``: how much of that rounding alone explains; 0 where the tolerance was kept, so that nobody asked.
+    """
 
     name: str
     rank: int
     error: float
     problem: str = ""
+    rounding: float = 0.0
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether the output is the original's, but for rounding."""
+        return not self.problem and self.error <= max(tolerance, self.rounding)
+
+    def excuse(self) -> str:
+        """What is said of an error that rounding explains."""
+        return (
+            f"relative error {self.error:.2e} is rounding: larger values cancel here, and rounding them otherwise "
+            f"moves the original by up to {self.rounding:.2e} as well"
+        )
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. ``ok``: every output of every rank is within ``tolerance``."""
+    """What `verify` found. ``ok``: every output of every rank is within ``tolerance``, or of what rounding does."""
 
     ok: bool
     tolerance: float
@@ -63,13 +81,22 @@ class Report:
 
     @property
     def max_error(self) -> float:
-        """The largest relative error over all outputs and mutated buffers."""
-        return max((check.error for check in (*self.outputs, *self.buffers)), default=0.0)
+        """The largest relative error over all outputs and mutated buffers but those in `rounded`."""
+        rounded = self.rounded
+        return max((c.error for c in (*self.outputs, *self.buffers) if c not in rounded), default=0.0)
+
+    @property
+    def rounded(self) -> tuple[OutputCheck, ...]:
+        """What is over the tolerance, and yet no more than rounding does to the original as well."""
+        checks = (*self.outputs, *self.buffers)
+        return tuple(c for c in checks if c.error > self.tolerance and c.is_within(self.tolerance))
 
     def __str__(self) -> str:
         if self.ok:
-            return f"equal on every rank: largest relative error {self.max_error:.2e} (allowed {self.tolerance:.0e})"
-        bad = [c for c in (*self.outputs, *self.buffers) if c.problem or not c.error <= self.tolerance]
+            equal = f"equal on every rank: largest relative error {self.max_error:.2e} (allowed {self.tolerance:.0e})"
+            worst = {one.name: one for one in sorted(self.rounded, key=lambda one: one.error)}
+            return "\n".join([equal, *(f"{name}: {one.excuse()}" for name, one in sorted(worst.items())[:6])])
+        bad = [c for c in (*self.outputs, *self.buffers) if not c.is_within(self.tolerance)]
         lines = [
             f"{c.name} on rank {c.rank}: {c.problem or f'relative error {c.error:.2e}, allowed {self.tolerance:.0e}'}"
             for c in bad[:6]
@@ -95,7 +122,9 @@ def verify(
 
     ``example_inputs``: positional inputs of the original, whole; ``kwargs``: keyword inputs. ``tolerance``: largest
     difference over the largest value of an output; absent: 1e-4 for float32, 1e-9 for float64, 3e-2 for smaller
-    floats. Integers and booleans must be equal. Raises `InputError` when the inputs do not fit.
+    floats. An output that is nearly 0 because larger values cancel may differ by what rounding does to those
+    (`Report.rounded`), unless ``tolerance`` is 0. Integers and booleans must be equal. Raises `InputError` when the
+    inputs do not fit.
     """
     if not isinstance(example_inputs, (tuple, list)):
         raise InputError(f"example inputs are a tuple of positional inputs, got {type(example_inputs).__name__}")
@@ -104,21 +133,38 @@ def verify(
     program = read(original)
     named = dict(check_mapping(kwargs or {}, "kwargs", "{'x': tensor}", error=InputError))
     inputs = bind_inputs(program, tuple(example_inputs), named, sharded.signature)
-    state = {name: weight.tensor.detach() for name, weight in program.weights.items()}
-    # Ranks draw what the original drew: all streams begin in one state.
-    drawn = torch.get_rng_state()
-    with torch.no_grad():
-        wanted = run_graph(program, state, inputs, None)
-    torch.set_rng_state(drawn)
+    original_run = _Original(program, tuple(inputs), torch.get_rng_state())
+    wanted = original_run()
     allowed = tolerance if tolerance is not None else _tolerance(wanted)
     simulation = sharded.simulation()
     got = simulation.run_raw(sharded.rank_inputs(inputs))
     checks = list(_compare_outputs(program, sharded, simulation, wanted, got))
-    outputs = tuple(check for check, is_buffer in checks if not is_buffer)
-    buffers = tuple(check for check, is_buffer in checks if is_buffer)
-    ok = all(not c.problem and c.error <= allowed for c in (*outputs, *buffers))
-    first = None if ok else _first_wrong(program, state, inputs, sharded, allowed)
+    if allowed > 0 and not all(check.is_within(allowed) for _, check in checks):
+        checks = _with_rounding(checks, original_run, wanted, allowed)
+    buffers = tuple(check for position, check in checks if _is_buffer(program, position))
+    outputs = tuple(check for position, check in checks if not _is_buffer(program, position))
+    ok = all(check.is_within(allowed) for _, check in checks)
+    first = None if ok else _first_wrong(original_run, sharded, allowed)
     return Report(ok, allowed, outputs, first, buffers)
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The original on whole inputs; every run draws the same random numbers."""
+
+    program: Program
+    inputs: tuple[Any, ...]
+    drawn: torch.Tensor
+
+    def __call__(self, watch: Watch | None = None) -> list[Any]:
+        """All flat outputs. The random numbers begin anew, and begin anew for whoever draws next."""
+        state = {name: weight.tensor.detach() for name, weight in self.program.weights.items()}
+        torch.set_rng_state(self.drawn)
+        try:
+            with torch.no_grad():
+                return run_graph(self.program, state, self.inputs, watch)
+        finally:
+            torch.set_rng_state(self.drawn)
 
 
 def join_on_mesh(values: Sequence[torch.Tensor], layouts: Sequence[Layout], mesh: Mesh) -> torch.Tensor:
@@ -141,9 +187,16 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     difference = torch.where(same, torch.zeros_like(got), got - wanted).abs()
     if not bool(difference.isfinite().all()):
         return float("inf")
+    return difference.max().item() / _scale(wanted)
+
+
+def _scale(wanted: torch.Tensor) -> float:
+    """The largest finite value; 1 where there is none but 0, and for what is no number with a fraction."""
+    if not (wanted.is_floating_point() or wanted.is_complex()):
+        return 1.0
     finite = wanted[wanted.isfinite()]
-    scale = finite.abs().max().item() if finite.numel() else 1.0
-    return difference.max().item() / (scale or 1.0)
+    largest = finite.abs().max().item() if finite.numel() else 1.0
+    return largest or 1.0
 
 
 def _tolerance(values: Sequence[Any]) -> float:
@@ -159,26 +212,47 @@ def _compare_outputs(
     simulation: Simulation,
     wanted: Sequence[Any],
     got: Sequence[Sequence[Any]],
-) -> Iterator[tuple[OutputCheck, bool]]:
+) -> Iterator[tuple[int, OutputCheck]]:
+    """A check of every output on every rank that holds it whole, with the output's position."""
     for position, (output, whole) in enumerate(zip(program.outputs, wanted, strict=True)):
         values = [rank[position] for rank in got]
-        is_buffer = output.kind.name != "USER_OUTPUT"
-        name = str(output.target) if is_buffer else f"output {output.name or position}"
+        name = str(output.target) if _is_buffer(program, position) else f"output {output.name or position}"
         if not isinstance(whole, torch.Tensor):
             for rank, value in enumerate(values):
-                yield OutputCheck(name, rank, 0.0, "" if value == whole else f"is {value!r}, not {whole!r}"), is_buffer
+                yield position, OutputCheck(name, rank, 0.0, "" if value == whole else f"is {value!r}, not {whole!r}")
             continue
         layouts = _output_layouts(sharded, simulation, position)
         joined = [join_on_mesh(values, layouts, sharded.mesh)] if _is_cut(layouts) else values
         for rank, value in enumerate(joined):
             if value.shape != whole.shape or value.dtype != whole.dtype:
                 problem = f"has shape {tuple(value.shape)} and dtype {value.dtype}"
-                yield (
-                    OutputCheck(name, rank, float("inf"), f"{problem}, not {tuple(whole.shape)} {whole.dtype}"),
-                    is_buffer,
-                )
+                problem += f", not {tuple(whole.shape)} {whole.dtype}"
+                yield position, OutputCheck(name, rank, float("inf"), problem)
             else:
-                yield OutputCheck(name, rank, relative_error(value, whole)), is_buffer
+                yield position, OutputCheck(name, rank, relative_error(value, whole))
+
+
+def _is_buffer(program: Program, position: int) -> bool:
+    return program.outputs[position].kind.name != "USER_OUTPUT"
+
+
+def _with_rounding(
+    checks: Sequence[tuple[int, OutputCheck]], original: _Original, wanted: Sequence[Any], tolerance: float
+) -> list[tuple[int, OutputCheck]]:
+    """The checks, those over the tolerance with what rounding explains."""
+    values = original.program.output_values()
+    over = {
+        position: values[position]
+        for position, check in checks
+        if check.error > tolerance and math.isfinite(check.error) and isinstance(values[position], fx.Node)
+    }
+    floors = rounding_floors(original, over.values(), tolerance) if over else {}
+    return [
+        (position, replace(check, rounding=floors.get(over[position].name, 0.0) / _scale(wanted[position])))
+        if position in over
+        else (position, check)
+        for position, check in checks
+    ]
 
 
 def _output_layouts(sharded: ShardedProgram, simulation: Simulation, position: int) -> tuple[Layout, ...]:
@@ -195,13 +269,7 @@ def _is_cut(layouts: Sequence[Layout]) -> bool:
     return any(repr(layout) != "Replicate()" for layout in layouts)
 
 
-def _first_wrong(
-    program: Program,
-    state: Mapping[str, torch.Tensor],
-    inputs: Sequence[Any],
-    sharded: ShardedProgram,
-    tolerance: float,
-) -> WrongNode | None:
+def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float) -> WrongNode | None:
     simulation = sharded.simulation()
     layouts: dict[str, tuple[Layout, ...]] = {}
     local_names: list[dict[str, str]] = []
@@ -214,12 +282,12 @@ def _first_wrong(
         local_names.append({local: origin for origin, local in names.items()})
     # Rows that each rank holds for its own experts only make no whole.
     joins = {name for name, held in layouts.items() if not any(isinstance(o, Partial) and o.is_owned for o in held)}
-    order = [n for n in program.graph.nodes if n.name in joins and n.op == "call_function"]
+    order = [n for n in original.program.graph.nodes if n.name in joins and n.op == "call_function"]
     low, high, wrong = 0, len(order), None
     while low < high:
         step = max((high - low) // _SAMPLES, 1)
         picked = order[low:high:step]
-        errors = _errors(program, state, inputs, sharded, picked, layouts, local_names)
+        errors = _errors(original, sharded, picked, layouts, local_names, tolerance)
         bad = next((n for n in picked if not errors.get(n.name, 0.0) <= tolerance), None)
         if bad is None:
             low = low + (len(picked) - 1) * step + 1
@@ -240,41 +308,45 @@ def _first_wrong(
 
 
 def _errors(
-    program: Program,
-    state: Mapping[str, torch.Tensor],
-    inputs: Sequence[Any],
+    original: _Original,
     sharded: ShardedProgram,
     picked: Sequence[fx.Node],
     layouts: Mapping[str, tuple[Layout, ...]],
     local_names: Sequence[Mapping[str, str]],
+    tolerance: float,
 ) -> dict[str, float]:
-    """The relative error of each picked node's joined value."""
+    """The relative error of each picked node's joined value; 0 where rounding explains it."""
     chosen = {node.name for node in picked}
     kept: list[dict[str, torch.Tensor]] = [{} for _ in local_names]
 
-    def keep(rank: int, node: fx.Node, value: Any) -> None:
+    def keep(rank: int, node: fx.Node, value: Any) -> Any:
         origin = local_names[rank].get(node.name)
         if origin in chosen and isinstance(value, torch.Tensor):
             kept[rank][str(origin)] = value
+        return value
 
     errors: dict[str, float] = {}
+    scales: dict[str, float] = {}
 
-    def hold_against(_: int, node: fx.Node, value: Any) -> None:
+    def hold_against(_: int, node: fx.Node, value: Any) -> Any:
         if node.name in chosen and isinstance(value, torch.Tensor):
             pieces = [values.pop(node.name) for values in kept if node.name in values]
-            if len(pieces) != len(kept):
-                return
-            try:
-                joined = join_on_mesh(pieces, layouts[node.name], sharded.mesh)
-            except RuntimeError:
-                errors[node.name] = float("inf")
-                return
-            same = joined.shape == value.shape
-            errors[node.name] = relative_error(joined, value) if same else float("inf")
+            if len(pieces) == len(kept):
+                errors[node.name] = _joined_error(pieces, layouts[node.name], sharded.mesh, value)
+                scales[node.name] = _scale(value)
+        return value
 
-    drawn = torch.get_rng_state()
-    sharded.simulation().run_raw(sharded.rank_inputs(inputs), watch=keep)
-    torch.set_rng_state(drawn)
-    with torch.no_grad():
-        run_graph(program, state, inputs, hold_against)
-    return errors
+    sharded.simulation().run_raw(sharded.rank_inputs(original.inputs), watch=keep)
+    original(hold_against)
+    over = [n for n in picked if tolerance < errors.get(n.name, 0.0) < math.inf]
+    floors = rounding_floors(original, over, tolerance) if over and tolerance > 0 else {}
+    return {n: 0.0 if error * scales[n] <= floors.get(n, 0.0) else error for n, error in errors.items()}
+
+
+def _joined_error(pieces: Sequence[torch.Tensor], layouts: Sequence[Layout], mesh: Mesh, whole: torch.Tensor) -> float:
+    try:
+        joined = join_on_mesh(pieces, layouts, mesh)
+    except RuntimeError:
+        # Pieces that do not fit together are as wrong as can be.
+        return math.inf
+    return relative_error(joined, whole) if joined.shape == whole.shape else math.inf

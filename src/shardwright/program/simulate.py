@@ -31,8 +31,8 @@ _REDUCE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """What a reduction makes of every rank's share, stacked."""
 
-Watch = Callable[[int, fx.Node, Any], None]
-"""Called with rank, node and value for every node that runs."""
+Watch = Callable[[int, fx.Node, Any], Any]
+"""Called with rank, node and value for every node that runs; what it returns is the node's value from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def _run_nodes(
             else:
                 env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if watch is not None:
-            watch(rank, node, env[node])
+            env[node] = watch(rank, node, env[node])
         for dead in last_use.get(node, ()):
             del env[dead]
     raise AssertionError("a graph ends with its output")

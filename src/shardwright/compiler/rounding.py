@@ -1,0 +1,108 @@
+"""How far rounding alone moves what a program computes: what `verify` excuses where the exact answer is 0 or nearly so.
+
+The group norm of equal values is 0, and what both programs compute is noise: its size says nothing about the program,
+and neither does an error relative to it. So the original runs again with every value it computes changed by a little
+noise, drawn from a fixed seed. With ``wanted`` an operator's result, and ``moved(δ)`` the same after relative noise δ:
+
+    floor = min(MARGIN · |moved(k·eps) - wanted| / k,  tolerance · |moved(1 / √n)|)
+
+The first is what rounding does: noise of k ulps, taken back to one (a finite difference, k = 1/√eps being its usual
+step). Where noise turns a comparison over, results move at once however little it is; hence the second, for n nodes:
+what the tolerance allows values of the size that the operator gives when its operands are not such special ones.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardwright.program.simulate import Watch
+
+MARGIN = 16.0
+"""How much more than the estimate rounding may do: sums in another order, and few samples of the noise."""
+
+Run = Callable[[Watch], object]
+"""Runs the original; what the watch returns takes the place of each node's value."""
+
+
+def rounding_floors(run: Run, nodes: Iterable[fx.Node], tolerance: float) -> dict[str, float]:
+    """The absolute error of each node's value that rounding explains; without an entry: none, or not known."""
+    names = {node.name for node in nodes}
+    wanted, eps, num_nodes = _values(run, names)
+    ulps = 1 / math.sqrt(eps)
+    near = _moved(run, names, lambda dtype: ulps * torch.finfo(dtype).eps)
+    far = _moved(run, names, lambda dtype: 1 / math.sqrt(num_nodes))
+    found = {}
+    for name, value in wanted.items():
+        if name in near and name in far and near[name].shape == far[name].shape == value.shape:
+            rounding = MARGIN * _largest(near[name] - value) / ulps
+            found[name] = min(rounding, tolerance * _largest(far[name]))
+    return found
+
+
+def _values(run: Run, names: set[str]) -> tuple[dict[str, torch.Tensor], float, int]:
+    """The values of the named nodes, the coarsest precision among all values, and the number of nodes."""
+    kept: dict[str, torch.Tensor] = {}
+    precisions = [torch.finfo(torch.float64).eps]
+    count = 0
+
+    def keep(_: int, node: fx.Node, value: Any) -> Any:
+        nonlocal count
+        count += 1
+        precisions.extend(torch.finfo(one.dtype).eps for one in _floats(value))
+        if node.name in names and _floats(value):
+            kept[node.name] = _wide(value)
+        return value
+
+    run(keep)
+    return kept, max(precisions), count
+
+
+def _moved(run: Run, names: set[str], noise: Callable[[torch.dtype], float]) -> dict[str, torch.Tensor]:
+    """The values of the named nodes when every value has relative noise; none where the program cannot take that."""
+    kept: dict[str, torch.Tensor] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def disturb(_: int, node: fx.Node, value: Any) -> Any:
+        changed = _disturbed(value, noise, generator)
+        if node.name in names and _floats(changed):
+            kept[node.name] = _wide(changed)
+        return changed
+
+    try:
+        run(disturb)
+    except (RuntimeError, ValueError, IndexError):
+        # An index made of a number that is now past the end, a size that no longer adds up: nothing is known then.
+        return {}
+    return kept
+
+
+def _disturbed(value: Any, noise: Callable[[torch.dtype], float], generator: torch.Generator) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_disturbed(one, noise, generator) for one in value]
+    if not isinstance(value, torch.Tensor) or not _floats(value):
+        return value
+    drawn = torch.rand(value.shape, dtype=torch.float64, generator=generator).to(value.device) * 2 - 1
+    changed = _wide(value) * (1 + noise(value.dtype) * drawn)
+    # The least number of a dtype stands for minus infinity in masks, and must not become it.
+    fits = _wide(changed.to(value.dtype)).isfinite()
+    # Strides as they were: views may rest on them.
+    return torch.empty_like(value).copy_(torch.where(fits, changed, _wide(value)))
+
+
+def _floats(value: Any) -> list[torch.Tensor]:
+    found = value if isinstance(value, (list, tuple)) else [value]
+    tensors = [one for one in found if isinstance(one, torch.Tensor) and one.layout == torch.strided]
+    return [one for one in tensors if one.is_floating_point() or one.is_complex()]
+
+
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().to(torch.complex128 if value.is_complex() else torch.float64)
+
+
+def _largest(value: torch.Tensor) -> float:
+    """The largest finite magnitude."""
+    finite = value[value.isfinite()].abs()
+    return finite.max().item() if finite.numel() else 0.0
