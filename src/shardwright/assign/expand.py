@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from shardwright.assign.steps import Steps
+from shardwright.assign.steps import StepKind, Steps
 from shardwright.layout.layout import REPLICATE, Shard
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
@@ -41,7 +41,7 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
     found = []
     for step in steps.items:
         strategy = strategies[step.index]
-        if strategy is None or step.kind not in ("call", "constraint"):
+        if strategy is None or step.kind not in (StepKind.CALL, StepKind.CONSTRAINT):
             continue
         reach = 0
         for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands, strict=False)):
@@ -55,7 +55,7 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
         if not reach:
             continue
         near.update({(step.index, i): reach - 1 for i in range(len(step.vals))})
-        if step.kind == "call" and has_schema(step.node.target) and expansion_of(step.node.target):
+        if step.kind is StepKind.CALL and has_schema(step.node.target) and expansion_of(step.node.target):
             found.append(step.node.name)
     return found
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.assign.steps import Step, Steps, Value
+from shardwright.assign.steps import Step, StepKind, Steps, Value
 from shardwright.layout.layout import Layout
 from shardwright.program.nodes import is_tensor, module_path, region_of
 from shardwright.rules.call import leaves
@@ -69,7 +69,7 @@ def fold(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -
     leader: dict[tuple[str, str], tuple[str, str]] = {}
     for unit, members in units.items():
         signature = (unit[0], *(_step_key(step, steps, unit, place, targets, pins) for step in members))
-        matrices = sum(step.kind == "input" and _ndim(step) >= 2 for step in members)
+        matrices = sum(step.kind is StepKind.INPUT and _ndim(step) >= 2 for step in members)
         is_large = matrices >= MIN_WEIGHTS or _round_of(members[0]) is not None
         leader[unit] = signatures.setdefault(signature, unit) if is_large else unit
     sites: list[Site] = []
@@ -113,7 +113,7 @@ def _group_values(
 def _round_of(step: Step) -> tuple[str, str] | None:
     """(layer, number) of the round that a step of a recurrent layer belongs to."""
     noted = step.node.meta.get("custom") or {}
-    if step.kind != "call" or ROUND not in noted:
+    if step.kind is not StepKind.CALL or ROUND not in noted:
         return None
     label, number = noted[ROUND]
     return str(label), str(number)
@@ -124,8 +124,8 @@ def _unit_of(step: Step, targets: Mapping[str, str]) -> tuple[str, str] | None:
     found = _round_of(step)
     if found is not None:
         return found
-    path = targets.get(step.node.name, "") if step.kind == "input" else module_path(step.node)
-    if step.kind == "output":
+    path = targets.get(step.node.name, "") if step.kind is StepKind.INPUT else module_path(step.node)
+    if step.kind is StepKind.OUTPUT:
         return None
     tokens = path.split(".")
     for position, token in enumerate(tokens):
@@ -149,7 +149,7 @@ def _step_key(
 ) -> tuple[Any, ...]:
     node = step.node
     shapes = tuple(_meta(v) for v in step.vals)
-    if step.kind == "input":
+    if step.kind is StepKind.INPUT:
         return ("input", _relative(targets.get(node.name, node.name), unit), shapes, pins.get(node.name))
     wiring = []
     for source, result in step.reads:

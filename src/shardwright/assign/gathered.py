@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.steps import Step
+from shardwright.assign.steps import Step, StepKind
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.layout.sizes import size_hint
 from shardwright.program.nodes import module_path, op_name, source_line
@@ -58,12 +58,12 @@ def gathered_weights(assignment: Assignment, axis: str, plan_keys: Mapping[str, 
                 num_bytes=elements * whole.element_size(),
                 module=module_path(step.node),
                 source=source_line(step.node),
-                reader=f"output {step.output}" if step.kind == "output" else op_name(step.node.target),
+                reader=f"output {step.output}" if step.kind is StepKind.OUTPUT else op_name(step.node.target),
                 plan_key=next((plan_keys[name] for name in cut if name in plan_keys), ""),
             )
-        if step.kind == "input" and step.node.name in state:
+        if step.kind is StepKind.INPUT and step.node.name in state:
             behind[step.index] = (step.node.name,)
-        elif step.kind in ("call", "constraint") and all(read in behind for read, _ in step.reads):
+        elif step.kind in (StepKind.CALL, StepKind.CONSTRAINT) and all(read in behind for read, _ in step.reads):
             behind[step.index] = tuple(dict.fromkeys(name for read, _ in step.reads for name in behind[read]))
     return list(found.values())
 

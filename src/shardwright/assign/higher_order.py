@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.problem import Solution
 from shardwright.assign.rebase import rule_of_call, step_call
-from shardwright.assign.steps import Step, Steps, build_steps
+from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.layout.sizes import Size
@@ -101,7 +101,7 @@ class CutRegions:
             strategies=strategies,
             rules=self.rules[number],
             calls=[step_call(step) for step in steps.items],
-            layouts={s.node.name: strategies[s.index].results[0] for s in steps.items if s.kind == "input"},  # type: ignore[union-attr]
+            layouts={s.node.name: strategies[s.index].results[0] for s in steps.items if s.kind is StepKind.INPUT},  # type: ignore[union-attr]
             fallbacks=[],
             solution=Solution([], 0.0, 0.0, 0.0),
         )
@@ -115,11 +115,11 @@ class CutRegions:
             self._layout(number, (step.index, i), val, name, cut) if val is not None else REPLICATE
             for i, val in enumerate(step.vals)
         )
-        if step.kind == "plain":
+        if step.kind is StepKind.PLAIN:
             return None
-        if step.kind == "sizes":
+        if step.kind is StepKind.SIZES:
             return Strategy((), reads, ())
-        if step.kind != "call" or not step.vals:
+        if step.kind is not StepKind.CALL or not step.vals:
             return Strategy((), reads, results)
         rule = self.rules[number][step.index]
         if rule is None:
@@ -150,7 +150,7 @@ def is_region_call(node: fx.Node) -> bool:
 
 def region_rule(step: Step) -> Rule | None:
     """The rule of a step that calls regions; None where it is no such step."""
-    return read_regions(step.node).rule if step.kind == "call" and is_region_call(step.node) else None
+    return read_regions(step.node).rule if step.kind is StepKind.CALL and is_region_call(step.node) else None
 
 
 def region_call(node: fx.Node) -> RegionCall:
@@ -182,7 +182,7 @@ def _program(region: Region) -> Program:
 
 
 def _rule(step: Step) -> Rule | None:
-    if step.kind != "call" or not step.vals:
+    if step.kind is not StepKind.CALL or not step.vals:
         return None
     call = step_call(step)
     return rule_of_call(call) if call is not None else region_rule(step)
@@ -274,7 +274,7 @@ def _link_ports(found: CutRegions, number: int, classes: _Classes) -> None:
             else:
                 classes.join(port.dim(dim), (number, value, dim))
     for step in steps.items:
-        if step.kind == "output":
+        if step.kind is StepKind.OUTPUT:
             value = step.reads[0]
             ports = region.outputs[step.output]
             for dim in range(steps.items[value[0]].vals[value[1]].dim()):
@@ -286,8 +286,8 @@ def _link_ports(found: CutRegions, number: int, classes: _Classes) -> None:
 
 def _link_step(found: CutRegions, number: int, step: Step, classes: _Classes) -> None:
     """Join the dims that carry one factor; fix what a rule cannot cut without communicating."""
-    if step.kind != "call":
-        if step.kind == "input" and step.node.op == "get_attr":
+    if step.kind is not StepKind.CALL:
+        if step.kind is StepKind.INPUT and step.node.op == "get_attr":
             for dim in range(step.vals[0].dim()):
                 classes.fix((number, (step.index, 0), dim))
         return

@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.higher_order import CutRegions, Port, Region
+from shardwright.assign.steps import StepKind
 from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.program.nodes import higher_order_name
@@ -169,7 +170,7 @@ def _summed_last(found: CutRegions, made: Sequence[Assignment], vals: Sequence[A
     summed = set()
     for region, assignment in zip(found.call.regions, made, strict=True):
         for step in assignment.steps.items:
-            if step.kind != "output":
+            if step.kind is not StepKind.OUTPUT:
                 continue
             ports = region.outputs[step.output]
             maker = assignment.strategies[step.reads[0][0]]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.steps import Step
+from shardwright.assign.steps import Step, StepKind
 from shardwright.errors import AssignmentError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
@@ -42,7 +42,7 @@ def cuts_what_is_left_out(strategy: Strategy | None, rule: Rule | None) -> bool:
 
 def step_call(step: Step) -> Call | None:
     """The call of a step, as rules see it; None where the step is none that rules know."""
-    if step.kind != "call" or not step.vals:
+    if step.kind is not StepKind.CALL or not step.vals:
         return None
     if not has_schema(step.node.target) and step.node.target not in COLLECTIVES:
         return None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from shardwright.assign.candidates import Candidates
 from shardwright.assign.folding import Folded, Site
+from shardwright.assign.steps import StepKind
 from shardwright.layout.cut import Cut
 from shardwright.layout.sizes import product
 from shardwright.rules.rule import Rule, Term
@@ -40,7 +41,7 @@ def scarce_heads(
             for heads in (wanted[stop - start, cut] for cut in cuts if (stop - start, cut) in wanted):
                 found.setdefault(heads, set())
     for site in folded.sites if wanted else ():
-        if site.step.kind != "input" or site.index not in free_state:
+        if site.step.kind is not StepKind.INPUT or site.index not in free_state:
             continue
         for dim, size in enumerate(site.step.vals[0].shape):
             for cut in candidates.dims.get(((site.index, 0), dim), ()):

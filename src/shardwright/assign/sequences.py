@@ -7,6 +7,7 @@ from torch import fx
 
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import share
+from shardwright.assign.steps import StepKind
 from shardwright.layout.layout import REPLICATE
 from shardwright.rules.operators.unrolled import MAX_STEPS, can_write_out, is_sequence
 
@@ -17,7 +18,7 @@ def whole_sequences(found: Assignment) -> list[fx.Node]:
     return [
         step.node
         for step in items
-        if step.kind == "call"
+        if step.kind is StepKind.CALL
         and is_sequence(step.node)
         and any(
             items[maker].node.name in state and found.layouts.get(items[maker].node.name) == REPLICATE

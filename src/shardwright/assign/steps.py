@@ -9,6 +9,7 @@ import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -26,15 +27,28 @@ Value = tuple[int, int]
 """(step number, result number)."""
 
 
+class StepKind(StrEnum):
+    """What a step is."""
+
+    INPUT = "input"
+    """A placeholder, or a tensor that the graph holds."""
+    CALL = "call"
+    """An operator on tensors. One whose result is not a tensor (``item``) reads data, and all of it."""
+    OUTPUT = "output"
+    CONSTRAINT = "constraint"
+    """An identity that holds one layout."""
+    SIZES = "sizes"
+    """Reads sizes of tensors, not their data."""
+    PLAIN = "plain"
+    """Neither takes nor gives tensors."""
+
+
 @dataclass(slots=True)
 class Step:
-    """One step. ``kind``: input, call, output, constraint, sizes (of a tensor, not its data), or plain (no tensors).
-
-    A call whose result is no tensor (``item``) reads data, and all of it.
-    """
+    """One step of a program."""
 
     index: int
-    kind: str
+    kind: StepKind
     node: fx.Node
     reads: tuple[Value, ...] = ()
     vals: tuple[Any, ...] = ()
@@ -95,11 +109,11 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
                 tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
             )
             # How a tensor lies in memory only the whole knows.
-            kind = "plain" if not reads else "sizes" if len(unread) == len(reads) else "call"
+            kind = StepKind.PLAIN if not reads else StepKind.SIZES if len(unread) == len(reads) else StepKind.CALL
             steps.items.append(Step(len(steps.items), kind, node, reads))
             continue
         reads = tuple(constraints.entering(node, a) for a in operand_nodes(node))
-        kind = "input" if node.op == "placeholder" else "call" if node.op == "call_function" else "input"
+        kind = StepKind.CALL if node.op == "call_function" else StepKind.INPUT
         index = len(steps.items)
         results = tuple(v if isinstance(v, torch.Tensor) else None for v in vals)
         steps.items.append(Step(index, kind, node, reads, results, unread))
@@ -111,7 +125,7 @@ def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> 
     for position, value in enumerate(program.output_values()):
         if isinstance(value, fx.Node) and value in steps.value_of:
             read = steps.value_of[value]
-            steps.items.append(Step(len(steps.items), "output", output, (read,), output=position))
+            steps.items.append(Step(len(steps.items), StepKind.OUTPUT, output, (read,), output=position))
     return steps, constraints.findings()
 
 
@@ -173,7 +187,9 @@ class _Constraints:
         if place not in self.made:
             index = len(self.steps.items)
             vals = (self.steps.items[value[0]].vals[value[1]],)
-            self.steps.items.append(Step(index, "constraint", node, (value,), vals, layout=wish.layout, key=wish.key))
+            self.steps.items.append(
+                Step(index, StepKind.CONSTRAINT, node, (value,), vals, layout=wish.layout, key=wish.key)
+            )
             self.made[place] = (index, 0)
         return self.made[place]
 

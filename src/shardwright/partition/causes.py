@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.steps import Step, Value
+from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import Collective
@@ -61,7 +61,7 @@ class _Why:
     def made(self, maker: Step, source: Layout) -> tuple[str, str]:
         """Why a value is made in its layout, and the plan key behind it."""
         weight, key = self._weight_behind(maker)
-        if maker.kind == "input":
+        if maker.kind is StepKind.INPUT:
             return f"{self._spell(maker.node.name, key)}", key
         because = f", as {self._spell(weight, key)}" if weight else ""
         if isinstance(source, Partial):
@@ -70,9 +70,9 @@ class _Why:
 
     def wanted(self, reader: Step, target: Layout) -> tuple[str, str]:
         """Why a reader wants the other layout, and the plan key behind it."""
-        if reader.kind == "output":
+        if reader.kind is StepKind.OUTPUT:
             return f"output {reader.output} is {target}", ""
-        if reader.kind == "constraint":
+        if reader.kind is StepKind.CONSTRAINT:
             return f"plan entry {reader.key!r} pins it to {target}", reader.key
         place = f"{op_name(reader.node.target)} in {module_path(reader.node) or 'the root module'!r}"
         if self.assignment.rules[reader.index] is None:
@@ -98,7 +98,7 @@ class _Why:
                         continue
                     seen.add(read)
                     maker = self.assignment.steps.items[read]
-                    if maker.kind == "input" and isinstance(self.assignment.layouts.get(maker.node.name), Shard):
+                    if maker.kind is StepKind.INPUT and isinstance(self.assignment.layouts.get(maker.node.name), Shard):
                         found.append(maker.node.name)
                     strategy = self.assignment.strategies[read]
                     if strategy is not None and any(layout != REPLICATE for layout in strategy.results):

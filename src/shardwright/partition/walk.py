@@ -9,7 +9,7 @@ from torch import fx
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import has_collective
-from shardwright.assign.steps import Step, Value
+from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.errors import RuleError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
@@ -92,7 +92,7 @@ class Walk:
         """Write every step; the rank's program."""
         outputs: dict[int, fx.Node] = {}
         for step in self.assignment.steps.items:
-            if step.kind == "output":
+            if step.kind is StepKind.OUTPUT:
                 wanted = self._strategy(step).operands[0]
                 outputs[step.output] = self.get(step.reads[0], wanted, step)
                 continue
@@ -154,20 +154,20 @@ class Walk:
         found = set()
         for step in self.assignment.steps.items:
             strategy = self.assignment.strategies[step.index]
-            if strategy is None or step.kind == "sizes":
+            if strategy is None or step.kind is StepKind.SIZES:
                 continue
             wanted = enumerate(zip(step.reads, strategy.operands, strict=False))
             found.update(v for i, (v, layout) in wanted if layout == REPLICATE and i not in step.unread)
         return found
 
     def _write(self, step: Step) -> None:
-        if step.kind == "input":
+        if step.kind is StepKind.INPUT:
             self._write_input(step)
-        elif step.kind == "constraint":
+        elif step.kind is StepKind.CONSTRAINT:
             wanted = self._strategy(step).operands[0]
             node = self.get(step.reads[0], wanted, step)
             self.made[(step.index, 0)] = {wanted: node}
-        elif step.kind in ("plain", "sizes"):
+        elif step.kind in (StepKind.PLAIN, StepKind.SIZES):
             self._write_plain(step)
         elif not step.vals:
             self._write_reader(step)
