@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of
+from shardwright.program.collectives import CollectiveKind
 from shardwright.rules.rule import Strategy
 
 
@@ -44,15 +45,13 @@ class CostModel:
         padded = num_bytes * max((share(one) for one in (source, target) if isinstance(one, Shard)), default=1.0)
         if isinstance(source, Shard) or isinstance(target, Shard):
             padded *= num_ranks
-        return self.collective_us(reshard_kind(source, target), padded, num_ranks)
+        return self.collective_us(_reshard_kind(source, target), padded, num_ranks)
 
-    def collective_us(self, kind: str, num_bytes: float, num_ranks: int) -> float:
+    def collective_us(self, kind: CollectiveKind, num_bytes: float, num_ranks: int) -> float:
         """The time of a collective on a value of ``num_bytes`` (whole), by the ring algorithms."""
         share = num_bytes * (num_ranks - 1) / num_ranks
-        return (
-            self.latency_us
-            + share * {"all_reduce": 2, "all_to_all": 1 / num_ranks}.get(kind, 1) / self.link_bytes_per_us
-        )
+        passes = {CollectiveKind.ALL_REDUCE: 2, CollectiveKind.ALL_TO_ALL: 1 / num_ranks}.get(kind, 1)
+        return self.latency_us + share * passes / self.link_bytes_per_us
 
     def work_us(self, strategy: Strategy, tensor_bytes: Sequence[int], num_products: int) -> float:
         """The time of the busiest rank: its pieces of the operands and results moved, its multiply-adds done.
@@ -73,13 +72,11 @@ def share(layout: Layout) -> float:
     return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 
-def reshard_kind(source: Layout, target: Layout) -> str:
-    """The collective a reshard takes: all_reduce, all_gather, reduce_scatter, all_to_all, or '' for a local one."""
-    if source == target or isinstance(source, Replicate):
-        return ""
+def _reshard_kind(source: Partial | Shard, target: Layout) -> CollectiveKind:
+    """The collective that leads from one layout to another one."""
     if isinstance(source, Partial):
-        return "all_reduce" if isinstance(target, Replicate) else "reduce_scatter"
-    return "all_gather" if isinstance(target, Replicate) else "all_to_all"
+        return CollectiveKind.ALL_REDUCE if isinstance(target, Replicate) else CollectiveKind.REDUCE_SCATTER
+    return CollectiveKind.ALL_GATHER if isinstance(target, Replicate) else CollectiveKind.ALL_TO_ALL
 
 
 def has_collective(source: Layout, target: Layout) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import BudgetError, Finding, ShardwrightError, near_misses, raise_findings
 from shardwright.layout.values import check_mapping, is_count
+from shardwright.program.collectives import CollectiveKind
 
-KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+KINDS = tuple(map(str, CollectiveKind))
 
 
 def accept_budget(budget: Any) -> Mapping[str, int] | None:
@@ -18,7 +19,7 @@ def accept_budget(budget: Any) -> Mapping[str, int] | None:
     findings = []
     for kind, most in check_mapping(budget, "budget", "{'all_reduce': 4}").items():
         if kind not in KINDS:
-            close = near_misses(str(kind), KINDS) or list(KINDS)
+            close = near_misses(str(kind), KINDS) or KINDS
             findings.append(Finding(f"unknown kind of collective {kind!r}", remedies=tuple(map(repr, close))))
         elif not is_count(most) or most < 0:
             findings.append(Finding(f"the most of {kind!r} must be a whole number of at least 0, got {most!r}"))

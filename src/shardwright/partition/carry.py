@@ -8,12 +8,13 @@ from torch import fx
 from shardwright.errors import ProgramError
 from shardwright.partition.emit import Emitter
 from shardwright.program.backends import Form, form_of
+from shardwright.program.collectives import CollectiveKind
 from shardwright.program.nodes import describe
 
 aten = torch.ops.aten
 
 
-def form_for(node: fx.Node, kind: str, op: str = "") -> Form:
+def form_for(node: fx.Node, kind: CollectiveKind, op: str = "") -> Form:
     """The form in which the operand of the collective ``node`` is sent; `ProgramError` where no backend takes it."""
     value: Any = node.args[0]
     dtype = value.meta["val"].dtype

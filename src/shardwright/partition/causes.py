@@ -10,7 +10,7 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
 from shardwright.layout.sizes import size_hint
-from shardwright.program.collectives import Collective
+from shardwright.program.collectives import Collective, kind_of
 from shardwright.program.nodes import module_path, op_name, source_line
 from shardwright.rules.call import tensor_meta
 
@@ -42,7 +42,7 @@ def collective_of(
     wanted, reader_key = why.wanted(reader, target)
     place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
     return Collective(
-        kind=node.target.__name__,  # type: ignore[union-attr]
+        kind=kind_of(node.target),
         axis=axis,
         num_bytes=math.prod(size_hint(n, fake_mode) for n in tensor_meta(whole).shape) * whole.element_size(),
         shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),

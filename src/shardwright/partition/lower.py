@@ -15,7 +15,7 @@ from shardwright.layout.cut import Cut
 from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
-from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, reduce_scatter
+from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, reduce_scatter
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
@@ -72,7 +72,7 @@ def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:
 def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str]) -> fx.Node:
     x: Any = node.args[0]
     is_reduction = node.target in (all_reduce, reduce_scatter)
-    form = form_for(node, node.target.__name__, str(node.args[1]) if is_reduction else "")  # type: ignore[union-attr]
+    form = form_for(node, kind_of(node.target), str(node.args[1]) if is_reduction else "")
     rest: list[Any] = [form.op, *node.args[2:]] if is_reduction else list(node.args[1:])
     sent = _send(emit, node.target, pack(emit, x, form), rest, group_names)
     return unpack(emit, sent, form, x.meta["val"].dtype)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from shardwright.program.collectives import REDUCING, CollectiveKind
+
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int32, torch.int64})
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
@@ -48,13 +50,13 @@ _NCCL_REDUCED: Mapping[str, frozenset[torch.dtype]] = {
 
 NCCL: Mapping[str, frozenset[torch.dtype]] = {
     **dict.fromkeys(MOVES, _NUMBERS | _BOOL | _FLOAT8),
-    **{f"{kind} {op}": took for kind in ("all_reduce", "reduce_scatter") for op, took in _NCCL_REDUCED.items()},
+    **{f"{kind} {op}": took for kind in REDUCING for op, took in _NCCL_REDUCED.items()},
 }
 
 BACKENDS = {"gloo": GLOO, "nccl": NCCL}
 
 
-def is_taken(kind: str, dtype: torch.dtype, op: str = "") -> bool:
+def is_taken(kind: CollectiveKind, dtype: torch.dtype, op: str = "") -> bool:
     """Whether every backend takes a collective of this dtype, and gets it right; ``op``: of a reduction."""
     name = f"{kind} {op}" if op else kind
     return all(dtype in table.get(name, ()) for table in BACKENDS.values())
@@ -74,10 +76,10 @@ class Form:
     op: str = ""
 
 
-def form_of(kind: str, dtype: torch.dtype, op: str = "") -> Form | None:
+def form_of(kind: CollectiveKind, dtype: torch.dtype, op: str = "") -> Form | None:
     """The form in which every backend takes a value of ``dtype``, to the bit; None when there is none.
 
-    ``kind``: ``"all_reduce"`` or ``"reduce_scatter"`` with an ``op``, or a move.
+    ``op``: of the kinds that reduce.
     """
     if is_taken(kind, dtype, op):
         return Form("itself", dtype, op)
@@ -134,4 +136,4 @@ def _reduced_form(dtype: torch.dtype, op: str) -> Form | None:
 
 def is_reducible(dtype: torch.dtype, op: str) -> bool:
     """Whether shares of a value, one a rank, can be reduced by ``op``: at once, or so that each rank gets a piece."""
-    return all(form_of(kind, dtype, op) is not None for kind in ("all_reduce", "reduce_scatter"))
+    return all(form_of(kind, dtype, op) is not None for kind in REDUCING)

@@ -5,9 +5,34 @@ place that creates them, and `partition.lower` spells them in ``_c10d_functional
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+from torch import fx
+
 from shardwright.layout.cut import Cut
+from shardwright.program.torch_private import schema_of
+
+
+class CollectiveKind(StrEnum):
+    """What a collective does. Equal to its name, so that budgets and comparisons may be written with plain strings."""
+
+    ALL_REDUCE = "all_reduce"
+    ALL_GATHER = "all_gather"
+    REDUCE_SCATTER = "reduce_scatter"
+    ALL_TO_ALL = "all_to_all"
+
+
+REDUCING = (CollectiveKind.ALL_REDUCE, CollectiveKind.REDUCE_SCATTER)
+"""The kinds that combine what ranks hold."""
+
+LOWERED = {
+    "all_gather_into_tensor": CollectiveKind.ALL_GATHER,
+    "all_reduce": CollectiveKind.ALL_REDUCE,
+    "all_to_all_single": CollectiveKind.ALL_TO_ALL,
+    "reduce_scatter_tensor": CollectiveKind.REDUCE_SCATTER,
+}
+"""The operators of ``_c10d_functional`` that `partition.lower` writes, and what each does."""
 
 
 def all_reduce(x: Any, op: str, axis: str) -> Any:
@@ -44,6 +69,18 @@ def _share(x: Any, dim: int, cut: Cut, rank: int) -> Any:
 COLLECTIVES = (all_reduce, all_gather, reduce_scatter, all_to_all)
 
 
+def kind_of(collective: Any) -> CollectiveKind:
+    """The kind of one of `COLLECTIVES`."""
+    return CollectiveKind(collective.__name__)
+
+
+def lowered_name(node: fx.Node) -> str:
+    """The name of the ``_c10d_functional`` operator that a node calls; '' for any other node."""
+    schema = schema_of(node.target)
+    library, _, name = schema.name.partition("::") if schema is not None else ("", "", "")
+    return name if library == "_c10d_functional" else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Collective:
     """One collective of a sharded program, and why it is there.
@@ -51,7 +88,7 @@ class Collective:
     ``num_bytes``: of the whole value, on every rank. ``cause``: which layouts met, and the plan entry that forced it.
     """
 
-    kind: str
+    kind: CollectiveKind
     axis: str
     num_bytes: int
     shape: tuple[Any, ...]

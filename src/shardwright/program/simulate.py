@@ -17,11 +17,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import RunError
 from shardwright.program.backends import is_taken
+from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import graphs_of, higher_order_name, region_of
 from shardwright.program.program import Program
 from shardwright.program.signature import Signature, unflatten_outputs
-from shardwright.program.torch_private import schema_of
 
 _REDUCE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sum": lambda shares: shares.any(0) if shares.dtype == torch.bool else shares.sum(0, dtype=shares.dtype),
@@ -201,7 +201,7 @@ def _run_nodes(
             return fx.map_arg(node.args[0], lambda n: env[n])
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
-            name = _collective_name(node)
+            name = lowered_name(node)
             if name == "wait_tensor":
                 env[node] = args[0]
             elif name:
@@ -221,7 +221,7 @@ def _communicates(node: fx.Node) -> bool:
     """Whether a graph that a node runs stops at collectives, so that the operator itself cannot run it."""
     regions = (region_of(argument) for argument in node.args)
     graphs = (graph for region in regions if region is not None for graph in graphs_of(region.graph))
-    return any(_collective_name(inner) for graph in graphs for inner in graph.nodes)
+    return any(lowered_name(inner) for graph in graphs for inner in graph.nodes)
 
 
 Run = Generator[_Pending, Any, Any]
@@ -282,40 +282,25 @@ def _attribute(module: torch.nn.Module, target: str) -> Any:
     return value
 
 
-def _collective_name(node: fx.Node) -> str:
-    schema = schema_of(node.target)
-    if schema is None or not schema.name.startswith("_c10d_functional::"):
-        return ""
-    return schema.name.split("::")[1]
-
-
 def _collective(calls: Sequence[_Pending]) -> list[torch.Tensor]:
     tensors = [call.tensor for call in calls]
-    kind, first = calls[0].name, calls[0]
-    if len({(tuple(t.shape), t.dtype) for t in tensors}) != 1 and kind != "all_to_all_single":
+    first = calls[0]
+    if first.name not in LOWERED:
+        raise RunError(f"the simulator does not know the collective {first.name!r}")
+    kind = LOWERED[first.name]
+    if len({(tuple(t.shape), t.dtype) for t in tensors}) != 1 and kind is not CollectiveKind.ALL_TO_ALL:
         raise RunError(f"{kind} of unequal tensors: {[(tuple(t.shape), t.dtype) for t in tensors]}")
-    op = str(first.args[0]) if kind in ("all_reduce", "reduce_scatter_tensor") else ""
-    if kind not in _KINDS:
-        raise RunError(f"the simulator does not know the collective {kind!r}")
-    if not is_taken(_KINDS[kind], first.tensor.dtype, op):
+    op = str(first.args[0]) if kind in REDUCING else ""
+    if not is_taken(kind, first.tensor.dtype, op):
         what = f"{kind} ({op})" if op else kind
         raise RunError(f"not every backend takes {what} of {first.tensor.dtype} and gets it right")
-    if kind == "all_reduce":
+    if kind is CollectiveKind.ALL_REDUCE:
         total = _REDUCE[op](torch.stack(tensors))
         return [total.clone() for _ in tensors]
-    if kind == "all_gather_into_tensor":
+    if kind is CollectiveKind.ALL_GATHER:
         whole = torch.cat(tensors, 0)
         return [whole.clone() for _ in tensors]
-    if kind == "reduce_scatter_tensor":
+    if kind is CollectiveKind.REDUCE_SCATTER:
         return list(_REDUCE[op](torch.stack(tensors)).chunk(len(tensors), 0))
     split = [t.split(list(call.args[1]), 0) for t, call in zip(tensors, calls, strict=True)]
     return [torch.cat([pieces[rank] for pieces in split], 0) for rank in range(len(tensors))]
-
-
-_KINDS = {
-    "all_gather_into_tensor": "all_gather",
-    "all_reduce": "all_reduce",
-    "all_to_all_single": "all_to_all",
-    "reduce_scatter_tensor": "reduce_scatter",
-}
-"""The operators of ``_c10d_functional`` that are simulated, and what they do."""

@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import ShardwrightError
 from shardwright.layout.mesh import Mesh
+from shardwright.program.collectives import lowered_name
 from shardwright.program.nodes import graphs_of
-from shardwright.program.torch_private import name_group, schema_of
+from shardwright.program.torch_private import name_group
 
 
 def start_process_group(timeout_s: float) -> None:
@@ -109,8 +110,7 @@ def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> Exporte
     found = set()
     graphs = list(graphs_of(exported.graph))
     for node in [node for graph in graphs for node in graph.nodes]:
-        schema = schema_of(node.target)
-        if schema is None or not schema.name.startswith("_c10d_functional::") or "wait" in schema.name:
+        if lowered_name(node) in ("", "wait_tensor"):
             continue
         old = node.args[-1]
         found.add(old)
