@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shardwright.errors import LayoutError
 from shardwright.layout.cut import EVERY, Blocks, Cut, describe_cut
-from shardwright.layout.layout import Partial, Replicate, Shard, local_shape, resolve
+from shardwright.layout.layout import Owned, Partial, Replicate, Shard, local_shape, resolve
 from shardwright.layout.pieces import join_shards, take_shard
 
 RANKS = st.integers(1, 6)
@@ -138,9 +138,17 @@ def test_layouts_that_do_not_fit(layout, shape, says):
         resolve(layout, shape, 2)
 
 
+def test_owned_rows_are_no_partial_sum():
+    assert Owned(0) != Owned(1) and Owned(0) == Owned(0)
+    assert resolve(Owned(0), (4, 2), 2) == Owned(0) and resolve(Owned(0), (4, 2), 1) == Replicate()
+    assert local_shape((4, 2), Owned(0), 1) == (4, 2)
+    with pytest.raises(LayoutError, match="must be one of sum, max, min, product"):
+        Partial("rows of 0 on 2")
+
+
 def test_repr_can_be_pasted():
     blocked = Shard(1, Blocks(parts=(4, 2), unit=2))
-    for layout in (Shard(0), blocked, Replicate(), Partial("max"), Shard(0, Cut.even(5, 2))):
+    for layout in (Shard(0), blocked, Replicate(), Partial("max"), Owned(), Owned(2), Shard(0, Cut.even(5, 2))):
         assert eval(repr(layout)) in (layout, Shard(0))
 
 

@@ -102,7 +102,7 @@ def _may_talk_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bo
 def _can_be_reduced(strategy: Strategy, step: Step) -> bool:
     """Whether the partial results of a call have dtypes that a collective can make whole, or stay with their ranks."""
     return all(
-        not isinstance(layout, Partial) or layout.is_owned or val is None or is_reducible(val.dtype, layout.op)
+        not isinstance(layout, Partial) or val is None or is_reducible(val.dtype, layout.op)
         for layout, val in zip(strategy.results, step.vals, strict=True)
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from shardwright.errors import ShardwrightError
-from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of
+from shardwright.layout.layout import Layout, Owned, Partial, Replicate, Shard, cut_of
 from shardwright.program.collectives import CollectiveKind
 from shardwright.rules.rule import Strategy
 
@@ -72,7 +72,7 @@ def share(layout: Layout) -> float:
     return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 
-def _reshard_kind(source: Partial | Shard, target: Layout) -> CollectiveKind:
+def _reshard_kind(source: Layout, target: Layout) -> CollectiveKind:
     """The collective that leads from one layout to another one."""
     if isinstance(source, Partial):
         return CollectiveKind.ALL_REDUCE if isinstance(target, Replicate) else CollectiveKind.REDUCE_SCATTER
@@ -85,9 +85,7 @@ def has_collective(source: Layout, target: Layout) -> bool:
     Nothing becomes ``Partial`` by a collective, and one cut becomes another on the same dim only by way of the whole.
     Owned rows stay with the ranks that made them.
     """
-    if isinstance(source, Replicate) or isinstance(target, Partial):
-        return False
-    if isinstance(source, Partial) and source.is_owned:
+    if isinstance(source, Replicate | Owned) or isinstance(target, Partial | Owned):
         return False
     return not isinstance(source, Shard) or not isinstance(target, Shard) or exchanges(source, target)
 

@@ -47,7 +47,7 @@ from shardwright.assign.cost import has_collective, share
 from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, dot, relative_gap
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit
 from shardwright.errors import AssignmentError
-from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
+from shardwright.layout.layout import REPLICATE, Layout, Owned, Partial, Shard
 from shardwright.rules.rule import Strategy
 
 TIE = 1e-4
@@ -207,7 +207,8 @@ class _Model:
             whole_out = {
                 target: self._cut(value, target)
                 for target in read
-                if not isinstance(target, Partial) or (target.op == "sum" and not value.is_bool)
+                if not isinstance(target, Owned)
+                and (not isinstance(target, Partial) or (target.op == "sum" and not value.is_bool))
             }
             for target, flow in whole_out.items():
                 arriving[target].append(flow)
@@ -320,5 +321,5 @@ def _preference(site: SiteChoices, number: int) -> float:
     sums next is best summed there: neighbours become one.
     """
     strategy = site.strategies[number]
-    partial = sum(isinstance(layout, Partial) for layout in strategy.results) if strategy.operands else 0
+    partial = sum(isinstance(layout, (Partial, Owned)) for layout in strategy.results) if strategy.operands else 0
     return (-1.0 if site.is_summed else 1.0) * partial + (0.0 if strategy.cuts else 0.1) + 1e-3 * min(number, 50)

@@ -2,7 +2,7 @@
 
 The first grouped matmul leaves every row to one rank. Reducing there would send all rows to all ranks; but what stands
 between it and the second (an activation, a gate) works row by row, and the second reads of every rank's rows those of
-its own experts. So such rows pass on as they are, in a layout ``Partial("rows of …")`` that no collective leads to or
+its own experts. So such rows pass on as they are, in a layout `Owned` that no collective leads to or
 from: only another grouped matmul with the same offsets and the same cut takes it.
 
 Offsets are compared step by step, not site by site: folded layers share their strategies, but each may have groups of
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from shardwright.assign.folding import Folded, Site
 from shardwright.assign.steps import Step, Steps, Value, consumers
 from shardwright.layout.cut import Cut
-from shardwright.layout.layout import OWNED, REPLICATE, Layout, Partial
+from shardwright.layout.layout import REPLICATE, Layout, Owned
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.operators.experts import EXPERTS, RULES
 from shardwright.rules.registry import op_names
@@ -39,7 +39,7 @@ def add_owned(steps: Steps, folded: Folded, rules: Sequence[Rule | None], strate
         return
     readers = consumers(steps)
     for number, ((_, cut), sites) in enumerate(makers.items()):
-        layout = Partial(f"{OWNED} {number} on {cut.num_ranks}")
+        layout = Owned(number)
         _Rows(folded, rules, strategies, layout, cut).spread(sites, readers)
 
 
@@ -50,7 +50,7 @@ class _Rows:
     folded: Folded
     rules: Sequence[Rule | None]
     strategies: list[list[Strategy]]
-    layout: Partial
+    layout: Owned
     cut: Cut
     owner: dict[Value, Value] = field(default_factory=dict)
 

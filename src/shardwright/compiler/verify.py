@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 
 from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import InputError
-from shardwright.layout.layout import Layout, Partial
+from shardwright.layout.layout import REPLICATE, Layout, Owned
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.pieces import join_shards
 from shardwright.layout.values import check_mapping, check_number
@@ -233,7 +234,7 @@ def _compare_outputs(
 
 
 def _is_buffer(program: Program, position: int) -> bool:
-    return program.outputs[position].kind.name != "USER_OUTPUT"
+    return program.outputs[position].kind != OutputKind.USER_OUTPUT
 
 
 def _with_rounding(
@@ -266,7 +267,7 @@ def _output_layouts(sharded: ShardedProgram, simulation: Simulation, position: i
 
 
 def _is_cut(layouts: Sequence[Layout]) -> bool:
-    return any(repr(layout) != "Replicate()" for layout in layouts)
+    return any(layout != REPLICATE for layout in layouts)
 
 
 def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float) -> WrongNode | None:
@@ -281,7 +282,7 @@ def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float)
                 layouts.setdefault(origin, held)
         local_names.append({local: origin for origin, local in names.items()})
     # Rows that each rank holds for its own experts only make no whole.
-    joins = {name for name, held in layouts.items() if not any(isinstance(o, Partial) and o.is_owned for o in held)}
+    joins = {name for name, held in layouts.items() if not any(isinstance(o, Owned) for o in held)}
     order = [n for n in original.program.graph.nodes if n.name in joins and n.op == "call_function"]
     low, high, wrong = 0, len(order), None
     while low < high:

@@ -70,7 +70,7 @@ def region_of(shape: Sequence[int], cuts: Iterable[tuple[Layout, int]]) -> Regio
     """
     spans = list(Region.whole(shape).spans)
     for layout, coordinate in cuts:
-        if isinstance(layout, Partial) and layout.op == "sum" and coordinate:
+        if coordinate and isinstance(layout, Partial) and layout.is_zero_but_on_first:
             return None
         if isinstance(layout, Shard):
             spans[layout.dim] = _within(spans[layout.dim], cut_of(layout).intervals(coordinate))

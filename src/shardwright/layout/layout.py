@@ -1,4 +1,4 @@
-"""Where one tensor lives on one mesh axis: `Replicate`, `Shard` or `Partial`.
+"""Where one tensor lives on one mesh axis: `Replicate`, `Shard`, `Partial` or, inside a program, `Owned`.
 
 A `Shard` carries a `Cut`, which says for every index of the dim which rank owns it. Blocked cuts (a packed dim made of
 parts, each split), cuts at multiples of a unit (a head), uneven cuts and empty shards are all the same thing: a
@@ -27,30 +27,38 @@ class Replicate:
         return "Replicate()"
 
 
-OWNED = "rows of"
-
-
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Every rank holds a tensor of the full shape; combined by ``op`` (sum, max, min, product) they give the value.
-
-    An ``op`` that begins with `OWNED` names no reduction: each row is right on one rank (see `assign.owned`).
-    """
+    """Every rank holds a tensor of the full shape; combined by ``op`` (sum, max, min, product) they give the value."""
 
     op: str = "sum"
 
     def __post_init__(self) -> None:
         """Raises `LayoutError` for an unknown reduction."""
-        if not isinstance(self.op, str) or not (self.op in REDUCTIONS or self.is_owned):
+        if not isinstance(self.op, str) or self.op not in REDUCTIONS:
             raise LayoutError(f"Partial: the reduction must be one of {', '.join(REDUCTIONS)}, got {self.op!r}")
 
     @property
-    def is_owned(self) -> bool:
-        """Whether no collective makes the value of it."""
-        return self.op.startswith(OWNED)
+    def is_zero_but_on_first(self) -> bool:
+        """Whether the first rank holds a whole value that is laid out so, and others zeros; else all hold it."""
+        return self.op == "sum"
 
     def __repr__(self) -> str:
         return "Partial()" if self.op == "sum" else f"Partial({self.op!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """Every rank holds a tensor of the full shape, and each entry is right on one rank only.
+
+    No collective leads to such a layout or from it, and plans cannot ask for it (see `assign.owned`). Tensors with the
+    same number ``rows`` have each row right on the same rank; absent: nothing says which rank that is.
+    """
+
+    rows: int | None = None
+
+    def __repr__(self) -> str:
+        return "Owned()" if self.rows is None else f"Owned({self.rows})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class Shard:
         return f"Shard({self.dim})" if how in (None, Blocks()) else f"Shard({self.dim}, {how})"
 
 
-Layout: TypeAlias = Replicate | Partial | Shard
+Layout: TypeAlias = Replicate | Partial | Shard | Owned
 
 REPLICATE = Replicate()
 

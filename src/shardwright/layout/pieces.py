@@ -14,7 +14,7 @@ def take_shard(tensor: torch.Tensor, layout: Layout, rank: int) -> torch.Tensor:
 
     For ``Partial("sum")`` rank 0 takes the value and the others zeros; for other reductions every rank takes the value.
     """
-    if isinstance(layout, Partial) and layout.op == "sum" and rank:
+    if rank and isinstance(layout, Partial) and layout.is_zero_but_on_first:
         return torch.zeros_like(tensor)
     if not isinstance(layout, Shard):
         return tensor
@@ -34,6 +34,7 @@ def join_shards(shards: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
         for shard in shards[1:]:
             total = REDUCTIONS[layout.op](total, shard)
         return total
+    assert isinstance(layout, Shard), f"the pieces of {layout} make no whole"
     dim = layout.dim
     cut = on_size(cut_of(layout), sum(shard.shape[dim] for shard in shards))
     pieces = [shards[rank].narrow(dim, offset, length) for rank, offset, length in cut.sources()]

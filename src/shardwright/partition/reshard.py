@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from shardwright.assign.cost import exchanges
-from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of, local_shape
+from shardwright.layout.layout import Layout, Owned, Partial, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import fold, over, period_dim, period_of, unfold
 from shardwright.program import collectives
@@ -23,6 +23,8 @@ def reshard(
 
     Emits at most one collective, except from one uneven shard to another, which gathers and cuts.
     """
+    assert not isinstance(source, Owned), f"no reshard leads from {source}"
+    assert not isinstance(target, Owned), f"no reshard leads to {target}"
     if isinstance(target, Partial):
         assert isinstance(source, Replicate) and target.op == "sum", f"no reshard leads from {source} to {target}"
         return spread(emit, x, rank)

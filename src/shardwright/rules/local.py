@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from shardwright.layout.cut import Cut
-from shardwright.layout.layout import Layout, Partial, Shard, cut_of, local_shape
+from shardwright.layout.layout import Layout, Owned, Partial, Shard, cut_of, local_shape
 from shardwright.rules.call import leaves
 from shardwright.rules.rule import Local, TensorMeta
 
@@ -86,7 +86,7 @@ def fill_results(local: Local) -> Any:
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
         assert meta is not None, "only calls whose results are all tensors are filled"
         shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
-        value = _IDENTITY[layout.op] if isinstance(layout, Partial) and not layout.is_owned else 0.0
+        value = _IDENTITY[layout.op] if isinstance(layout, Partial) else 0.0
         if not meta.dtype.is_floating_point and math.isinf(value):
             info = torch.iinfo(meta.dtype)
             value = info.min if value < 0 else info.max
@@ -98,12 +98,12 @@ def fill_results(local: Local) -> Any:
 def _is_empty(local: Local) -> bool:
     """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers."""
     cuts = [cut for _, cut in local.strategy.cuts]
-    if any(isinstance(layout, Partial) and not layout.is_owned for layout in local.strategy.operands):
+    if any(isinstance(layout, Partial) for layout in local.strategy.operands):
         return False
     if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
         return False
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
-        if meta is None or not isinstance(layout, (Shard, Partial)):
+        if meta is None or not isinstance(layout, (Shard, Partial, Owned)):
             return False
         if not all(isinstance(size, int) for size in meta.shape):
             return False

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from shardwright.layout.cut import Cut
-from shardwright.layout.layout import OWNED, REPLICATE, Layout, Partial, Shard
+from shardwright.layout.layout import REPLICATE, Layout, Owned, Partial, Shard
 from shardwright.layout.sizes import Size, product
 from shardwright.program.torch_private import schema_of
 
@@ -38,7 +38,7 @@ class Term:
         return self.factors[0] if len(self.factors) == 1 else f"({' '.join(self.factors)})" if self.factors else "1"
 
 
-SCATTERED = Partial(f"{OWNED} one rank")
+SCATTERED = Owned()
 """Each entry is right on one rank, and no rank knows which."""
 
 Dims = tuple[Term, ...]
