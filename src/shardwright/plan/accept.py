@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch.export.graph_signature import InputKind
+
 from shardwright.errors import PlanError
 from shardwright.layout.mesh import Mesh
 from shardwright.plan.autodeploy import AutoDeployPlan
@@ -24,7 +26,7 @@ def tensors_of(program: Program) -> dict[str, TensorInfo]:
     tensors = {}
     for item in program.inputs:
         if item.is_state and item.target is not None:
-            kind = "parameter" if item.kind.name == "PARAMETER" else "buffer"
+            kind = "parameter" if item.kind == InputKind.PARAMETER else "buffer"
             tensors[item.target] = TensorInfo(program.weights[item.target].shape, kind)
     return tensors
 
