@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from shardwright.errors import PackageError
 from shardwright.package.manifest import FileEntry, check_regular, file_sha256
+from shardwright.program.atomic import written_whole
 
 NOTES_NAME = "notes.json"
 
@@ -47,10 +48,9 @@ class WorkFolder:
         """Note a finished file, so that an interrupted run need not write it again."""
         if self._notes.work:
             self._notes.files = [old for old in self._notes.files if old.name != entry.name] + [entry]
-            draft = self.path / f"{NOTES_NAME}.new"
-            draft.write_bytes(msgspec.json.encode(self._notes))
-            flush(draft)
-            draft.replace(self.path / NOTES_NAME)
+            with written_whole(self.path / NOTES_NAME) as draft:
+                draft.write_bytes(msgspec.json.encode(self._notes))
+                flush(draft)
 
     def take_up(self) -> None:
         """Read the notes of an earlier run of the same job; files of another job are removed."""

@@ -1,7 +1,6 @@
 """From a package back to whole tensors, and from one number of ranks to another."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.save import Progress
 from shardwright.package.stored import StoredWeights
 from shardwright.package.stream import TensorSlot, write_tensors
+from shardwright.program.atomic import written_whole
 from shardwright.program.program import STATE_KINDS
 
 
@@ -41,16 +41,11 @@ def gather(
         if progress is not None:
             progress("gathering", done, total)
 
-    draft = target.with_name(f".{target.name}.partial")
     try:
-        write_tensors(draft, slots, stored.read, tell)
-        draft.replace(target)
+        with written_whole(target) as draft:
+            write_tensors(draft, slots, stored.read, tell)
     except OSError as error:
         raise PackageError(f"cannot write {target}: {error}\n  nothing was left behind") from error
-    finally:
-        with suppress(OSError):
-            # On a disk that cannot be written there is nothing to remove, and no way to.
-            draft.unlink()
     return sorted(slot.name for slot in slots)
 
 

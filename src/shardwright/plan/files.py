@@ -5,7 +5,6 @@ A style is a string (``colwise``) or a mapping,
 """
 
 import os
-import tempfile
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.cut import EVERY, Blocks, Cut, describe_cut
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard
 from shardwright.layout.values import check_file, is_count
+from shardwright.program.atomic import written_whole
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -65,22 +65,10 @@ def read_layout(value: Any, num_ranks: int) -> Layout:
 
 def write_plan(path: str | os.PathLike[str], plan: Mapping[str, Any], *, comment: str = "") -> None:
     """Write a plan as YAML, whole or not at all."""
-    target = Path(path)
     text = "".join(f"# {line}\n" for line in comment.splitlines())
     text += yaml.safe_dump({key: spell(value) for key, value in plan.items()}, sort_keys=False, default_flow_style=None)
-    write_whole(target, text)
-
-
-def write_whole(target: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it into place."""
-    handle, name = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with written_whole(Path(path)) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def spell(style: Any) -> Any:

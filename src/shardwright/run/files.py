@@ -1,7 +1,6 @@
 """Inputs and outputs as safetensors files, by name."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.export import ExportedProgram
 from shardwright.errors import Finding, InputError, near_misses, raise_findings
 from shardwright.layout.dtypes import check_storable
 from shardwright.layout.values import check_file
+from shardwright.program.atomic import written_whole
 from shardwright.program.read import constant_inputs, user_input_names
 from shardwright.program.signature import in_structure, spell_constant
 
@@ -46,16 +46,11 @@ def read_inputs(
 def write_outputs(path: str | os.PathLike[str], outputs: Mapping[str, torch.Tensor]) -> None:
     """Write tensors to a safetensors file, whole or not at all; raises `InputError` for dtypes that it cannot hold."""
     check_storable({key: (value.dtype, value.shape) for key, value in outputs.items()}, InputError)
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
     try:
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in outputs.items()}, name)
-        Path(name).replace(target)
+        with written_whole(Path(path)) as draft:
+            save_file({key: value.detach().cpu().contiguous().clone() for key, value in outputs.items()}, draft)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {path}: {error}") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def example_inputs(exported: ExportedProgram, path: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

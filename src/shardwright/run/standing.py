@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from shardwright.program.atomic import written_whole
 from shardwright.program.torch_private import OpOverload, OpOverloadPacket, packet_name
 from shardwright.run.aot.machine import NAMESPACE
 
@@ -87,9 +88,8 @@ def standings(folder: Path, num_ranks: int) -> list[Standing]:
 def _write(folder: Path, rank: int, frame: FrameType | None) -> None:
     if frame is None:
         return
-    draft = folder / f"standing-{rank}.new"
-    draft.write_text(json.dumps({"at": _place(frame), "waits": _waits(frame)}))
-    draft.replace(folder / f"standing-{rank}.json")
+    with written_whole(folder / f"standing-{rank}.json") as draft:
+        draft.write_text(json.dumps({"at": _place(frame), "waits": _waits(frame)}))
 
 
 def _place(frame: FrameType) -> str:

@@ -1,0 +1,53 @@
+"""Files are written whole or not at all."""
+
+import stat
+
+import pytest
+
+from shardwright.program.atomic import written_whole
+
+
+def test_a_draft_takes_the_place_of_an_older_file(tmp_path):
+    target = tmp_path / "plan.yaml"
+    target.write_text("old")
+    with written_whole(target) as draft:
+        draft.write_text("new")
+        assert target.read_text() == "old" and draft.parent == tmp_path
+    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+def break_off(target, error):
+    with written_whole(target) as draft:
+        draft.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_what_goes_wrong_leaves_the_older_file_and_nothing_else(tmp_path, error):
+    target = tmp_path / "plan.yaml"
+    target.write_text("old")
+    with pytest.raises(type(error)):
+        break_off(target, error)
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_before_anything_is_written_stays_the_same(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such weight"), written_whole(tmp_path / "x"):
+        raise FileNotFoundError("no such weight")
+
+
+def test_two_writers_do_not_share_a_draft(tmp_path):
+    target = tmp_path / "out"
+    with written_whole(target) as first:
+        first.write_text("first")
+        with written_whole(target) as second:
+            second.write_text("second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with written_whole(tmp_path / "whole") as draft:
+        draft.write_text("")
+    assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
