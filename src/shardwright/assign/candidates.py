@@ -10,8 +10,9 @@ which index, so where sizes divide, all of these are one candidate.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from shardwright.assign.bonds import Bonds
 from shardwright.assign.folding import Folded, Site
-from shardwright.assign.packed import Bonds, Pack, Place, Sides, find_packs, joined_cuts
+from shardwright.assign.packed import Bound, Pack, Place, Sides, find_packs, joined_cuts
 from shardwright.assign.steps import Value
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Shard, cut_of
@@ -41,7 +42,7 @@ class Candidates:
     """Choices of each site that were looked at, those that no strategy makes among them."""
     told: list[int] = field(default_factory=list)
     """How many choices of each site have become cuts of its dims."""
-    bonds: Bonds = field(default_factory=Bonds)
+    bonds: Bonds[Bound] = field(default_factory=Bonds)
     packs: list[Pack] = field(default_factory=list)
 
     def add(self, value: Value, layout: Shard) -> None:

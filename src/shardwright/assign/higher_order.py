@@ -14,6 +14,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.assign.assignment import Assignment
+from shardwright.assign.bonds import Bonds
 from shardwright.assign.problem import Solution
 from shardwright.assign.rebase import rule_of_call, step_call
 from shardwright.assign.steps import Step, StepKind, Steps, build_steps
@@ -192,29 +193,20 @@ class _Classes:
     """Dims and factors that go together; ``whole``: those that may not be cut."""
 
     def __init__(self) -> None:
-        self.parent: dict[Place, Place] = {}
+        self.bonds: Bonds[Place] = Bonds()
         self.whole: set[Place] = set()
 
-    def find(self, place: Place) -> Place:
-        root = place
-        while self.parent.setdefault(root, root) != root:
-            root = self.parent[root]
-        while self.parent[place] != root:
-            self.parent[place], place = root, self.parent[place]
-        return root
-
     def join(self, one: Place, other: Place) -> None:
-        first, second = self.find(one), self.find(other)
-        if first != second:
-            self.parent[second] = first
-            if second in self.whole:
-                self.whole.add(first)
+        first, second = self.bonds.root(one), self.bonds.root(other)
+        self.bonds.join((first, second))
+        if second in self.whole:
+            self.whole.add(first)
 
     def fix(self, place: Place) -> None:
-        self.whole.add(self.find(place))
+        self.whole.add(self.bonds.root(place))
 
     def is_whole(self, place: Place) -> bool:
-        return self.find(place) in self.whole
+        return self.bonds.root(place) in self.whole
 
 
 def _classify(found: CutRegions, node: fx.Node) -> None:
@@ -236,7 +228,7 @@ def _classify(found: CutRegions, node: fx.Node) -> None:
     def dims(side: str, index: int, shape: Sequence[Size]) -> Dims:
         terms = []
         for dim, size in enumerate(shape):
-            root = classes.find((side, index, dim))
+            root = classes.bonds.root((side, index, dim))
             name = roots.setdefault(root, f"n{len(roots)}")
             sizes.setdefault(name, size)
             if classes.is_whole(root) or not isinstance(size, int) or sizes[name] != size:
@@ -246,7 +238,9 @@ def _classify(found: CutRegions, node: fx.Node) -> None:
 
     sides = tuple(dims("operand", i, meta.shape) for i, meta in enumerate(operands))
     made = tuple(None if meta is None else dims("result", i, meta.shape) for i, meta in enumerate(results))
-    found.classes = {place: roots[root] for place in list(classes.parent) if (root := classes.find(place)) in roots}
+    found.classes = {
+        place: roots[root] for place in classes.bonds.members() if (root := classes.bonds.root(place)) in roots
+    }
     fixed |= {name for name in sizes if name not in fixed and not _may_cut(found, name, sizes[name])}
     # Nothing reduces inside, so a result without the class that is cut is computed whole.
     independent = frozenset(range(len(made)))

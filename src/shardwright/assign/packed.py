@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from shardwright.assign.bonds import Bonds
 from shardwright.assign.steps import Value
 from shardwright.layout.cut import Cut
 from shardwright.rules.rule import Dims, Rule, Term
@@ -23,31 +24,6 @@ Bound = tuple[Place, Cut]
 
 Sides = list[tuple[list[Value], Dims]]
 """Of every operand and result of a site: the values that lie there, and its dims."""
-
-
-class Bonds:
-    """Which cuts of which dims are bound: disjoint sets, joined as operators are looked at."""
-
-    def __init__(self) -> None:
-        self._parents: dict[Bound, Bound] = {}
-        self.num_joins = 0
-
-    def root(self, one: Bound) -> Bound:
-        """What stands for all that is bound to this cut."""
-        path = []
-        while (parent := self._parents.get(one, one)) != one:
-            path.append(one)
-            one = parent
-        for passed in path:
-            self._parents[passed] = one
-        return one
-
-    def join(self, bound: Iterable[Bound]) -> None:
-        """Bind these cuts to each other."""
-        roots = list(dict.fromkeys(self.root(one) for one in bound))
-        for other in roots[1:]:
-            self._parents[other] = roots[0]
-            self.num_joins += 1
 
 
 @dataclass
@@ -97,7 +73,7 @@ def _holders(sides: Sides, name: str) -> Iterator[Place]:
 
 
 def joined_cuts(
-    pack: Pack, known: Mapping[Place, Mapping[Cut, None]], bonds: Bonds, num_ranks: int, *, agreed: bool
+    pack: Pack, known: Mapping[Place, Mapping[Cut, None]], bonds: Bonds[Bound], num_ranks: int, *, agreed: bool
 ) -> list[Cut]:
     """The cuts of a packed dim that bound cuts of its parts make; ``known``: the cuts of each dim.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from shardwright.assign.bonds import Bonds
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget
 from shardwright.errors import AssignmentError
@@ -83,18 +84,12 @@ def _byte_ranges(problem: Problem) -> list[tuple[int, int]]:
 
     No reader stands in the way, since any layout of a weight can be gathered for it; so this needs no solver.
     """
-    leader = list(range(len(problem.sites)))
-
-    def find(site: int) -> int:
-        while leader[site] != site:
-            site = leader[site]
-        return site
-
-    for one, other in problem.ties:
-        leader[find(one)] = find(other)
+    bonds: Bonds[int] = Bonds()
+    for tied in problem.ties:
+        bonds.join(tied)
     groups: dict[int, list[SiteChoices]] = {}
     for index, site in enumerate(problem.sites):
-        groups.setdefault(find(index), []).append(site)
+        groups.setdefault(bonds.root(index), []).append(site)
     return [_byte_range(sites) for sites in groups.values()]
 
 
