@@ -6,7 +6,7 @@ import torch
 
 from shardwright.layout.cut import on_size
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of
-from shardwright.layout.reductions import REDUCTIONS
+from shardwright.layout.reductions import reduce_shares
 
 
 def take_shard(tensor: torch.Tensor, layout: Layout, rank: int) -> torch.Tensor:
@@ -30,10 +30,7 @@ def join_shards(shards: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
     if isinstance(layout, Replicate):
         return shards[0]
     if isinstance(layout, Partial):
-        total = shards[0]
-        for shard in shards[1:]:
-            total = REDUCTIONS[layout.op](total, shard)
-        return total
+        return reduce_shares(shards, layout.op)
     assert isinstance(layout, Shard), f"the pieces of {layout} make no whole"
     dim = layout.dim
     cut = on_size(cut_of(layout), sum(shard.shape[dim] for shard in shards))

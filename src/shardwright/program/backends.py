@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shardwright.layout.reductions import REDUCTIONS
 from shardwright.program.collectives import REDUCING, CollectiveKind
 
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int32, torch.int64})
@@ -21,7 +22,6 @@ _BOOL = frozenset({torch.bool})
 _NUMBERS = _INTEGERS | _FLOATS
 
 MOVES = ("all_gather", "all_to_all", "broadcast")
-REDUCTIONS = ("sum", "product", "max", "min")
 
 GLOO: Mapping[str, frozenset[torch.dtype]] = {
     "all_gather": _NUMBERS | _BOOL | _COMPLEX,

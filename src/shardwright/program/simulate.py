@@ -16,20 +16,13 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import RunError
+from shardwright.layout.reductions import reduce_shares
 from shardwright.program.backends import is_taken
 from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import graphs_of, higher_order_name, region_of
 from shardwright.program.program import Program
 from shardwright.program.signature import Signature, unflatten_outputs
-
-_REDUCE: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sum": lambda shares: shares.any(0) if shares.dtype == torch.bool else shares.sum(0, dtype=shares.dtype),
-    "product": lambda shares: shares.all(0) if shares.dtype == torch.bool else shares.prod(0, dtype=shares.dtype),
-    "max": lambda shares: shares.amax(0),
-    "min": lambda shares: shares.amin(0),
-}
-"""What a reduction makes of every rank's share, stacked."""
 
 Watch = Callable[[int, fx.Node, Any], Any]
 """Called with rank, node and value for every node that runs; what it returns is the node's value from then on."""
@@ -295,12 +288,12 @@ def _collective(calls: Sequence[_Pending]) -> list[torch.Tensor]:
         what = f"{kind} ({op})" if op else kind
         raise RunError(f"not every backend takes {what} of {first.tensor.dtype} and gets it right")
     if kind is CollectiveKind.ALL_REDUCE:
-        total = _REDUCE[op](torch.stack(tensors))
+        total = reduce_shares(tensors, op)
         return [total.clone() for _ in tensors]
     if kind is CollectiveKind.ALL_GATHER:
         whole = torch.cat(tensors, 0)
         return [whole.clone() for _ in tensors]
     if kind is CollectiveKind.REDUCE_SCATTER:
-        return list(_REDUCE[op](torch.stack(tensors)).chunk(len(tensors), 0))
+        return list(reduce_shares(tensors, op).chunk(len(tensors), 0))
     split = [t.split(list(call.args[1]), 0) for t, call in zip(tensors, calls, strict=True)]
     return [torch.cat([pieces[rank] for pieces in split], 0) for rank in range(len(tensors))]

@@ -14,6 +14,7 @@ import torch
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.layout.pieces import take_shard
+from shardwright.layout.reductions import reduce_shares
 from shardwright.program.torch_private import schema_of
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.check import split_sum
@@ -28,11 +29,8 @@ REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError, Not
 """What operators raise when they are given pieces that do not fit."""
 
 _RANKS = (2, 3)
-_REDUCTIONS = {
-    "sum": lambda pieces: sum(pieces[1:], pieces[0]),
-    "max": lambda pieces: torch.stack(pieces).amax(0),
-    "min": lambda pieces: torch.stack(pieces).amin(0),
-}
+_REDUCTIONS = ("sum", "max", "min")
+"""Those that are looked for; a product of random pieces is too often 0 to be told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +241,8 @@ def _recombination(whole: torch.Tensor, pieces: Sequence[torch.Tensor]) -> int |
         return None
     if all(_equal(piece, whole) for piece in pieces):
         return "whole"
-    for name, reduce in _REDUCTIONS.items():
-        if whole.dtype != torch.bool and not whole.is_complex() and _equal(reduce(list(pieces)), whole):
+    for name in _REDUCTIONS:
+        if whole.dtype != torch.bool and not whole.is_complex() and _equal(reduce_shares(pieces, name), whole):
             return name
     return None
 

@@ -8,10 +8,9 @@ import torch
 
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Owned, Partial, Shard, cut_of, local_shape
+from shardwright.layout.reductions import REDUCTIONS
 from shardwright.rules.call import leaves
 from shardwright.rules.rule import Local, TensorMeta
-
-_IDENTITY = {"sum": 0.0, "max": -math.inf, "min": math.inf, "product": 1.0}
 
 
 def localize(local: Local) -> Any:
@@ -86,7 +85,7 @@ def fill_results(local: Local) -> Any:
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
         assert meta is not None, "only calls whose results are all tensors are filled"
         shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
-        value = _IDENTITY[layout.op] if isinstance(layout, Partial) else 0.0
+        value = REDUCTIONS[layout.op].neutral if isinstance(layout, Partial) else 0.0
         if not meta.dtype.is_floating_point and math.isinf(value):
             info = torch.iinfo(meta.dtype)
             value = info.min if value < 0 else info.max
