@@ -39,7 +39,6 @@ JUDGED_ELSEWHERE = {
     "generate/*.py": "generate/test_decoding.py",
     "layout/cut.py": "layout/test_layout.py",
     "layout/pieces.py": "layout/test_layout.py",
-    "layout/reductions.py": "partition/test_reshard.py",
     "layout/sizes.py": "layout/test_layout.py",
     "package/describe.py": "package/test_save.py",
     "package/folder.py": "package/test_folders.py",

@@ -21,6 +21,7 @@ from shardwright.assign.region_choices import RegionSolver
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
 from shardwright.assign.site_rules import SiteRules, read_rules
+from shardwright.assign.steps import StepKind
 from shardwright.assign.task import Task, make_task
 from shardwright.layout.layout import Layout
 from shardwright.plan.pins import Pins
@@ -105,10 +106,10 @@ def _assignment(task: Task, described: SiteRules, given: Given, choices: Choices
     return Assignment(
         program=task.program,
         steps=task.steps,
-        strategies=[None if step.kind == "plain" else by_step[step.index] for step in steps],
+        strategies=[None if step.kind is StepKind.PLAIN else by_step[step.index] for step in steps],
         rules=[described.rules[site] for site in site_of],
         calls=[described.calls[site] for site in site_of],
-        layouts={step.node.name: by_step[step.index].results[0] for step in steps if step.kind == "input"},
+        layouts={step.node.name: by_step[step.index].results[0] for step in steps if step.kind is StepKind.INPUT},
         fallbacks=_fallbacks(task, described.reasons, choices, chosen),
         weights=task.weights,
         solution=solution,

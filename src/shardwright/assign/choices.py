@@ -10,7 +10,7 @@ from shardwright.assign.given import Given
 from shardwright.assign.higher_order import is_region_call
 from shardwright.assign.owned import add_owned
 from shardwright.assign.region_choices import RegionSolver, region_ways
-from shardwright.assign.steps import Step
+from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard, resolve
@@ -76,9 +76,9 @@ def _is_uneven(size: Size, num_ranks: int) -> bool:
 def _strategies(task: Task, given: Given, candidates: Candidates, site: Site, rule: Rule | None) -> list[Strategy]:
     """What a call or constraint may do without communicating; nothing yet for placeholders and outputs."""
     step = site.step
-    if step.kind in ("input", "output"):
+    if step.kind in (StepKind.INPUT, StepKind.OUTPUT):
         return []
-    if step.kind == "constraint":
+    if step.kind is StepKind.CONSTRAINT:
         layout = given.pinned[site.index]
         return [Strategy((), (layout,), (layout,))]
     if rule is None:
@@ -95,7 +95,7 @@ def _may_cut(task: Task, site: Site) -> bool:
 
 def _may_talk_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bool:
     """Whether a site calls regions that may communicate."""
-    is_call = site.step.kind == "call" and rules[site.index] is not None
+    is_call = site.step.kind is StepKind.CALL and rules[site.index] is not None
     return is_call and task.num_ranks > 1 and _may_cut(task, site) and is_region_call(site.step.node)
 
 
@@ -112,12 +112,12 @@ def _add_inputs_and_outputs(task: Task, given: Given, candidates: Candidates, st
     sites = task.folded.sites
     summed = _read_as_partial(sites, strategies)
     for site in sites:
-        if site.step.kind == "input":
+        if site.step.kind is StepKind.INPUT:
             pinned = given.pinned.get(site.index)
             options = [pinned] if pinned is not None else _free_layouts(task, given, candidates, site, summed)
             strategies[site.index] = [Strategy((), (), (layout,)) for layout in options]
     for site in sites:
-        if site.step.kind == "output":
+        if site.step.kind is StepKind.OUTPUT:
             link = given.links.get(site.index)
             linked = [one.results[0] for one in strategies[link[0]]] if link is not None else None
             layouts = [_output_layout(task, site.step)] if linked is None else linked

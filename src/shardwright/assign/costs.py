@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch.export.graph_signature import InputKind
 
 from shardwright.assign.choices import Choices
 from shardwright.assign.cost import share
@@ -11,7 +12,7 @@ from shardwright.assign.effort import Budget
 from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
-from shardwright.assign.steps import Step
+from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
@@ -56,7 +57,7 @@ def _weight_bytes(task: Task, site: Site, given: Given, strategies: Sequence[Str
 
 def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Strategy]) -> list[float]:
     """The time of a call on the busiest rank, by strategy."""
-    if step.kind != "call" or not step.vals or step.node.target in COLLECTIVES:
+    if step.kind is not StepKind.CALL or not step.vals or step.node.target in COLLECTIVES:
         return [0.0] * len(strategies)
     moved = [] if rule is not None and rule.moves else task.moved_bytes(step)
     products = 0
@@ -85,7 +86,7 @@ def _flows(task: Task, rules: Sequence[Rule | None]) -> list[ValueFlow]:
 def _reads(task: Task, site: int, operand: int) -> bool:
     """Whether a site reads an operand's values, and has it moved to the layout it wants."""
     step = task.folded.sites[site].step
-    return step.kind != "sizes" and operand not in step.unread
+    return step.kind is not StepKind.SIZES and operand not in step.unread
 
 
 def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:
@@ -95,9 +96,9 @@ def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:
     """
     found: set[int] = set()
     for step in task.steps.items:
-        item = task.inputs.get(step.node.name) if step.kind == "input" else None
-        is_parameter = item is not None and (item.kind.name == "PARAMETER" or item.name in task.pins.weights)
-        of_weights = step.kind == "call" and step.reads and all(source in found for source, _ in step.reads)
+        item = task.inputs.get(step.node.name) if step.kind is StepKind.INPUT else None
+        is_parameter = item is not None and (item.kind == InputKind.PARAMETER or item.name in task.pins.weights)
+        of_weights = step.kind is StepKind.CALL and step.reads and all(source in found for source, _ in step.reads)
         if is_parameter or (of_weights and not _is_sum(task, step, rules[task.folded.site_of[step.index]])):
             found.add(step.index)
     return found

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shardwright.assign.folding import Site
-from shardwright.assign.steps import Step
+from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
 from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.layout import REPLICATE, Layout, resolve
@@ -42,17 +42,17 @@ def read_given(task: Task) -> Given:
     pins = ((site.index, _pin(task, site)) for site in sites if site.index not in free_state)
     pinned = {index: layout for index, layout in pins if layout is not None}
     linked = frozenset(index for site, (placeholder, _) in links.items() for index in (site, placeholder))
-    inputs = {site.index for site in sites if site.step.kind == "input"}
+    inputs = {site.index for site in sites if site.step.kind is StepKind.INPUT}
     return Given(links, linked, free_state, pinned, frozenset(inputs - read - linked))
 
 
 def _mutations(task: Task) -> dict[int, tuple[int, int]]:
     """The outputs that mutate buffers, linked to those."""
-    inputs = {step.node.name: step for step in task.steps.items if step.kind == "input"}
+    inputs = {step.node.name: step for step in task.steps.items if step.kind is StepKind.INPUT}
     mutated = task.program.mutations()
     found = {}
     for site in task.folded.sites:
-        if site.step.kind == "output" and site.step.output in mutated:
+        if site.step.kind is StepKind.OUTPUT and site.step.output in mutated:
             step = inputs[mutated[site.step.output]]
             found[site.index] = (task.folded.site_of[step.index], step.vals[0].dim())
     return found
@@ -60,7 +60,7 @@ def _mutations(task: Task) -> dict[int, tuple[int, int]]:
 
 def _ties(task: Task, read: set[int]) -> dict[int, tuple[int, int]]:
     """The names of a tied weight, each linked to the one before."""
-    inputs = {step.node.name: step for step in task.steps.items if step.kind == "input"}
+    inputs = {step.node.name: step for step in task.steps.items if step.kind is StepKind.INPUT}
     tied: dict[int, list[int]] = {}
     for item in task.program.inputs:
         if item.is_state and item.target is not None and item.name in inputs:
@@ -83,9 +83,9 @@ def _is_free(task: Task, step: Step) -> bool:
 def _pin(task: Task, site: Site) -> Layout | None:
     """The layout of a constraint or of a placeholder that is not free; None for all else."""
     step = site.step
-    if step.kind == "constraint":
+    if step.kind is StepKind.CONSTRAINT:
         return _resolved(task, step.layout or REPLICATE, step, step.key)
-    if step.kind != "input":
+    if step.kind is not StepKind.INPUT:
         return None
     item = task.inputs.get(step.node.name)
     if item is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from shardwright.assign.folding import Site
 from shardwright.assign.higher_order import is_region_call, region_rule
 from shardwright.assign.rebase import step_call
-from shardwright.assign.steps import Step
+from shardwright.assign.steps import Step, StepKind
 from shardwright.errors import RuleError
 from shardwright.program.nodes import op_name
 from shardwright.rules import REGISTRY
@@ -34,7 +34,7 @@ def read_rules(sites: Sequence[Site]) -> SiteRules:
 
 def _rule_of(site: Site, call: Call | None) -> tuple[Rule | None, str | None]:
     """A site's rule, and why it has none where it should."""
-    if site.step.kind == "constraint":
+    if site.step.kind is StepKind.CONSTRAINT:
         return _identity(site.step), None
     if call is None:
         return _region_rule(site.step)
@@ -59,7 +59,7 @@ def _identity(step: Step) -> Rule:
 
 def _region_rule(step: Step) -> tuple[Rule | None, str | None]:
     rule = flex_rule(step.node) if is_flex_attention(step.node) else region_rule(step)
-    if step.kind != "call" or not step.vals or (rule is not None and rule.groups()):
+    if step.kind is not StepKind.CALL or not step.vals or (rule is not None and rule.groups()):
         return rule, None
     if is_region_call(step.node):
         return rule, "nothing in the graphs it calls can be cut without communication"

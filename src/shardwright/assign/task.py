@@ -8,7 +8,7 @@ import torch
 
 from shardwright.assign.cost import CostModel
 from shardwright.assign.folding import Folded, Site, fold
-from shardwright.assign.steps import Step, Steps, build_steps
+from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.errors import PlanError, raise_findings
 from shardwright.layout.sizes import size_hint
 from shardwright.plan.pins import Pins
@@ -37,12 +37,12 @@ class Task:
 
     def is_state(self, step: Step) -> bool:
         """Whether a step is the placeholder of a parameter, buffer or constant."""
-        item = self.inputs.get(step.node.name) if step.kind == "input" else None
+        item = self.inputs.get(step.node.name) if step.kind is StepKind.INPUT else None
         return item is not None and item.is_state
 
     def is_weight(self, site: Site) -> bool:
         """Whether a site is the placeholder of a weight."""
-        return site.step.kind == "input" and site.step.node.name in self.weights
+        return site.step.kind is StepKind.INPUT and site.step.node.name in self.weights
 
     def num_elements(self, value: torch.Tensor) -> int:
         """The elements of a whole value; an unknown size counts as in the example."""

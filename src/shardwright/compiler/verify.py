@@ -16,6 +16,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
+from shardwright.assign.steps import StepKind
 from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import InputError
@@ -259,7 +260,7 @@ def _with_rounding(
 def _output_layouts(sharded: ShardedProgram, simulation: Simulation, position: int) -> tuple[Layout, ...]:
     found = []
     for assignment in sharded.assignments.values():
-        step = next((s for s in assignment.steps.items if s.kind == "output" and s.output == position), None)
+        step = next((s for s in assignment.steps.items if s.kind is StepKind.OUTPUT and s.output == position), None)
         strategy = assignment.strategies[step.index] if step is not None else None
         assert strategy is not None, f"output {position} has no layout"
         found.append(strategy.operands[0])
