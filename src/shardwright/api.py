@@ -82,7 +82,7 @@ def shard(
     `ProgramError`, `AssignmentError`, `BudgetError`.
 
     >>> sharded = shard(exported, mesh=4, plan={"layers.*.mlp.up": "colwise", "layers.*.mlp.down": "rowwise"})
-    >>> sharded.exported(rank=0)            # an ExportedProgram
+    >>> program = sharded.exported(rank=0)  # an ExportedProgram
     """
     axes = Mesh.of(mesh)
     check_number(slack, "slack", least=0)

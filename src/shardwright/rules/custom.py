@@ -106,7 +106,7 @@ def discover_rule(op: Any, *args: Any, **kwargs: Any) -> Discovery | None:
     Raises `RuleError` for an operator that is random or changes its arguments.
 
     >>> print(discover_rule("mylib::scale", torch.randn(4, 6), torch.randn(6)))
-    register_rule("mylib::scale", "f0 f1, f1 -> f0 f1", linear=[[0], [1]])
+    register_rule("mylib::scale", "f1 f0, f0 -> f1 f0", linear=[[0], [1]])
     """
     op = _one_overload(_operator(op) if isinstance(op, str) else op)
     if not is_discoverable(op):

@@ -80,7 +80,7 @@ def shard_checkpoint(
     Warns of tensors and files of the checkpoint that nothing reads (`CheckpointWarning`). Raises `CheckpointError` when
     the checkpoint cannot be read, else as `shard` and `ShardedProgram.save` do.
 
-    >>> shard_checkpoint("SmolLM2-135M/", "out/", mesh=3)
+    >>> sharded = shard_checkpoint("SmolLM2-135M/", "out/", mesh=3)
     """
     opened = open_checkpoint(checkpoint, dtype=dtype, cache_length=cache_length, progress=progress)
     if progress is not None:

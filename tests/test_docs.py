@@ -1,0 +1,188 @@
+"""Documentation runs: examples of docstrings, the README's Python from top to bottom, and its command lines.
+
+Examples that belong on many ranks ("under torchrun") run as rank 0 of torch's fake process group, whose collectives
+move nothing: that they are called rightly is shown here, that ranks agree in `tests.run` and `tests.generate`.
+"""
+
+import ast
+import doctest
+import importlib
+import re
+import shlex
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+import typer
+from torch import library, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import shardwright as sw
+from shardwright.cli.app import app
+from shardwright.rules import REGISTRY
+from shardwright.sources.checkpoint import open_checkpoint
+from tests.support.tiny import write_checkpoint
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "shardwright"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+LIBRARY = library.Library("mylib", "DEF")
+LIBRARY.define("scale(Tensor x, Tensor w) -> Tensor")
+LIBRARY.impl("scale", lambda x, w: x * w, "CompositeExplicitAutograd")
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.down(self.up(x).relu())
+
+
+class Layers(nn.Module):
+    """What the examples call a model: `layers.*.mlp.up` and `down`."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.ModuleDict({"mlp": MLP()}) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer["mlp"](x)
+        return x
+
+
+class Packed(nn.Module):
+    """A state-space layer's projections: `in_proj` makes two parts, `out_proj` reads their product."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(16, 64), nn.Linear(32, 16)
+
+    def forward(self, x):
+        left, gate = self.in_proj(x).chunk(2, -1)
+        return self.out_proj(left * gate.sigmoid())
+
+
+INPUTS = (torch.randn(3, 16),)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "SmolLM2-135M"
+    return folder, write_checkpoint(folder, num_hidden_layers=1, num_key_value_heads=6, tokenizer=True)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, checkpoint):
+    """A folder of its own in which the checkpoint lies where the examples look for it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "SmolLM2-135M").symlink_to(checkpoint[0])
+    return tmp_path
+
+
+@pytest.fixture
+def mylib():
+    """The rule of `mylib::scale` is forgotten after the example."""
+    yield
+    if "mylib::scale" in REGISTRY.names():
+        REGISTRY.remove("mylib::scale")
+
+
+@contextmanager
+def fake_ranks(num_ranks):
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def modules_with_examples():
+    paths = [path for path in sorted(SOURCE.rglob("*.py")) if ">>>" in path.read_text()]
+    return [".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in paths]
+
+
+def namespace_of(module, checkpoint):
+    if module.endswith("huggingface"):
+        exported = open_checkpoint(checkpoint[0], cache_length=0).exported
+        return {"exported": exported, "model": SimpleNamespace(config=checkpoint[1].config)}
+    model = Packed() if module.endswith("autodeploy") else Layers()
+    return {"exported": torch.export.export(model, INPUTS)}
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
+def test_examples_of_docstrings(module, workplace, checkpoint, mylib):
+    found = doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module))
+    examples = [one for one in found if one.examples]
+    assert examples
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)
+    said: list[str] = []
+    for one in examples:
+        one.globs |= {"torch": torch, "shard": sw.shard, **namespace_of(module, checkpoint)}
+        runner.run(one, out=said.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(said)
+
+
+def blocks(page, language):
+    """The fenced blocks of a page in one language; ``""``: those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
+README = blocks(PAGES[0], "python")
+
+
+def test_the_readme_shows_python_and_commands():
+    assert len(README) >= 3
+    assert len(command_lines()) >= 10
+
+
+@pytest.mark.parametrize("number", range(len(README)))
+def test_python_of_the_readme(number, workplace, mylib):
+    text = README[number]
+    names = {"torch": torch, "sw": sw, "model": Layers(), "example_inputs": INPUTS, "prompt_ids": [5, 6, 7]}
+    # A package is loaded by as many ranks as it is for: the mesh that the block names last.
+    asked = re.findall(r"mesh=(\d+)", text.partition("sw.load(")[0])
+    with fake_ranks(int(asked[-1]) if asked else 1):
+        exec(compile(text, f"README.md, Python block {number + 1}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_on_every_page_is_python(page):
+    for text in blocks(page, "python"):
+        ast.parse(text)
+
+
+def command_lines():
+    """(page, words) of every line in a plain block that calls `shardwright`."""
+    lines = [(page.name, line) for page in PAGES for block in blocks(page, "") for line in block.splitlines()]
+    return [(page, shlex.split(line, comments=True)) for page, line in lines if line.startswith("shardwright ")]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), command_lines(), ids=lambda part: part if isinstance(part, str) else part[1]
+)
+def test_command_lines_are_taken(page, words, workplace):
+    # Files that other commands would have written.
+    for word in words:
+        if re.search(r"\.\w+$", word):
+            Path(word).touch()
+        elif word == "out/":
+            Path(word).mkdir()
+    commands = typer.main.get_group(app)
+    command = commands.commands.get(words[1])
+    assert command is not None, f"{page} calls {words[1]!r}"
+    command.make_context(words[1], words[2:])
+
+
+def test_targets_that_pages_make_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    asked = {name for page in PAGES for name in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)}
+    assert asked - targets == set()
+    assert asked
