@@ -85,6 +85,9 @@ class ShardedProgram:
         self.signature: Signature = signature_of(program.source)
         """How the original's ``forward`` is called."""
         self._partitioned: dict[tuple[int, ...], Program] = {}
+        """The programs that a later axis reads, by the ranks' place on the axes so far."""
+        self._kept: dict[tuple[int, ...], Program] = {}
+        """The finished programs of one rank of each kind."""
         self._collectives: list[Collective] | None = None
 
     @one_at_a_time
@@ -113,28 +116,19 @@ class ShardedProgram:
         if unknown:
             raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
         names.update(group_names or {})
-        if rank == 0:
-            # Lowering changes the first rank's program, which is where collectives are read off.
-            _ = self.collectives
-        where = self._coordinate(rank)
-        return lower(self._partitioned.pop(where, None) or self._finished(where), names)
+        return lower(self._finished(self._coordinate(rank)), names)
 
     @one_at_a_time
     def check_ranks(self) -> None:
-        """Raise what any rank's program would raise: those of ranks with pieces of the same lengths are alike.
-
-        What is partitioned for this is kept until its rank is asked for.
-        """
-        _ = self.collectives
+        """Raise what any rank's program would raise: those of ranks with pieces of the same lengths are alike."""
         places: list[tuple[int, ...]] = [()]
         for depth, (_, num_ranks) in enumerate(self.mesh):
             places = [
                 (*place, rank) for place in places for rank in distinct_ranks(self._assignment(depth, place), num_ranks)
             ]
         for place in places:
-            if place not in self._partitioned:
-                self._partitioned[place] = self._finished(place)
-            check_lowering(self._partitioned[place], self._axis_names())
+            self._kept[place] = self._finished(place)
+            check_lowering(self._kept[place], self._axis_names())
 
     @property
     def assignment(self) -> Assignment:
@@ -161,8 +155,8 @@ class ShardedProgram:
         """Every collective of the program, in order, with its cause."""
         if self._collectives is None:
             first = (0,) * len(self.passes)
-            self._partitioned[first] = self._finished(first)
-            self._collectives = collectives_of(self._partitioned[first])
+            self._kept[first] = self._finished(first)
+            self._collectives = collectives_of(self._kept[first])
         return list(self._collectives)
 
     @property
@@ -258,15 +252,17 @@ class ShardedProgram:
 
     def _finished(self, where: tuple[int, ...]) -> Program:
         """The program of a rank after all axes, collectives along parts of one axis merged."""
-        program = self._partition(where, cache=False)
+        if where in self._kept:
+            return self._kept[where]
+        program = self._partition(where)
         coordinate = dict(zip(self.mesh.names, where, strict=True))
         for axis, parts in self.mesh.unions:
             rank = coordinate[parts[0]] * self.mesh.size(parts[1]) + coordinate[parts[1]]
-            merge_collectives(program, axis, parts, rank)
+            program = merge_collectives(program, axis, parts, rank)
         return program
 
-    def _partition(self, where: tuple[int, ...], *, cache: bool = True) -> Program:
-        """The program after the axes of ``where``; the last stage is changed in place later, and so not shared."""
+    def _partition(self, where: tuple[int, ...]) -> Program:
+        """The program after the axes of ``where``; kept where a later axis reads it again."""
         if not where:
             return self.program
         if where in self._partitioned:
@@ -275,7 +271,7 @@ class ShardedProgram:
         one = self.passes[depth]
         assignment = self._assignment(depth, where[:-1])
         after = partition(assignment.program, assignment, one.axis, where[-1], one.plan_keys)
-        if cache:
+        if len(where) < len(self.passes):
             self._partitioned[where] = after
         return after
 

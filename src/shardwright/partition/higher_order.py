@@ -1,41 +1,25 @@
 """Higher-order operators on one rank: the regions they call are partitioned as programs of their own."""
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from shardwright.assign.assign import region_solver
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.higher_order import CutRegions, read_regions
 from shardwright.assign.inside import Sides, assign_inside
 from shardwright.assign.steps import Step
+from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
-from shardwright.rules.rule import Strategy
-
-if TYPE_CHECKING:
-    from shardwright.partition.walk import Walk
-import copy
-from typing import TYPE_CHECKING
-
-from shardwright.layout.cut import Cut
 from shardwright.program.nodes import region_of
-from shardwright.rules.rule import Rule
+from shardwright.rules.rule import Rule, Strategy
 
 if TYPE_CHECKING:
     from shardwright.partition.walk import Walk
-
-
-def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:
-    """A module with what the ``get_attr`` nodes of a graph name, to which one rank's regions can be added."""
-    holder = nn.Module()
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            first = str(node.target).split(".")[0]
-            setattr(holder, first, getattr(owner, first))
-    return holder
 
 
 def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:

@@ -16,6 +16,7 @@ from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
 from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, reduce_scatter
+from shardwright.program.duplicate import duplicate
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
@@ -24,11 +25,11 @@ c10d = torch.ops._c10d_functional
 
 
 def lower(program: Program, group_names: Mapping[str, str]) -> Program:
-    """The same program with ``_c10d_functional`` collectives; changed in place. ``group_names``: axis → group."""
-    fake_mode = program.fake_mode
-    for graph in graphs_of(program.graph):
-        _lower_graph(program, graph, fake_mode, group_names)
-    return program
+    """A program with ``_c10d_functional`` collectives in place of the compiler's. ``group_names``: axis → group."""
+    lowered = duplicate(program)
+    for graph in graphs_of(lowered.graph):
+        _lower_graph(lowered, graph, program.fake_mode, group_names)
+    return lowered
 
 
 def _lower_graph(program: Program, graph: fx.Graph, fake_mode: Any, group_names: Mapping[str, str]) -> None:

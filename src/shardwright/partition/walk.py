@@ -18,7 +18,6 @@ from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.higher_order import (
     empty_results,
     has_no_share,
-    own_holder,
     write_flex_attention,
     write_region_call,
 )
@@ -26,6 +25,7 @@ from shardwright.partition.memory import laid_as, strides
 from shardwright.partition.reshard import local_sizes, reshard
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.duplicate import own_holder
 from shardwright.program.nodes import describe
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema

@@ -1,0 +1,50 @@
+"""A second program that a pass may change freely, so that the first stays what it was."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.nodes import graphs_of, region_of
+from shardwright.program.program import Program
+
+
+def duplicate(program: Program) -> Program:
+    """The same program with a graph of its own; names and metadata are the same, weights and fake tensors shared.
+
+    Graphs that its higher-order operators run are duplicated where they hold collectives, and shared otherwise.
+    """
+    owner = own_holder(program.graph, program.owner)
+    return replace(program, graph=_duplicate_graph(program.graph, owner), owner=owner, origins=dict(program.origins))
+
+
+def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:
+    """A module with what the ``get_attr`` nodes of a graph name, to which one rank's regions can be added."""
+    holder = nn.Module()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            first = str(node.target).split(".")[0]
+            setattr(holder, first, getattr(owner, first))
+    return holder
+
+
+def _duplicate_graph(graph: fx.Graph, owner: nn.Module) -> fx.Graph:
+    made = fx.Graph(owner)  # type: ignore[arg-type]
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = copied = made.node_copy(node, copies.__getitem__)
+        # Also where that is a Python name (``input``), which torch would number.
+        copied.name = node.name
+        region = region_of(node)
+        if region is not None and any(_collectives(region.graph)):
+            assert "." not in str(node.target), f"{node.target}: regions with collectives are named by partition"
+            holder = own_holder(region.graph, region)
+            copied.meta["val"] = fx.GraphModule(holder, _duplicate_graph(region.graph, holder))
+            setattr(owner, str(node.target), copied.meta["val"])
+    return made
+
+
+def _collectives(graph: fx.Graph) -> Iterator[Any]:
+    return (node.target for one in graphs_of(graph) for node in one.nodes if node.target in COLLECTIVES)

@@ -1,0 +1,55 @@
+"""`lower` and `merge_collectives` give new programs; the one they are given stays what it was."""
+
+import torch
+from torch import nn
+
+import shardwright as sw
+from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.nodes import graphs_of
+from tests.support.models import MEGATRON, Decoder, redraw
+
+IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
+
+
+def text(program):
+    return "\n".join(
+        f"{node.format_node()} {node.meta.get('collective')}"
+        for graph in graphs_of(program.graph)
+        for node in graph.nodes
+    )
+
+
+def num_collectives(program):
+    return sum(node.target in COLLECTIVES for graph in graphs_of(program.graph) for node in graph.nodes)
+
+
+class Branches(nn.Module):
+    """A block in one branch, so that a region holds a collective."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        block = lambda x: self.down(torch.relu(self.up(x))).sin()
+        return torch.cond(x.sum() > 0, block, lambda x: x.sin(), (x,))
+
+
+def test_collectives_and_names_of_a_lowered_program_stay_in_the_one_before():
+    program = torch.export.export(redraw(Decoder(heads=8, kv_heads=2, width=64, hidden=64)), (IDS,))
+    sharded = sw.shard(program, mesh=4, plan=MEGATRON)
+    before = [str(one) for one in sharded.collectives]
+    first = sharded.rank_program(0)
+    assert num_collectives(first) == 0
+    assert text(sharded.rank_program(0)) == text(first)
+    assert [str(one) for one in sharded.collectives] == before
+    assert sw.verify(sharded, program, (IDS,)).ok
+
+
+def test_regions_with_collectives_are_lowered_in_a_copy():
+    program = torch.export.export(Branches(), (torch.ones(4, 8),))
+    sharded = sw.shard(program, mesh=2, plan={"up": "colwise", "down": "rowwise"})
+    assert sharded.collectives
+    assert text(sharded.rank_program(1)) == text(sharded.rank_program(1))
+    assert num_collectives(sharded.rank_program(1)) == 0
+    assert sw.verify(sharded, program, (torch.ones(4, 8),)).ok
