@@ -8,7 +8,7 @@ from torch import fx
 from shardwright.assign.problem import Solution
 from shardwright.assign.steps import Steps
 from shardwright.layout.layout import Layout
-from shardwright.plan.pins import ModuleBoundary
+from shardwright.plan.resolve import Boundary
 from shardwright.program.nodes import module_path, op_name, source_line
 from shardwright.program.program import Program
 from shardwright.rules.rule import Call, Rule, Strategy
@@ -47,7 +47,7 @@ class Assignment:
     fallbacks: list[Fallback]
     solution: Solution
     num_sites: int = 0
-    boundaries: Sequence[ModuleBoundary] = ()
+    boundaries: Sequence[Boundary] = ()
     expanded: tuple[str, ...] = ()
     weights: frozenset[str] = frozenset()
     """The names of placeholders that are weights: the program's own, or of the call that runs it as a region."""

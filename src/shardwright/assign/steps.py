@@ -17,7 +17,7 @@ from torch import fx
 
 from shardwright.errors import Finding
 from shardwright.layout.layout import Layout
-from shardwright.plan.pins import ModuleBoundary
+from shardwright.plan.resolve import Boundary
 from shardwright.program.nodes import module_stack
 from shardwright.program.program import Program
 from shardwright.rules.call import bind_arguments, leaves, operand_nodes, tensors_among
@@ -87,7 +87,7 @@ def unread_operands(node: fx.Node) -> dict[int, str]:
     return {number: asked[name] for number, name in enumerate(owners) if name in asked}
 
 
-def build_steps(program: Program, boundaries: Sequence[ModuleBoundary] = ()) -> tuple[Steps, list[Finding]]:
+def build_steps(program: Program, boundaries: Sequence[Boundary] = ()) -> tuple[Steps, list[Finding]]:
     """The steps of a program, constraints in place; findings for boundaries that match nothing."""
     steps = Steps([])
     constraints = _Constraints(steps, boundaries, frozenset(i.name for i in program.inputs if i.is_state))
@@ -139,15 +139,15 @@ def _numbered(val: Any, step: int, numbers: Iterator[int]) -> Any:
 class _Constraints:
     """Puts constraint steps at module boundaries while the steps are built."""
 
-    def __init__(self, steps: Steps, boundaries: Sequence[ModuleBoundary], state: frozenset[str]) -> None:
+    def __init__(self, steps: Steps, boundaries: Sequence[Boundary], state: frozenset[str]) -> None:
         self.steps, self.state = steps, state
-        self.by_module: dict[str, list[ModuleBoundary]] = {}
+        self.by_module: dict[str, list[Boundary]] = {}
         for boundary in boundaries:
             self.by_module.setdefault(boundary.module, []).append(boundary)
         self.made: dict[tuple[Value, str, str], Value] = {}
         self.inside: dict[str, dict[fx.Node, None]] = {}
         self.left: dict[str, int] = {}
-        self.matched: set[ModuleBoundary] = set()
+        self.matched: set[Boundary] = set()
 
     def entering(self, user: fx.Node, source: fx.Node) -> Value:
         """The value ``user`` reads for ``source``: constrained where the edge goes into a pinned module."""
@@ -181,7 +181,7 @@ class _Constraints:
                     value = self._constrain(value, wish, node)
         return value
 
-    def _constrain(self, value: Value, wish: ModuleBoundary, node: fx.Node) -> Value:
+    def _constrain(self, value: Value, wish: Boundary, node: fx.Node) -> Value:
         self.matched.add(wish)
         place = (value, wish.module, wish.side)
         if place not in self.made:

@@ -7,24 +7,10 @@ from typing import Any
 from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout.layout import Layout
 from shardwright.layout.values import is_count
-from shardwright.plan.resolve import ResolvedPlan
+from shardwright.plan.resolve import Boundary, ResolvedPlan
 from shardwright.plan.styles import as_layout
 from shardwright.program.program import Program
 from shardwright.program.signature import output_names
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleBoundary:
-    """The plan's wish that what enters ("input") or leaves ("output") a module has a layout.
-
-    ``position``: which of the module's tensors, in the order they are first used; None: all of them.
-    """
-
-    module: str
-    side: str
-    layout: Layout
-    key: str
-    position: int | None = None
 
 
 @dataclass
@@ -38,7 +24,7 @@ class Pins:
     free_cut: frozenset[str] = frozenset()
     inputs: dict[str, Layout] = field(default_factory=dict)
     outputs: dict[int, Layout] = field(default_factory=dict)
-    boundaries: Sequence[ModuleBoundary] = ()
+    boundaries: Sequence[Boundary] = ()
     weights: frozenset[str] = frozenset()
     """Inputs that are weights all the same: those of a region."""
     may_stay_whole: frozenset[str] = frozenset()
@@ -49,7 +35,7 @@ class Pins:
 def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: Any) -> Pins:
     """Pins by placeholder name and output position, from a resolved plan and the caller's layouts."""
     findings: list[Finding] = []
-    pins = Pins(boundaries=[ModuleBoundary(b.module, b.side, b.layout, b.key, b.position) for b in resolved.boundaries])
+    pins = Pins(boundaries=resolved.boundaries)
     free = set()
     for item in program.inputs:
         if item.is_state and item.target in resolved.pins:

@@ -34,7 +34,10 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A pinned layout of what enters (``side="input"``) or leaves (``"output"``) a module; see `assign.steps`."""
+    """A pinned layout of what enters (``side="input"``) or leaves (``"output"``) a module.
+
+    ``position``: which of the module's tensors, in the order they are first used; None: all of them.
+    """
 
     module: str
     side: str
