@@ -49,7 +49,7 @@ def compare(auto, maintained):
 
 def bill(sharded):
     """What a way of sharding costs: bytes sent and held, collectives, and microseconds by the cost model."""
-    talk, work = costs_us(sharded, CostModel())
+    talk, work = costs_us(sharded.compiled, CostModel())
     return {
         "sent": sent(sharded),
         "held": max(sharded.rank_bytes),

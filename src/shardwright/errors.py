@@ -5,12 +5,15 @@ and raised together, so one run shows everything there is to mend.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
 class ShardwrightError(ValueError):
-    """Base class of everything Shardwright raises on bad input."""
+    """Base class of everything Shardwright raises on bad input. ``findings``: what it lists, where it lists any."""
+
+    findings: "tuple[Finding, ...]" = ()
 
 
 class PlanError(ShardwrightError):
@@ -102,7 +105,26 @@ def raise_findings(error: type[ShardwrightError], findings: Sequence[Finding], *
     if len(findings) > MOST_FINDINGS:
         lines.append(f"… and {len(findings) - MOST_FINDINGS} more")
     body = "\n".join(lines)
-    raise error(f"{summary} ({len(findings)} problem{'s' if len(findings) > 1 else ''})\n{body}")
+    raised = error(f"{summary} ({len(findings)} problem{'s' if len(findings) > 1 else ''})\n{body}")
+    raised.findings = tuple(findings)
+    raise raised
+
+
+@contextmanager
+def collecting(errors: list[ShardwrightError]) -> Iterator[None]:
+    """Put what the body raises into ``errors``, so that what comes after it is looked at too (see `raise_together`)."""
+    try:
+        yield
+    except ShardwrightError as error:
+        errors.append(error)
+
+
+def raise_together(error: type[ShardwrightError], errors: Sequence[ShardwrightError], *, summary: str) -> None:
+    """Raise the findings of all errors as one, each once; an error that is alone as it is; nothing without errors."""
+    if len(errors) == 1:
+        raise errors[0]
+    findings = [finding for one in errors for finding in one.findings or (Finding(str(one)),)]
+    raise_findings(error, list(dict.fromkeys(findings)), summary=summary)
 
 
 def near_misses(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:

@@ -9,8 +9,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import shardwright as sw
-from shardwright.api import GATHERED_WORTH_SAYING
 from shardwright.cli.app import app
+from shardwright.compiler.advice import GATHERED_WORTH_SAYING
 from tests.support.models import Cache, Decoder, redraw
 
 

@@ -18,7 +18,9 @@ def program():
 @pytest.mark.parametrize("plan", ["auto", {"0": "colwise"}])
 @pytest.mark.parametrize("mesh", [97, 10**9, 10**30, {"a": 2, "b": 10**9}])
 def test_an_axis_of_more_ranks_than_any_dim_has_indices_is_refused(program, mesh, plan, monkeypatch):
-    monkeypatch.setattr("shardwright.api.assign_layouts", lambda *_, **__: pytest.fail("solved for so many ranks"))
+    monkeypatch.setattr(
+        "shardwright.compiler.axes.assign_layouts", lambda *_, **__: pytest.fail("solved for so many ranks")
+    )
     asked = {"b": plan} if isinstance(mesh, dict) else plan
     with pytest.raises(sw.ShardwrightError, match="ranks, but the longest dim in the program has 96 indices"):
         sw.shard(program, mesh=mesh, plan=asked)

@@ -85,7 +85,7 @@ def test_a_dim_that_is_used_up_is_an_error_of_the_plan():
 
 
 def test_names_of_a_later_axis_are_checked_before_anything_is_solved(program, monkeypatch):
-    monkeypatch.setattr("shardwright.api.assign_layouts", lambda *_, **__: pytest.fail("solved too early"))
+    monkeypatch.setattr("shardwright.compiler.axes.assign_layouts", lambda *_, **__: pytest.fail("solved too early"))
     with pytest.raises(sw.PlanError, match=r"'upp' matches no module"):
         sw.shard(program, mesh=MESH, plan={"a": "auto", "b": {"upp": "colwise"}})
     with pytest.raises(sw.PlanError, match="has no input 'y'"):

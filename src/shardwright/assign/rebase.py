@@ -5,17 +5,20 @@ of a rule are. Layouts are what the ranks must agree on, so that their collectiv
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.steps import Step, StepKind
+from shardwright.assign.expand import expand
+from shardwright.assign.steps import Step, StepKind, build_steps
 from shardwright.errors import AssignmentError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.nodes import describe
+from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import make_call, map_values
@@ -33,6 +36,36 @@ class RanksDifferError(AssignmentError):
             "different parts\n"
             "  try: another order of the mesh axes, or a plan that pins this module 'replicate' on one of them"
         )
+
+
+def rebase(leader: Assignment, program: Program) -> Assignment | None:
+    """The leader's choices for another rank's program; None where that has other shapes.
+
+    Raises `RanksDifferError` with the steps that only the leader can cut so.
+    """
+    program = expand(program, leader.expanded) if leader.expanded else program
+    steps, _ = build_steps(program, leader.boundaries)
+    ours = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in steps.items]
+    theirs = [(s.kind, tuple(str(v.shape) if v is not None else "" for v in s.vals)) for s in leader.steps.items]
+    if ours != theirs:
+        return None
+    strategies, rules, calls = list(leader.strategies), list(leader.rules), list(leader.calls)
+    at_odds = []
+    for step in steps.items:
+        call = step_call(step) if calls[step.index] is not None else None
+        if call is None or call == calls[step.index]:
+            continue
+        # The pass before left this rank other constants than the leader (where its slice starts), so other factors.
+        calls[step.index], rules[step.index] = call, rule_of_call(call)
+        chosen = leader.strategies[step.index]
+        if chosen is None:
+            continue
+        strategies[step.index] = same_layouts(rules[step.index], chosen)
+        if strategies[step.index] is None:
+            at_odds.append(leader.steps.items[step.index].node)
+    if at_odds:
+        raise RanksDifferError(at_odds)
+    return replace(leader, program=program, steps=steps, strategies=strategies, rules=rules, calls=calls)
 
 
 def cuts_what_is_left_out(strategy: Strategy | None, rule: Rule | None) -> bool:

@@ -6,34 +6,85 @@ do this by hand, model by model, as key-value head replication (vLLM, TensorRT-L
 """
 
 import math
+from dataclasses import replace
 
 from torch.export.graph_signature import OutputKind
 
 from shardwright.assign.cost import CostModel
-from shardwright.compiler.sharded import ShardedProgram
+from shardwright.compiler.axes import Compiled, CompiledAxis, check_ranks, compile_axes
+from shardwright.compiler.request import Request
+from shardwright.compiler.weights import rank_bytes
+from shardwright.errors import ShardwrightError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
+
+GAP_WORTH_SAYING = 1e-3
+"""A proven gap above this share of the cost is a search that ended early."""
 
 _TIE = 1e-6
 
 
-def splits(sharded: ShardedProgram, axis: str) -> list[int]:
+def split_scarce_axes(compiled: Compiled, request: Request) -> Compiled:
+    """The program with every axis compiled in two parts where heads are scarce on it and that is cheaper."""
+    for axis in compiled.mesh.names:
+        compiled, request = _split(compiled, axis, request)
+    return compiled
+
+
+def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, Request]:
+    """The cheapest of the ways to compile one axis, and the request that it was compiled for."""
+    best = compiled, request
+    is_auto, slack = request.plans[axis] == "auto", request.search.slack
+    # Parts of an axis are no smaller problems, so a search that ended early on the whole is not begun again.
+    ended_early = compiled.gap() > GAP_WORTH_SAYING or request.clock.left_s <= 0
+    for outer in () if ended_early else _splits(compiled, axis):
+        mesh = compiled.mesh.split(axis, outer)
+        halved = _for_parts(request, mesh.parts(axis)[1], _scarce_weights(compiled, axis))
+        try:
+            candidate = compile_axes(compiled.program, mesh, halved)
+            better = _is_even_on(candidate, mesh.parts(axis)[0]) and _is_cheaper(
+                candidate, best[0], request.search.cost, slack=slack if is_auto else None
+            )
+            if better:
+                check_ranks(candidate)
+        except ShardwrightError:
+            # What the whole axis can be cut by (a dim that divides, a layout spelled for it) need not suit its parts,
+            # and the whole axis is compiled already.
+            continue
+        best = (candidate, halved) if better else best
+    return best
+
+
+def _for_parts(request: Request, second: str, scarce: frozenset[str]) -> Request:
+    """The request for an axis in two parts: each may exceed its bound on weight bytes, and takes its share of effort.
+
+    What holds scarce heads may stay whole on the ``second`` part.
+    """
+    search = replace(request.search, slack=request.search.slack / 2, effort=request.search.effort / 2)
+    return replace(request, search=search, may_stay_whole={**request.may_stay_whole, second: scarce})
+
+
+def _axis(compiled: Compiled, name: str) -> CompiledAxis:
+    return next(one for one in compiled.axes if one.axis == name)
+
+
+def _splits(compiled: Compiled, axis: str) -> list[int]:
     """How many ranks the first of two axes could have in place of ``axis``: as many as heads that are scarce allow.
 
     None where inputs, outputs or what the plan pins as it stands are cut other than in equal chunks: two cuts would not
     give ranks the same pieces. (A buffer that is written in place, a cache of scarce heads say, is nobody's output and
     may be held otherwise.)
     """
-    num_ranks, assignment = sharded.mesh.size(axis), sharded.assignments[axis]
-    exact = next(one.exact for one in sharded.passes if one.axis == axis)
-    inputs = [item.name for item in sharded.program.user_inputs()]
-    named = [assignment.layouts.get(name) for name in (*inputs, *exact)]
+    one = _axis(compiled, axis)
+    num_ranks, assignment = one.request.num_ranks, one.assignment
+    inputs = [item.name for item in compiled.program.user_inputs()]
+    named = [assignment.layouts.get(name) for name in (*inputs, *sorted(one.exact))]
     returned = [
         strategy.operands[0]
         for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True)
         if strategy is not None
         and step.kind == "output"
-        and sharded.program.outputs[step.output].kind != OutputKind.BUFFER_MUTATION
+        and compiled.program.outputs[step.output].kind != OutputKind.BUFFER_MUTATION
     ]
     if not all(_is_chunked(layout) for layout in (*named, *returned) if isinstance(layout, Shard)):
         return []
@@ -41,11 +92,11 @@ def splits(sharded: ShardedProgram, axis: str) -> list[int]:
     return sorted(outer for outer in found if 1 < outer < num_ranks)
 
 
-def is_even_on(sharded: ShardedProgram, axis: str) -> bool:
+def _is_even_on(compiled: Compiled, axis: str) -> bool:
     """Whether all ranks get pieces of equal size along ``axis``, and cut them out of whole values by the same number
     of slices, so that one assignment on the next axis serves all.
     """
-    assignment = sharded.assignments[axis]
+    assignment = _axis(compiled, axis).assignment
     for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True):
         if strategy is None:
             continue
@@ -73,18 +124,18 @@ def _is_chunked(layout: Shard) -> bool:
     return cut.is_even and cut.is_chunked
 
 
-def scarce_weights(sharded: ShardedProgram, axis: str) -> frozenset[str]:
+def _scarce_weights(compiled: Compiled, axis: str) -> frozenset[str]:
     """The placeholders of the weights that hold scarce heads."""
-    return frozenset().union(*sharded.assignments[axis].scarce.values())
+    return frozenset().union(*_axis(compiled, axis).assignment.scarce.values())
 
 
-def is_cheaper(candidate: ShardedProgram, held: ShardedProgram, cost: CostModel, *, slack: float | None) -> bool:
+def _is_cheaper(candidate: Compiled, held: Compiled, cost: CostModel, *, slack: float | None) -> bool:
     """Whether a split pays: less communication; or as much, and fewer weight bytes on the busiest rank.
 
     ``slack``, under the automatic plan: less time, with weight bytes that exceed the other's by this share at most.
     """
     (ours, our_work), (theirs, their_work) = costs_us(candidate, cost), costs_us(held, cost)
-    our_bytes, their_bytes = max(candidate.rank_bytes), max(held.rank_bytes)
+    our_bytes, their_bytes = max(rank_bytes(candidate)), max(rank_bytes(held))
     if slack is not None:
         return our_bytes <= their_bytes * (1 + slack) and ours + our_work < theirs + their_work
     if abs(ours - theirs) > _TIE * max(ours, theirs, 1.0):
@@ -92,8 +143,8 @@ def is_cheaper(candidate: ShardedProgram, held: ShardedProgram, cost: CostModel,
     return our_bytes < their_bytes
 
 
-def costs_us(sharded: ShardedProgram, cost: CostModel) -> tuple[float, float]:
+def costs_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
     """The time of the collectives and of the busiest rank's work, by the cost model, in microseconds."""
-    assignments = list(sharded.assignments.values())
-    talk = sum(cost.collective_us(c.kind, c.num_bytes, sharded.mesh.size(c.axis)) for c in sharded.collectives)
-    return talk, assignments[-1].solution.work_us
+    mesh = compiled.mesh
+    spent = sum(cost.collective_us(c.kind, c.num_bytes, mesh.size(c.axis)) for c in compiled.collectives())
+    return spent, compiled.axes[-1].assignment.solution.work_us

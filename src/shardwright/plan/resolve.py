@@ -77,8 +77,8 @@ def resolve_plan(
     return ResolvedPlan(state.pins, tuple(state.boundaries))
 
 
-def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str]) -> Mapping[str, Pin]:
-    """Pins by tensor FQN, layouts as they are spelled, for a plan whose sizes are not known yet.
+def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str]) -> ResolvedPlan:
+    """What a plan pins, layouts as they are spelled, where sizes are not known yet.
 
     Raises as `resolve_plan` does, sizes and entries that disagree aside.
     """
@@ -86,7 +86,7 @@ def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mappin
     for key, style in plan.items():
         state.entry(key, style)
     raise_findings(PlanError, state.findings, summary="the plan does not fit the program")
-    return state.pins
+    return ResolvedPlan(state.pins, tuple(state.boundaries))
 
 
 _ORIGINAL = re.compile(r"((?:.*\.)?)(?:parametrizations\.([^.]+)\.(original)\d*|([^.]+)_(orig|mask|g|v))")

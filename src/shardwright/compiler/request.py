@@ -1,0 +1,146 @@
+"""What `shardwright.shard` is asked for: accepted as a whole, then read axis by axis."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from shardwright.assign.cost import CostModel
+from shardwright.assign.effort import Budget, Clock
+from shardwright.assign.steps import build_steps
+from shardwright.errors import PlanError, ShardwrightError, collecting, raise_findings, raise_together
+from shardwright.layout.mesh import Mesh
+from shardwright.layout.values import check_number
+from shardwright.plan.accept import PlanLike, per_axis, plan_entries, resolve_axis, tensors_of
+from shardwright.plan.pins import Pins, make_pins
+from shardwright.plan.resolve import Pin, Plan, ResolvedPlan, resolve_names
+from shardwright.program.program import Program
+
+_SUMMARY = "the plan does not fit the program"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How the solver searches on every axis; see `shardwright.shard` for what each means."""
+
+    cost: CostModel
+    slack: float
+    effort: float
+    time_limit_s: float | None = None
+
+    @staticmethod
+    def of(cost: CostModel | None, slack: float, effort: float, time_limit_s: float | None) -> "Search":
+        """The options, once they are found to be of use; raises `ShardwrightError` where one is not."""
+        check_number(slack, "slack", least=0)
+        if cost is not None and not isinstance(cost, CostModel):
+            raise ShardwrightError(f"cost must be a CostModel, got {cost!r}\n  try: CostModel(latency_us=20)")
+        Budget.of(effort, Clock.of(time_limit_s))
+        return Search(cost or CostModel(), slack, effort, time_limit_s)
+
+
+@dataclass(frozen=True, slots=True)
+class AxisRequest:
+    """What is asked for on one axis: `Request` by its name.
+
+    ``plan``: entries, or None where the solver is free (``"auto"``). ``named``: placeholder → its pin, the layout as
+    the plan spells it. ``before``: the axes whose cuts its program has.
+    """
+
+    axis: str
+    num_ranks: int
+    plan: Plan | None
+    inputs: Any
+    outputs: Any
+    named: Mapping[str, Pin] = field(default_factory=dict)
+    may_stay_whole: frozenset[str] = frozenset()
+    before: tuple[str, ...] = ()
+
+    @property
+    def plan_keys(self) -> dict[str, str]:
+        """Placeholder → the plan entry that pins it."""
+        return {name: pin.key for name, pin in self.named.items()}
+
+    def resolve(self, program: Program) -> ResolvedPlan:
+        """The plan on a program as this axis sees it; raises `PlanError` for what does not fit its sizes."""
+        if self.plan is None:
+            return ResolvedPlan()
+        left = f"what the axes {list(self.before)} left of the program" if self.before else "the program"
+        # Where an axis was split, scarce heads have cut these as far as they go.
+        short = [str(item.target) for item in program.inputs if item.name in self.may_stay_whole]
+        summary = f"the plan does not fit {left}"
+        return resolve_axis(program, self.plan, self.num_ranks, may_be_short=short, summary=summary)
+
+    def pins(self, program: Program) -> Pins:
+        """The pins on a program as this axis sees it; raises as `resolve` does."""
+        pins = make_pins(program, self.resolve(program), self.inputs, self.outputs)
+        return replace(pins, may_stay_whole=self.may_stay_whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, by axis: plan entries or "auto", pins as spelled, layouts of inputs and outputs.
+
+    ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go.
+    """
+
+    plans: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    search: Search
+    clock: Clock = field(default_factory=Clock)
+    named: Mapping[str, Mapping[str, Pin]] = field(default_factory=dict)
+    may_stay_whole: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def on(self, mesh: Mesh) -> list[AxisRequest]:
+        """What is asked for on each axis of a mesh, in order; both parts of a split axis are asked the same."""
+        unions = {part: union for union, parts in mesh.unions for part in parts}
+        return [self._on(axis, unions.get(axis, axis), size, mesh.names[:n]) for n, (axis, size) in enumerate(mesh)]
+
+    def _on(self, axis: str, asked: str, num_ranks: int, before: tuple[str, ...]) -> AxisRequest:
+        return AxisRequest(
+            axis,
+            num_ranks,
+            None if self.plans.get(asked) == "auto" else self.plans.get(asked, {}),
+            self.inputs.get(asked),
+            self.outputs.get(asked),
+            self.named.get(asked, {}),
+            self.may_stay_whole.get(axis, frozenset()),
+            before,
+        )
+
+
+def accept(program: Program, mesh: Mesh, plan: PlanLike, inputs: Any, outputs: Any, search: Search) -> Request:
+    """The request, once everything in it fits the program as far as that is known before an axis is cut.
+
+    Raises one `PlanError` with all findings: of plans and layouts on every axis, and of pinned module boundaries that
+    the graph does not have. Sizes are looked at on the first axis; later ones are resolved on what is left of them.
+    """
+    errors: list[ShardwrightError] = []
+    given: dict[str, dict[str, Any]] = {"plan": {}, "inputs": {}, "outputs": {}}
+    for what, value in zip(given, (plan, inputs, outputs), strict=True):
+        with collecting(errors):
+            given[what] = per_axis(value, mesh, what)
+    plans: dict[str, Any] = {}
+    for axis in mesh.names:
+        with collecting(errors):
+            asked = given["plan"].get(axis, {})
+            plans[axis] = asked if isinstance(asked, str) and asked == "auto" else plan_entries(program, asked)
+    request = Request(plans, given["inputs"], given["outputs"], search)
+    named = {one.axis: _check_axis(program, one, errors) for one in request.on(mesh)}
+    raise_together(PlanError, errors, summary=_SUMMARY)
+    return replace(request, named=named, clock=Clock.of(search.time_limit_s))
+
+
+def _check_axis(program: Program, asked: AxisRequest, errors: list[ShardwrightError]) -> Mapping[str, Pin]:
+    """An axis's pins by placeholder, layouts as the plan spells them; what does not fit goes to ``errors``."""
+    resolved = spelled = ResolvedPlan()
+    with collecting(errors):
+        resolved = ResolvedPlan() if asked.before else asked.resolve(program)
+    with collecting(errors):
+        if asked.plan is not None:
+            spelled = resolve_names(asked.plan, tensors_of(program), program.modules())
+    with collecting(errors):
+        make_pins(program, resolved, asked.inputs, asked.outputs)
+    if spelled.boundaries:
+        with collecting(errors):
+            raise_findings(PlanError, build_steps(program, spelled.boundaries)[1], summary=_SUMMARY)
+    return {item.name: spelled.pins[item.target] for item in program.inputs if item.target in spelled.pins}
