@@ -17,6 +17,7 @@ from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
 from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, reduce_scatter
 from shardwright.program.duplicate import duplicate
+from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
@@ -29,7 +30,7 @@ def lower(program: Program, group_names: Mapping[str, str]) -> Program:
     lowered = duplicate(program)
     for graph in graphs_of(lowered.graph):
         _lower_graph(lowered, graph, program.fake_mode, group_names)
-    return lowered
+    return check(lowered, Stage.LOWERED)
 
 
 def _lower_graph(program: Program, graph: fx.Graph, fake_mode: Any, group_names: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from torch import fx
 from shardwright.layout.cut import Cut
 from shardwright.program.collectives import all_gather, all_reduce, reduce_scatter
 from shardwright.program.duplicate import duplicate
+from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
@@ -34,7 +35,7 @@ def merge_collectives(program: Program, axis: str, parts: Sequence[str], rank: i
         merged = _merged(first, second, axis, outer, inner, rank)
         if merged is not None:
             _put(made, first, second, merged, axis)
-    return made
+    return check(made, Stage.MERGED)
 
 
 def _merged(first: fx.Node, second: fx.Node, axis: str, outer: str, inner: str, rank: int) -> tuple[Any, ...] | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from shardwright.assign.assignment import Assignment
 from shardwright.partition.walk import Walk
 from shardwright.program.collectives import COLLECTIVES, Collective
+from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
@@ -20,7 +21,7 @@ def partition(
 
     Weights stay lazy. Raises `RuleError` when an operator cannot run on its local operands.
     """
-    return Walk(program, assignment, axis, rank, dict(plan_keys or {})).run()
+    return check(Walk(program, assignment, axis, rank, dict(plan_keys or {})).run(), Stage.PARTITIONED)
 
 
 def collectives_of(program: Program) -> list[Collective]:

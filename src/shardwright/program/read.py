@@ -14,6 +14,7 @@ from torch.export.graph_signature import (
 from shardwright.errors import ProgramError
 from shardwright.layout.dtypes import DTYPES
 from shardwright.program.flatten import flat_graph, functional
+from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import describe
 from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, tensors_in
 from shardwright.program.serial import one_at_a_time
@@ -54,7 +55,7 @@ def read(exported: ExportedProgram) -> Program:
     )
     tensors = {**exported.state_dict, **exported.constants}
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
-    return Program(exported, graph, inputs, outputs, weights, exported.graph_module)
+    return check(Program(exported, graph, inputs, outputs, weights, exported.graph_module), Stage.READ)
 
 
 def _refuse_training(exported: ExportedProgram) -> None:
