@@ -3,6 +3,7 @@
 `shard` prepares every mesh axis; a rank's program is partitioned and lowered when it is asked for.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from shardwright.assign.cost import CostModel
 from shardwright.compiler.advice import advise
 from shardwright.compiler.axes import check_ranks, compile_axes
 from shardwright.compiler.budget import accept_budget, check_budget
+from shardwright.compiler.dump import Dump
 from shardwright.compiler.request import Search, accept
 from shardwright.compiler.room import check_room
 from shardwright.compiler.sharded import ShardedProgram
@@ -38,6 +40,7 @@ def shard(
     effort: float = 1.0,
     time_limit_s: float | None = None,
     discover: bool = False,
+    dump: str | os.PathLike[str] | None = None,
 ) -> ShardedProgram:
     """Shard an exported program over a mesh. No process group, device or weight data is needed.
 
@@ -51,6 +54,7 @@ def shard(
     ``slack``: under ``"auto"``, how far a rank's bytes of the weights that can be cut may exceed the least achievable.
     ``discover``: propose and use rules for operators that have none, found by running them on samples
     (`ShardedProgram.discovered` holds them as text to paste); what is found so is a proposal, so verify the result.
+    ``dump``: a folder that every stage is written to as numbered text (see `shardwright.compiler.dump`).
 
     ``effort``: how long the solver may search for a better answer than it has, as a multiple of what is usual. It is
     counted in steps rather than seconds, so that equal arguments give equal programs on every rank, machine and run
@@ -69,12 +73,15 @@ def shard(
     """
     axes, search = Mesh.of(mesh), Search.of(cost, slack, effort, time_limit_s)
     accept_budget(budget)
+    stages = Dump(dump)
     program = read(exported)
+    stages.program(program)
     check_room(program, axes)
     discovered = register_discovered(program) if discover else []
     request = accept(program, axes, plan, inputs, outputs, search)
     compiled = compile_axes(program, axes, request)
     compiled = split_scarce_axes(compiled, request)
+    stages.compiled(compiled)
     # Everything a user can have asked wrongly is known now rather than at the first rank, or at one of them.
     check_ranks(compiled)
     hit_time_limit = request.clock.has_struck
