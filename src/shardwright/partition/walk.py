@@ -116,6 +116,7 @@ class Walk:
         output.meta = dict(self.program.graph.output_node().meta)
         output.meta["val"] = map_values(tuple(values), lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v)
         for node in [n for n in self.emit.graph.nodes if n.op == "get_attr" and not n.users]:
+            self.origins.pop(node.name, None)
             self.emit.graph.erase_node(node)
         return self._finish()
 
