@@ -11,7 +11,10 @@ from typing import Any
 from torch import fx
 
 from shardwright.layout.cut import Cut
-from shardwright.program.torch_private import schema_of
+from shardwright.program.torch_private import name_in_code, schema_of
+
+# Collectives inside a branch or a loop's body are run on fake tensors, as code that torch writes.
+name_in_code(Cut)
 
 
 class CollectiveKind(StrEnum):
