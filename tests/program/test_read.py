@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.program.nodes import module_path, source_line
+from shardwright.program.nodes import graphs_of, module_path, source_line
 from shardwright.program.read import read
+from shardwright.program.torch_private import schema_of
 from shardwright.program.write import write
 from tests.support.models import Decoder, redraw
 
@@ -237,3 +238,44 @@ def test_joint_programs_are_refused_in_words():
     joint = _export_forward_backward(torch.export.export(Loss(), (torch.randn(3, 4),)))
     with pytest.raises(sw.ProgramError, match=r"joint program.*training is not supported yet"):
         sw.shard(joint, mesh=2)
+
+
+class Named(nn.Module):
+    """An argument that Python has a name for, beside a region that is written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, input):
+        with torch.no_grad():
+            hidden = self.up(input)
+        return self.down(hidden.relu())
+
+
+def test_an_argument_with_a_python_name_keeps_it():
+    exported = torch.export.export(Named(), (torch.ones(2, 8),))
+    program = read(exported)
+    assert [node.name for node in program.placeholders()] == [item.name for item in program.inputs]
+    sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
+    assert sw.verify(sharded, exported, (torch.ones(2, 8),)).ok
+
+
+class WritesInABranch(Named):
+    """A branch that writes part of a value which is cut, and reads the whole value afterwards."""
+
+    def forward(self, x):
+        def branch(x):
+            hidden = self.up(x)
+            hidden[:, :3].mul_(3)
+            return self.down(hidden)
+
+        return torch.cond(x.sum() > 0, branch, torch.sin, (x,))
+
+
+def test_what_a_branch_writes_is_made_functional():
+    exported = torch.export.export(WritesInABranch(), (torch.ones(2, 8),))
+    nodes = [node for graph in graphs_of(read(exported).graph) for node in graph.nodes]
+    assert not [node for node in nodes if (schema := schema_of(node.target)) is not None and schema.is_mutable]
+    sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
+    assert sw.verify(sharded, exported, (torch.ones(2, 8),)).ok

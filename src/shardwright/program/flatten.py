@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import ProgramError, first_line
-from shardwright.program.nodes import higher_order_name, region_of
+from shardwright.program.nodes import graphs_of, higher_order_name, region_of
 from shardwright.program.torch_private import schema_of
 
 
@@ -62,16 +62,11 @@ def flat_graph(exported: ExportedProgram, dropped: Collection[str] = ()) -> fx.G
 
 
 def _needs_functionalization(module: fx.GraphModule) -> bool:
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        if _mutates(node):
-            return True
-        if higher_order_name(node) == "wrap_with_autocast" and node.args[2] is not False:
-            return True
-        if _is_inlined(node) and _needs_functionalization(_region(node)):
-            return True
-    return False
+    nodes = [node for graph in graphs_of(module.graph) for node in graph.nodes if node.op == "call_function"]
+    return any(
+        _mutates(node) or (higher_order_name(node) == "wrap_with_autocast" and node.args[2] is not False)
+        for node in nodes
+    )
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -129,6 +124,9 @@ def _copy_into(
             env[node] = env[node.args[0]][node.args[1]]  # type: ignore[index]
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
+            if node.op == "placeholder":
+                # Also where that is a Python name (``input``), which torch would number.
+                env[node].name = node.name
     return result
 
 
