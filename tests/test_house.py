@@ -54,6 +54,8 @@ JUDGED_ELSEWHERE = {
     "plan/autodeploy.py": "plan/test_borrowed.py",
     "plan/huggingface.py": "plan/test_borrowed.py",
     "plan/*.py": "plan/test_resolve.py",
+    "program/duplicate.py": "partition/test_lower.py",
+    "program/format.py": "compiler/test_dump.py",
     "program/simulate.py": "compiler/test_verify.py",
     "program/stateless.py": "run/aot/test_compile.py",
     "program/*.py": "program/test_read.py",

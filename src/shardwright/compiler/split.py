@@ -11,6 +11,7 @@ from dataclasses import replace
 from torch.export.graph_signature import OutputKind
 
 from shardwright.assign.cost import CostModel
+from shardwright.assign.steps import StepKind
 from shardwright.compiler.axes import Compiled, CompiledAxis, check_ranks, compile_axes
 from shardwright.compiler.request import Request
 from shardwright.compiler.weights import rank_bytes
@@ -83,7 +84,7 @@ def _splits(compiled: Compiled, axis: str) -> list[int]:
         strategy.operands[0]
         for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True)
         if strategy is not None
-        and step.kind == "output"
+        and step.kind == StepKind.OUTPUT
         and compiled.program.outputs[step.output].kind != OutputKind.BUFFER_MUTATION
     ]
     if not all(_is_chunked(layout) for layout in (*named, *returned) if isinstance(layout, Shard)):
