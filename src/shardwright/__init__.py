@@ -1,8 +1,12 @@
 """Shardwright: tensor parallelism for exported PyTorch programs."""
 
 from shardwright.api import shard, tensor_parallel_transformation
+from shardwright.assign.assignment import Assignment, Fallback
+from shardwright.assign.cost import CostModel
+from shardwright.assign.gathered import GatheredWeight
 from shardwright.compiler.sharded import ShardedProgram
-from shardwright.compiler.verify import verify
+from shardwright.compiler.verify import Report, verify
+from shardwright.compiler.weights import WeightLayout
 from shardwright.errors import (
     AssignmentError,
     BudgetError,
@@ -22,45 +26,71 @@ from shardwright.errors import (
 )
 from shardwright.generate.decoding import generate
 from shardwright.generate.sampling import Sampling
-from shardwright.layout.cut import Blocks
-from shardwright.layout.layout import Partial, Replicate, Shard
+from shardwright.layout.box import Region
+from shardwright.layout.cut import Blocks, Cut
+from shardwright.layout.layout import Owned, Partial, Replicate, Shard
 from shardwright.layout.mesh import Mesh
 from shardwright.package.gather import gather
-from shardwright.package.manifest import VERSION
-from shardwright.plan.autodeploy import autodeploy_plan
+from shardwright.package.manifest import VERSION, DecoderEntry
+from shardwright.package.save import WeightSource
+from shardwright.plan.autodeploy import AutoDeployPlan, autodeploy_plan
+from shardwright.plan.borrowed import BorrowedPlan
 from shardwright.plan.huggingface import hf_plan
+from shardwright.program.collectives import Collective, CollectiveKind
+from shardwright.program.program import Program
+from shardwright.program.simulate import Simulation
 from shardwright.rules.custom import check_rule, discover_rule, register_rule
+from shardwright.rules.discover import Discovery
 from shardwright.run.aot.compile import compile_package
 from shardwright.run.groups import rebind
-from shardwright.run.load import load
+from shardwright.run.load import RankModule, load
 from shardwright.sources.checkpoint import shard_checkpoint
 from shardwright.sources.package import reshard
 
 __version__ = VERSION
 
 __all__ = [
+    "Assignment",
     "AssignmentError",
+    "AutoDeployPlan",
     "Blocks",
+    "BorrowedPlan",
     "BudgetError",
     "CheckpointError",
     "CheckpointWarning",
+    "Collective",
+    "CollectiveKind",
+    "CostModel",
+    "Cut",
+    "DecoderEntry",
+    "Discovery",
+    "Fallback",
     "GatherWarning",
+    "GatheredWeight",
     "InputError",
     "LayoutError",
     "Mesh",
+    "Owned",
     "PackageError",
     "Partial",
     "PlanError",
     "PlanWarning",
+    "Program",
     "ProgramError",
+    "RankModule",
+    "Region",
     "Replicate",
+    "Report",
     "RuleError",
     "RunError",
     "Sampling",
     "Shard",
     "ShardedProgram",
     "ShardwrightError",
+    "Simulation",
     "SolverWarning",
+    "WeightLayout",
+    "WeightSource",
     "autodeploy_plan",
     "check_rule",
     "compile_package",

@@ -1,5 +1,6 @@
 """A sharded program: every rank's `ExportedProgram`, made when asked for, and what it took."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layout
 from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import REPLICATE
 from shardwright.layout.pieces import take_shard
+from shardwright.package.manifest import DecoderEntry
+from shardwright.package.save import Progress, WeightSource
+from shardwright.package.save import save as write_package
 from shardwright.partition.lower import lower
 from shardwright.program.collectives import Collective
 from shardwright.program.inference import for_inference
@@ -147,11 +151,22 @@ class ShardedProgram:
             found.append(pieces)
         return found
 
-    def save(self, path: str, **options: Any) -> None:
-        """Write a package folder: the graphs, and every rank's weights in safetensors. See `package.save`."""
-        from shardwright.package.save import save
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source: WeightSource | None = None,
+        extras: Mapping[str, bytes] | None = None,
+        decoder: DecoderEntry | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the package folder ``path``, which must not exist: graphs, and each rank's weights in safetensors.
 
-        save(self, path, **options)
+        ``source``: supplies weights that are on the meta device. ``extras``: further files by name (a tokenizer's).
+        ``decoder``: what `shardwright generate` must know. ``progress``: called with what is being done, the bytes of
+        weights written, and the bytes to write. Raises `PackageError`; nothing is left behind then.
+        """
+        write_package(self, path, source=source, extras=extras, decoder=decoder, progress=progress)
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh)

@@ -17,6 +17,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.api import shard
+from shardwright.assign.cost import CostModel
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import CheckpointError, CheckpointWarning
 from shardwright.layout.box import Holder, Region, read_region
@@ -68,14 +69,23 @@ def shard_checkpoint(
     plan: PlanLike = "auto",
     dtype: torch.dtype | None = None,
     cache_length: int | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Any = None,
+    budget: Mapping[str, int] | None = None,
+    cost: CostModel | None = None,
+    slack: float = 0.1,
+    effort: float = 1.0,
+    time_limit_s: float | None = None,
+    discover: bool = False,
+    dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> ShardedProgram:
     """Shard a Hugging Face folder (config and safetensors) or a GGUF file into the package folder ``output``.
 
     ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). ``cache_length``: the tokens that a
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
-    ``options``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not yet written.
+    ``inputs`` to ``dump``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not
+    yet written.
 
     Warns of tensors and files of the checkpoint that nothing reads (`CheckpointWarning`). Raises `CheckpointError` when
     the checkpoint cannot be read, else as `shard` and `ShardedProgram.save` do.
@@ -85,7 +95,20 @@ def shard_checkpoint(
     opened = open_checkpoint(checkpoint, dtype=dtype, cache_length=cache_length, progress=progress)
     if progress is not None:
         progress("sharding", 0, 0)
-    sharded = shard(opened.exported, mesh=mesh, plan=plan, **options)
+    sharded = shard(
+        opened.exported,
+        mesh=mesh,
+        plan=plan,
+        inputs=inputs,
+        outputs=outputs,
+        budget=budget,
+        cost=cost,
+        slack=slack,
+        effort=effort,
+        time_limit_s=time_limit_s,
+        discover=discover,
+        dump=dump,
+    )
     opened.save(sharded, output, progress=progress)
     return sharded
 

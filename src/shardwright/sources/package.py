@@ -1,10 +1,12 @@
 """From a package to a package for other ranks."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shardwright.api import shard
+from shardwright.assign.cost import CostModel
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import PackageError, PlanError
 from shardwright.layout.mesh import Mesh
@@ -25,14 +27,22 @@ def reshard(
     *,
     mesh: Any,
     plan: PlanLike | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Any = None,
+    budget: Mapping[str, int] | None = None,
+    cost: CostModel | None = None,
+    slack: float = 0.1,
+    effort: float = 1.0,
+    time_limit_s: float | None = None,
+    discover: bool = False,
+    dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,
 ) -> ShardedProgram:
     """Make the package ``output`` for another mesh from a package, without the original model.
 
     The package keeps the original program without its weights; that is sharded anew, and every new rank's pieces are
     read from the old ranks' files. The result is what sharding the original would give, to the bit. ``plan``: absent,
-    the plan the package was made with. ``options``: as `shard` takes them. Raises as `shard` and `save` do.
+    the plan the package was made with. ``inputs`` to ``dump``: as `shard` takes them. Raises as `shard` and `save`.
     """
     folder = Path(package)
     manifest = read_manifest(folder)
@@ -51,7 +61,20 @@ def reshard(
     extras = {name: read_file(folder, files[name]) for name in manifest.extras}
     if progress is not None:
         progress("sharding", 0, 0)
-    sharded = shard(exported, mesh=mesh, plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan, **options)
+    sharded = shard(
+        exported,
+        mesh=mesh,
+        plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan,
+        inputs=inputs,
+        outputs=outputs,
+        budget=budget,
+        cost=cost,
+        slack=slack,
+        effort=effort,
+        time_limit_s=time_limit_s,
+        discover=discover,
+        dump=dump,
+    )
     # The class that knew how the model is called need not exist here.
     sharded.signature = manifest.signature() or sharded.signature
     save(sharded, output, source=stored, extras=extras, decoder=manifest.decoder, progress=progress)
