@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evals.operators import crew
+from evals import crew
 from evals.operators.judge import Findings, judge
 from evals.operators.samples import cases, samples_of
 

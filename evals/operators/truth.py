@@ -24,7 +24,7 @@ from torch.distributed.tensor import Replicate as TorchReplicate
 from torch.distributed.tensor import Shard as TorchShard
 from torch.distributed.tensor._ops import strategy_validation as truth
 
-from evals.operators import crew
+from evals import crew
 from shardwright.layout.layout import Layout, Partial, Shard, cut_of
 from shardwright.rules import REGISTRY
 from shardwright.rules.call import leaves, make_call

@@ -1,11 +1,11 @@
-"""Random programs under random plans are right or refused in words; see `tests.support.random_programs`."""
+"""Random programs under random plans are right or refused in words; see `evals.fuzz.drawing`."""
 
 import pytest
 import torch
+from evals.fuzz.drawing import Recipe, Step, draw_program, is_fault, outcome, shortened, without
 from torch import nn
 
 import shardwright as sw
-from tests.support.random_programs import Recipe, Step, draw_program, is_fault, outcome, shortened, without
 from tests.support.sharding import check
 
 

@@ -1,7 +1,7 @@
 """Random programs and plans: chains of views, slices, joins and reductions between weights, sizes odd and small.
 
 A program is a list of steps with the arguments spelled out, so that a failing one can be printed, run again from its
-seed, and made shorter (`shortened`). ``python -m tests.support.random_programs 0 300`` runs seeds 0 to 299.
+seed, and made shorter (`shortened`). ``python -m evals.fuzz.drawing 0 300`` runs seeds 0 to 299.
 """
 
 import math
