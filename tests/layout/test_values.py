@@ -28,6 +28,8 @@ SHARD = {
     "outputs": (one for one in LAYOUTS if one is not None),
     "budget": (3, "all_reduce", [], {"all_reduce": None}, {"all_reduce": math.nan}, {"all_reduce": -1}, {3: 1}),
     "slack": (None, "0.1", math.nan, math.inf, -1, True),
+    "effort": (None, "1", math.nan, math.inf, 0, True, (1, 2)),
+    "time_limit_s": ("60", math.nan, math.inf, 0, True, {}),
     "cost": (3, "fast", {}),
     "plan": (3, None, [], {"[]": "colwise"}, {"[z-a]": "colwise"}, {"[a,]": "colwise"}, {3: "colwise"}, {"0": 7}),
     "mesh": (0, -1, 1.5, True, "2", None, {}, {"tp": True}, {"tp": 0}, {"tp": 1.5}, {3: 2}, {"": 2}, [2]),
@@ -140,6 +142,100 @@ def test_a_rule_fits_its_operator(rule, options, says):
     name, notation = rule
     with pytest.raises(sw.RuleError, match=says):
         sw.register_rule(f"aten::{name}", notation, **options)
+
+
+OPERATORS = (7, 1.5, None, set(), {"0": 1}, torch.ones(2), nn.Linear(2, 2), len)
+
+
+@pytest.mark.parametrize("op", OPERATORS, ids=lambda op: type(op).__name__)
+def test_an_operator_is_one_of_torchs(op):
+    for ask in (sw.check_rule, sw.discover_rule):
+        with pytest.raises(sw.RuleError, match=r"an operator is torch\.ops\.mylib\.op\.default or its name"):
+            ask(op, X, X)
+    with pytest.raises(sw.RuleError, match="an operator's name is a string"):
+        sw.register_rule(op, "m k, k n -> m n")
+
+
+def test_samples_that_an_operator_refuses_are_named():
+    for ask in (sw.check_rule, sw.discover_rule):
+        with pytest.raises(sw.RuleError, match="refuses these sample arguments: mat1 and mat2 shapes"):
+            ask("aten::mm", X, X)
+
+
+def test_ranks_and_tolerance_of_a_rules_check():
+    for options in ({"num_ranks": 2}, {"num_ranks": ("2",)}, {"num_ranks": (0,)}, {"tolerance": "1e-5"}):
+        with pytest.raises(sw.RuleError, match=f"{next(iter(options))} must be"):
+            sw.check_rule("aten::mm", X, X.T, **options)
+
+
+@pytest.mark.parametrize(("name", "value"), [("linear", 3), ("linear", [3]), ("added", 3), ("added", "01")])
+def test_operands_are_numbered_in_lists(name, value):
+    with pytest.raises(sw.RuleError, match="must be a list such as"):
+        sw.register_rule("aten::mm", "m k, k n -> m n", **{name: value})
+
+
+@pytest.mark.parametrize("path", [None, 3, {}, sw.Shard, "", "a\0b"], ids=str)
+def test_a_path_is_a_path(exported, path, tmp_path):
+    sharded = sw.shard(exported, mesh=1, plan={})
+    sharded.save(tmp_path / "p")
+    asked = (
+        lambda: sharded.save(path),
+        lambda: sw.load(path),
+        lambda: sw.compile_package(path),
+        lambda: sw.gather(path, tmp_path / "state"),
+        lambda: sw.gather(tmp_path / "p", path),
+        lambda: sw.reshard(path, tmp_path / "q", mesh=2),
+        lambda: sw.reshard(tmp_path / "p", path, mesh=2),
+        lambda: sw.shard_checkpoint(path, tmp_path / "q", mesh=2),
+    )
+    for ask in asked:
+        with pytest.raises(sw.ShardwrightError, match="must be a path"):
+            ask()
+
+
+@pytest.mark.parametrize("names", [3, "tp", ["tp"], {"tp": 3}, {3: "tp"}, torch.ones(2)], ids=str)
+def test_group_names_are_strings(exported, names):
+    sharded = sw.shard(exported, mesh=2, plan=PLAN)
+    for ask in (lambda: sharded.exported(0, group_names=names), lambda: sw.rebind(sharded.exported(0), names)):
+        with pytest.raises(sw.ShardwrightError, match="group_names"):
+            ask()
+
+
+def test_what_is_no_program_is_named(exported):
+    with pytest.raises(sw.ShardwrightError, match="rebind changes an ExportedProgram, got int"):
+        sw.rebind(3, {})
+    with pytest.raises(sw.ShardwrightError, match="verify takes what `shard` returned, got ExportedProgram"):
+        sw.verify(exported, exported, (X,))
+
+
+@pytest.mark.parametrize("config", [None, 3, "tp_plan", [], {}, {"tp_plan": 3}], ids=str)
+def test_an_autodeploy_plan_is_a_mapping(config):
+    with pytest.raises(sw.PlanError, match="an AutoDeploy plan is a mapping"):
+        sw.autodeploy_plan(config)
+
+
+CHECKPOINT = [("dtype", "float32"), ("dtype", 3), ("cache_length", -1), ("cache_length", 1.5), ("cache_length", "8")]
+
+
+@pytest.mark.parametrize(("name", "value"), CHECKPOINT)
+def test_options_of_a_checkpoint(name, value, tmp_path):
+    with pytest.raises(sw.CheckpointError, match=f"{name} must be"):
+        sw.shard_checkpoint(tmp_path, tmp_path / "out", mesh=2, **{name: value})
+
+
+SAMPLING = {"temperature": (-1, "0.5", None, math.nan), "top_p": (0, 1.5, "1", True), "seed": (1.5, "3", 2**64, None)}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in SAMPLING.items() for value in values])
+def test_sampling_is_told_in_numbers(name, value):
+    with pytest.raises(sw.InputError, match=f"{name} must be"):
+        sw.Sampling(**{name: value})
+
+
+@pytest.mark.parametrize("backend", ["fast", None, 3, torch.ones(2)], ids=str)
+def test_a_backend_that_is_not_there_is_named(backend):
+    with pytest.raises(sw.PackageError, match="there is no backend"):
+        sw.load("package", backend=backend)
 
 
 def test_verify_takes_inputs_as_torch_export_does(exported):

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from shardwright.errors import ShardwrightError
+from shardwright.layout.values import check_number
 
 STEPS = 2e8
 """The default effort: about a minute of one core, where a minute is needed at all."""
@@ -23,9 +23,9 @@ class Clock:
     @staticmethod
     def of(time_limit_s: float | None) -> "Clock":
         """A limit that begins now; None for none."""
-        if time_limit_s is not None and not time_limit_s > 0:
-            raise ShardwrightError(f"time_limit_s is a number of seconds above 0, or None; got {time_limit_s!r}")
-        return Clock() if time_limit_s is None else Clock(time.monotonic() + time_limit_s)
+        if time_limit_s is None:
+            return Clock()
+        return Clock(time.monotonic() + check_number(time_limit_s, "time_limit_s (seconds, or None)", above=0))
 
     @property
     def left_s(self) -> float:
@@ -50,9 +50,7 @@ class Budget:
     @staticmethod
     def of(effort: float, clock: Clock) -> "Budget":
         """``effort`` times what is usual."""
-        if not 0 < effort < math.inf:
-            raise ShardwrightError(f"effort is a number above 0, 1 being what is usual; got {effort!r}")
-        return Budget(effort * STEPS, clock)
+        return Budget(check_number(effort, "effort (1 is usual)", above=0) * STEPS, clock)
 
     @property
     def left(self) -> float:

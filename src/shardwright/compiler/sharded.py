@@ -14,6 +14,7 @@ from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layout
 from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import REPLICATE
 from shardwright.layout.pieces import take_shard
+from shardwright.layout.values import check_names
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, WeightSource
 from shardwright.package.save import save as write_package
@@ -59,7 +60,7 @@ class ShardedProgram:
         ``group_names``: process-group name by mesh axis; for what is absent, the running default group's where that
         spans the mesh, else the axis name (bind it later with `shardwright.rebind`).
         """
-        names = self.group_names() | dict(group_names or {})
+        names = self.group_names() | dict(_checked(group_names))
         return for_inference(write(self.rank_program(self.mesh.place(rank), group_names=names)), self.signature)
 
     def group_names(self) -> dict[str, str]:
@@ -72,10 +73,11 @@ class ShardedProgram:
     def rank_program(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> Program:
         """The lowered `Program` of the rank at a place of the mesh; group names are the axis names unless given."""
         names = self._axis_names()
-        unknown = [axis for axis in group_names or {} if axis not in names]
+        given = _checked(group_names)
+        unknown = [axis for axis in given if axis not in names]
         if unknown:
             raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
-        names.update(group_names or {})
+        names.update(given)
         return lower(self.compiled.finished(self._coordinate(rank)), names)
 
     @property
@@ -179,3 +181,7 @@ class ShardedProgram:
 
     def _coordinate(self, rank: int) -> tuple[int, ...]:
         return tuple(self.mesh.coordinate(rank).values())
+
+
+def _checked(group_names: Any) -> Mapping[str, str]:
+    return {} if group_names is None else check_names(group_names, "group_names", "{'tp': '0'}")

@@ -19,7 +19,7 @@ from torch.export.graph_signature import OutputKind
 from shardwright.assign.steps import StepKind
 from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
-from shardwright.errors import InputError
+from shardwright.errors import InputError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Owned
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.pieces import join_shards
@@ -128,6 +128,8 @@ def verify(
     (`Report.rounded`), unless ``tolerance`` is 0. Integers and booleans must be equal. Raises `InputError` when the
     inputs do not fit.
     """
+    if not isinstance(sharded, ShardedProgram):
+        raise ShardwrightError(f"verify takes what `shard` returned, got {type(sharded).__name__}")
     if not isinstance(example_inputs, (tuple, list)):
         raise InputError(f"example inputs are a tuple of positional inputs, got {type(example_inputs).__name__}")
     if tolerance is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from shardwright.errors import InputError
+from shardwright.layout.values import check_number, is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise InputError(
-                f"temperature must be 0 or more and top_p over 0, at most 1; got {self.temperature} and {self.top_p}"
-            )
+        """Raise `InputError` for a value of another kind or out of range."""
+        check_number(self.temperature, "temperature", least=0, error=InputError)
+        if check_number(self.top_p, "top_p", above=0, error=InputError) > 1:
+            raise InputError(f"top_p must be at most 1, got {self.top_p!r}")
+        if not is_count(self.seed) or not -(2**63) <= self.seed < 2**64:
+            raise InputError(f"seed must be a whole number of 64 bits, got {self.seed!r}")
 
     def generator(self) -> torch.Generator:
         """A new source of randomness at the seed."""

@@ -59,6 +59,22 @@ def check_mapping(value: Any, name: str, example: str, *, error: Error = Shardwr
     return value
 
 
+def check_list(value: Any, name: str, example: str, *, error: Error = ShardwrightError) -> Sequence[Any]:
+    """A list or another sequence, but no text; ``example`` is one, for the message."""
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise error(f"{name} must be a list such as {example}, got {value!r}")
+    return value
+
+
+def check_names(value: Any, name: str, example: str, *, error: Error = ShardwrightError) -> Mapping[str, str]:
+    """A mapping from strings to strings; ``example`` is one, for the message."""
+    found = check_mapping(value, name, example, error=error)
+    odd = [f"{key!r}: {one!r}" for key, one in found.items() if not isinstance(key, str) or not isinstance(one, str)]
+    if odd:
+        raise error(f"{name} maps strings to strings, as {example} does, got {', '.join(odd)}")
+    return found
+
+
 def check_path(value: Any, name: str, *, error: Error = ShardwrightError) -> Path:
     """A path, given as a string or path object."""
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):

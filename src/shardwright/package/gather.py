@@ -7,6 +7,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError
+from shardwright.layout.values import check_path
 from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.save import Progress
 from shardwright.package.stored import StoredWeights
@@ -23,7 +24,8 @@ def gather(
     Parameters and persistent buffers, to the bit; a tied tensor once, under its first name. The largest tensor is in
     memory at a time. Raises `PackageError`; nothing is left behind then.
     """
-    folder, target = Path(package), Path(output)
+    folder = check_path(package, "the package", error=PackageError)
+    target = check_path(output, "the output", error=PackageError)
     manifest = read_manifest(folder)
     if os.path.lexists(target):
         raise PackageError(f"{target} exists already\n  try: another name, or remove it first")

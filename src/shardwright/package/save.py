@@ -14,6 +14,7 @@ import torch
 from shardwright.errors import PackageError
 from shardwright.layout.box import Region, region_of
 from shardwright.layout.dtypes import check_storable
+from shardwright.layout.values import check_path
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
@@ -62,7 +63,7 @@ def save(
     graphs share one file. Raises `PackageError` when the folder exists or cannot be written (a full disk); nothing is
     left behind then.
     """
-    target = Path(path)
+    target = check_path(path, "the package", error=PackageError)
     report = progress or (lambda doing, done, total: None)
     check_names(extras or {}, target)
     left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)

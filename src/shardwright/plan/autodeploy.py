@@ -79,7 +79,7 @@ def autodeploy_plan(config: Mapping[str, Any]) -> AutoDeployPlan:
     >>> plan = autodeploy_plan({"tp_plan": {"in_proj": "mamba", "out_proj": "rowwise"}})
     >>> sharded = shard(exported, mesh=2, plan=plan)
     """
-    entries = config.get("tp_plan", config)
+    entries = config.get("tp_plan", config) if isinstance(config, Mapping) else config
     if not isinstance(entries, Mapping) or not entries:
         raise PlanError("an AutoDeploy plan is a mapping of names to styles, or a mapping that holds one as 'tp_plan'")
     if wrong := [f"{k!r}: {v!r}" for k, v in entries.items() if not isinstance(k, str) or not isinstance(v, str)]:

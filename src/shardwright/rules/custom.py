@@ -7,10 +7,10 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from shardwright.errors import Finding, RuleError, near_misses, raise_findings
+from shardwright.errors import Finding, RuleError, first_line, near_misses, raise_findings
 from shardwright.layout.reductions import REDUCTIONS
 from shardwright.layout.sizes import size_hint
-from shardwright.layout.values import is_count
+from shardwright.layout.values import check_count, check_list, check_number, is_count
 from shardwright.program.program import Program
 from shardwright.program.torch_private import OpOverloadPacket, has_schema, schema_of
 from shardwright.rules import REGISTRY
@@ -43,6 +43,9 @@ def register_rule(
 
     >>> register_rule("mylib::scale", "b s d, d -> b s d", linear=[[0], [1]])
     """
+    check_list(linear, "linear", "[[0], [1]]", error=RuleError)
+    for group in (*linear, added):
+        check_list(group, "linear's sets and added", "[0, 1]", error=RuleError)
     _check_notation(name, notation, [*linear, added], reduce, size_arg)
     sets = tuple(tuple(group) for group in linear)
     entry = einsum(notation, linear=sets, added=tuple(added), reduce=reduce, size_arg=size_arg)
@@ -51,8 +54,9 @@ def register_rule(
 
 def _check_notation(name: str, notation: str, operands: Sequence[Any], reduce: str, size_arg: str | None) -> None:
     """Raise one `RuleError` with all that does not fit the operator's own schema."""
-    op = _operator(name)
-    schema = schema_of(_one_overload(op))
+    if not isinstance(name, str):
+        raise RuleError(f"an operator's name is a string such as 'mylib::op', got {name!r}")
+    schema = schema_of(_overload(name))
     pattern = parse(notation)
     given = [argument for argument in schema.arguments if "Tensor" in str(argument.type)]
     returned = [str(one.type) for one in schema.returns if "Tensor" in str(one.type)]
@@ -66,10 +70,10 @@ def _check_notation(name: str, notation: str, operands: Sequence[Any], reduce: s
     odd = [one for group in operands for one in group if not is_count(one) or not 0 <= one < count]
     if odd:
         findings.append(f"linear and added number the operands 0 to {count - 1}, got {odd}")
-    if reduce not in REDUCTIONS:
+    if not isinstance(reduce, str) or reduce not in REDUCTIONS:
         findings.append(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
     known = [argument.name for argument in schema.arguments]
-    if size_arg is not None and size_arg not in known:
+    if size_arg is not None and not (isinstance(size_arg, str) and size_arg in known):
         findings.append(f"size_arg {size_arg!r} is not an argument of the operator: {', '.join(known)}")
     raise_findings(RuleError, [Finding(one) for one in findings], summary=f"the rule of {name!r} does not fit it")
 
@@ -81,13 +85,16 @@ def check_rule(
 
     ``op``: an operator overload (``torch.ops.mylib.op.default``) or its name. ``args``, ``kwargs``: sample arguments;
     take sizes that do and do not divide. One sentence a failing strategy; an empty list when all are right. Raises
-    `RuleError` when the operator has no rule.
+    `RuleError` when the operator has no rule, or refuses the samples.
     """
-    op = _one_overload(_operator(op) if isinstance(op, str) else op)
+    op = _overload(op)
+    check_number(tolerance, "tolerance", least=0, error=RuleError)
+    for count in check_list(num_ranks, "num_ranks", "(2, 3)", error=RuleError):
+        check_count(count, "num_ranks", least=1, error=RuleError)
     entry: Entry | None = REGISTRY.entry(op)
     if entry is None:
         raise RuleError(f"{op} has no rule ({REGISTRY.reason(op)})\n  try: shardwright.register_rule(…)")
-    rule = entry.build(make_call(op, args, kwargs, op(*args, **kwargs)))
+    rule = entry.build(make_call(op, args, kwargs, _result(op, args, kwargs)))
     if rule is None:
         raise RuleError(f"the rule of {op} does not cover these arguments; the call runs whole on every rank")
     problems = []
@@ -103,17 +110,18 @@ def discover_rule(op: Any, *args: Any, **kwargs: Any) -> Discovery | None:
     ``op``: an operator overload or its name. ``args``, ``kwargs``: sample arguments; take dims of three or more, all
     of different sizes where the operator allows. The result prints as the `register_rule` call to
     paste. None when no dim can be cut. What is found holds for the samples: it is a proposal to be read, not a proof.
-    Raises `RuleError` for an operator that is random or changes its arguments.
+    Raises `RuleError` for an operator that is random or changes its arguments, or refuses the samples.
 
     >>> print(discover_rule("mylib::scale", torch.randn(4, 6), torch.randn(6)))
     register_rule("mylib::scale", "f1 f0, f0 -> f1 f0", linear=[[0], [1]])
     """
-    op = _one_overload(_operator(op) if isinstance(op, str) else op)
+    op = _overload(op)
     if not is_discoverable(op):
         raise RuleError(
             f"{op} is random or changes its arguments, so running it on pieces shows nothing\n"
             "  try: write its rule by hand (shardwright.register_rule)"
         )
+    _result(op, args, kwargs)
     return discover(op, args, kwargs)
 
 
@@ -162,8 +170,6 @@ def _sample(node: fx.Node, fake_mode: Any) -> tuple[Any, Any] | None:
 
 
 def _operator(name: str) -> Any:
-    if not isinstance(name, str):
-        raise RuleError(f"an operator's name is a string such as 'mylib::op', got {name!r}")
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     if not rest:
@@ -177,6 +183,19 @@ def _operator(name: str) -> Any:
     return getattr(found, overload) if overload else found
 
 
-def _one_overload(op: Any) -> Any:
-    """The first overload of an operator that is named without one; any other as it is."""
-    return getattr(op, op.overloads()[0]) if isinstance(op, OpOverloadPacket) else op
+def _overload(op: Any) -> Any:
+    """An operator's overload, from its name or itself; the first where it is named without one."""
+    found = _operator(op) if isinstance(op, str) else op
+    if isinstance(found, OpOverloadPacket):
+        return getattr(found, found.overloads()[0])
+    if not has_schema(found):
+        raise RuleError(f"an operator is torch.ops.mylib.op.default or its name, 'mylib::op', got {op!r}")
+    return found
+
+
+def _result(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What an operator makes of sample arguments."""
+    try:
+        return op(*args, **kwargs)
+    except REFUSALS as cause:
+        raise RuleError(f"{op} refuses these sample arguments: {first_line(cause)}") from cause

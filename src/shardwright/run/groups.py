@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import ShardwrightError
 from shardwright.layout.mesh import Mesh
+from shardwright.layout.values import check_names
 from shardwright.program.collectives import lowered_name
 from shardwright.program.nodes import graphs_of
 from shardwright.program.torch_private import name_group
@@ -107,6 +108,9 @@ def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> Exporte
 
     Raises `ShardwrightError` when a name to replace is not in the program.
     """
+    if not isinstance(exported, ExportedProgram):
+        raise ShardwrightError(f"rebind changes an ExportedProgram, got {type(exported).__name__}")
+    check_names(group_names, "group_names", "{'tp': '0'}")
     found = set()
     graphs = list(graphs_of(exported.graph))
     for node in [node for graph in graphs for node in graph.nodes]:

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.layout.dtypes import DTYPES, stored_shape
+from shardwright.layout.values import check_number, check_path
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.stored import make_zeros
@@ -103,9 +104,10 @@ def load(
     the package. Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or
     compiled for something else.
     """
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
-    folder = Path(path)
+    check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
+    folder = check_path(path, "the package", error=PackageError)
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
@@ -140,7 +142,7 @@ def load_rank(
 
     ``device``: absent, this rank's GPU where the package was exported for CUDA, else the CPU.
     """
-    folder = Path(folder)
+    folder = check_path(folder, "the package", error=PackageError)
     manifest = read_manifest(folder)
     if not 0 <= rank < manifest.num_ranks:
         raise PackageError(f"the package {folder} has ranks 0 to {manifest.num_ranks - 1}, not {rank}")

@@ -21,6 +21,7 @@ from shardwright.assign.cost import CostModel
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import CheckpointError, CheckpointWarning
 from shardwright.layout.box import Holder, Region, read_region
+from shardwright.layout.values import check_count, check_path
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, save
 from shardwright.plan.accept import PlanLike
@@ -132,7 +133,11 @@ def open_checkpoint(
         ) from error
     report = progress or (lambda doing, done, total: None)
     report("reading the configuration", 0, 0)
-    folder, gguf = build.find_checkpoint(Path(checkpoint))
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"dtype must be a dtype of torch such as torch.bfloat16, got {dtype!r}")
+    if cache_length is not None:
+        check_count(cache_length, "cache_length", error=CheckpointError)
+    folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
     config = build.read_config(folder, gguf)
     tokenizer = build.read_tokenizer(folder, gguf)
     report("building the model", 0, 0)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from shardwright.api import shard
@@ -10,6 +9,7 @@ from shardwright.assign.cost import CostModel
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import PackageError, PlanError
 from shardwright.layout.mesh import Mesh
+from shardwright.layout.values import check_path
 from shardwright.package.gather import check_described
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_file, read_file, read_manifest
@@ -44,7 +44,8 @@ def reshard(
     read from the old ranks' files. The result is what sharding the original would give, to the bit. ``plan``: absent,
     the plan the package was made with. ``inputs`` to ``dump``: as `shard` takes them. Raises as `shard` and `save`.
     """
-    folder = Path(package)
+    folder = check_path(package, "the package", error=PackageError)
+    check_path(output, "the output", error=PackageError)
     manifest = read_manifest(folder)
     if progress is not None:
         progress("checking the package", 0, 0)

@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from shardwright.errors import PackageError, ProgramError, first_line
+from shardwright.layout.values import check_path
 from shardwright.package.folder import file_entry, work_folder
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import check_file, read_manifest
@@ -48,7 +49,7 @@ def compile_package(
     Raises `PackageError` when the package is damaged or compiled already, there is no C++ compiler, or torch cannot
     compile a graph; nothing is left behind then.
     """
-    folder = Path(path)
+    folder = check_path(path, "the package", error=PackageError)
     report = progress or (lambda doing, done, total: None)
     manifest = read_manifest(folder)
     compiler()
