@@ -53,6 +53,26 @@ def test_weights_inside_are_cut_under_auto(model):
     assert max(result.rank_bytes) < 0.51 * sum(w.num_bytes for w in result.weights)
 
 
+MOVES = {
+    "a cut bias": {"down.bias": sw.Shard(0)},
+    "a sum cut again": {"up": "rowwise", "down": "rowwise"},
+    "columns twice": {"up": "colwise", "down": "colwise"},
+}
+
+
+@pytest.mark.parametrize("plan", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("model", [inside.Branches, inside.Nested, inside.Loop, inside.Rows], ids=lambda m: m.__name__)
+def test_collectives_of_cuts_stand_inside(model, plan):
+    result, _ = sharded(model, 3, plan)
+    assert {c.kind for c in result.collectives} - {"all_reduce"}
+    result.exported(2).validate()
+
+
+def test_an_uneven_bias_is_gathered_in_branches():
+    result, _ = sharded(inside.Branches, 7, "auto")
+    assert "all_gather" in {c.kind for c in result.collectives}
+
+
 def test_constants_of_a_rank_go_into_its_regions():
     result, _ = sharded(inside.Lookup, 3, {"table.weight": sw.Shard(0)})
     assert {c.kind for c in result.collectives} == {"all_reduce"}

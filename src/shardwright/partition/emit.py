@@ -12,6 +12,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.nodes import graphs_of
 from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
 from shardwright.rules.call import leaves, map_values
 
@@ -56,7 +58,7 @@ class Emitter:
         key = self._key(op, args, kwargs)
         if key is not None and key in self._seen:
             return map_values(self._seen[key], self._fresh)
-        fake_args, fake_kwargs = map_values((tuple(args), kwargs), _val)
+        fake_args, fake_kwargs = map_values((tuple(args), kwargs), lambda value: _runnable(_val(value)))
         if self.fake_mode is None or op == operator.getitem:
             result = op(*fake_args, **fake_kwargs)
         else:
@@ -104,6 +106,23 @@ class Emitter:
         if not isinstance(value, FakeTensor):
             return value
         return fake_like(self.fake_mode, value)
+
+
+class _Region(fx.Interpreter):
+    """Runs a region node by node: the code that torch generates of it would not find what a collective's cut is."""
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """What the region holds, its own regions as callables."""
+        return _runnable(super().get_attr(target, args, kwargs))
+
+
+def _runnable(value: Any) -> Any:
+    """A region that communicates as a callable; anything else as it is."""
+    if isinstance(value, fx.GraphModule) and any(
+        node.target in COLLECTIVES for graph in graphs_of(value.graph) for node in graph.nodes
+    ):
+        return _Region(value).run
+    return value
 
 
 def is_dense(node: fx.Node) -> bool:
