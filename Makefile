@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends ops zoo clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends ops zoo fuzz clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -63,6 +63,10 @@ zoo: $(READY)  ## Shard every model type of transformers into evals/results/ (ho
 	$(BIN)/python -m evals.zoo.run
 	$(BIN)/python -m evals.zoo.run --task agreement --ranks 8
 	$(BIN)/python -m evals.zoo.card
+
+SEEDS ?= 0:100
+fuzz: $(READY)  ## Judge random programs, plans, arguments and packages (SEEDS=0:100 of each; half an hour; resumes)
+	$(BIN)/python -m evals.fuzz --seeds $(SEEDS) --workers 2
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis

@@ -2,33 +2,10 @@
 
 import pytest
 import torch
-from evals.fuzz.drawing import Recipe, Step, draw_program, is_fault, outcome, shortened, without
 from torch import nn
 
 import shardwright as sw
 from tests.support.sharding import check
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_a_random_program_is_right_or_refused(seed):
-    said = outcome(draw_program(seed), seed)
-    assert not is_fault(said), f"{said}\n{draw_program(seed)}"
-    assert said == "right" or said.startswith("refused: PlanError")
-
-
-def test_what_fails_is_made_shorter():
-    recipe = draw_program(3)
-    assert len(recipe.steps) >= 20
-    kind = recipe.steps[len(recipe.steps) // 2].name
-    short = shortened(recipe, lambda one: any(step.name == kind for step in one.steps))
-    assert short.steps[-1].name == kind
-    assert all(without(short, number) is None for number in range(len(short.steps) - 1))
-    assert not is_fault(outcome(short, 3))
-
-
-def test_a_recipe_prints_as_a_program():
-    recipe = Recipe(0, ((2, 6),), (Step("view", (0,), ((3, -1),)), Step("add", (1, 1))), (2,))
-    assert str(recipe) == "v0 = input(2, 6)\nv1 = view(v0, (3, -1))\nv2 = add(v1, v1)\nreturn v2"
 
 
 class FewHeads(nn.Module):
