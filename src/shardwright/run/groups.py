@@ -18,6 +18,7 @@ from shardwright.layout.values import check_names
 from shardwright.program.collectives import lowered_name
 from shardwright.program.nodes import graphs_of
 from shardwright.program.torch_private import name_group
+from shardwright.run.shared_memory import Agreement, agree, new_group
 
 
 def start_process_group(timeout_s: float) -> None:
@@ -56,15 +57,20 @@ def current_group_names(mesh: Mesh) -> dict[str, str]:
     return names
 
 
-def make_groups(mesh: Mesh) -> dict[str, str]:
-    """Create (every rank must call it) the process groups of a mesh; this rank's group name by axis."""
-    return {axis: group.group_name for axis, group in make_group_objects(mesh).items()}
+def make_groups(mesh: Mesh, **how: Any) -> dict[str, str]:
+    """Create (every rank must call it) the process groups of a mesh; this rank's group name by axis.
+
+    ``how``: as `make_group_objects` takes it.
+    """
+    return {axis: group.group_name for axis, group in make_group_objects(mesh, **how).items()}
 
 
-def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
-    """As `make_groups`, the groups themselves; the default group for what spans the mesh.
+def make_group_objects(
+    mesh: Mesh, *, transport: str = "gloo", timeout_s: float = 600.0
+) -> dict[str, dist.ProcessGroup]:
+    """As `make_groups`, the groups themselves; the default group for what spans the mesh and uses its backend.
 
-    An axis of one rank has none: nothing is communicated along it.
+    ``transport``: see `shared_memory`. An axis of one rank has no group: nothing is communicated along it.
     """
     if dist.get_world_size() != mesh.num_ranks:
         raise ShardwrightError(
@@ -73,15 +79,21 @@ def make_group_objects(mesh: Mesh) -> dict[str, dist.ProcessGroup]:
         )
     world = dist.group.WORLD
     assert world is not None, "a process group is up"
+    axes = [axis for axis in mesh.group_names if mesh.size(axis) > 1]
+    agreement = Agreement()
+    if dist.get_backend() != "nccl":
+        ranks = [tuple(group) for axis in axes for group in mesh.rank_groups(axis)]
+        agreement = agree(list(dict.fromkeys(ranks)), transport)
+    timeout = timedelta(seconds=timeout_s)
     found: dict[str, Any] = {}
-    for axis in mesh.group_names:
-        if mesh.size(axis) == 1:
-            continue
-        if _spans(mesh, axis):
-            found[axis] = world
-            continue
-        for ranks in mesh.rank_groups(axis):
-            group = dist.new_group(ranks)
+    for axis in axes:
+        groups = [tuple(group) for group in mesh.rank_groups(axis)]
+        for ranks in groups:
+            shares = ranks in agreement.files
+            if not shares and _spans(mesh, axis):
+                found[axis] = world
+                continue
+            group = new_group(ranks, agreement, timeout) if shares else dist.new_group(list(ranks), timeout=timeout)
             if dist.get_rank() in ranks:
                 found[axis] = group
     return found
@@ -92,9 +104,12 @@ def compiled_group_name(mesh: Mesh, axis: str) -> str:
     return "shardwright:" + ",".join(f"{name}={size}" for name, size in mesh) + ":" + ",".join(mesh.parts(axis))
 
 
-def name_groups(mesh: Mesh, names: Mapping[str, str]) -> None:
-    """Create the process groups of a mesh (every rank must call it), for compiled code; ``names``: axis → name."""
-    for axis, group in make_group_objects(mesh).items():
+def name_groups(mesh: Mesh, names: Mapping[str, str], **how: Any) -> None:
+    """Create the process groups of a mesh (every rank must call it), for compiled code; ``names``: axis → name.
+
+    ``how``: as `make_group_objects` takes it.
+    """
+    for axis, group in make_group_objects(mesh, **how).items():
         if axis in names:
             name_group(names[axis], group)
 

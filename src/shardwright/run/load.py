@@ -31,8 +31,9 @@ from shardwright.program.write import attach_weights
 from shardwright.run.alone import GROUPS, alone, settle
 from shardwright.run.aot.manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
-from shardwright.run.devices import chosen_device, home_device, move
+from shardwright.run.devices import chosen_device, home_device, home_of, move
 from shardwright.run.groups import make_groups, name_groups, rebind, start_process_group
+from shardwright.run.shared_memory import chosen_transport
 
 BACKENDS = ("eager", "compile", "aoti")
 
@@ -94,6 +95,7 @@ def load(
     check: bool = True,
     timeout_s: float = 600.0,
     backend: str = "eager",
+    transport: str | None = None,
 ) -> RankModule:
     """This rank's piece of a package, under ``torchrun`` or an initialised process group.
 
@@ -101,13 +103,19 @@ def load(
     ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
     collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
     ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
-    the package. Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or
-    compiled for something else.
+    the package. ``transport``: what collectives of CPU tensors go through: ``"shared_memory"``; ``"gloo"``; ``"auto"``:
+    shared memory where the ranks of a mesh axis are on one host, else gloo, with a line that says why; absent: what the
+    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"auto"``.
+
+    Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or compiled for
+    something else; `RunError` for a transport that is not to be had.
     """
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
     check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
     folder = check_path(path, "the package", error=PackageError)
+    transport = chosen_transport(transport)
+    folder = Path(path)
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
@@ -116,12 +124,13 @@ def load(
     compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
     place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
+    how = {"transport": transport if home_of(exported).type == "cpu" else "gloo", "timeout_s": timeout_s}
     if compiled is not None:
         if manifest.num_ranks > 1:
-            name_groups(mesh, compiled.groups)
+            name_groups(mesh, compiled.groups, **how)
     elif manifest.num_ranks > 1:
         used = {c.axis for c in manifest.collectives}
-        names = make_groups(mesh)
+        names = make_groups(mesh, **how)
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
     try:
         module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)

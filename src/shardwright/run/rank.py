@@ -50,6 +50,6 @@ def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float
             f"a collective waited {timeout_s:g} s in vain: {where}"
             + ("" if absent else "\n  every rank waits in a collective, but not in the same one")
         ) from None
-    if "connection closed" in text or "connection reset" in text:
+    if "connection closed" in text or "connection reset" in text or "waited for it" in text:
         # The peer died a moment ago. The launcher sees that, and ends this rank, unless the error is faster.
         time.sleep(_SETTLE_S)

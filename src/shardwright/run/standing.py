@@ -6,6 +6,7 @@ in a collective. A rank whose note is old does not run at all (it is stopped, or
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -37,6 +38,8 @@ class Standing:
     age_s: float
 
     def __str__(self) -> str:
+        if not self.at:
+            return f"rank {self.rank} stopped before it said where it is"
         if self.age_s > _OLD_S:
             return f"rank {self.rank} has not run for {self.age_s:.0f} s; it was last seen at {self.at}"
         return f"rank {self.rank} is at {self.at}"
@@ -75,13 +78,15 @@ def has_begun(folder: str, rank: int) -> bool:
 
 
 def standings(folder: Path, num_ranks: int) -> list[Standing]:
-    """The last note of every rank that has written one."""
+    """The last note of every rank; of one that has written none, that it has not."""
     found = []
     for rank in range(num_ranks):
         path = folder / f"standing-{rank}.json"
         if path.exists():
             note = json.loads(path.read_text())
             found.append(Standing(rank, note["at"], note["waits"], time.time() - path.stat().st_mtime))
+        else:
+            found.append(Standing(rank, "", waits=False, age_s=math.inf))
     return found
 
 

@@ -27,6 +27,7 @@ from shardwright.run.aot.manifest import (
     CompiledManifest,
     ProgramEntry,
 )
+from shardwright.run.cpp import compiler
 from shardwright.run.devices import home_of
 from shardwright.run.groups import compiled_group_name, rebind
 

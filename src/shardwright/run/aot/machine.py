@@ -1,12 +1,8 @@
 """Compiled code on this machine: the compiler that makes it, the runner that runs it, and which machines may."""
 
 import functools
-import os
 import platform
-import shutil
-import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +10,7 @@ from pathlib import Path
 import torch
 
 from shardwright.errors import PackageError
+from shardwright.run.cpp import compile_library
 
 # A change of what the operators take or do is a change of the name, here and in runner.cpp.
 NAMESPACE = "shardwright_aoti_1"
@@ -24,37 +21,10 @@ _INSTRUCTION_SETS = (
 )
 
 
-def compiler() -> str:
-    """The C++ compiler; raises `PackageError` when there is none."""
-    wanted = os.environ.get("CXX", "g++")
-    found = shutil.which(wanted)
-    if found is None:
-        raise PackageError(
-            f"compiling needs a C++ compiler, and there is no {wanted!r} on this machine\n"
-            "  try: install g++ (Debian, Ubuntu: apt-get install g++), or name another compiler in the variable CXX"
-        )
-    return found
-
-
 @functools.cache
 def runner_bytes() -> bytes:
     """The library that runs compiled packages, made now by the C++ compiler."""
-    home = Path(torch.__file__).parent
-    includes = [f"-I{home / 'include'}", f"-I{home / 'include/torch/csrc/api/include'}"]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
-        made = Path(folder) / "runner.so"
-        words = [compiler(), "-shared", "-fPIC", "-O1", "-s", "-std=c++20", abi, *includes, str(_SOURCE)]
-        done = subprocess.run(  # noqa: S603 - the compiler that the user named, on a file of ours
-            [*words, "-o", str(made), f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-            raise PackageError(f"{words[0]} cannot compile the runner of compiled packages: {first}")
-        return made.read_bytes()
+    return compile_library(_SOURCE, ("-O1",))
 
 
 class CompiledProgram:
