@@ -7,6 +7,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends ops zoo fuzz clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives ops zoo clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,6 +54,9 @@ bench-checkpoint: $(READY)  ## Measure the memory that sharding a 2.5 GB checkpo
 
 bench-backends: $(READY)  ## Measure a decoder eager, under torch.compile and compiled ahead of time
 	$(BIN)/python -m benchmarks.backends
+
+bench-collectives: $(READY)  ## Measure collectives of two ranks through shared memory and through gloo
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.collectives
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results/ (an hour; resumes)
 	$(BIN)/python -m evals.operators.sweep

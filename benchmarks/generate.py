@@ -32,7 +32,7 @@ def main():
     requests = [Request(prompt, options.tokens, stream=False) for prompt in (WARM_UP, *PROMPTS)]
     rows, texts = [], {}
     for backend in ("eager", "compile"):
-        warm, *found = launch(num_ranks, write_text, str(options.package.resolve()), requests, backend)[0]
+        warm, *found = launch(num_ranks, write_text, str(options.package.resolve()), requests, {"backend": backend})[0]
         texts[backend] = [text.ids for text in (warm, *found)]
         rows.append(
             {

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.console import err, print_text
-from shardwright.cli.options import AsJson, Backend, Package, Timeout
+from shardwright.cli.options import AsJson, Backend, Package, Timeout, Transport
 
 
 def generate(
@@ -20,6 +20,7 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt itself, no chat template.")] = False,
     timeout: Timeout = 600.0,
     backend: Backend = "eager",
+    transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks and stream the text that a sharded decoder writes."""
@@ -32,7 +33,8 @@ def generate(
     check_generates(manifest, package)
     sampling = Sampling(temperature, top_p, seed)
     request = Request(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
-    found = launch(manifest.num_ranks, write_text, str(package.resolve()), [request], backend, timeout_s=timeout)[0][0]
+    how = {"backend": backend, "transport": transport, "timeout_s": timeout}
+    found = launch(manifest.num_ranks, write_text, str(package.resolve()), [request], how, timeout_s=timeout)[0][0]
     if as_json:
         print_text(json.dumps(asdict(found), indent=2))
         return

@@ -29,6 +29,11 @@ Backend = Annotated[
     str, typer.Option(help="eager; compile: by torch.compile, on first use; aoti: what `compile` made.")
 ]
 
+Transport = Annotated[
+    str | None,
+    typer.Option(help="What CPU ranks communicate through: auto, shared_memory or gloo; default: the environment's."),
+]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.console import err, out
-from shardwright.cli.options import AsJson, Backend, Package, Timeout
+from shardwright.cli.options import AsJson, Backend, Package, Timeout, Transport
 from shardwright.cli.progress import spinner
 from shardwright.errors import ShardwrightError
 
@@ -17,6 +17,7 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write outputs to.")],
     timeout: Timeout = 600.0,
     backend: Backend = "eager",
+    transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks on given inputs and write the outputs."""
@@ -31,8 +32,9 @@ def run(
     if output.exists():
         raise ShardwrightError(f"{output} exists already\n  try: another name, or remove it first")
     with spinner(f"running on {manifest.num_ranks} ranks"):
-        words = (str(package.resolve()), str(inputs.resolve()), str(output.resolve()), backend)
-        results = launch(manifest.num_ranks, run_package, *words, timeout_s=timeout)
+        words = str(package.resolve()), str(inputs.resolve()), str(output.resolve())
+        how = {"backend": backend, "transport": transport, "timeout_s": timeout}
+        results = launch(manifest.num_ranks, run_package, *words, how, timeout_s=timeout)
     table = Table("Outputs", ("output", "shape", "dtype"), results[0])
     if as_json:
         print_json([table], output=str(output))

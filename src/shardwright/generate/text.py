@@ -3,6 +3,7 @@
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ class Text:
     decode_s: float
 
 
-def write_text(package: str, requests: list[Request], backend: str = "eager") -> list[Text]:
-    """Answer every request in turn; each rank returns the same texts."""
-    model = load(package, backend=backend)
+def write_text(package: str, requests: list[Request], how: Mapping[str, Any] | None = None) -> list[Text]:
+    """Answer every request in turn; each rank returns the same texts. ``how``: further arguments of `load`."""
+    model = load(package, **(how or {}))
     tokenizer = load_tokenizer(Path(package), model.manifest)
     found = []
     for request in requests:

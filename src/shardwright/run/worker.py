@@ -1,5 +1,6 @@
 """What a launched rank does: open its piece of a package, run it on inputs from a file, write outputs on rank 0."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from shardwright.run.files import named_inputs, read_inputs, write_outputs
 from shardwright.run.load import load
 
 
-def run_package(package: str, inputs: str, output: str, backend: str = "eager") -> list[tuple[str, str, str]]:
-    """Run one rank; the name, shape and dtype of every output."""
+def run_package(package: str, inputs: str, output: str, how: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Run one rank; the name, shape and dtype of every output. ``how``: further arguments of `load`."""
     with torch.no_grad():
-        module = load(package, backend=backend)
+        module = load(package, **how)
         found = read_inputs(inputs, module.manifest.input_names(), module.manifest.constants())
         args, kwargs = named_inputs(module.exported, found)
         result = module(*args, **kwargs)
