@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.console import err, print_text
-from shardwright.cli.options import AsJson, Backend, Package, Timeout, Transport
+from shardwright.cli.options import AsJson, Backend, Package, Threads, Timeout, Transport
 
 
 def generate(
@@ -21,6 +21,7 @@ def generate(
     timeout: Timeout = 600.0,
     backend: Backend = "eager",
     transport: Transport = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks and stream the text that a sharded decoder writes."""
@@ -34,7 +35,9 @@ def generate(
     sampling = Sampling(temperature, top_p, seed)
     request = Request(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
     how = {"backend": backend, "transport": transport, "timeout_s": timeout}
-    found = launch(manifest.num_ranks, write_text, str(package.resolve()), [request], how, timeout_s=timeout)[0][0]
+    found = launch(
+        manifest.num_ranks, write_text, str(package.resolve()), [request], how, timeout_s=timeout, threads=threads
+    )[0][0]
     if as_json:
         print_text(json.dumps(asdict(found), indent=2))
         return

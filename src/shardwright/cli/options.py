@@ -29,6 +29,10 @@ Backend = Annotated[
     str, typer.Option(help="eager; compile: by torch.compile, on first use; aoti: what `compile` made.")
 ]
 
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of each rank, on any core; default: each rank's share of the cores.")
+]
+
 Transport = Annotated[
     str | None,
     typer.Option(help="What CPU ranks communicate through: auto, shared_memory or gloo; default: the environment's."),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.console import err, out
-from shardwright.cli.options import AsJson, Backend, Package, Timeout, Transport
+from shardwright.cli.options import AsJson, Backend, Package, Threads, Timeout, Transport
 from shardwright.cli.progress import spinner
 from shardwright.errors import ShardwrightError
 
@@ -18,6 +18,7 @@ def run(
     timeout: Timeout = 600.0,
     backend: Backend = "eager",
     transport: Transport = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Launch local ranks on given inputs and write the outputs."""
@@ -34,7 +35,7 @@ def run(
     with spinner(f"running on {manifest.num_ranks} ranks"):
         words = str(package.resolve()), str(inputs.resolve()), str(output.resolve())
         how = {"backend": backend, "transport": transport, "timeout_s": timeout}
-        results = launch(manifest.num_ranks, run_package, *words, how, timeout_s=timeout)
+        results = launch(manifest.num_ranks, run_package, *words, how, timeout_s=timeout, threads=threads)
     table = Table("Outputs", ("output", "shape", "dtype"), results[0])
     if as_json:
         print_json([table], output=str(output))

@@ -1,7 +1,6 @@
 """Launch local ranks with torchrun's own elastic launcher, and stop all of them when one fails."""
 
 import logging
-import os
 import pickle
 import signal
 import tempfile
@@ -27,16 +26,21 @@ _START = (
 _LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
-def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 600.0) -> dict[int, Any]:
+def launch(
+    num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 600.0, threads: int | None = None
+) -> dict[int, Any]:
     """``function(*args)`` on ``num_ranks`` processes of this machine, in one process group; each rank's result.
 
     A rank that dies or raises ends the job at once; one that hangs ends it when a collective has waited ``timeout_s``
-    for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. Raises `RunError` naming
+    for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. ``threads``: of each rank,
+    which then runs on any core; absent: every rank is bound to its share of the cores (see `cores`) and has as many
+    threads as those, or as the environment variable ``OMP_NUM_THREADS`` says. Raises `RunError` naming
     the rank and its cause, or why no rank could be started, and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
     """
     check_count(num_ranks, "the number of ranks", least=1, error=RunError)
     check_number(timeout_s, "the timeout in seconds", above=0, error=RunError)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if threads is not None:
+        check_count(threads, "the number of threads", least=1, error=RunError)
     with tempfile.TemporaryDirectory(prefix="shardwright-") as folder, _restored_signals():
         config = LaunchConfig(
             min_nodes=1,
@@ -51,7 +55,7 @@ def launch(num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: 
         )
         try:
             with _quiet_launcher():
-                return elastic_launch(config, run_rank)(function, folder, timeout_s, *args)
+                return elastic_launch(config, run_rank)(function, folder, timeout_s, threads, *args)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             cause = _cause(failure)

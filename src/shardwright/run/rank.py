@@ -7,23 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from shardwright.errors import RunError
+from shardwright.run.cores import bind
 from shardwright.run.groups import start_process_group
 from shardwright.run.standing import noted, standings
 
 _SETTLE_S = 2.0
 
 
-def run_rank(function: Callable[..., Any], folder: str, timeout_s: float, *args: Any) -> Any:
+def run_rank(function: Callable[..., Any], folder: str, timeout_s: float, threads: int | None, *args: Any) -> Any:
     """``function(*args)`` within a process group whose collectives wait ``timeout_s`` at most.
 
+    ``threads``: absent, this rank is bound to its share of the cores.
     Raises `RunError` naming the rank that did not come to a collective.
     """
     # The launcher passes Ctrl-C on; a rank then ends without a traceback of its own.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    _take_threads(rank, num_ranks, threads)
     with noted(Path(folder), rank):
         try:
             if num_ranks > 1:
@@ -37,6 +41,15 @@ def run_rank(function: Callable[..., Any], folder: str, timeout_s: float, *args:
             _explain(error, Path(folder), num_ranks, timeout_s)
             raise
     return result
+
+
+def _take_threads(rank: int, num_ranks: int, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+        return
+    num_cores = bind(rank, num_ranks)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(num_cores)
 
 
 def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float) -> None:
