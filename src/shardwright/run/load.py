@@ -105,7 +105,7 @@ def load(
     ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
     the package. ``transport``: what collectives of CPU tensors go through: ``"shared_memory"``; ``"gloo"``; ``"auto"``:
     shared memory where the ranks of a mesh axis are on one host, else gloo, with a line that says why; absent: what the
-    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"auto"``.
+    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"gloo"``.
 
     Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or compiled for
     something else; `RunError` for a transport that is not to be had.

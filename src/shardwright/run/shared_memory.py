@@ -53,7 +53,7 @@ class Agreement:
 
 def chosen_transport(given: str | None) -> str:
     """The transport that the caller, or else the environment, asks for. Raises `RunError` for an unknown one."""
-    wanted = given or os.environ.get(SWITCH) or "auto"
+    wanted = given or os.environ.get(SWITCH) or "gloo"
     if wanted not in TRANSPORTS:
         raise RunError(f"there is no transport {wanted!r}\n  try: {', '.join(TRANSPORTS)}")
     return wanted
