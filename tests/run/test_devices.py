@@ -32,7 +32,7 @@ def test_a_package_for_a_gpu(tmp_path):
         for info in old.infolist():
             content = old.read(info)
             if "/models/" in info.filename:
-                content = content.replace(b'"type": "cpu", "index": null', b'"type": "cuda", "index": 0')
+                content = content.replace(b'"type":"cpu","index":null', b'"type":"cuda","index":0')
                 assert b'"cuda"' in content
             new.writestr(info.filename, content)
     graph.write_bytes(out.getvalue())
