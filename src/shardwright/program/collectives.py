@@ -11,10 +11,7 @@ from typing import Any
 from torch import fx
 
 from shardwright.layout.cut import Cut
-from shardwright.program.torch_private import name_in_code, schema_of
-
-# Collectives inside a branch or a loop's body are run on fake tensors, as code that torch writes.
-name_in_code(Cut)
+from shardwright.program.torch_private import schema_of
 
 
 class CollectiveKind(StrEnum):

@@ -41,9 +41,6 @@ from torch.export import ExportedProgram
 # `torch.export.load` tries an older format on what this one refuses.
 from torch.export.pt2_archive._package import load_pt2
 
-# What the code that torch writes for a graph calls a value which is no number, text or tensor.
-from torch.fx.graph import _register_custom_builtin
-
 __all__ = [
     "EXPORT_LOGS",
     "FakeTensor",
@@ -57,7 +54,6 @@ __all__ = [
     "has_schema",
     "load_pt2",
     "name_group",
-    "name_in_code",
     "packet_name",
     "pytree",
     "registered_schema",
@@ -148,8 +144,3 @@ def _is_known(name: Any) -> bool:
         return _resolve_process_group(name) is not None
     except RuntimeError:
         return False
-
-
-def name_in_code(kind: type) -> None:
-    """Let values of a class stand in graphs: their ``repr`` is then code that runs."""
-    _register_custom_builtin(kind.__name__, f"from {kind.__module__} import {kind.__name__}", kind)
