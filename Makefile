@@ -6,8 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends ops zoo fuzz clean
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives ops zoo clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives ops zoo fuzz clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
