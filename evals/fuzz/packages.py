@@ -39,7 +39,7 @@ class Damage:
             package = Path(folder) / "package"
             shutil.copytree(honest, package)
             for kind, number, seed in self.done:
-                files = sorted(package.iterdir())
+                files = _plain(package)
                 KINDS[kind](random.Random(seed), files[number % len(files)])
             try:
                 return _opened(package, self.num_ranks, outputs, state)
@@ -47,6 +47,10 @@ class Damage:
                 found = refusal(error)
                 names = str(package) in found.said
                 return found if found.is_fault or names else Verdict("fault", "names no package", found.said)
+
+
+def _plain(package: Path) -> list[Path]:
+    return [path for path in sorted(package.iterdir()) if path.is_file() and not path.is_symlink()]
 
 
 def _opened(package: Path, num_ranks: int, outputs: Any, state: dict[str, torch.Tensor]) -> Verdict:
@@ -111,7 +115,7 @@ def _renamed(dice: random.Random, path: Path) -> None:
 
 
 def _another(dice: random.Random, path: Path) -> None:
-    path.write_bytes(dice.choice(sorted(path.parent.iterdir())).read_bytes())
+    path.write_bytes(dice.choice(_plain(path.parent)).read_bytes())
 
 
 def _folder(_: random.Random, path: Path) -> None:
@@ -120,8 +124,9 @@ def _folder(_: random.Random, path: Path) -> None:
 
 
 def _link(_: random.Random, path: Path) -> None:
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
+    elsewhere = path.with_name(f"{path.name}.elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere.name)
 
 
 def _value(dice: random.Random, path: Path) -> None:

@@ -22,7 +22,7 @@ from shardwright.layout.pieces import take_shard
 from shardwright.rules import REGISTRY
 from shardwright.rules.registry import einsum
 
-SAMPLE = {"programs": 2, "plans": 6, "arguments": 24}
+SAMPLE = {"programs": 2, "plans": 6, "arguments": 24, "packages": 12}
 """The first seeds of each task."""
 
 
