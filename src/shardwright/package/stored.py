@@ -63,7 +63,7 @@ class StoredWeights:
         found: list[Holder] = []
         for rank, path in enumerate(self._paths):
             where = mesh.coordinate(rank)
-            cuts = rank_cuts(entry, where, mesh)
+            cuts = rank_cuts(entry, where, mesh, self.folder)
             if any(where[axis] and not isinstance(layout, Shard) for axis, layout in cuts):
                 continue
             region = region_of(entry.shape, [(layout, where[axis]) for axis, layout in cuts])
@@ -103,8 +103,8 @@ def make_zeros(name: str, shape: Sequence[int], dtype: torch.dtype, device: torc
         ) from error
 
 
-def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh) -> list[tuple[str, Layout]]:
-    """The layout of a tensor on every mesh axis, for the rank at a coordinate."""
+def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh, folder: Path) -> list[tuple[str, Layout]]:
+    """The layout of a tensor on every mesh axis, for the rank at a coordinate; ``folder``: the package's."""
     shape: tuple[Any, ...] = tuple(entry.shape)
     found: list[tuple[str, Layout]] = []
     try:
@@ -115,5 +115,5 @@ def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh) -> list[
             region = region_of(shape, [(layout, where[axis])])
             shape = region.shape if region is not None else shape
     except (LayoutError, PlanError) as error:
-        raise PackageError(f"the manifest's layout of {entry.name!r} does not fit its shape: {error}") from error
+        raise PackageError(f"{folder}: the manifest's layout of {entry.name!r} does not fit it: {error}") from error
     return found
