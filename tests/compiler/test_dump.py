@@ -221,3 +221,9 @@ def test_an_earlier_dump_is_replaced_and_other_files_are_left_alone(tmp_path):
     assert len(list(tmp_path.iterdir())) == 8
     with pytest.raises(sw.ShardwrightError, match="cannot be written"):
         stages(tmp_path / "01-notes.md", mesh=1, plan={})
+
+
+@pytest.mark.parametrize("path", [3, "", "a\0b"])
+def test_what_is_no_path_is_refused_by_name(path):
+    with pytest.raises(sw.ShardwrightError, match=r"^dump"):
+        stages(path, mesh=1, plan={})

@@ -22,6 +22,7 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step
 from shardwright.compiler.axes import Compiled, CompiledAxis
 from shardwright.errors import ShardwrightError
+from shardwright.layout.values import check_path
 from shardwright.partition.lower import lower
 from shardwright.plan.pins import Pins
 from shardwright.program.format import format_program, format_value
@@ -40,7 +41,7 @@ class Dump:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self.folder = None if path is None else _empty_folder(Path(path))
+        self.folder = None if path is None else _empty_folder(check_path(path, "dump"))
         self.count = 0
 
     def program(self, program: Program) -> None:
