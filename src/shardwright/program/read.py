@@ -18,6 +18,7 @@ from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import describe
 from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, tensors_in
 from shardwright.program.serial import one_at_a_time
+from shardwright.program.unwritable import refuse_unwritable
 
 
 @one_at_a_time
@@ -36,6 +37,7 @@ def read(exported: ExportedProgram) -> Program:
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
     _refuse_training(exported)
+    refuse_unwritable(exported)
     exported = functional(exported)
     signature, dropped = exported.graph_signature, _unusable(exported)
     graph = flat_graph(exported, dropped)
