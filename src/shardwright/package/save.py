@@ -19,6 +19,7 @@ from shardwright.package.describe import aliases, describe, fingerprint, spell_p
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
 from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_names, write_manifest
+from shardwright.package.reread import reread
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.program.program import Program, Weight
 from shardwright.program.write import without_weights, write
@@ -60,8 +61,8 @@ def save(
     ``source``: supplies the weights that are on the meta device, slice by slice; an interrupted run is then taken up
     where it stopped, with the ranks that are finished. ``extras``: further files by name (a tokenizer's).
     ``decoder``: what `shardwright generate` must know. One tensor's piece is in memory at a time. Ranks with equal
-    graphs share one file. Raises `PackageError` when the folder exists or cannot be written (a full disk); nothing is
-    left behind then.
+    graphs share one file. The folder gets its name once all of it but the weights' values was read back. Raises
+    `PackageError` when it exists or cannot be written (a full disk) or read; nothing is left behind then.
     """
     target = check_path(path, "the package", error=PackageError)
     report = progress or (lambda doing, done, total: None)
@@ -97,6 +98,7 @@ def save(
             decoder=decoder,
         )
         write_manifest(folder.path, manifest)
+        reread(folder.path, manifest, [_slots(local, left_out) for local in programs])
 
 
 def _write_weights(
