@@ -119,7 +119,7 @@ def test_a_checkpoint_on_the_command_line(checkpoint, tmp_path):
     assert {tensor.dtype for tensor in load_file(tmp_path / "state.safetensors").values()} == {torch.bfloat16}
     three = command("reshard", plain, "--tp", 3, "-o", tmp_path / "three", "--json")
     assert '"package"' in three
-    with pytest.raises(sw.ShardwrightError, match="'int3' is none of float32"):
+    with pytest.raises(sw.ShardwrightError, match="'int3' is not one of float32"):
         command("shard", folder, "--dtype", "int3", "-o", tmp_path / "other")
     with pytest.raises(sw.ShardwrightError, match="leaves on disk"):
         command("verify", folder)

@@ -139,7 +139,7 @@ def test_layout_arguments_become_boundaries():
     [
         ({"layers.*.p_proj": "colwise"}, r"matches no module.*\n.*layers\.\*\.[qkvo]_proj"),
         ({"layers.*.q_proj": "colwize"}, r"unknown style 'colwize'; did you mean 'colwise'"),
-        ({"layers.*.q_proj": 3}, "3 is no style"),
+        ({"layers.*.q_proj": 3}, "3 is not a style"),
         ({"layers.0": "colwise"}, r"does not fit module 'layers.0' \(model.Layer\)"),
         ({"layers.*.q_proj": "colwise", "layers.0.q_proj": "rowwise"}, "disagree on 'layers.0.q_proj.weight'"),
         ({"norm.weight": Shard(1)}, "cuts dim 1 of a tensor with 1 dims"),

@@ -94,7 +94,7 @@ def test_a_wrong_rule_is_found_out(forget):
 def test_names_and_notation_are_checked():
     with pytest.raises(sw.RuleError, match="there is no operator 'shardwright_tests::scale_row'"):
         sw.register_rule("shardwright_tests::scale_row", "a -> a")
-    with pytest.raises(sw.RuleError, match="is no operator name"):
+    with pytest.raises(sw.RuleError, match="is not an operator name"):
         sw.register_rule("scale_rows", "a -> a")
     with pytest.raises(sw.RuleError, match="exactly one '->'"):
         sw.register_rule("shardwright_tests::mix", "a b")

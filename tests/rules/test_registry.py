@@ -40,5 +40,5 @@ def test_a_name_with_a_rule_or_a_reason_gets_no_second_reason(table):
 
 
 def test_a_name_without_a_namespace_is_refused():
-    with pytest.raises(RuleError, match="no operator name"):
+    with pytest.raises(RuleError, match="not an operator name"):
         Registry().add("op", ROWS)

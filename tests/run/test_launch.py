@@ -50,7 +50,7 @@ def raise_an_error():
 
 
 CASES = {
-    "sleeps": (fall_asleep, r"waited 4 s in vain: rank 1 is at .*test_launch.py:\d+ \(fall_asleep\)"),
+    "sleeps": (fall_asleep, r"waited 4 s without an answer: rank 1 is at .*test_launch.py:\d+ \(fall_asleep\)"),
     "is killed": (be_killed, r"rank 1 failed: Signal 9 \(SIGKILL\).*out of memory"),
     "runs out of memory": (use_up_memory, "rank 1 failed: .*memory"),
     "raises": (raise_an_error, "rank 1 failed: InputError: the input is wrong"),

@@ -249,7 +249,7 @@ DAMAGE = {
     "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "a configuration that is none": (lambda f: (f / "config.json").write_text("{"), "transformers cannot read it"),
     "only pickles": (pickle_only, "pickled .*never opened"),
-    "an index that is none": (lambda f: (f / INDEX).write_text("[]"), "no index"),
+    "an index that is none": (lambda f: (f / INDEX).write_text("[]"), "not an index"),
     "an index that leads outside": (
         lambda f: edit(f / INDEX, lambda i: i["weight_map"].update(x="../x.safetensors")),
         "outside its folder",
@@ -296,7 +296,7 @@ def test_a_cache_longer_than_the_model_allows(llama, tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(sw.CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(sw.CheckpointError, match="there is not a checkpoint"):
         open_checkpoint(tmp_path / "nothing")
 
 

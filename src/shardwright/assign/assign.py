@@ -49,7 +49,7 @@ def assign_layouts(
     ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
     pins hold and communication is minimised before work. Composite operators behind a gather are tried written out,
     and stay so where that communicates less (``auto``: takes less time). Raises `AssignmentError` when nothing
-    satisfies the pins. ``uncut``: names of nodes that no factor of may be cut. ``budget``: of all that is solved.
+    satisfies the pins. ``uncut``: names of nodes of which no factor may be cut. ``budget``: of all that is solved.
     """
     options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "uncut": frozenset(uncut)}
     budget = budget or Budget()

@@ -37,7 +37,7 @@ def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver:
     inside_us: dict[tuple[int, Strategy], float] = {}
     for site in task.folded.sites:
         found = _strategies(task, given, candidates, site, rules[site.index])
-        ways = region_ways(task, given, candidates, site, solver) if _may_talk_inside(task, site, rules) else {}
+        ways = region_ways(task, given, candidates, site, solver) if _may_communicate_inside(task, site, rules) else {}
         strategies.append(list(dict.fromkeys([*found, *ways])))
         inside_us.update(((site.index, way), time_us) for way, time_us in ways.items())
     add_owned(task.steps, task.folded, rules, strategies)
@@ -93,7 +93,7 @@ def _may_cut(task: Task, site: Site) -> bool:
     return not any(step.node.name in task.uncut for step in site.steps)
 
 
-def _may_talk_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bool:
+def _may_communicate_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bool:
     """Whether a site calls regions that may communicate."""
     is_call = site.step.kind is StepKind.CALL and rules[site.index] is not None
     return is_call and task.num_ranks > 1 and _may_cut(task, site) and is_region_call(site.step.node)

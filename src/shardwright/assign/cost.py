@@ -29,7 +29,7 @@ class CostModel:
     flops_per_us: float = 400e6
 
     def __post_init__(self) -> None:
-        """Raise `ShardwrightError` for every constant that is no finite number above 0."""
+        """Raise `ShardwrightError` for every constant that is not a finite number above 0."""
         given = [(one.name, getattr(self, one.name)) for one in fields(self)]
         wrong = [f"{name}={value!r}" for name, value in given if not _is_positive(value)]
         if wrong:

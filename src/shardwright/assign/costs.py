@@ -38,7 +38,7 @@ def _site_choices(task: Task, site: Site, rule: Rule | None, given: Given, choic
         weight_bytes=_weight_bytes(task, site, given, strategies),
         name=describe(node),
         is_summed=bool(node.users) and all(user.target is all_reduce for user in node.users),
-        talk_us=[choices.inside_us.get((site.index, strategy), 0.0) for strategy in strategies],
+        inside_us=[choices.inside_us.get((site.index, strategy), 0.0) for strategy in strategies],
     )
 
 
@@ -92,7 +92,7 @@ def _reads(task: Task, site: int, operand: int) -> bool:
 def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:
     """Steps that give parameters or what is made of nothing else: transposed, cast, stacked, dequantized ones.
 
-    What is summed to fewer numbers (the norms of a weight) is none.
+    What is summed to fewer numbers (the norms of a weight) is not a weight.
     """
     found: set[int] = set()
     for step in task.steps.items:

@@ -163,7 +163,7 @@ def _step_key(
 
 
 def _constant(leaf: Any) -> Any:
-    """What an argument says that is no tensor: itself, a symbolic size, the code of a region."""
+    """What an argument says that is not a tensor: itself, a symbolic size, the code of a region."""
     if not isinstance(leaf, fx.Node):
         return leaf
     region = region_of(leaf)

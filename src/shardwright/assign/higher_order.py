@@ -150,7 +150,7 @@ def is_region_call(node: fx.Node) -> bool:
 
 
 def region_rule(step: Step) -> Rule | None:
-    """The rule of a step that calls regions; None where it is no such step."""
+    """The rule of a step that calls regions; None for other steps."""
     return read_regions(step.node).rule if step.kind is StepKind.CALL and is_region_call(step.node) else None
 
 
@@ -311,7 +311,7 @@ def _link_step(found: CutRegions, number: int, step: Step, classes: _Classes) ->
 
 
 def _numbers(given: Any) -> list[int | None]:
-    """The operand numbers among a region's arguments; None for those that are no tensors."""
+    """The operand numbers among a region's arguments; None for those that are not tensors."""
     return list(leaves(given))
 
 

@@ -139,14 +139,14 @@ def ways_inside(
         if made is None:
             continue
         sides = _carried(found, sides)
-        yield sides.strategy, _talk_us(node, made)
+        yield sides.strategy, _inside_us(node, made)
         summed = _summed_last(found, made, vals)
         if summed:
             results = tuple(Partial() if i in summed else one for i, one in enumerate(sides.results))
             sides = Sides(operands, results, weights)
             made = assign_inside(found, sides, assign)
             if made is not None:
-                yield sides.strategy, _talk_us(node, made)
+                yield sides.strategy, _inside_us(node, made)
 
 
 def _carried(found: CutRegions, sides: Sides) -> Sides:
@@ -181,7 +181,7 @@ def _summed_last(found: CutRegions, made: Sequence[Assignment], vals: Sequence[A
     return {i for i in summed if isinstance(vals[i], torch.Tensor) and vals[i].is_floating_point()}
 
 
-def _talk_us(node: fx.Node, made: Sequence[Assignment]) -> float:
+def _inside_us(node: fx.Node, made: Sequence[Assignment]) -> float:
     """One branch's collectives, or those of all rounds of a loop."""
-    talk = [assignment.solution.reshard_us for assignment in made]
-    return LATER * max(talk) if higher_order_name(node) == "cond" else NUM_ROUNDS * sum(talk)
+    communication = [assignment.solution.reshard_us for assignment in made]
+    return LATER * max(communication) if higher_order_name(node) == "cond" else NUM_ROUNDS * sum(communication)

@@ -87,8 +87,8 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     values, chosen = answer.values, []
     for start, site in zip(model.first_choice, problem.sites, strict=True):
         chosen.append(int(np.argmax(values[start : start + len(site.strategies)])))
-    talk, work = dot(model.reshard_cost, values), dot(model.work_cost, values)
-    return Solution(chosen, talk, work, objective, answer.gap)
+    communication, work = dot(model.reshard_cost, values), dot(model.work_cost, values)
+    return Solution(chosen, communication, work, objective, answer.gap)
 
 
 def _least_work(model: "_Model", first: Answer) -> Answer:
@@ -109,8 +109,8 @@ def _least_work(model: "_Model", first: Answer) -> Answer:
         # What is least with these collectives says nothing about others.
         held = min(held, replace(same, gap=held.gap), key=lambda answer: answer.objective)
     # ``held.gap`` is of the work alone; where the communication is not proven, that gap is the one to name.
-    talk = dot(model.reshard_cost, held.values)
-    of_all = relative_gap(talk + held.objective, talk + held.objective * (1 - held.gap))
+    communication = dot(model.reshard_cost, held.values)
+    of_all = relative_gap(communication + held.objective, communication + held.objective * (1 - held.gap))
     return replace(held, gap=of_all if is_least else first.gap)
 
 
@@ -139,7 +139,7 @@ class _Model:
             self.supply(value)
         self.tie()
         self.upper_bound = np.ones(self.num_variables)
-        inside = self._by_choice(lambda site, s: site.members * (site.talk_us[s] if site.talk_us else 0.0))
+        inside = self._by_choice(lambda site, s: site.members * (site.inside_us[s] if site.inside_us else 0.0))
         self.reshard_cost = self._vector(dict(self._reshards)) + inside
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
@@ -286,9 +286,9 @@ class _Model:
         """Cost · variables ≤ bound. What costs more than that by itself is out, and out of the solver's numbers:
         HiGHS has called a problem infeasible that had a weight's price of 1e4 in a row bounded by 1e-2.
         """
-        dear = cost > bound
-        self.forbid(dear)
-        self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost) if not dear[i]}, -np.inf, bound)
+        beyond = cost > bound
+        self.forbid(beyond)
+        self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost) if not beyond[i]}, -np.inf, bound)
 
     def forbid(self, variables: np.ndarray) -> None:
         """Variables that have to be 0, as a mask."""

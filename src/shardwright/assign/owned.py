@@ -45,7 +45,7 @@ def add_owned(steps: Steps, folded: Folded, rules: Sequence[Rule | None], strate
 
 @dataclass
 class _Rows:
-    """Rows in one layout on their way. ``owner``: value → the offsets that say which rank each of its rows is on."""
+    """Rows passed on in one layout. ``owner``: value → the offsets that say which rank each of its rows is on."""
 
     folded: Folded
     rules: Sequence[Rule | None]

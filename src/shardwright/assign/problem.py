@@ -16,7 +16,7 @@ class SiteChoices:
     """One site for the solver: its strategies with their costs, how many steps it stands for.
 
     ``is_summed``: whether what reads it is an all-reduce along another axis, so that reducing it there is best done
-    right before: neighbours become one. ``talk_us``: of the collectives inside each strategy; absent: there are none.
+    right before: neighbours become one. ``inside_us``: of the collectives inside each strategy; absent: there are none.
     """
 
     members: int
@@ -25,7 +25,7 @@ class SiteChoices:
     weight_bytes: list[int]
     name: str = ""
     is_summed: bool = False
-    talk_us: Sequence[float] = ()
+    inside_us: Sequence[float] = ()
 
 
 @dataclass

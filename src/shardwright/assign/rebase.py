@@ -74,7 +74,7 @@ def cuts_what_is_left_out(strategy: Strategy | None, rule: Rule | None) -> bool:
 
 
 def step_call(step: Step) -> Call | None:
-    """The call of a step, as rules see it; None where the step is none that rules know."""
+    """The call of a step, as rules see it; None for a step that has no rules."""
     if step.kind is not StepKind.CALL or not step.vals:
         return None
     if not has_schema(step.node.target) and step.node.target not in COLLECTIVES:

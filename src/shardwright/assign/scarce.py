@@ -1,8 +1,8 @@
 """Heads that are fewer than the ranks: key-value heads of grouped-query attention, most often.
 
 Cut at whole heads, such weights leave ranks idle; cut finer, they have to be gathered; whole, every rank holds all of
-them. None is what an expert does: cut the axis in two, the heads on the first part, their queries on the second. This
-module finds the heads; `compiler.split` tries the two axes.
+them. An expert does none of these, but cuts the axis in two, the heads on the first part, their queries on the second.
+This module finds the heads; `compiler.split` tries the two axes.
 """
 
 from collections.abc import Collection, Mapping, Sequence

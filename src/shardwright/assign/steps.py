@@ -52,7 +52,7 @@ class Step:
     node: fx.Node
     reads: tuple[Value, ...] = ()
     vals: tuple[Any, ...] = ()
-    """The original's fake results, one each (None where a result is no tensor)."""
+    """The original's fake results, one each (None where a result is not a tensor)."""
     unread: Mapping[int, str] = field(default_factory=dict)
     """Operands whose values are not read, in whatever layout they lie, and what is (see `shardwright.rules.metadata`).
     """
@@ -156,15 +156,15 @@ class _Constraints:
             return value
         within = _paths(source)
         for path in _paths(user):
-            wishes = [b for b in self.by_module.get(path, ()) if b.side == "input"]
-            if not wishes or path in within:
+            wanted = [b for b in self.by_module.get(path, ()) if b.side == "input"]
+            if not wanted or path in within:
                 continue
             seen = self.inside.setdefault(path, {})
             seen.setdefault(source, None)
             position = list(seen).index(source)
-            for wish in wishes:
-                if wish.position in (None, position):
-                    value = self._constrain(value, wish, user)
+            for boundary in wanted:
+                if boundary.position in (None, position):
+                    value = self._constrain(value, boundary, user)
         return value
 
     def leaving(self, node: fx.Node, value: Value) -> Value:
@@ -172,23 +172,23 @@ class _Constraints:
         if not self.by_module:
             return value
         for path in reversed(_paths(node)):
-            wishes = [b for b in self.by_module.get(path, ()) if b.side == "output"]
-            if not wishes or all(path in _paths(user) for user in node.users if user.target is not operator.getitem):
+            wanted = [b for b in self.by_module.get(path, ()) if b.side == "output"]
+            if not wanted or all(path in _paths(user) for user in node.users if user.target is not operator.getitem):
                 continue
             position = self.left[path] = self.left.get(path, -1) + 1
-            for wish in wishes:
-                if wish.position in (None, position):
-                    value = self._constrain(value, wish, node)
+            for boundary in wanted:
+                if boundary.position in (None, position):
+                    value = self._constrain(value, boundary, node)
         return value
 
-    def _constrain(self, value: Value, wish: Boundary, node: fx.Node) -> Value:
-        self.matched.add(wish)
-        place = (value, wish.module, wish.side)
+    def _constrain(self, value: Value, boundary: Boundary, node: fx.Node) -> Value:
+        self.matched.add(boundary)
+        place = (value, boundary.module, boundary.side)
         if place not in self.made:
             index = len(self.steps.items)
             vals = (self.steps.items[value[0]].vals[value[1]],)
             self.steps.items.append(
-                Step(index, StepKind.CONSTRAINT, node, (value,), vals, layout=wish.layout, key=wish.key)
+                Step(index, StepKind.CONSTRAINT, node, (value,), vals, layout=boundary.layout, key=boundary.key)
             )
             self.made[place] = (index, 0)
         return self.made[place]
@@ -200,8 +200,8 @@ class _Constraints:
                 f"but the exported graph has no such tensor there",
                 remedies=("export the model so that this module runs, or remove the layout from the entry",),
             )
-            for wishes in self.by_module.values()
-            for b in wishes
+            for wanted in self.by_module.values()
+            for b in wanted
             if b not in self.matched
         ]
 

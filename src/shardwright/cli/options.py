@@ -47,5 +47,5 @@ def parse_dtype(name: str | None) -> Any:
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name is not None and name not in known:
-        raise ShardwrightError(f"--dtype {name!r} is none of {', '.join(known)}")
+        raise ShardwrightError(f"--dtype {name!r} is not one of {', '.join(known)}")
     return known.get(name) if name else None

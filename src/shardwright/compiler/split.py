@@ -36,7 +36,7 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
     """The cheapest of the ways to compile one axis, and the request that it was compiled for."""
     best = compiled, request
     is_auto, slack = request.plans[axis] == "auto", request.search.slack
-    # Parts of an axis are no smaller problems, so a search that ended early on the whole is not begun again.
+    # Parts of an axis are not smaller problems, so a search that ended early on the whole is not begun again.
     ended_early = compiled.gap() > GAP_WORTH_SAYING or request.clock.left_s <= 0
     for outer in () if ended_early else _splits(compiled, axis):
         mesh = compiled.mesh.split(axis, outer)

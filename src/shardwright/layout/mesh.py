@@ -82,7 +82,7 @@ class Mesh:
         Every rank keeps its number, and ``axis`` still names the group of both.
         """
         size = self.size(axis)
-        assert size % outer == 0, f"{axis} of {size} ranks is no multiple of {outer}"
+        assert size % outer == 0, f"{axis} of {size} ranks is not a multiple of {outer}"
         parts = (f"{axis}.0", outer), (f"{axis}.1", size // outer)
         axes = tuple(part for one in self.axes for part in (parts if one[0] == axis else (one,)))
         return Mesh(axes, (*self.unions, (axis, (parts[0][0], parts[1][0]))), self.ranks)

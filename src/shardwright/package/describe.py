@@ -104,7 +104,7 @@ def aliases(program: Program) -> dict[str, str]:
 
 
 def zero_buffers(program: Program) -> set[str]:
-    """Buffers that start as zeros and are no part of the state dict (key-value caches): made on loading, not stored."""
+    """Buffers that start as zeros and are not in the state dict (key-value caches): made on loading, not stored."""
     return {
         str(item.target)
         for item in program.inputs

@@ -159,7 +159,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise PackageError(f"{folder} is no package: it has no readable {MANIFEST_NAME} ({error.strerror})") from error
+        raise PackageError(f"{folder} is not a package: no readable {MANIFEST_NAME} ({error.strerror})") from error
     try:
         version = msgspec.json.decode(data, type=dict[str, Any]).get("format_version")
         if version != FORMAT_VERSION:
@@ -242,7 +242,7 @@ def _check(manifest: Manifest, path: Path) -> None:
         raise PackageError(f"{path} contradicts itself: its mesh {manifest.mesh} has ranks {manifest.ranks}")
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
     if odd:
-        raise PackageError(f"{path} contradicts itself: {odd} is no axis of its mesh {manifest.mesh}")
+        raise PackageError(f"{path} contradicts itself: {odd} is not an axis of its mesh {manifest.mesh}")
     if len(names) != len(manifest.files):
         raise PackageError(f"{path} contradicts itself: it lists a file twice")
     check_names(names, path)
@@ -276,7 +276,7 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
         if entry.alias_of:
             _check_alias(entry, known.get(entry.alias_of), path)
         if entry.zeros and (entry.in_state or entry.kind != "buffer"):
-            raise PackageError(f"{path} contradicts itself: {entry.name!r} is not stored, but is no buffer made anew")
+            raise PackageError(f"{path} contradicts itself: {entry.name!r} is not stored, but not made anew either")
         if not entry.zeros and math.prod(entry.shape) * dtype.itemsize > room:
             raise PackageError(
                 f"{path}: {entry.name!r} of shape {entry.shape} is larger than all weight files together"

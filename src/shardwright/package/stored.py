@@ -83,7 +83,7 @@ class StoredWeights:
                         name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()
                     }
             except (OSError, SafetensorError) as error:
-                raise PackageError(f"{piece.file} is no safetensors file: {error}") from error
+                raise PackageError(f"{piece.file} is not a safetensors file: {error}") from error
         dtype = getattr(torch, entry.dtype)
         wanted = (stored_shape(piece.region.shape, dtype), DTYPES.get(dtype))
         stored = self._headers[piece.file].get(piece.name)

@@ -41,7 +41,7 @@ def laid_as(emit: Emitter, local: fx.Node, whole: torch.Tensor, reader: fx.Node)
     schema = schema_of(reader.target)
     if schema is not None and schema.name in ADDRESSING:
         raise ProgramError(
-            f"{describe(reader)} addresses the memory of a view with gaps, which a sharded program has not\n"
+            f"{describe(reader)} addresses the memory of a view with gaps, which a sharded program does not have\n"
             "  try: make its operand .contiguous() in the model"
         )
     return local

@@ -56,7 +56,7 @@ def read_layout(value: Any, num_ranks: int) -> Layout:
     """The layout that `spell` wrote, for ``num_ranks`` ranks; raises `PlanError` for anything else."""
     style = Replicate() if value == "replicate" else _style(value, "layout")
     if not isinstance(style, (Replicate, Partial, Shard)):
-        raise PlanError(f"{value!r} is no layout")
+        raise PlanError(f"{value!r} is not a layout")
     if isinstance(style, Shard) and isinstance(style.cut, Cut):
         # The last ranks may own nothing, which a list of owners does not show.
         return Shard(style.dim, Cut.of(num_ranks, style.cut.flat_runs()))

@@ -139,7 +139,7 @@ STYLE_NAMES = tuple(sorted(_STRINGS))
 
 
 def ask(style: Any, class_name: str) -> Ask:
-    """What a style asks of a module of this class; raises ValueError in words for a style that is none."""
+    """What a style asks of a module of this class; raises ValueError that names the style when it is unknown."""
     if isinstance(style, str):
         if style not in _STRINGS:
             close = near_misses(style, _STRINGS)
@@ -174,7 +174,7 @@ def ask(style: Any, class_name: str) -> Ask:
         layout = as_layout(style)
         return Ask({"weight": layout}, exact=isinstance(layout, Shard))
     raise ValueError(
-        f"{style!r} is no style: use a string ({', '.join(STYLE_NAMES[:4])} …), a ParallelStyle or a placement"
+        f"{style!r} is not a style: use a string ({', '.join(STYLE_NAMES[:4])} …), a ParallelStyle or a placement"
     )
 
 

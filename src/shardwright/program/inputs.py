@@ -115,7 +115,7 @@ def _is_symbol(wanted: Any) -> bool:
 
 
 def _solved(expr: Any, symbol: Any, given: int) -> int | None:
-    """The symbol for which a linear expression is ``given``; -1 when that is no whole number, None for others."""
+    """The symbol for which a linear expression is ``given``; -1 when that is not a whole number, None for others."""
     if expr == symbol:
         return given
     factor = expr.coeff(symbol)

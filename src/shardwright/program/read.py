@@ -70,7 +70,7 @@ def _refuse_training(exported: ExportedProgram) -> None:
 
 
 def _unusable(exported: ExportedProgram) -> set[str]:
-    """The placeholders of state that nothing reads or writes, and that is no tensor which a package can hold."""
+    """The placeholders of state that nothing reads or writes, and that are not tensors which a package can hold."""
     tensors = {**exported.state_dict, **exported.constants}
     written = {spec.target for spec in exported.graph_signature.output_specs}
     read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}

@@ -75,7 +75,7 @@ def without_state(exported: ExportedProgram, aliases: Mapping[str, str]) -> Stat
                 graph.erase_node(node)
             position += 1
         else:
-            raise ProgramError(f"input {node.name!r} ({spec.kind.name}) is none that compiled code takes")
+            raise ProgramError(f"input {node.name!r} ({spec.kind.name}) is not supported by compiled code")
     return _assembled(exported, graph, state, given, aliases)
 
 

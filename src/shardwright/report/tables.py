@@ -40,7 +40,7 @@ class Table:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that keeps tables readable where the output is no terminal (a log, a pipe)."""
+    """A console that keeps tables readable where the output is not a terminal (a log, a pipe)."""
     console = Console(stderr=stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=150)
 

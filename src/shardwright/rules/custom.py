@@ -173,7 +173,7 @@ def _operator(name: str) -> Any:
     namespace, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     if not rest:
-        raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'mylib::op'")
+        raise RuleError(f"{name!r} is not an operator name: write 'namespace::name', as in 'mylib::op'")
     found: Any = getattr(getattr(torch.ops, namespace), packet, None)
     if found is None or (overload and overload not in found.overloads()):
         known: Mapping[str, Any] = vars(getattr(torch.ops, namespace))

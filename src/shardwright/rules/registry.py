@@ -144,7 +144,7 @@ class Registry:
         entry, unless it is to be replaced.
         """
         if "::" not in name:
-            raise RuleError(f"{name!r} is no operator name: write 'namespace::name', as in 'aten::linear'")
+            raise RuleError(f"{name!r} is not an operator name: write 'namespace::name', as in 'aten::linear'")
         name = own_name(name)
         if name in self._entries and not replace:
             raise RuleError(f"{name!r} has a rule already: two tables name it, and one of them would never be used")

@@ -64,7 +64,7 @@ class Call:
 
     ``arguments``: every argument of the operator's schema by name, defaults filled in, `TensorMeta` for tensors.
     ``operands``: the tensors among them in schema order, lists flattened, absent ones left out.
-    ``results``: one entry a result tensor; None for a result that is no tensor.
+    ``results``: one entry a result tensor; None for a result that is not a tensor.
     """
 
     op: Any

@@ -38,7 +38,7 @@ def read_inputs(
             )
         elif name not in names:
             close = tuple(map(repr, near_misses(name, names)))
-            findings.append(Finding(f"{path} holds {name!r}, which is no input", remedies=close))
+            findings.append(Finding(f"{path} holds {name!r}, which is not an input", remedies=close))
     raise_findings(InputError, findings, summary="the inputs do not fit the program")
     return found
 

@@ -62,7 +62,7 @@ def launch(
             if not has_begun(folder, rank):
                 seen = cause if failure.exitcode < 0 else f"exit code {failure.exitcode}, its own error is above"
                 raise RunError(f"the process of rank {rank} could not be started: {seen}\n{_START}") from None
-            # A rank that waited in vain has named the one to blame.
+            # A rank that timed out has named the one to blame.
             blames = cause.startswith(_BLAMES)
             raise RunError(cause.removeprefix(_BLAMES) if blames else f"rank {rank} failed: {cause}") from None
         except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -222,5 +222,5 @@ def _read_weights(
                     raise PackageError(f"{path}: {stored!r} has dtype {dtype}, the graph needs {wanted.dtype}")
                 tensors[name] = tensors[stored] if stored in tensors else file.get_tensor(stored)
     except SafetensorError as error:
-        raise PackageError(f"{path} is no safetensors file: {error}") from error
+        raise PackageError(f"{path} is not a safetensors file: {error}") from error
     return tensors

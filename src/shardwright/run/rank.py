@@ -1,4 +1,4 @@
-"""What runs on a launched rank around the function: its process group, its note of where it stands, its last words."""
+"""What runs on a launched rank around the function: its process group, where it stands, the error it ends with."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float
         absent = [note for note in notes if note.hangs]
         where = "; ".join(map(str, absent or notes))
         raise RunError(
-            f"a collective waited {timeout_s:g} s in vain: {where}"
+            f"a collective waited {timeout_s:g} s without an answer: {where}"
             + ("" if absent else "\n  every rank waits in a collective, but not in the same one")
         ) from None
     if "connection closed" in text or "connection reset" in text or "waited for it" in text:

@@ -46,7 +46,7 @@ class Standing:
 
     @property
     def hangs(self) -> bool:
-        """Whether others wait for it in vain."""
+        """Whether others wait for what it will not do."""
         return not self.waits or self.age_s > _OLD_S
 
 

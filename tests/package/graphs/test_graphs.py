@@ -119,7 +119,7 @@ ODD = {
     "a leaf with children": (set_tree(json.dumps([1, tree(None, None, [tree(None, None)])])), "leaf holds nothing"),
     "an unknown enumeration": (
         set_tree(json.dumps([1, tree("builtins.dict", '[{"__enum__": true, "fqn": "invented:Kind", "name": "A"}]')])),
-        "no enumeration",
+        "not an enumeration",
     ),
     "an unknown factory": (
         set_tree(
@@ -232,7 +232,7 @@ def test_torch_reads_what_we_wrote(graph, tmp_path, monkeypatch):
     read_graph(tmp_path / "graph.pt2")
     assert seen == [graph]
     (tmp_path / "graph.pt2").write_bytes(edited(graph, set_size("Invented(Integer(3))")))
-    with pytest.raises(sw.PackageError, match=r"is no graph of a package.*\n  it was not opened"):
+    with pytest.raises(sw.PackageError, match=r"is not a graph of a package.*\n  it was not opened"):
         read_graph(tmp_path / "graph.pt2")
     assert seen == [graph]
 

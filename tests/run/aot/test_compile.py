@@ -67,7 +67,7 @@ def run_three_and_hang(path):
 def test_state_is_kept_on_real_ranks_and_one_that_hangs_is_named(package):
     """A cache and a counter of no dims: inductor would fold the counter's start into the code."""
     with pytest.raises(
-        sw.RunError, match=r"waited 8 s in vain: rank 1 is at \S*test_compile.py:\d+ \(run_three_and_hang\)$"
+        sw.RunError, match=r"waited 8 s without an answer: rank 1 is at \S*test_compile.py:\d+ \(run_three_and_hang\)$"
     ):
         launch(2, run_three_and_hang, str(package), timeout_s=8)
 

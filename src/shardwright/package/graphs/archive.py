@@ -47,7 +47,7 @@ def parse_graph(data: bytes) -> GraphFile:
                 _decoded(entries, _CONSTANTS, PayloadConfig),
             )
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, UnicodeDecodeError) as error:
-        raise ValueError(f"it is no zip archive: {first_line(error)}") from None
+        raise ValueError(f"it is not a zip archive: {first_line(error)}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

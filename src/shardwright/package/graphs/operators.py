@@ -25,11 +25,11 @@ def check_operator(target: str) -> None:
         return
     match = _OPERATOR.fullmatch(target)
     if match is None:
-        raise ValueError(f"the operator {target[:100]!r} is none that a sharded graph calls")
+        raise ValueError(f"the operator {target[:100]!r} is not one that a sharded graph calls")
     namespace, name, overload = match.groups()
     if namespace == "higher_order":
         if overload or not _OF_GRAPHS.fullmatch(name):
-            raise ValueError(f"the operator {target[:100]!r} is none that a sharded graph calls")
+            raise ValueError(f"the operator {target[:100]!r} is not one that a sharded graph calls")
         return
     _check_registered(namespace, name, overload)
 

@@ -22,7 +22,7 @@ def read_graph(path: Path) -> ExportedProgram:
     try:
         graph = parse_graph(path.read_bytes())
     except ValueError as error:
-        raise PackageError(f"{path} is no graph of a package: {error}\n  it was not opened") from error
+        raise PackageError(f"{path} is not a graph of a package: {error}\n  it was not opened") from error
     try:
         with quiet_export():
             exported: ExportedProgram = load_pt2(io.BytesIO(spell_graph(graph))).exported_programs["model"]

@@ -193,7 +193,7 @@ class NamedArgument(Part):
             self.arg.as_string = respell_message(self.arg.as_string)
         odd = [text for text in self.arg.texts() if not is_plain(text)]
         if odd:
-            raise ValueError(f"the text {odd[0][:100]!r} is none that an operator of a sharded graph takes")
+            raise ValueError(f"the text {odd[0][:100]!r} is not one that an operator of a sharded graph takes")
 
 
 class Node(Part):
@@ -218,7 +218,7 @@ class Graph(Part):
     sym_bool_values: dict[Name, SymBool]
     is_single_tensor_return: bool = False
     custom_obj_values: dict[Name, None] = {}
-    """Always empty: objects of classes of their own are no part of a sharded program."""
+    """Always empty: objects of classes of their own are not part of a sharded program."""
     sym_float_values: dict[Name, SymFloat] = {}
 
 

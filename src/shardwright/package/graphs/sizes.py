@@ -40,11 +40,11 @@ _MAX_EXPONENT = 64
 
 @functools.lru_cache(maxsize=4096)
 def respell_size(text: str) -> str:
-    """The same size in our own spelling; raises `ValueError` when it is none."""
+    """The same size in our own spelling; raises `ValueError` when it is not valid."""
     try:
         return _Parser(text).whole_text()
     except _UnknownError as error:
-        raise ValueError(f"the size {text[:100]!r} is none that a sharded graph holds: {error}") from None
+        raise ValueError(f"the size {text[:100]!r} is not one that a sharded graph holds: {error}") from None
 
 
 class _UnknownError(Exception):
@@ -101,7 +101,7 @@ class _Parser:
             return f"Rational({above}, {self._whole()})"
         digits = self._next("quoted").strip("'")
         if not re.fullmatch(r"-?[0-9]{0,400}[.]?[0-9]{1,400}(e[+-]?[0-9]{1,3})?", digits):
-            raise _UnknownError(f"{digits!r} is no number")
+            raise _UnknownError(f"{digits!r} is not a number")
         self._next("mark", ",")
         self._next("name", "precision")
         self._next("mark", "=")
@@ -113,7 +113,7 @@ class _Parser:
     def _symbol(self) -> str:
         name = self._next("quoted").strip("'")
         if not re.fullmatch(SYMBOL, name):
-            raise _UnknownError(f"{name!r} is no name of a size")
+            raise _UnknownError(f"{name!r} is not the name of a size")
         facts = []
         while self._takes(","):
             fact = self._next("name")
@@ -158,7 +158,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     while at < end:
         match = _TOKEN.match(text, at)
         if match is None:
-            raise _UnknownError(f"{text[at : at + 10]!r} is no part of one")
+            raise _UnknownError(f"{text[at : at + 10]!r} is not part of one")
         kind = match.lastgroup or ""
         found.append((kind, match[kind]))
         at = match.end()

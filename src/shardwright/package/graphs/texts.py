@@ -31,7 +31,7 @@ def respell_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     for key in _KEPT:
         if key in metadata:
             if not is_plain(metadata[key]):
-                raise ValueError(f"the {key} {metadata[key][:100]!r} is none that a sharded graph holds")
+                raise ValueError(f"the {key} {metadata[key][:100]!r} is not one that a sharded graph holds")
             found[key] = metadata[key]
     return found
 

@@ -23,7 +23,7 @@ class DefaultContext(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.default_factory_name not in _FACTORIES:
-            raise ValueError(f"{self.default_factory_name!r} is no builtin container or number")
+            raise ValueError(f"{self.default_factory_name!r} is not a builtin container or number")
         _check_plain(self.dict_context)
 
 
@@ -65,11 +65,11 @@ class Tree(Struct, frozen=True, forbid_unknown_fields=True):
 
 @functools.lru_cache(maxsize=512)
 def respell_tree(text: str, *, of_arguments: bool) -> str:
-    """The same tree in our own spelling; raises `ValueError` when it is none."""
+    """The same tree in our own spelling; raises `ValueError` when it is not valid."""
     try:
         _, tree = found = msgspec.json.decode(text, type=tuple[Literal[1], Tree])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(f"a nesting of inputs or outputs is none that a sharded graph has: {error}") from None
+        raise ValueError(f"a nesting of inputs or outputs is not one that a sharded graph has: {error}") from None
     if of_arguments and not tree.names_arguments():
         raise ValueError("a keyword argument has no name that Python knows")
     return msgspec.json.encode(found).decode()
@@ -94,4 +94,4 @@ def _check_member(value: dict[str, Any]) -> None:
         found = vars(found).get(part) if hasattr(found, "__dict__") else None
     member = isinstance(found, type) and issubclass(found, Enum) and value.get("name") in found.__members__
     if set(value) != _ENUM_KEYS or not member:
-        raise ValueError(f"{str(value.get('fqn'))[:100]!r} is no enumeration that this process has loaded")
+        raise ValueError(f"{str(value.get('fqn'))[:100]!r} is not an enumeration that this process has loaded")

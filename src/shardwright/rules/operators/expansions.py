@@ -86,7 +86,7 @@ def log_softmax(a: Mapping[str, Any]) -> Tensor:
 
 
 def _first(x: Tensor, best: Tensor, dim: int, *, keepdim: bool) -> Tensor:
-    """The first index of an extreme value, or of what is no number."""
+    """The first index of an extreme value, or of NaN."""
     size = x.shape[dim]
     places = torch.arange(size, device=x.device).view([size if i == dim else 1 for i in range(x.ndim)])
     hit = x == best

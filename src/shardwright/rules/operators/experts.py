@@ -51,7 +51,7 @@ def aligned_rule(call: Call) -> Rule | None:
 
 
 def _in_units(rule: Rule, name: str, unit: int) -> Rule:
-    """The rule with a factor cut at multiples of ``unit`` only; as it is where the size is no such multiple."""
+    """The rule with a factor cut at multiples of ``unit`` only; unchanged where the size is not such a multiple."""
     size = rule.sizes[name]
     if not isinstance(size, int) or size % unit:
         return rule

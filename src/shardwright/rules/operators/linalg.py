@@ -1,6 +1,6 @@
 """Linear algebra on matrices: batch dims are cut, and right-hand sides by column; the matrices themselves are whole.
 
-What mixes all rows with all columns (a factorisation, an inverse) is dear but small; only its batch is shared out.
+What mixes all rows with all columns (a factorisation, an inverse) is expensive but small; only its batch is shared out.
 """
 
 from typing import Any

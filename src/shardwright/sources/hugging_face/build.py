@@ -31,7 +31,7 @@ def find_checkpoint(path: Path) -> tuple[Path, str | None]:
     if len(files) == 1:
         return path, files[0]
     raise CheckpointError(
-        f"{path} is no checkpoint: it has no config.json"
+        f"{path} is not a checkpoint: it has no config.json"
         + (f", and {len(files)} GGUF files\n  try: name one of {files}" if files else " and no GGUF file")
     )
 

@@ -100,7 +100,7 @@ def _main_file(folder: Path, chosen: str | None) -> Path:
             raise CheckpointError(f"{folder}: the configuration names weights outside its folder: {chosen!r}")
         if not chosen.endswith((".safetensors", INDEX_SUFFIX)) or not (folder / chosen).is_file():
             raise CheckpointError(
-                f"{folder}: the configuration names {chosen!r} as its weights, which is no safetensors file there"
+                f"{folder}: the configuration names {chosen!r} as its weights, which is not a safetensors file there"
             )
         return folder / chosen
     for name in (SINGLE_NAME, INDEX_NAME):
@@ -119,7 +119,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = {str(name): str(place) for name, place in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of safetensors files: {error!r}") from error
+        raise CheckpointError(f"{index} is not an index of safetensors files: {error!r}") from error
     outside = sorted({place for place in names.values() if _leads_outside(place)})
     if outside:
         raise CheckpointError(f"{index} names files outside its folder: {', '.join(map(repr, outside[:4]))}")
@@ -178,4 +178,4 @@ def _tensors_of(file: Path) -> dict[str, StoredTensor]:
             names = list(opened.keys())
             return {name: StoredTensor(tuple(opened.get_slice(name).get_shape()), file, name) for name in names}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is no safetensors file, or it is truncated: {error}") from error
+        raise CheckpointError(f"{file} is not a safetensors file, or it is truncated: {error}") from error
