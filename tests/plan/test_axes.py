@@ -78,6 +78,14 @@ def test_what_does_not_fit_what_is_left_is_an_error_of_the_plan(program, second,
     assert "2." in str(raised.value), "all findings at once"
 
 
+@pytest.mark.parametrize(
+    "last", [sw.Shard(2), sw.Shard(1, sw.Blocks(unit=5)), sw.Shard(1, sw.Blocks((12, 4)))], ids=str
+)
+def test_an_output_that_does_not_fit_what_is_left_is_named(program, last):
+    with pytest.raises(sw.PlanError, match=r"output '\w+' of shape \(\d, 8\): .*(dim|parts)"):
+        sw.shard(program, mesh=MESH, plan={"a": "auto", "b": "auto"}, outputs={"a": sw.Shard(1), "b": last})
+
+
 def test_a_dim_that_is_used_up_is_an_error_of_the_plan():
     program = torch.export.export(Up(rows=2), (X,))
     with pytest.raises(sw.PlanError, match=r"of shape \(1, 8\) cannot be cut in 2: it has only 1 indices"):

@@ -12,10 +12,12 @@ from shardwright.assign.owned import add_owned
 from shardwright.assign.region_choices import RegionSolver, region_ways
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
+from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard, resolve
 from shardwright.layout.sizes import Size, size_hint
 from shardwright.program.backends import is_reducible
+from shardwright.program.signature import output_names
 from shardwright.rules.call import tensor_meta
 from shardwright.rules.rule import Rule, Strategy, partial_strategies, whole_strategy
 
@@ -172,7 +174,12 @@ def _cuts_of_pinned_dim(task: Task, site: Site, cuts: Sequence[Layout]) -> list[
 
 
 def _output_layout(task: Task, step: Step) -> Layout:
-    """The layout that an output is asked to have."""
+    """The layout that an output is asked to have; raises `PlanError` where it does not fit."""
     asked = task.pins.outputs.get(step.output, REPLICATE)
     source, result = step.reads[0]
-    return resolve(asked, tensor_meta(task.steps.items[source].vals[result]).shape, task.num_ranks)
+    shape = tuple(tensor_meta(task.steps.items[source].vals[result]).shape)
+    try:
+        return resolve(asked, shape, task.num_ranks)
+    except LayoutError as error:
+        name = next(name for name, position in output_names(task.program).items() if position == step.output)
+        raise PlanError(f"output {name!r} of shape {shape}: {error}") from error
