@@ -33,6 +33,9 @@ def main() -> int:
     _judge([name for name in names if name not in held], path, options)
     rows = [row for name, row in results.read(path).items() if name in set(names)]
     faults = [row["name"] for row in rows if row["verdict"] == "fault"]
+    for row in rows:
+        if row["verdict"] != "fault":
+            _file(row["name"], options).unlink(missing_ok=True)
     _reproduce(faults, options)
     Console().print(results.table(rows))
     return 1 if faults else 0
@@ -77,12 +80,16 @@ def _as_row(answer: crew.Answer) -> results.Row:
 
 def _reproduce(names: Sequence[str], options: argparse.Namespace) -> None:
     """A file for each fault that has none."""
-    files = {name: options.out / f"{name.replace(' ', '-')}.py" for name in names}
+    files = {name: _file(name, options) for name in names}
     missing = [name for name, file in files.items() if options.again or not file.exists()]
     for answer in crew.run(missing, reproduced, options.workers, 20 * options.seconds, MEMORY):
         name = answer["name"]
         files[name].write_text(answer.get("text") or text_of(name), encoding="utf-8")
         Console(stderr=True).print(f"{name}: {files[name]}", highlight=False)
+
+
+def _file(name: str, options: argparse.Namespace) -> Path:
+    return options.out / f"{name.replace(' ', '-')}.py"
 
 
 if __name__ == "__main__":
