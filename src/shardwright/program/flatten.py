@@ -10,6 +10,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import ProgramError, first_line
 from shardwright.program.nodes import graphs_of, higher_order_name, region_of
+from shardwright.program.program import held_by
 from shardwright.program.torch_private import schema_of
 
 
@@ -35,7 +36,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 
 def _aliases(exported: ExportedProgram) -> str:
     """A line that names the constants of a program that are its buffers too."""
-    tensors, signature = {**exported.state_dict, **exported.constants}, exported.graph_signature
+    tensors, signature = held_by(exported), exported.graph_signature
     buffers = {id(tensors[name]): name for name in signature.buffers if name in tensors}
     lifted = [name for name in signature.lifted_tensor_constants if id(tensors[name]) in buffers]
     known = ", ".join(f"{name!r} is {buffers[id(tensors[name])]!r}" for name in lifted)

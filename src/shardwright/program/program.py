@@ -25,6 +25,11 @@ from shardwright.program.nodes import module_path, module_stack
 STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
+def held_by(exported: ExportedProgram) -> dict[str, Any]:
+    """What a program holds, by name: parameters, buffers, and constants, which need not be tensors."""
+    return {**exported.state_dict, **exported.constants}
+
+
 @dataclass(frozen=True)
 class Weight:
     """A parameter, buffer or constant: the whole tensor and the cuts that lead to this rank's piece, not yet made.

@@ -16,7 +16,7 @@ from shardwright.layout.dtypes import DTYPES
 from shardwright.program.flatten import flat_graph, functional
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import describe
-from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, tensors_in
+from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, held_by, tensors_in
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.unwritable import refuse_unwritable
 
@@ -55,7 +55,7 @@ def read(exported: ExportedProgram) -> Program:
         for spec in signature.output_specs
         if spec.kind != OutputKind.TOKEN
     )
-    tensors = {**exported.state_dict, **exported.constants}
+    tensors = held_by(exported)
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
     return check(Program(exported, graph, inputs, outputs, weights, exported.graph_module), Stage.READ)
 
@@ -71,7 +71,7 @@ def _refuse_training(exported: ExportedProgram) -> None:
 
 def _unusable(exported: ExportedProgram) -> set[str]:
     """The placeholders of state that nothing reads or writes, and that are not tensors which a package can hold."""
-    tensors = {**exported.state_dict, **exported.constants}
+    tensors = held_by(exported)
     written = {spec.target for spec in exported.graph_signature.output_specs}
     read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}
     state = {s.arg.name: s.target for s in exported.graph_signature.input_specs if s.kind in STATE_KINDS}

@@ -75,7 +75,7 @@ def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor
     for spec in exported.graph_signature.input_specs:
         if spec.kind not in STATE_KINDS or spec.target is None:
             continue
-        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        held = _table_of(exported, spec.target)
         tensor = tensors[spec.target]
         if spec.kind == InputKind.PARAMETER:
             tensor = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
@@ -97,7 +97,7 @@ def replace_weights(
     for spec in exported.graph_signature.input_specs:
         if spec.kind not in STATE_KINDS or spec.target is None:
             continue
-        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        held = _table_of(exported, spec.target)
         old = held[spec.target]
         key = (ties or {}).get(spec.target, spec.target if ties else id(old))
         if key not in made:
@@ -112,10 +112,13 @@ def replace_weights(
 def without_weights(exported: ExportedProgram) -> ExportedProgram:
     """The same program with its weights on the meta device and no example inputs, to be saved as a graph alone."""
     meta = {
-        spec.target: (exported.state_dict if spec.target in exported.state_dict else exported.constants)[spec.target]
-        .detach()
-        .to("meta")
+        spec.target: _table_of(exported, spec.target)[spec.target].detach().to("meta")
         for spec in exported.graph_signature.input_specs
         if spec.kind in STATE_KINDS and spec.target is not None
     }
     return attach_weights(drop_example_inputs(shallow_copy(exported)), meta)
+
+
+def _table_of(exported: ExportedProgram, name: str) -> dict[str, Any]:
+    """The table that holds a name: a program keeps constants apart from its state."""
+    return exported.state_dict if name in exported.state_dict else exported.constants

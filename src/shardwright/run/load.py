@@ -24,7 +24,7 @@ from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.stored import make_zeros
 from shardwright.program.inference import for_inference, refuse_gradients
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.program import Program
+from shardwright.program.program import Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
 from shardwright.program.write import attach_weights
@@ -197,7 +197,7 @@ def _read_weights(
 ) -> dict[str, torch.Tensor]:
     aliases = {entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of}
     zeros = {entry.name for entry in manifest.tensors if entry.zeros}
-    held = {**exported.state_dict, **exported.constants}
+    held = held_by(exported)
     tensors: dict[str, torch.Tensor] = {}
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import parse_graph, spell_graph
-from shardwright.program.program import STATE_KINDS
+from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.torch_private import load_pt2
 
@@ -32,7 +32,7 @@ def read_graph(path: Path) -> ExportedProgram:
             f"{path} cannot be read as a graph: {first_line(error)}\n"
             f"  try: save the package again with torch {torch.__version__}"
         ) from error
-    held = {**exported.state_dict, **exported.constants}
+    held = held_by(exported)
     named = [spec.target for spec in exported.graph_signature.input_specs if spec.kind in STATE_KINDS]
     lacking = [name for name in named if not isinstance(held.get(str(name)), torch.Tensor)]
     if lacking:
@@ -54,7 +54,7 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
         # torch raises many kinds for what its format does not hold; a dtype it looks up in a table of its own, which is
         # behind safetensors.
         if isinstance(error, KeyError) and isinstance(error.args[0], torch.dtype):
-            held = {**exported.state_dict, **exported.constants}
+            held = held_by(exported)
             names = [repr(name) for name, value in held.items() if getattr(value, "dtype", None) == error.args[0]]
             raise PackageError(
                 f"torch.export.save of torch {torch.__version__} cannot write {error.args[0]}, which "

@@ -8,7 +8,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from shardwright.errors import InputError, PackageError
-from shardwright.program.program import Program
+from shardwright.program.program import Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import unflatten_outputs
 from shardwright.run.aot.machine import CompiledProgram
@@ -23,7 +23,7 @@ class CompiledModule(nn.Module):
         super().__init__()
         self._program: Program = read(exported)
         self._entry = compiled.entry
-        held = {**exported.state_dict, **exported.constants}
+        held = held_by(exported)
         self._device = home_of(exported)
         if self._device.type != compiled.device:
             raise PackageError(
