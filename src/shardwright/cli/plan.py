@@ -10,7 +10,7 @@ from shardwright.cli.console import err, print_text
 from shardwright.cli.models import shard_model
 from shardwright.cli.options import AsJson, Effort, Model, Ranks
 from shardwright.cli.progress import spinner
-from shardwright.errors import ShardwrightError
+from shardwright.layout.values import check_free
 
 
 def plan(
@@ -30,6 +30,8 @@ def plan(
 
     from shardwright.plan.files import spell, write_plan
 
+    if output is not None:
+        check_free(output, "the output")
     with spinner("finding a plan"):
         sharded = shard_model(model, tp, "auto", slack=slack, effort=effort)
     found = {w.name: w.layouts["tp"] for w in sharded.weights if w.kind in ("parameter", "buffer")}
@@ -40,7 +42,5 @@ def plan(
             yaml.safe_dump({n: spell(layout) for n, layout in found.items()}, sort_keys=False, default_flow_style=None)
         )
     else:
-        if output.exists():
-            raise ShardwrightError(f"{output} exists already\n  try: another name, or remove it first")
         write_plan(output, found, comment=f"The automatic plan for {tp} ranks.")
         err.print(f"wrote {output}")

@@ -8,7 +8,7 @@ import typer
 from shardwright.cli.console import err, out
 from shardwright.cli.options import AsJson, Backend, Package, Threads, Timeout, Transport
 from shardwright.cli.progress import spinner
-from shardwright.errors import ShardwrightError
+from shardwright.layout.values import check_free
 
 
 def run(
@@ -30,8 +30,7 @@ def run(
 
     manifest = read_manifest(package)
     read_inputs(inputs, manifest.input_names(), manifest.constants())
-    if output.exists():
-        raise ShardwrightError(f"{output} exists already\n  try: another name, or remove it first")
+    check_free(output, "the output")
     with spinner(f"running on {manifest.num_ranks} ranks"):
         words = str(package.resolve()), str(inputs.resolve()), str(output.resolve())
         how = {"backend": backend, "transport": transport, "timeout_s": timeout}

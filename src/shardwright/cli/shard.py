@@ -9,6 +9,7 @@ from shardwright.cli.options import AsJson, Effort, Model, Output, PlanOption, R
 from shardwright.cli.package import show_package
 from shardwright.cli.progress import bytes_bar
 from shardwright.errors import ShardwrightError
+from shardwright.layout.values import check_free
 
 
 def shard(
@@ -37,8 +38,7 @@ def shard(
     import shardwright
     from shardwright.sources.checkpoint import open_checkpoint
 
-    if output.exists():
-        raise ShardwrightError(f"the output folder {output} exists already\n  try: another name, or remove it first")
+    check_free(output, "the output folder")
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
             opened = open_checkpoint(model, dtype=parse_dtype(dtype), cache_length=cache_length, progress=step)

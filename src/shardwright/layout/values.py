@@ -96,5 +96,13 @@ def check_file(value: Any, name: str, *, error: Error = ShardwrightError) -> Pat
     return path
 
 
+def check_free(value: Any, name: str, *, error: Error = ShardwrightError) -> Path:
+    """The path of something to be written: nothing has it yet, no link either, even one that leads nowhere."""
+    path = check_path(value, name, error=error)
+    if os.path.lexists(path):
+        raise error(f"{name} {path} exists already\n  try: another name, or remove it first")
+    return path
+
+
 def _hint(close: Sequence[str]) -> str:
     return f"\n  try: {' or '.join(map(repr, close))}" if close else ""

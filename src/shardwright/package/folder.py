@@ -16,6 +16,7 @@ import msgspec
 from safetensors import SafetensorError
 
 from shardwright.errors import PackageError
+from shardwright.layout.values import check_free
 from shardwright.package.manifest import FileEntry, check_regular, file_sha256
 from shardwright.program.atomic import written_whole
 
@@ -83,8 +84,7 @@ def work_folder(target: Path, work: str = "") -> Iterator[WorkFolder]:
     ``work``: a digest of the job; the folder of an interrupted run of the same job is then taken up again, and kept
     when this run is interrupted. Raises `PackageError` when ``target`` exists or cannot be written.
     """
-    if os.path.lexists(target):
-        raise PackageError(f"the output folder {target} exists already\n  try: another name, or remove it first")
+    check_free(target, "the output folder", error=PackageError)
     if not target.parent.is_dir():
         raise PackageError(f"cannot write {target}: the folder {target.parent} does not exist")
     keep = False

@@ -7,7 +7,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError
-from shardwright.layout.values import check_path
+from shardwright.layout.values import check_free, check_path
 from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.save import Progress
 from shardwright.package.stored import StoredWeights
@@ -25,10 +25,8 @@ def gather(
     memory at a time. Raises `PackageError`; nothing is left behind then.
     """
     folder = check_path(package, "the package", error=PackageError)
-    target = check_path(output, "the output", error=PackageError)
     manifest = read_manifest(folder)
-    if os.path.lexists(target):
-        raise PackageError(f"{target} exists already\n  try: another name, or remove it first")
+    target = check_free(output, "the output", error=PackageError)
     stored = StoredWeights(folder, manifest)
     slots = [
         TensorSlot(entry.name, getattr(torch, entry.dtype), tuple(entry.shape))
