@@ -1,6 +1,8 @@
 """Run a function on real processes over gloo, rendezvous through a file."""
 
+import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -9,11 +11,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# Importing torch takes a rank far longer than most tests: ranks are forked from a process that has imported it and
+# done nothing else. They see the environment as it was when the first rank started.
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+if START_METHOD == "forkserver":
+    multiprocessing.get_context(START_METHOD).set_forkserver_preload(["shardwright"])
+
 
 def on_ranks(num_ranks, function, *args):
     """``function(rank, *args)`` on every rank; the list of results. A failure on any rank is raised with its text."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_entry, (num_ranks, folder, function, args), nprocs=num_ranks, start_method="spawn")
+        arguments = (num_ranks, folder, function, args)
+        mp.start_processes(_entry, arguments, nprocs=num_ranks, start_method=START_METHOD)
         results = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(num_ranks)]
     failures = [f"rank {rank}:\n{text}" for rank, (text, _) in enumerate(results) if text]
     assert not failures, "\n".join(failures)
