@@ -20,6 +20,7 @@ from shardwright.compiler.sharded import ShardedProgram
 from shardwright.compiler.split import split_scarce_axes
 from shardwright.errors import ShardwrightError
 from shardwright.layout.mesh import Mesh
+from shardwright.layout.values import check_flag
 from shardwright.plan.accept import PlanLike
 from shardwright.program.read import read
 from shardwright.program.serial import one_at_a_time
@@ -77,7 +78,7 @@ def shard(
     program = read(exported)
     stages.program(program)
     check_room(program, axes)
-    discovered = register_discovered(program) if discover else []
+    discovered = register_discovered(program) if check_flag(discover, "discover") else []
     request = accept(program, axes, plan, inputs, outputs, search)
     compiled = compile_axes(program, axes, request)
     compiled = split_scarce_axes(compiled, request)

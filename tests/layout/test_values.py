@@ -29,6 +29,7 @@ SHARD = {
     "budget": (3, "all_reduce", [], {"all_reduce": None}, {"all_reduce": math.nan}, {"all_reduce": -1}, {3: 1}),
     "slack": (None, "0.1", math.nan, math.inf, -1, True),
     "effort": (None, "1", math.nan, math.inf, 0, True, (1, 2)),
+    "discover": (None, 1, "yes", torch.ones(2)),
     "time_limit_s": ("60", math.nan, math.inf, 0, True, {}),
     "cost": (3, "fast", {}),
     "plan": (3, None, [], {"[]": "colwise"}, {"[z-a]": "colwise"}, {"[a,]": "colwise"}, {3: "colwise"}, {"0": 7}),
@@ -134,6 +135,7 @@ RULES = {
     "reduce": (("mm", "m k, k n -> m n"), {"reduce": "mean"}, "reduce must be one of sum"),
     "size_arg": (("mm", "m k, k n -> m n"), {"size_arg": "size"}, "size_arg 'size' is not an argument"),
     "no notation": (("mm", 3), {}, "a rule is a line of notation"),
+    "a mapping": (("mm", {}), {}, "a rule is a line of notation"),
 }
 
 
@@ -238,11 +240,19 @@ def test_a_backend_that_is_not_there_is_named(backend):
         sw.load("package", backend=backend)
 
 
+@pytest.mark.parametrize("check", [None, 1, "yes", torch.ones(2)], ids=str)
+def test_a_flag_is_true_or_false(check):
+    with pytest.raises(sw.PackageError, match="check must be True or False"):
+        sw.load("package", check=check)
+
+
 def test_verify_takes_inputs_as_torch_export_does(exported):
     sharded = sw.shard(exported, mesh=2, plan=PLAN)
     for arguments in ((X,), ((X,), 3), (3,)):
         with pytest.raises(sw.InputError):
             sw.verify(sharded, exported, *arguments)
+    with pytest.raises(sw.InputError, match="takes no input None by name"):
+        sw.verify(sharded, exported, (X,), {None: X})
     for tolerance in (math.nan, -1, "1e-4"):
         with pytest.raises(sw.ShardwrightError, match="tolerance must be a number of at least 0"):
             sw.verify(sharded, exported, (X,), tolerance=tolerance)

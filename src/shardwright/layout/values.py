@@ -44,6 +44,13 @@ def check_number(
     return value
 
 
+def check_flag(value: Any, name: str, *, error: Error = ShardwrightError) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    if not isinstance(value, bool):
+        raise error(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def check_choice(value: Any, name: str, known: Sequence[str], *, error: Error = ShardwrightError) -> str:
     """One of the ``known`` strings."""
     if not isinstance(value, str) or value not in known:

@@ -175,7 +175,7 @@ def _by_parameter(
     names = [one.name for one in signature if one.how != BY_POSITION]
     for name, value in kwargs.items():
         if name not in names:
-            close = near_misses(name, names) or names[:6]
+            close = near_misses(str(name), names) or names[:6]
             findings.append(Finding(f"the program takes no input {name!r} by name", remedies=tuple(map(repr, close))))
         elif name in values:
             findings.append(Finding(f"input {name!r} is given twice, by position and by name"))

@@ -45,7 +45,6 @@ class Bound:
     fixed: frozenset[str]
 
 
-@lru_cache(maxsize=1024)
 def parse(text: str) -> Pattern:
     """Parse a rule; raises `RuleError` naming what is malformed.
 
@@ -54,6 +53,11 @@ def parse(text: str) -> Pattern:
     """
     if not isinstance(text, str):
         raise RuleError(f"a rule is a line of notation such as 'b i, o i -> b o', got {text!r}")
+    return _parse(text)
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> Pattern:
     sides = text.split("->")
     if len(sides) != 2:
         raise RuleError(f"rule {text!r} needs exactly one '->' between operands and results")

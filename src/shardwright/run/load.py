@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.layout.dtypes import DTYPES, stored_shape
-from shardwright.layout.values import check_number, check_path
+from shardwright.layout.values import check_flag, check_number, check_path
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_file, read_manifest
 from shardwright.package.stored import make_zeros
@@ -112,6 +112,7 @@ def load(
     """
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
+    check_flag(check, "check", error=PackageError)
     check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
     folder = check_path(path, "the package", error=PackageError)
     transport = chosen_transport(transport)
