@@ -49,6 +49,7 @@ GOOD: dict[str, dict[str, str]] = {
         "effort": "1.0",
         "time_limit_s": "None",
         "discover": "False",
+        "dump": "None",
     },
     "tensor_parallel_transformation": {
         "exported_program": "exported()",
