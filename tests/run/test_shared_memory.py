@@ -209,6 +209,7 @@ def test_a_rank_that_dies_or_stops_is_named_and_leaves_nothing(what, says):
 
 def without(rank, how):
     """The backend of an axis's group where one rank cannot or will not use memory."""
+    os.environ[shared_memory.SWITCH] = "auto"
     if how == "forbidden" and rank == 1:
         os.environ[shared_memory.SWITCH] = "gloo"
     if how == "no compiler" and rank == 1:

@@ -76,8 +76,12 @@ def _unusable(exported: ExportedProgram) -> set[str]:
     read = {node.name for node in exported.graph.nodes if node.op == "placeholder" and node.users}
     state = {s.arg.name: s.target for s in exported.graph_signature.input_specs if s.kind in STATE_KINDS}
     held = {name: (target, tensors[target]) for name, target in state.items() if target is not None}
-    # Where what is read is on the meta device, the weights are elsewhere (in a checkpoint), or only planned for.
-    has_data = any(not tensor.is_meta for _, tensor in held.values())
+    # Buffers that no file holds are computed; where all else is on the meta device, the weights are elsewhere (in a
+    # checkpoint, in a package), or only planned for.
+    computed = {
+        s.arg.name for s in exported.graph_signature.input_specs if s.kind == InputKind.BUFFER and not s.persistent
+    }
+    has_data = any(not tensor.is_meta for name, (_, tensor) in held.items() if name not in computed)
     has_data &= not any(tensor.is_meta for name, (_, tensor) in held.items() if name in read)
     return {
         name
