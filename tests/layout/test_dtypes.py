@@ -124,7 +124,8 @@ class Odd(nn.Module):
         self.register_buffer("fine", torch.zeros(2, dtype=torch.complex64))
 
     def forward(self, x):
-        return x + 1
+        # What nothing reads would be left out.
+        return x + self.wide.abs().sum() + self.short.to(torch.complex64).abs().sum() + self.nibble.view(torch.uint8)
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
