@@ -232,7 +232,7 @@ def turned(places):
 INDEX = "model.safetensors.index.json"
 DAMAGE = {
     "a missing file": (lambda f: sorted(f.glob("model-*"))[1].unlink(), "the checkpoint lacks .*model-00002"),
-    "a truncated file": (truncate, "no safetensors file, or it is truncated"),
+    "a truncated file": (truncate, "not a safetensors file, or it is truncated"),
     "a missing tensor": (drop_tensor, "lacks 'model.norm.weight'"),
     "another size": (
         lambda f: edit(f / "config.json", lambda c: c.update(intermediate_size=100)),
@@ -296,7 +296,7 @@ def test_a_cache_longer_than_the_model_allows(llama, tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(sw.CheckpointError, match="there is not a checkpoint"):
+    with pytest.raises(sw.CheckpointError, match="there is no checkpoint"):
         open_checkpoint(tmp_path / "nothing")
 
 
