@@ -10,10 +10,12 @@ from shardwright.run.files import named_inputs, read_inputs, write_outputs
 from shardwright.run.load import load
 
 
-def run_package(package: str, inputs: str, output: str, how: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def run_package(
+    package: str, inputs: str, output: str, how: Mapping[str, Any] | None = None
+) -> list[tuple[str, str, str]]:
     """Run one rank; the name, shape and dtype of every output. ``how``: further arguments of `load`."""
     with torch.no_grad():
-        module = load(package, **how)
+        module = load(package, **(how or {}))
         found = read_inputs(inputs, module.manifest.input_names(), module.manifest.constants())
         args, kwargs = named_inputs(module.exported, found)
         result = module(*args, **kwargs)
