@@ -26,7 +26,7 @@ def refused(sharded, folder, words):
 
 def test_a_graph_that_does_not_open(sharded, tmp_path, monkeypatch):
     monkeypatch.setattr(save, "graph_bytes", lambda exported: b"no archive")
-    refused(sharded, tmp_path, "is no graph of a package")
+    refused(sharded, tmp_path, "is not a graph of a package")
 
 
 def test_weights_that_are_others(sharded, tmp_path, monkeypatch):

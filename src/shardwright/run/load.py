@@ -45,8 +45,6 @@ class RankModule(nn.Module):
         super().__init__()
         self.manifest, self.rank = manifest, rank
         self.signature = manifest.signature() or signature_of(exported)
-        if not fits(self.signature, exported):
-            raise PackageError("the package contradicts itself: its graph is not called as its manifest says")
         self.exported: ExportedProgram = for_inference(exported, self.signature)
         self.program: Program = read(self.exported)
         self.module = module
@@ -125,6 +123,9 @@ def load(
     compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
     place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
+    signature = manifest.signature()
+    if signature is not None and not fits(signature, exported):
+        raise PackageError(f"the package {folder} contradicts itself: its graph is not called as its manifest says")
     how = {"transport": transport if home_of(exported).type == "cpu" else "gloo", "timeout_s": timeout_s}
     if compiled is not None:
         if manifest.num_ranks > 1:
