@@ -198,7 +198,8 @@ def stop_running():
 
 
 @pytest.mark.parametrize(
-    ("what", "says"), [(be_killed, r"rank 1 failed: Signal 9"), (stop_running, "in vain: rank 1 |for rank 1")]
+    ("what", "says"),
+    [(be_killed, r"rank 1 failed: Signal 9"), (stop_running, r"without an answer: rank 1 |for rank 1")],
 )
 def test_a_rank_that_dies_or_stops_is_named_and_leaves_nothing(what, says):
     before = set(Path("/dev/shm").iterdir())
