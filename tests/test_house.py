@@ -27,7 +27,7 @@ JUDGED_ELSEWHERE = {
     "assign/owned.py": "mechanisms/test_experts.py",
     "assign/packed.py": "mechanisms/test_packed.py",
     "assign/rebase.py": "plan/test_axes.py",
-    "assign/region_choices.py": "mechanisms/test_inside.py",
+    "assign/subgraph_choices.py": "mechanisms/test_inside.py",
     "assign/scarce.py": "compiler/test_split.py",
     "assign/sequences.py": "mechanisms/test_recurrent.py",
     "assign/site_rules.py": "test_api.py",

@@ -17,7 +17,7 @@ from shardwright.assign.highs import NoAnswerError, NothingBelowError
 from shardwright.assign.inside import Assign
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Solution
-from shardwright.assign.region_choices import RegionSolver
+from shardwright.assign.subgraph_choices import RegionSolver
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
 from shardwright.assign.site_rules import SiteRules, read_rules

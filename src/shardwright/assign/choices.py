@@ -9,7 +9,7 @@ from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
 from shardwright.assign.higher_order import is_region_call
 from shardwright.assign.owned import add_owned
-from shardwright.assign.region_choices import RegionSolver, region_ways
+from shardwright.assign.subgraph_choices import RegionSolver, region_ways
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
 from shardwright.errors import LayoutError, PlanError
