@@ -90,7 +90,7 @@ def test_what_would_communicate_inside_gets_the_whole(function):
     assert Counter(c.kind for c in result.collectives) == {"all_gather": 1, "all_reduce": 1}
 
 
-def test_a_region_that_cannot_be_cut_at_all_is_reported():
+def test_a_subgraph_that_cannot_be_cut_at_all_is_reported():
     x = torch.randn(6, 8)
     result, _ = sharded(mixed, 2, x)
     assert [(f.op, f.reason) for f in result.fallbacks] == [
@@ -98,7 +98,7 @@ def test_a_region_that_cannot_be_cut_at_all_is_reported():
     ]
 
 
-def test_the_original_keeps_its_regions_and_ranks_save_theirs():
+def test_the_original_keeps_its_subgraphs_and_ranks_save_theirs():
     x = torch.randn(6, 8)
     result, exported = sharded(repeated, 2, x)
     before = {name for name, _ in exported.graph_module.named_modules()}
@@ -111,7 +111,7 @@ def test_the_original_keeps_its_regions_and_ranks_save_theirs():
     assert torch.equal(exported.module()(x), whole)
 
 
-def test_layers_that_differ_only_inside_their_regions_are_told_apart():
+def test_layers_that_differ_only_inside_their_subgraphs_are_told_apart():
     class Layer(nn.Module):
         def __init__(self, inside):
             super().__init__()
@@ -134,12 +134,12 @@ def test_layers_that_differ_only_inside_their_regions_are_told_apart():
     exported = torch.export.export(Stack().eval(), (x,))
     result = sw.shard(exported, mesh=2, plan={"layers.*.up": "colwise", "layers.*.down": "rowwise"})
     assert sw.verify(result, exported, (x,)).ok
-    # The second layer's softmax runs along the dim that is cut, so what enters its region is gathered.
+    # The second layer's softmax runs along the dim that is cut, so what enters its subgraph is gathered.
     gathers = [c.module for c in result.collectives if c.kind == "all_gather"]
     assert [module.split(".")[1] for module in gathers] == ["1"]
 
 
-def test_a_second_axis_cuts_the_regions_again():
+def test_a_second_axis_cuts_the_subgraphs_again():
     x = torch.randn(8, 8)
     torch.manual_seed(0)
     exported = torch.export.export(Between(repeated).eval(), (x,))

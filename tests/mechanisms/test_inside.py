@@ -1,4 +1,4 @@
-"""Regions that communicate: weights in branches and loop bodies are cut, and sums are taken inside or right behind."""
+"""Subgraphs that communicate: weights in branches and loop bodies are cut, and sums taken inside or right behind."""
 
 import copy
 import io
@@ -25,7 +25,7 @@ SUMS = {
     inside.Scan: 2,
     inside.Rows: 1,
 }
-"""How many all-reduces each takes: a branch counts by itself, and a sum that leaves a region is taken once."""
+"""How many all-reduces each takes: a branch counts by itself, and a sum that leaves a subgraph is taken once."""
 
 
 def sharded(model, num_ranks, plan, **options):
@@ -73,7 +73,7 @@ def test_an_uneven_bias_is_gathered_in_branches():
     assert "all_gather" in {c.kind for c in result.collectives}
 
 
-def test_constants_of_a_rank_go_into_its_regions():
+def test_constants_of_a_rank_go_into_its_subgraphs():
     result, _ = sharded(inside.Lookup, 3, {"table.weight": sw.Shard(0)})
     assert {c.kind for c in result.collectives} == {"all_reduce"}
 

@@ -24,7 +24,7 @@ def num_collectives(program):
 
 
 class Branches(nn.Module):
-    """A block in one branch, so that a region holds a collective."""
+    """A block in one branch, so that a subgraph holds a collective."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ def test_collectives_and_names_of_a_lowered_program_stay_in_the_one_before():
     assert sw.verify(sharded, program, (IDS,)).ok
 
 
-def test_regions_with_collectives_are_lowered_in_a_copy():
+def test_subgraphs_with_collectives_are_lowered_in_a_copy():
     program = torch.export.export(Branches(), (torch.ones(4, 8),))
     sharded = sw.shard(program, mesh=2, plan={"up": "colwise", "down": "rowwise"})
     assert sharded.collectives

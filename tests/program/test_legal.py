@@ -90,9 +90,9 @@ def a_write(program):
     return program
 
 
-def a_write_in_a_region(program):
-    region = list(graphs_of(program.graph))[1]
-    next(n for n in region.nodes if n.op == "call_function").target = aten.sin_.default
+def a_write_in_a_subgraph(program):
+    subgraph = list(graphs_of(program.graph))[1]
+    next(n for n in subgraph.nodes if n.op == "call_function").target = aten.sin_.default
     return program
 
 
@@ -140,7 +140,7 @@ EVERYWHERE = {
     lost_attribute: "attributes exist",
     a_module_call: "nodes are inputs, attributes",
     a_write: "no operator writes",
-    a_write_in_a_region: "no operator writes",
+    a_write_in_a_subgraph: "no operator writes",
     swapped_inputs: "inputs are the placeholders",
     no_weight: "has a weight",
     other_shape: "local shape and dtype",
@@ -152,11 +152,11 @@ EVERYWHERE = {
 
 
 def own(program):
-    """A duplicate to be broken, with regions of its own too."""
+    """A duplicate to be broken, with subgraphs of its own too."""
     made = duplicate(program)
     for getter in [n for n in made.graph.nodes if n.op == "get_attr"]:
-        region = copy.deepcopy(getattr(made.owner, getter.target))
-        setattr(made.owner, getter.target, region)
+        subgraph = copy.deepcopy(getattr(made.owner, getter.target))
+        setattr(made.owner, getter.target, subgraph)
     return made
 
 

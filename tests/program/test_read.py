@@ -1,4 +1,4 @@
-"""Reading programs: every kind of input, output and region an exporter leaves behind."""
+"""Reading programs: every kind of input, output and subgraph an exporter leaves behind."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.support.models import Decoder, redraw
 
 
 class Everything(nn.Module):
-    """Tied weights, buffers of all kinds, a lifted constant, regions, keyword inputs, nested and constant outputs."""
+    """Tied weights, buffers of all kinds, a lifted constant, subgraphs, keyword inputs, nested and constant outputs."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ def test_the_users_program_stays_as_it_is():
     assert all(torch.equal(exported.state_dict[name], tensor) for name, tensor in weights.items())
 
 
-def test_regions_without_gradient_are_inlined_and_autocast_is_resolved():
+def test_subgraphs_without_gradient_are_inlined_and_autocast_is_resolved():
     exported = torch.export.export(redraw(Autocast()), (torch.randn(2, 8),))
     program = read(exported)
     assert "wrap_with" not in str(program.graph)
@@ -204,7 +204,7 @@ def test_results_in_nested_lists():
     sharded.exported(1).validate()
 
 
-def test_a_region_without_gradients_that_takes_nothing():
+def test_a_subgraph_without_gradients_that_takes_nothing():
     class Grid(nn.Module):
         def __init__(self):
             super().__init__()
@@ -241,7 +241,7 @@ def test_joint_programs_are_refused_in_words():
 
 
 class Named(nn.Module):
-    """An argument that Python has a name for, beside a region that is written out."""
+    """An argument that Python has a name for, beside a subgraph that is written out."""
 
     def __init__(self):
         super().__init__()

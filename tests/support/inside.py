@@ -1,4 +1,4 @@
-"""Layers inside branches and loops, for tests of programs whose regions communicate."""
+"""Layers inside branches and loops, for tests of programs whose subgraphs communicate."""
 
 import torch
 from torch import nn

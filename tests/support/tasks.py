@@ -3,11 +3,11 @@
 from functools import partial
 
 import torch
+from shardwright.assign.region_choices import RegionSolver
 
 from shardwright.assign.assign import assign_layouts, region_solver
 from shardwright.assign.choices import find_choices
 from shardwright.assign.given import read_given
-from shardwright.assign.subgraph_choices import RegionSolver
 from shardwright.assign.site_rules import read_rules
 from shardwright.assign.task import make_task
 from shardwright.plan.pins import Pins

@@ -12,16 +12,16 @@ from shardwright.assign.costs import make_problem
 from shardwright.assign.effort import Budget
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.given import Given, read_given
-from shardwright.assign.higher_order import CutRegions
+from shardwright.assign.higher_order import CutSubgraphs
 from shardwright.assign.highs import NoAnswerError, NothingBelowError
 from shardwright.assign.inside import Assign
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Solution
-from shardwright.assign.subgraph_choices import RegionSolver
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
 from shardwright.assign.site_rules import SiteRules, read_rules
 from shardwright.assign.steps import StepKind
+from shardwright.assign.subgraph_choices import SubgraphSolver
 from shardwright.assign.task import Task, make_task
 from shardwright.layout.layout import Layout
 from shardwright.plan.pins import Pins
@@ -92,7 +92,7 @@ def _assign(
     described = read_rules(task.folded.sites)
     given = read_given(task)
     free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True)
-    choices = find_choices(task, described.rules, given, RegionSolver(region_solver(num_ranks), free))
+    choices = find_choices(task, described.rules, given, SubgraphSolver(subgraph_solver(num_ranks), free))
     problem = make_problem(task, described.rules, given, choices, slack=slack, budget=budget)
     return _assignment(task, described, given, choices, solve(problem, better_than=better_than))
 
@@ -120,7 +120,7 @@ def _assignment(task: Task, described: SiteRules, given: Given, choices: Choices
 
 
 def _fallbacks(task: Task, reasons: Mapping[int, str], choices: Choices, chosen: Sequence[Strategy]) -> list[Fallback]:
-    """What runs whole for want of a rule; a call whose regions communicate has another way."""
+    """What runs whole for want of a rule; a call whose subgraphs communicate has another way."""
     return [
         Fallback.of(step.node, reason)
         for index, reason in reasons.items()
@@ -129,11 +129,11 @@ def _fallbacks(task: Task, reasons: Mapping[int, str], choices: Choices, chosen:
     ]
 
 
-def region_solver(num_ranks: int) -> Assign:
-    """Assigns one region under the layouts of its inputs and outputs."""
+def subgraph_solver(num_ranks: int) -> Assign:
+    """Assigns one subgraph under the layouts of its inputs and outputs."""
 
     def assign(
-        found: CutRegions,
+        found: CutSubgraphs,
         number: int,
         inputs: Mapping[str, Layout],
         outputs: Mapping[int, Layout],

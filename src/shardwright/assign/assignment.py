@@ -50,7 +50,7 @@ class Assignment:
     boundaries: Sequence[Boundary] = ()
     expanded: tuple[str, ...] = ()
     weights: frozenset[str] = frozenset()
-    """The names of placeholders that are weights: the program's own, or of the call that runs it as a region."""
+    """The names of placeholders that are weights: the program's own, or of the call that runs it as a subgraph."""
     scarce: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Number of heads, fewer than the ranks → the weights that hold so many: no cut of them serves all ranks."""
 

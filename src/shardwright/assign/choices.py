@@ -7,10 +7,10 @@ from functools import partial
 from shardwright.assign.candidates import Candidates, discover, site_strategies
 from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
-from shardwright.assign.higher_order import is_region_call
+from shardwright.assign.higher_order import is_subgraph_call
 from shardwright.assign.owned import add_owned
-from shardwright.assign.subgraph_choices import RegionSolver, region_ways
 from shardwright.assign.steps import Step, StepKind
+from shardwright.assign.subgraph_choices import SubgraphSolver, subgraph_ways
 from shardwright.assign.task import Task
 from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.cut import Cut
@@ -24,14 +24,14 @@ from shardwright.rules.rule import Rule, Strategy, partial_strategies, whole_str
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The strategies of every site. ``inside_us``: (site, strategy) → the time of the collectives in its regions."""
+    """The strategies of every site. ``inside_us``: (site, strategy) → the time of the collectives in its subgraphs."""
 
     candidates: Candidates
     strategies: Sequence[list[Strategy]]
     inside_us: Mapping[tuple[int, Strategy], float]
 
 
-def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver: RegionSolver) -> Choices:
+def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver: SubgraphSolver) -> Choices:
     """Discover the candidate cuts, then make the strategies: of calls, of the placeholders they read, of outputs."""
     seeds = partial(_is_seed, task, rules)
     candidates = discover(task.folded, list(rules), given.links, given.pinned, task.num_ranks, seeds)
@@ -39,7 +39,9 @@ def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver:
     inside_us: dict[tuple[int, Strategy], float] = {}
     for site in task.folded.sites:
         found = _strategies(task, given, candidates, site, rules[site.index])
-        ways = region_ways(task, given, candidates, site, solver) if _may_communicate_inside(task, site, rules) else {}
+        ways = (
+            subgraph_ways(task, given, candidates, site, solver) if _may_communicate_inside(task, site, rules) else {}
+        )
         strategies.append(list(dict.fromkeys([*found, *ways])))
         inside_us.update(((site.index, way), time_us) for way, time_us in ways.items())
     add_owned(task.steps, task.folded, rules, strategies)
@@ -96,9 +98,9 @@ def _may_cut(task: Task, site: Site) -> bool:
 
 
 def _may_communicate_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bool:
-    """Whether a site calls regions that may communicate."""
+    """Whether a site calls subgraphs that may communicate."""
     is_call = site.step.kind is StepKind.CALL and rules[site.index] is not None
-    return is_call and task.num_ranks > 1 and _may_cut(task, site) and is_region_call(site.step.node)
+    return is_call and task.num_ranks > 1 and _may_cut(task, site) and is_subgraph_call(site.step.node)
 
 
 def _can_be_reduced(strategy: Strategy, step: Step) -> bool:

@@ -19,7 +19,7 @@ from torch import fx
 
 from shardwright.assign.steps import Step, StepKind, Steps, Value
 from shardwright.layout.layout import Layout
-from shardwright.program.nodes import is_tensor, module_path, region_of
+from shardwright.program.nodes import is_tensor, module_path, subgraph_of
 from shardwright.rules.call import leaves
 from shardwright.rules.operators.unrolled import ROUND
 
@@ -163,12 +163,12 @@ def _step_key(
 
 
 def _constant(leaf: Any) -> Any:
-    """What an argument says that is not a tensor: itself, a symbolic size, the code of a region."""
+    """What an argument says that is not a tensor: itself, a symbolic size, the code of a subgraph."""
     if not isinstance(leaf, fx.Node):
         return leaf
-    region = region_of(leaf)
-    if region is not None:
-        return tuple(inner.code for inner in region.modules() if isinstance(inner, fx.GraphModule))
+    subgraph = subgraph_of(leaf)
+    if subgraph is not None:
+        return tuple(inner.code for inner in subgraph.modules() if isinstance(inner, fx.GraphModule))
     return "tensor" if is_tensor(leaf) else str(leaf.meta.get("val"))
 
 

@@ -1,8 +1,8 @@
 """Higher-order operators: graphs that a call runs (the branches of a `cond`, the body of a loop), cut inside.
 
-The rule of such a call is read off the operators inside. Dims that their factors link, within a region and from round
+The rule of such a call is read off the operators inside. Dims that their factors link, within a subgraph and from round
 to round of a loop, are one *class*. A class may be cut when every operator inside runs on the pieces as they are, so
-that nothing is communicated. Regions that hold layers of their own communicate inside: see `assign.inside`.
+that nothing is communicated. Subgraphs that hold layers of their own communicate inside: see `assign.inside`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,21 +21,21 @@ from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.layout.sizes import Size
-from shardwright.program.nodes import higher_order_name, region_of
+from shardwright.program.nodes import higher_order_name, subgraph_of
 from shardwright.program.program import Input, Output, Program
 from shardwright.rules.call import leaves, map_values, operand_nodes, tensor_meta
 from shardwright.rules.rule import Dims, Rule, Strategy, Term, strategy_for, whole_strategy
 
 Place = tuple[Any, ...]
-"""A dim or a factor: ("operand", i, dim) and ("result", i, dim) of the call; (region, value, dim) and (region, step,
-factor name) inside."""
+"""A dim or a factor: ("operand", i, dim) and ("result", i, dim) of the call; (subgraph, value, dim) and (subgraph,
+step, factor name) inside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What a region's input or output is outside: an operand or a result of the call.
+    """What a subgraph's input or output is outside: an operand or a result of the call.
 
-    ``skip``: how many of its leading dims the region does not see (the one a loop runs along).
+    ``skip``: how many of its leading dims the subgraph does not see (the one a loop runs along).
     """
 
     side: str
@@ -48,7 +48,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Region:
+class Subgraph:
     """One graph that a call runs: attribute ``name``, argument number ``position``.
 
     ``inputs``: its placeholders' ports, None for numbers. ``outputs``: every output's ports: none where it is no
@@ -63,22 +63,22 @@ class Region:
 
 
 @dataclass(frozen=True)
-class RegionCall:
-    """The regions of a call. ``ties``: dims outside that have one layout. ``fixed``: dims outside that stay whole."""
+class SubgraphCall:
+    """The subgraphs of a call. ``ties``: dims outside that have one layout. ``fixed``: dims outside that stay whole."""
 
-    regions: tuple[Region, ...]
+    subgraphs: tuple[Subgraph, ...]
     ties: tuple[tuple[Place, Place], ...] = ()
     fixed: tuple[Place, ...] = ()
 
 
 @dataclass
-class CutRegions:
-    """A call's regions, read: their steps, rules, and the class of every dim and factor.
+class CutSubgraphs:
+    """A call's subgraphs, read: their steps, rules, and the class of every dim and factor.
 
     ``rule``: that of the call; its factors are the classes.
     """
 
-    call: RegionCall
+    call: SubgraphCall
     programs: list[Program]
     steps: list[Steps]
     rules: list[list[Rule | None]]
@@ -86,14 +86,14 @@ class CutRegions:
     rule: Rule | None = None
 
     def strategies(self, number: int, name: str, cut: Cut) -> list[Strategy | None]:
-        """The strategy of every step of region ``number`` when class ``name`` is cut so.
+        """The strategy of every step of subgraph ``number`` when class ``name`` is cut so.
 
         Raises ValueError when one of them would have to communicate.
         """
         return [self._strategy(number, step, name, cut) for step in self.steps[number].items]
 
     def assignment(self, number: int, strategy: Strategy) -> Assignment:
-        """What the call's strategy means in region ``number``, as an assignment of its own."""
+        """What the call's strategy means in subgraph ``number``, as an assignment of its own."""
         ((name, cut),) = strategy.cuts
         steps, strategies = self.steps[number], self.strategies(number, name, cut)
         return Assignment(
@@ -144,18 +144,18 @@ def _read(step: Step, layouts: Sequence[Layout]) -> list[Layout]:
     return [layout for number, layout in enumerate(layouts) if number not in step.unread]
 
 
-def is_region_call(node: fx.Node) -> bool:
+def is_subgraph_call(node: fx.Node) -> bool:
     """Whether a node calls a higher-order operator that can be cut inside, spelled as exported programs spell it."""
     return higher_order_name(node) in _READERS and not node.kwargs
 
 
-def region_rule(step: Step) -> Rule | None:
-    """The rule of a step that calls regions; None for other steps."""
-    return read_regions(step.node).rule if step.kind is StepKind.CALL and is_region_call(step.node) else None
+def subgraph_rule(step: Step) -> Rule | None:
+    """The rule of a step that calls subgraphs; None for other steps."""
+    return read_subgraphs(step.node).rule if step.kind is StepKind.CALL and is_subgraph_call(step.node) else None
 
 
-def region_call(node: fx.Node) -> RegionCall:
-    """Which regions a call runs and how their inputs and outputs hang together."""
+def subgraph_call(node: fx.Node) -> SubgraphCall:
+    """Which subgraphs a call runs and how their inputs and outputs hang together."""
     operands = operand_nodes(node)
     numbers = iter(range(len(operands)))
     numbered = map_values(
@@ -164,29 +164,29 @@ def region_call(node: fx.Node) -> RegionCall:
     return _READERS[higher_order_name(node)](node, numbered)
 
 
-def read_regions(node: fx.Node) -> CutRegions:
-    """The regions of a call with their classes of dims, and the rule that follows."""
-    call = region_call(node)
-    programs = [_program(region) for region in call.regions]
+def read_subgraphs(node: fx.Node) -> CutSubgraphs:
+    """The subgraphs of a call with their classes of dims, and the rule that follows."""
+    call = subgraph_call(node)
+    programs = [_program(subgraph) for subgraph in call.subgraphs]
     steps = [build_steps(program)[0] for program in programs]
     rules = [[_rule(step) for step in found.items] for found in steps]
-    found = CutRegions(call, programs, steps, rules)
+    found = CutSubgraphs(call, programs, steps, rules)
     _classify(found, node)
     return found
 
 
-def _program(region: Region) -> Program:
-    graph = region.module.graph
+def _program(subgraph: Subgraph) -> Program:
+    graph = subgraph.module.graph
     inputs = tuple(Input(n.name, InputKind.USER_INPUT, None) for n in graph.nodes if n.op == "placeholder")
-    outputs = tuple(Output(OutputKind.USER_OUTPUT, None, None) for _ in region.outputs)
-    return Program(None, graph, inputs, outputs, {}, region.module)  # type: ignore[arg-type]
+    outputs = tuple(Output(OutputKind.USER_OUTPUT, None, None) for _ in subgraph.outputs)
+    return Program(None, graph, inputs, outputs, {}, subgraph.module)  # type: ignore[arg-type]
 
 
 def _rule(step: Step) -> Rule | None:
     if step.kind is not StepKind.CALL or not step.vals:
         return None
     call = step_call(step)
-    return rule_of_call(call) if call is not None else region_rule(step)
+    return rule_of_call(call) if call is not None else subgraph_rule(step)
 
 
 class _Classes:
@@ -209,7 +209,7 @@ class _Classes:
         return self.bonds.root(place) in self.whole
 
 
-def _classify(found: CutRegions, node: fx.Node) -> None:
+def _classify(found: CutSubgraphs, node: fx.Node) -> None:
     classes = _Classes()
     for one, other in found.call.ties:
         classes.join(one, other)
@@ -247,7 +247,7 @@ def _classify(found: CutRegions, node: fx.Node) -> None:
     found.rule = Rule(sides, made, sizes, fixed=frozenset(fixed), independent=independent)
 
 
-def _may_cut(found: CutRegions, name: str, size: Size) -> bool:
+def _may_cut(found: CutSubgraphs, name: str, size: Size) -> bool:
     assert isinstance(size, int), "symbolic dims stay whole"
     try:
         for number in range(len(found.programs)):
@@ -257,10 +257,10 @@ def _may_cut(found: CutRegions, name: str, size: Size) -> bool:
     return True
 
 
-def _link_ports(found: CutRegions, number: int, classes: _Classes) -> None:
-    region, steps = found.call.regions[number], found.steps[number]
-    placeholders = [n for n in region.module.graph.nodes if n.op == "placeholder"]
-    for port, placeholder in zip(region.inputs, placeholders, strict=True):
+def _link_ports(found: CutSubgraphs, number: int, classes: _Classes) -> None:
+    subgraph, steps = found.call.subgraphs[number], found.steps[number]
+    placeholders = [n for n in subgraph.module.graph.nodes if n.op == "placeholder"]
+    for port, placeholder in zip(subgraph.inputs, placeholders, strict=True):
         value = steps.value_of.get(placeholder)
         for dim in range(placeholder.meta["val"].dim() if value is not None else 0):
             if port is None:
@@ -270,7 +270,7 @@ def _link_ports(found: CutRegions, number: int, classes: _Classes) -> None:
     for step in steps.items:
         if step.kind is StepKind.OUTPUT:
             value = step.reads[0]
-            ports = region.outputs[step.output]
+            ports = subgraph.outputs[step.output]
             for dim in range(steps.items[value[0]].vals[value[1]].dim()):
                 for port in ports:
                     classes.join(port.dim(dim), (number, value, dim))
@@ -278,7 +278,7 @@ def _link_ports(found: CutRegions, number: int, classes: _Classes) -> None:
                     classes.fix((number, value, dim))
 
 
-def _link_step(found: CutRegions, number: int, step: Step, classes: _Classes) -> None:
+def _link_step(found: CutSubgraphs, number: int, step: Step, classes: _Classes) -> None:
     """Join the dims that carry one factor; fix what a rule cannot cut without communicating."""
     if step.kind is not StepKind.CALL:
         if step.kind is StepKind.INPUT and step.node.op == "get_attr":
@@ -311,15 +311,17 @@ def _link_step(found: CutRegions, number: int, step: Step, classes: _Classes) ->
 
 
 def _numbers(given: Any) -> list[int | None]:
-    """The operand numbers among a region's arguments; None for those that are not tensors."""
+    """The operand numbers among a subgraph's arguments; None for those that are not tensors."""
     return list(leaves(given))
 
 
-def _region(node: fx.Node, position: int, inputs: Sequence[Port | None], outputs: Sequence[Sequence[Port]]) -> Region:
+def _subgraph(
+    node: fx.Node, position: int, inputs: Sequence[Port | None], outputs: Sequence[Sequence[Port]]
+) -> Subgraph:
     getter: Any = node.args[position]
-    module = region_of(getter)
-    assert module is not None, "a region is called through its get_attr node"
-    return Region(str(getter.target), position, module, tuple(inputs), tuple(map(tuple, outputs)))
+    module = subgraph_of(getter)
+    assert module is not None, "a subgraph is called through its get_attr node"
+    return Subgraph(str(getter.target), position, module, tuple(inputs), tuple(map(tuple, outputs)))
 
 
 def _ports(numbers: Sequence[int | None], skip: int = 0) -> list[Port | None]:
@@ -335,47 +337,47 @@ def _leading(ports: Sequence[Port | None]) -> list[Place]:
     return [(port.side, port.index, 0) for port in ports if port is not None and port.skip]
 
 
-def _cond(node: fx.Node, args: Any) -> RegionCall:
+def _cond(node: fx.Node, args: Any) -> SubgraphCall:
     """``cond(predicate, true, false, operands)``: both branches see all operands and give all results."""
     inputs, outputs = _ports(_numbers(args[3])), list(_result_ports(node))
-    return RegionCall((_region(node, 1, inputs, outputs), _region(node, 2, inputs, outputs)))
+    return SubgraphCall((_subgraph(node, 1, inputs, outputs), _subgraph(node, 2, inputs, outputs)))
 
 
-def _while_loop(node: fx.Node, args: Any, skip: int = 0) -> RegionCall:
+def _while_loop(node: fx.Node, args: Any, skip: int = 0) -> SubgraphCall:
     """``while_loop(condition, body, carried, further)``: what is carried keeps its layout from round to round."""
     carried, further = _ports(_numbers(args[2])), _ports(_numbers(args[3]))
     results = list(_result_ports(node, skip))
     body = [(*result, carry) if carry is not None else () for result, carry in zip(results, carried, strict=True)]
     inputs = [*carried, *further]
-    regions = (_region(node, 0, inputs, [()]), _region(node, 1, inputs, body))
-    return RegionCall(regions, fixed=tuple(_leading([port for ports in results for port in ports])))
+    subgraphs = (_subgraph(node, 0, inputs, [()]), _subgraph(node, 1, inputs, body))
+    return SubgraphCall(subgraphs, fixed=tuple(_leading([port for ports in results for port in ports])))
 
 
-def _stacking_while_loop(node: fx.Node, args: Any) -> RegionCall:
+def _stacking_while_loop(node: fx.Node, args: Any) -> SubgraphCall:
     """A `while_loop` whose results are all rounds' values, stacked."""
     return _while_loop(node, args, skip=1)
 
 
-def _scan(node: fx.Node, args: Any) -> RegionCall:
+def _scan(node: fx.Node, args: Any) -> SubgraphCall:
     """``scan(combine, initial, along, further)``: rounds are taken along dim 0, one after the other."""
     carried, along, further = _ports(_numbers(args[1])), _ports(_numbers(args[2]), 1), _ports(_numbers(args[3]))
     results = list(_result_ports(node))
     outputs = [(*result, carry) if carry is not None else () for result, carry in zip(results, carried, strict=False)]
     stacked = [tuple(Port("result", p.index, 1) for p in ports) for ports in results[len(carried) :]]
     fixed = _leading([*along, *(port for ports in stacked for port in ports)])
-    return RegionCall((_region(node, 0, [*carried, *along, *further], [*outputs, *stacked]),), fixed=tuple(fixed))
+    return SubgraphCall((_subgraph(node, 0, [*carried, *along, *further], [*outputs, *stacked]),), fixed=tuple(fixed))
 
 
-def _map(node: fx.Node, args: Any) -> RegionCall:
+def _map(node: fx.Node, args: Any) -> SubgraphCall:
     """``map_impl(body, along, further)``: rounds along dim 0 do not know of each other, so dim 0 may be cut."""
     along, further = _ports(_numbers(args[1]), 1), _ports(_numbers(args[2]))
     outputs = list(_result_ports(node, 1))
     rounds = _leading([*along, *(port for ports in outputs for port in ports)])
     ties = tuple((rounds[0], other) for other in rounds[1:])
-    return RegionCall((_region(node, 0, [*along, *further], outputs),), ties=ties)
+    return SubgraphCall((_subgraph(node, 0, [*along, *further], outputs),), ties=ties)
 
 
-_READERS: Mapping[str, Callable[[fx.Node, Any], RegionCall]] = {
+_READERS: Mapping[str, Callable[[fx.Node, Any], SubgraphCall]] = {
     "cond": _cond,
     "map_impl": _map,
     "scan": _scan,

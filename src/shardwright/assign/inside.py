@@ -1,9 +1,9 @@
-"""Regions that communicate inside: branches and loop bodies that are programs with layouts of their own.
+"""Subgraphs that communicate inside: branches and loop bodies that are programs with layouts of their own.
 
-All ranks take the same branch and the same number of rounds, as what decides that is whole; so collectives may stand
-in a region. Once the layouts of a call's operands and results are known, each region is assigned as a program that is
+All ranks take the same branch and the same number of rounds, as what decides that is whole; so collectives may stand in
+a subgraph. Once the layouts of a call's operands and results are known, each subgraph is assigned as a program that is
 pinned so. What is tried: weights as the plan cuts them, other operands whole or cut as one of their candidates says,
-and results whole, or partial where a region ends in a sum that may as well be taken once behind the call.
+and results whole, or partial where a subgraph ends in a sum that may as well be taken once behind the call.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.higher_order import CutRegions, Port, Region
+from shardwright.assign.higher_order import CutSubgraphs, Port, Subgraph
 from shardwright.assign.steps import StepKind
 from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
@@ -35,8 +35,8 @@ LATER = 1.05
 MAX_TRIED = 12
 """At most so many layouts of a call's operands are tried."""
 
-Assign = Callable[[CutRegions, int, Mapping[str, Layout], Mapping[int, Layout], frozenset[str]], Assignment]
-"""Assigns one region (its number) under the layouts of its inputs, by name, and outputs, by position.
+Assign = Callable[[CutSubgraphs, int, Mapping[str, Layout], Mapping[int, Layout], frozenset[str]], Assignment]
+"""Assigns one subgraph (its number) under the layouts of its inputs, by name, and outputs, by position.
 
 The names of weights among the inputs come last: they are not to be gathered.
 """
@@ -56,7 +56,7 @@ class Sides:
         return Strategy((), self.operands, self.results)
 
     def of(self, ports: Sequence[Port]) -> Layout | None:
-        """The layout inside of what these ports are outside; None where a region cannot have it."""
+        """The layout inside of what these ports are outside; None where a subgraph cannot have it."""
         found = {_inside(self._layout(port), port.skip) for port in ports} or {REPLICATE}
         return next(iter(found)) if len(found) == 1 else None
 
@@ -70,21 +70,21 @@ def _inside(layout: Layout, skip: int) -> Layout | None:
     return Shard(layout.dim - skip, layout.cut) if layout.dim >= skip else None
 
 
-def assign_inside(found: CutRegions, sides: Sides, assign: Assign) -> list[Assignment] | None:
-    """Every region's assignment; None where one cannot hold these layouts."""
+def assign_inside(found: CutSubgraphs, sides: Sides, assign: Assign) -> list[Assignment] | None:
+    """Every subgraph's assignment; None where one cannot hold these layouts."""
     made = []
-    for number, region in enumerate(found.call.regions):
+    for number, subgraph in enumerate(found.call.subgraphs):
         inputs: dict[str, Layout] = {}
         outputs: dict[int, Layout] = {}
         weights = set()
-        for port, node in zip(region.inputs, _placeholders(region), strict=True):
+        for port, node in zip(subgraph.inputs, _placeholders(subgraph), strict=True):
             layout = sides.of([port] if port is not None else [])
             if layout is None:
                 return None
             inputs[node.name] = layout
             if port is not None and port.side == "operand" and port.index in sides.weights:
                 weights.add(node.name)
-        for position, ports in enumerate(region.outputs):
+        for position, ports in enumerate(subgraph.outputs):
             layout = sides.of(ports)
             if layout is None:
                 return None
@@ -96,14 +96,16 @@ def assign_inside(found: CutRegions, sides: Sides, assign: Assign) -> list[Assig
     return made
 
 
-def cuts_inside(found: CutRegions, weights: frozenset[int], solve: Callable[[Program], Assignment]) -> dict[int, Shard]:
-    """How regions would have those operands cut that are weights: as the first that reads one has it by itself."""
+def cuts_inside(
+    found: CutSubgraphs, weights: frozenset[int], solve: Callable[[Program], Assignment]
+) -> dict[int, Shard]:
+    """How subgraphs would have those operands cut that are weights: as the first that reads one has it by itself."""
     cuts: dict[int, Shard] = {}
-    for region, program in zip(found.call.regions, found.programs, strict=True):
-        nodes = _placeholders(region)
+    for subgraph, program in zip(found.call.subgraphs, found.programs, strict=True):
+        nodes = _placeholders(subgraph)
         ports = {
             node.name: port.index
-            for port, node in zip(region.inputs, nodes, strict=True)
+            for port, node in zip(subgraph.inputs, nodes, strict=True)
             if port is not None and port.index in weights and not port.skip and node.users
         }
         if not ports.keys() - {name for name, index in ports.items() if index in cuts}:
@@ -117,13 +119,13 @@ def cuts_inside(found: CutRegions, weights: frozenset[int], solve: Callable[[Pro
     return cuts
 
 
-def _placeholders(region: Region) -> list[fx.Node]:
-    return [node for node in region.module.graph.nodes if node.op == "placeholder"]
+def _placeholders(subgraph: Subgraph) -> list[fx.Node]:
+    return [node for node in subgraph.module.graph.nodes if node.op == "placeholder"]
 
 
 def ways_inside(
     node: fx.Node,
-    found: CutRegions,
+    found: CutSubgraphs,
     choices: Sequence[Sequence[Layout]],
     weights: frozenset[int],
     vals: Sequence[Any],
@@ -149,11 +151,11 @@ def ways_inside(
                 yield sides.strategy, _inside_us(node, made)
 
 
-def _carried(found: CutRegions, sides: Sides) -> Sides:
+def _carried(found: CutSubgraphs, sides: Sides) -> Sides:
     """The same with what a loop carries in the layout that it had before the first round."""
     results = list(sides.results)
-    for region in found.call.regions:
-        for ports in region.outputs:
+    for subgraph in found.call.subgraphs:
+        for ports in subgraph.outputs:
             carried = [sides.operands[port.index] for port in ports if port.side == "operand"]
             for port in ports:
                 if carried and port.side == "result":
@@ -165,14 +167,14 @@ def _outside(layout: Layout, skip: int) -> Layout:
     return Shard(layout.dim + skip, layout.cut) if isinstance(layout, Shard) else layout
 
 
-def _summed_last(found: CutRegions, made: Sequence[Assignment], vals: Sequence[Any]) -> set[int]:
-    """The results that some region makes by a sum right before it ends, and that no round needs before the next."""
+def _summed_last(found: CutSubgraphs, made: Sequence[Assignment], vals: Sequence[Any]) -> set[int]:
+    """The results that some subgraph makes by a sum right before it ends, and that no round needs before the next."""
     summed = set()
-    for region, assignment in zip(found.call.regions, made, strict=True):
+    for subgraph, assignment in zip(found.call.subgraphs, made, strict=True):
         for step in assignment.steps.items:
             if step.kind is not StepKind.OUTPUT:
                 continue
-            ports = region.outputs[step.output]
+            ports = subgraph.outputs[step.output]
             maker = assignment.strategies[step.reads[0][0]]
             if maker is None or any(port.side == "operand" for port in ports):
                 continue

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shardwright.assign.folding import Site
-from shardwright.assign.higher_order import is_region_call, region_rule
+from shardwright.assign.higher_order import is_subgraph_call, subgraph_rule
 from shardwright.assign.rebase import step_call
 from shardwright.assign.steps import Step, StepKind
 from shardwright.errors import RuleError
@@ -37,7 +37,7 @@ def _rule_of(site: Site, call: Call | None) -> tuple[Rule | None, str | None]:
     if site.step.kind is StepKind.CONSTRAINT:
         return _identity(site.step), None
     if call is None:
-        return _region_rule(site.step)
+        return _subgraph_rule(site.step)
     entry = REGISTRY.entry(call.op)
     if entry is None:
         return None, REGISTRY.reason(call.op)
@@ -57,10 +57,10 @@ def _identity(step: Step) -> Rule:
     return Rule((dims,), (dims,), sizes, moves=True)
 
 
-def _region_rule(step: Step) -> tuple[Rule | None, str | None]:
-    rule = flex_rule(step.node) if is_flex_attention(step.node) else region_rule(step)
+def _subgraph_rule(step: Step) -> tuple[Rule | None, str | None]:
+    rule = flex_rule(step.node) if is_flex_attention(step.node) else subgraph_rule(step)
     if step.kind is not StepKind.CALL or not step.vals or (rule is not None and rule.groups()):
         return rule, None
-    if is_region_call(step.node):
+    if is_subgraph_call(step.node):
         return rule, "nothing in the graphs it calls can be cut without communication"
     return rule, "it is a higher-order operator or a Python function"

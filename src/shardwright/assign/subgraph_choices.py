@@ -1,4 +1,4 @@
-"""The strategies of calls whose regions communicate: where weights that the plan cuts go into a branch or a loop."""
+"""The strategies of calls whose subgraphs communicate: where weights that the plan cuts go into a branch or a loop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.candidates import Candidates
 from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
-from shardwright.assign.higher_order import read_regions
+from shardwright.assign.higher_order import read_subgraphs
 from shardwright.assign.inside import Assign, cuts_inside, ways_inside
 from shardwright.assign.steps import Value
 from shardwright.assign.task import Task
@@ -18,27 +18,27 @@ from shardwright.rules.rule import Strategy
 
 
 @dataclass(frozen=True, slots=True)
-class RegionSolver:
-    """How a region is solved: ``pinned`` under the layouts of its sides, ``free`` as a program of its own.
+class SubgraphSolver:
+    """How a subgraph is solved: ``pinned`` under the layouts of its sides, ``free`` as a program of its own.
 
-    Passed in, as what solves a region is what solves the program around it.
+    Passed in, as what solves a subgraph is what solves the program around it.
     """
 
     pinned: Assign
     free: Callable[[Program], Assignment]
 
 
-def region_ways(
-    task: Task, given: Given, candidates: Candidates, site: Site, solver: RegionSolver
+def subgraph_ways(
+    task: Task, given: Given, candidates: Candidates, site: Site, solver: SubgraphSolver
 ) -> dict[Strategy, float]:
     """Strategies of a call and the time of the collectives inside, in microseconds.
 
-    Under ``auto``, how regions cut their weights is noted among the candidates.
+    Under ``auto``, how subgraphs cut their weights is noted among the candidates.
     """
     values = [next(iter(sources)) for sources in site.reads]
     choices = [_operand_layouts(task, candidates, value) for value in values]
     weights = frozenset(i for i, (source, _) in enumerate(values) if task.is_weight(task.folded.sites[source]))
-    found = read_regions(site.step.node)
+    found = read_subgraphs(site.step.node)
     if task.auto:
         free = frozenset(i for i in weights if values[i][0] in given.free_state)
         for i, layout in cuts_inside(found, free, solver.free).items():
@@ -50,7 +50,7 @@ def region_ways(
 
 
 def _operand_layouts(task: Task, candidates: Candidates, value: Value) -> list[Layout]:
-    """The layouts in which a region may take an operand: a pinned weight's own, others whole or cut."""
+    """The layouts in which a subgraph may take an operand: a pinned weight's own, others whole or cut."""
     site = task.folded.sites[value[0]]
     cuts = candidates.layouts(value, site.step.vals[value[1]].dim())
     if not task.is_weight(site):

@@ -21,7 +21,7 @@ class Task:
     """One program on one axis of ``num_ranks`` ranks, as every stage of the assignment reads it.
 
     ``inputs``: the program's, by placeholder; ``weights``: the placeholders that are weights, here or of the call that
-    runs this program as a region. ``auto``: parameters are free. ``uncut``: nodes of which no factor may be cut.
+    runs this program as a subgraph. ``auto``: parameters are free. ``uncut``: nodes of which no factor may be cut.
     """
 
     program: Program

@@ -38,7 +38,7 @@ class RankConstants:
         return list(self._made)
 
     def put_last(self, per_rank: tuple[float, ...], dtype: torch.dtype) -> None:
-        """Make a constant's placeholder the last one, as a region has what is added to its inputs."""
+        """Make a constant's placeholder the last one, as a subgraph has what is added to its inputs."""
         node = self.node(per_rank, dtype)
         last = [other for other in self._emit.graph.nodes if other.op == "placeholder"][-1]
         if last is not node:

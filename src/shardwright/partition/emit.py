@@ -108,20 +108,20 @@ class Emitter:
         return fake_like(self.fake_mode, value)
 
 
-class _Region(fx.Interpreter):
-    """Runs a region node by node: the code that torch generates of it would not find what a collective's cut is."""
+class _Subgraph(fx.Interpreter):
+    """Runs a subgraph node by node: the code that torch generates of it would not find what a collective's cut is."""
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """What the region holds, its own regions as callables."""
+        """What the subgraph holds, its own subgraphs as callables."""
         return _runnable(super().get_attr(target, args, kwargs))
 
 
 def _runnable(value: Any) -> Any:
-    """A region that communicates as a callable; anything else as it is."""
+    """A subgraph that communicates as a callable; anything else as it is."""
     if isinstance(value, fx.GraphModule) and any(
         node.target in COLLECTIVES for graph in graphs_of(value.graph) for node in graph.nodes
     ):
-        return _Region(value).run
+        return _Subgraph(value).run
     return value
 
 

@@ -1,4 +1,4 @@
-"""Higher-order operators on one rank: the regions they call are partitioned as programs of their own."""
+"""Higher-order operators on one rank: the subgraphs they call are partitioned as programs of their own."""
 
 import copy
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from shardwright.assign.assign import region_solver
+from shardwright.assign.assign import subgraph_solver
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.higher_order import CutRegions, read_regions
+from shardwright.assign.higher_order import CutSubgraphs, read_subgraphs
 from shardwright.assign.inside import Sides, assign_inside
 from shardwright.assign.steps import Step
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
-from shardwright.program.nodes import region_of
+from shardwright.program.nodes import subgraph_of
 from shardwright.rules.rule import Rule, Strategy
 
 if TYPE_CHECKING:
     from shardwright.partition.walk import Walk
 
 
-def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
-    """Write a higher-order call whose regions are cut; its results. ``arguments``: the call's, on this rank."""
-    found = read_regions(step.node)
+def write_subgraph_call(walk: "Walk", step: Step, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
+    """Write a higher-order call whose subgraphs are cut; its results. ``arguments``: the call's, on this rank."""
+    found = read_subgraphs(step.node)
     changed = list(arguments)
     children = [
         walk.inside(program, assignment)
@@ -32,28 +32,28 @@ def write_region_call(walk: "Walk", step: Step, strategy: Strategy, arguments: t
     ]
     graphs = [child.run().graph for child in children]
     changed[-1] = [*changed[-1], *_hoist_constants(walk, children)]
-    for region, program, child, graph in zip(found.call.regions, found.programs, children, graphs, strict=True):
+    for subgraph, program, child, graph in zip(found.call.subgraphs, found.programs, children, graphs, strict=True):
         if not isinstance(program.graph.output_node().args[0], (list, tuple)):
             graph.output_node().args = (graph.output_node().args[0][0],)  # type: ignore[index]
-        changed[region.position] = hold_region(walk, region.name, fx.GraphModule(child.owner, graph))
+        changed[subgraph.position] = hold_subgraph(walk, subgraph.name, fx.GraphModule(child.owner, graph))
     return walk.emit.open(walk.emit.call(step.node.target, *changed, name=step.node.name))
 
 
-def _assignments(walk: "Walk", step: Step, found: CutRegions, strategy: Strategy) -> list[Assignment]:
-    """Every region's assignment: cut as the call is, or solved anew for the layouts that its sides have."""
+def _assignments(walk: "Walk", step: Step, found: CutSubgraphs, strategy: Strategy) -> list[Assignment]:
+    """Every subgraph's assignment: cut as the call is, or solved anew for the layouts that its sides have."""
     if strategy.cuts:
         return [found.assignment(number, strategy) for number in range(len(found.programs))]
     layouts = (*strategy.operands, *strategy.results)
     num_ranks = next(cut_of(layout).num_ranks for layout in layouts if isinstance(layout, Shard))
     makers = [walk.assignment.steps.items[maker].node.name for maker, _ in step.reads]
     weights = frozenset(i for i, name in enumerate(makers) if name in walk.assignment.weights)
-    made = assign_inside(found, Sides(strategy.operands, strategy.results, weights), region_solver(num_ranks))
+    made = assign_inside(found, Sides(strategy.operands, strategy.results, weights), subgraph_solver(num_ranks))
     assert made is not None, "what was solved once is solved again"
     return made
 
 
 def _hoist_constants(walk: "Walk", children: "Sequence[Walk]") -> list[fx.Node]:
-    """This rank's constants that any of the regions needs, as further inputs of all of them; those of the call."""
+    """This rank's constants that any of the subgraphs needs, as further inputs of all of them; those of the call."""
     wanted = dict.fromkeys(key for child in children for key in child.constants.asked())
     for child in children:
         for key in wanted:
@@ -61,15 +61,15 @@ def _hoist_constants(walk: "Walk", children: "Sequence[Walk]") -> list[fx.Node]:
     return [walk.constants.node(*key) for key in wanted]
 
 
-def hold_region(walk: "Walk", name: str, region: fx.GraphModule) -> fx.Node:
-    """A ``get_attr`` node for a region of this rank's own, named after the original's."""
+def hold_subgraph(walk: "Walk", name: str, subgraph: fx.GraphModule) -> fx.Node:
+    """A ``get_attr`` node for a subgraph of this rank's own, named after the original's."""
     # The two parts of an axis are called "tp.0" and "tp.1", and a dot in a name would be a path.
     name = f"{name}_{walk.axis.replace('.', '_')}"
     while hasattr(walk.owner, name):
         name += "_"
-    setattr(walk.owner, name, region)
+    setattr(walk.owner, name, subgraph)
     getter = walk.emit.graph.create_node("get_attr", name)
-    getter.meta = {"val": region}
+    getter.meta = {"val": subgraph}
     return getter
 
 
@@ -125,13 +125,13 @@ def _starts(cut: Cut) -> list[int]:
 
 def _shifted(walk: "Walk", getter: fx.Node, index: int, starts: Sequence[int]) -> tuple[fx.Node, list[fx.Node]]:
     """A function with ``starts`` of this rank added to its placeholder number ``index``, and its further buffers."""
-    region = region_of(getter)
-    assert region is not None, "a function of flex_attention is a graph"
-    graph = copy.deepcopy(region.graph)
+    subgraph = subgraph_of(getter)
+    assert subgraph is not None, "a function of flex_attention is a graph"
+    graph = copy.deepcopy(subgraph.graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     seen = placeholders[index]
     if not seen.users:
-        return hold_region(walk, str(getter.target), region), []
+        return hold_subgraph(walk, str(getter.target), subgraph), []
     here = walk.constants.node(tuple(starts), seen.meta["val"].dtype)
     with graph.inserting_after(placeholders[-1]):
         # Named after the axis, as a second axis may cut the same dim again.
@@ -141,4 +141,4 @@ def _shifted(walk: "Walk", getter: fx.Node, index: int, starts: Sequence[int]) -
         total = graph.call_function(torch.ops.aten.add.Tensor, (seen, start))
     total.meta = dict(seen.meta)
     seen.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
-    return hold_region(walk, str(getter.target), fx.GraphModule(region, graph)), [here]
+    return hold_subgraph(walk, str(getter.target), fx.GraphModule(subgraph, graph)), [here]

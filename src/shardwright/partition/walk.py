@@ -19,7 +19,7 @@ from shardwright.partition.higher_order import (
     empty_results,
     has_no_share,
     write_flex_attention,
-    write_region_call,
+    write_subgraph_call,
 )
 from shardwright.partition.memory import laid_as, strides
 from shardwright.partition.reshard import local_sizes, reshard
@@ -85,7 +85,7 @@ class Walk:
         self.whole_wanted = self._whole_wanted()
 
     def inside(self, program: Program, assignment: Assignment) -> "Walk":
-        """This rank's way through a region."""
+        """This rank's way through a subgraph."""
         return Walk(program, assignment, self.axis, self.rank, {})
 
     def run(self) -> Program:
@@ -289,7 +289,7 @@ class Walk:
             return empty_results(self.emit, step, strategy, self.rank)
         if is_flex_attention(step.node):
             return write_flex_attention(self, step, rule, strategy, arguments)
-        return write_region_call(self, step, strategy, arguments)
+        return write_subgraph_call(self, step, strategy, arguments)
 
     def _map_in_order(self, node: fx.Node, local: Any) -> tuple[Any, Any]:
         if node.kwargs and has_schema(node.target):

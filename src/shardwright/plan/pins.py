@@ -26,7 +26,7 @@ class Pins:
     outputs: dict[int, Layout] = field(default_factory=dict)
     boundaries: Sequence[Boundary] = ()
     weights: frozenset[str] = frozenset()
-    """Inputs that are weights all the same: those of a region."""
+    """Inputs that are weights all the same: those of a subgraph."""
     may_stay_whole: frozenset[str] = frozenset()
     """Placeholders that need not be cut though the plan or the bound on bytes asks for it: an axis before this one
     has cut them as far as their heads allow."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import graphs_of, region_of
+from shardwright.program.nodes import graphs_of, subgraph_of
 from shardwright.program.program import Program
 
 
@@ -21,7 +21,7 @@ def duplicate(program: Program) -> Program:
 
 
 def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:
-    """A module with what the ``get_attr`` nodes of a graph name, to which one rank's regions can be added."""
+    """A module with what the ``get_attr`` nodes of a graph name, to which one rank's subgraphs can be added."""
     holder = nn.Module()
     for node in graph.nodes:
         if node.op == "get_attr":
@@ -37,11 +37,11 @@ def _duplicate_graph(graph: fx.Graph, owner: nn.Module) -> fx.Graph:
         copies[node] = copied = made.node_copy(node, copies.__getitem__)
         # Also where that is a Python name (``input``), which torch would number.
         copied.name = node.name
-        region = region_of(node)
-        if region is not None and any(_collectives(region.graph)):
-            assert "." not in str(node.target), f"{node.target}: regions with collectives are named by partition"
-            holder = own_holder(region.graph, region)
-            copied.meta["val"] = fx.GraphModule(holder, _duplicate_graph(region.graph, holder))
+        subgraph = subgraph_of(node)
+        if subgraph is not None and any(_collectives(subgraph.graph)):
+            assert "." not in str(node.target), f"{node.target}: subgraphs with collectives are named by partition"
+            holder = own_holder(subgraph.graph, subgraph)
+            copied.meta["val"] = fx.GraphModule(holder, _duplicate_graph(subgraph.graph, holder))
             setattr(owner, str(node.target), copied.meta["val"])
     return made
 

@@ -1,4 +1,4 @@
-"""Graphs made flat and functional: regions written out in place, effect tokens dropped, mutation taken out."""
+"""Graphs made flat and functional: subgraphs written out in place, effect tokens dropped, mutation taken out."""
 
 import operator
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import ProgramError, first_line
-from shardwright.program.nodes import graphs_of, higher_order_name, region_of
+from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
 from shardwright.program.program import held_by
 from shardwright.program.torch_private import schema_of
 
@@ -44,7 +44,7 @@ def _aliases(exported: ExportedProgram) -> str:
 
 
 def flat_graph(exported: ExportedProgram, dropped: Collection[str] = ()) -> fx.Graph:
-    """The graph with gradient-free regions written out in place and without effect tokens; itself when it has neither.
+    """The graph with gradient-free subgraphs written out and without effect tokens; itself when it has neither.
 
     ``dropped``: placeholders that nothing reads, left out as well.
     Tokens order operators that have effects (checks of errors); a graph keeps its order, so the calls stand bare.
@@ -88,17 +88,17 @@ def _is_inlined(node: fx.Node) -> bool:
     return name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and node.args[2] is False)
 
 
-def _region(node: fx.Node) -> fx.GraphModule:
+def _subgraph(node: fx.Node) -> fx.GraphModule:
     position = 1 if higher_order_name(node) == "wrap_with_set_grad_enabled" else 4
-    region = region_of(node.args[position])
-    assert region is not None, "a region is called through its get_attr node"
-    return region
+    subgraph = subgraph_of(node.args[position])
+    assert subgraph is not None, "a subgraph is called through its get_attr node"
+    return subgraph
 
 
 def _copy_into(
     graph: fx.Graph, source: fx.Graph, env: dict[fx.Node, Any], tokens: Collection[str], *, top: bool
 ) -> Any:
-    """Copy the nodes of ``source``, the whole graph (``top``) or a region, whose arguments ``env`` holds."""
+    """Copy the nodes of ``source``, the whole graph (``top``) or a subgraph, whose arguments ``env`` holds."""
     result: Any = None
     for node in source.nodes:
         if node.op == "placeholder" and (not top or node.name in tokens):
@@ -114,13 +114,13 @@ def _copy_into(
         elif higher_order_name(node) == "with_effects":
             env[node] = [None, *_without_token(graph, node, env)]
         elif _is_inlined(node):
-            region = _region(node)
+            subgraph = _subgraph(node)
             position = 2 if higher_order_name(node) == "wrap_with_set_grad_enabled" else 5
-            params = [n for n in region.graph.nodes if n.op == "placeholder"]
+            params = [n for n in subgraph.graph.nodes if n.op == "placeholder"]
             inner: dict[fx.Node, Any] = {
                 p: env[a] if isinstance(a, fx.Node) else a for p, a in zip(params, node.args[position:], strict=True)
             }
-            env[node] = _copy_into(graph, region.graph, inner, tokens, top=False)
+            env[node] = _copy_into(graph, subgraph.graph, inner, tokens, top=False)
         elif node.target is operator.getitem and not isinstance(env[node.args[0]], fx.Node):
             env[node] = env[node.args[0]][node.args[1]]  # type: ignore[index]
         else:

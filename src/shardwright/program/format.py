@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.program.nodes import module_path, op_name, region_of
+from shardwright.program.nodes import module_path, op_name, subgraph_of
 from shardwright.program.program import Program
 
 
@@ -64,14 +64,14 @@ def _lines(program: Program) -> Iterator[str]:
 
 
 def _node_lines(node: fx.Node) -> Iterator[str]:
-    region = region_of(node)
+    subgraph = subgraph_of(node)
     if node.op == "placeholder":
         yield f"input   {node.name}  {format_value(node.meta.get('val'))}"
     elif node.op == "output":
         yield f"return  {_argument(node.args[0])}"
-    elif region is not None:
+    elif subgraph is not None:
         yield f"{node.name}  graph {node.target}"
-        yield from (f"    {line}" for inside in region.graph.nodes for line in _node_lines(inside))
+        yield from (f"    {line}" for inside in subgraph.graph.nodes for line in _node_lines(inside))
     else:
         yield format_node(node)
 

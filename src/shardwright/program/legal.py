@@ -15,7 +15,7 @@ from torch import fx
 
 from shardwright.errors import Finding, ShardwrightError, raise_findings
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import describe, region_of
+from shardwright.program.nodes import describe, subgraph_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import schema_of
 
@@ -75,9 +75,9 @@ def _check_graph(graph: fx.Graph, scope: _Scope, laws: "Mapping[str, _NodeLaw]",
             found += [_finding(text, law) for text in breaches(node, scope)]
         scope.nodes[node] = None
         scope.names.add(node.name)
-        region = region_of(node)
-        if region is not None:
-            _check_graph(region.graph, _Scope(region), laws, found)
+        subgraph = subgraph_of(node)
+        if subgraph is not None:
+            _check_graph(subgraph.graph, _Scope(subgraph), laws, found)
 
 
 def _finding(text: str, law: str) -> Finding:

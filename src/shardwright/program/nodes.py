@@ -51,7 +51,7 @@ def higher_order_name(node: fx.Node) -> str:
     return node.target.name() if isinstance(node.target, HigherOrderOperator) else ""
 
 
-def region_of(getter: Any) -> fx.GraphModule | None:
+def subgraph_of(getter: Any) -> fx.GraphModule | None:
     """The graph that a ``get_attr`` node holds for a higher-order operator; None for any other value."""
     if not isinstance(getter, fx.Node) or getter.op != "get_attr":
         return None
@@ -65,9 +65,9 @@ def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
     """A graph and those that its higher-order operators run, depth first."""
     yield graph
     for node in graph.nodes:
-        region = region_of(node)
-        if region is not None:
-            yield from graphs_of(region.graph)
+        subgraph = subgraph_of(node)
+        if subgraph is not None:
+            yield from graphs_of(subgraph.graph)
 
 
 def op_name(target: Any) -> str:

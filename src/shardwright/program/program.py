@@ -121,7 +121,7 @@ class Program:
     def output_values(self) -> Sequence[Any]:
         """The values returned, in order of `outputs`."""
         values: Any = self.graph.output_node().args[0]
-        # A region may return one bare value.
+        # A subgraph may return one bare value.
         return values if isinstance(values, (list, tuple)) else (values,)
 
     @property

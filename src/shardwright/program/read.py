@@ -26,8 +26,8 @@ def read(exported: ExportedProgram) -> Program:
     """Read an exported program; the exported program itself stays as it is.
 
     A graph that mutates is functionalised first (torch's own ``run_decompositions({})``, which keeps composite
-    operators whole); a functional one is taken as it stands. Regions without gradients are inlined. State that nothing
-    reads is left out where no package could hold it: sparse or on the meta device, say.
+    operators whole); a functional one is taken as it stands. Subgraphs without gradients are inlined. State that
+    nothing reads is left out where no package could hold it: sparse or on the meta device, say.
 
     Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
     """

@@ -20,7 +20,7 @@ from shardwright.layout.reductions import reduce_shares
 from shardwright.program.backends import is_taken
 from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.nodes import graphs_of, higher_order_name, region_of
+from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
 from shardwright.program.program import Program
 from shardwright.program.signature import Signature, unflatten_outputs
 
@@ -199,8 +199,8 @@ def _run_nodes(
                 env[node] = args[0]
             elif name:
                 env[node] = yield _Pending(name, args[0], tuple(args[1:-1]), args[-1])
-            elif higher_order_name(node) in _REGION_RUNS and _communicates(node):
-                env[node] = yield from _REGION_RUNS[higher_order_name(node)](*args, rank=rank)
+            elif higher_order_name(node) in _SUBGRAPH_RUNS and _communicates(node):
+                env[node] = yield from _SUBGRAPH_RUNS[higher_order_name(node)](*args, rank=rank)
             else:
                 env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if watch is not None:
@@ -212,34 +212,34 @@ def _run_nodes(
 
 def _communicates(node: fx.Node) -> bool:
     """Whether a graph that a node runs stops at collectives, so that the operator itself cannot run it."""
-    regions = (region_of(argument) for argument in node.args)
-    graphs = (graph for region in regions if region is not None for graph in graphs_of(region.graph))
+    subgraphs = (subgraph_of(argument) for argument in node.args)
+    graphs = (graph for subgraph in subgraphs if subgraph is not None for graph in graphs_of(subgraph.graph))
     return any(lowered_name(inner) for graph in graphs for inner in graph.nodes)
 
 
 Run = Generator[_Pending, Any, Any]
 
 
-def _run_region(region: fx.GraphModule, inputs: Sequence[Any], rank: int) -> Generator[_Pending, Any, list[Any]]:
-    found = yield from _run_nodes(region.graph, region, inputs, rank, None)
+def _run_subgraph(subgraph: fx.GraphModule, inputs: Sequence[Any], rank: int) -> Generator[_Pending, Any, list[Any]]:
+    found = yield from _run_nodes(subgraph.graph, subgraph, inputs, rank, None)
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _run_cond(predicate: Any, true: Any, false: Any, operands: Sequence[Any], *, rank: int) -> Run:
-    return (yield from _run_region(true if bool(predicate) else false, operands, rank))
+    return (yield from _run_subgraph(true if bool(predicate) else false, operands, rank))
 
 
 def _run_while_loop(condition: Any, body: Any, carried: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
     carried = list(carried)
-    while bool((yield from _run_region(condition, [*carried, *further], rank))[0]):
-        carried = yield from _run_region(body, [*carried, *further], rank)
+    while bool((yield from _run_subgraph(condition, [*carried, *further], rank))[0]):
+        carried = yield from _run_subgraph(body, [*carried, *further], rank)
     return carried
 
 
 def _run_scan(combine: Any, carried: Sequence[Any], along: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
     carried, rounds = list(carried), []
     for values in zip(*along, strict=True):
-        found = yield from _run_region(combine, [*carried, *values, *further], rank)
+        found = yield from _run_subgraph(combine, [*carried, *values, *further], rank)
         rounds.append(found[len(carried) :])
         carried = found[: len(carried)]
     return [*carried, *map(torch.stack, zip(*rounds, strict=True))]
@@ -249,7 +249,7 @@ def _run_map(body: Any, along: Sequence[Any], further: Sequence[Any], *, rank: i
     return (yield from _run_scan(body, [], along, further, rank=rank))
 
 
-_REGION_RUNS: dict[str, Callable[..., Run]] = {
+_SUBGRAPH_RUNS: dict[str, Callable[..., Run]] = {
     "cond": _run_cond,
     "map_impl": _run_map,
     "scan": _run_scan,
