@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from shardwright.assign.bonds import Bonds
 from shardwright.assign.folding import Folded, Site
-from shardwright.assign.packed import Bound, Pack, Place, Sides, find_packs, joined_cuts
+from shardwright.assign.packed import Bound, Pack, Sides, ValueDim, find_packs, joined_cuts
 from shardwright.assign.steps import Value
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Shard, cut_of
@@ -36,7 +36,7 @@ class Candidates:
     """What the discovery knows: cuts of each dim of each value, and factor choices of each site."""
 
     num_ranks: int
-    dims: dict[Place, dict[Cut, None]] = field(default_factory=dict)
+    dims: dict[ValueDim, dict[Cut, None]] = field(default_factory=dict)
     choices: list[dict[Choice, None]] = field(default_factory=list)
     tried: list[set[Choice]] = field(default_factory=list)
     """Choices of each site that were looked at, those that no strategy makes among them."""
@@ -110,16 +110,16 @@ def _settle(
             pending[index] = None
 
 
-def _join_packs(found: Candidates, *, agreed: bool) -> list[Place]:
+def _join_packs(found: Candidates, *, agreed: bool) -> list[ValueDim]:
     """Note the cuts of packed dims that bound cuts of their parts make; where there was something new to note."""
-    places: dict[Place, None] = {}
+    places: dict[ValueDim, None] = {}
     num_joins = -1
     while num_joins != found.bonds.num_joins:
         num_joins = found.bonds.num_joins
         for pack in found.packs:
             for cut in joined_cuts(pack, found.dims, found.bonds, found.num_ranks, agreed=agreed):
-                if _note(found, *pack.place, cut):
-                    places[pack.place] = None
+                if _note(found, *pack.dim, cut):
+                    places[pack.dim] = None
     return list(places)
 
 
@@ -207,7 +207,7 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
     found.told[site.index] = len(choices)
     for choice_items in untold:
         choice = dict(choice_items)
-        cuts: list[tuple[Place, Cut]] = []
+        cuts: list[tuple[ValueDim, Cut]] = []
         for values, dims in _sides(site, rule):
             for dim, term in enumerate(dims):
                 cut = term_cut(term, choice, rule.sizes)

@@ -26,7 +26,7 @@ from shardwright.program.program import Input, Output, Program
 from shardwright.rules.call import leaves, map_values, operand_nodes, tensor_meta
 from shardwright.rules.rule import Dims, Rule, Strategy, Term, strategy_for, whole_strategy
 
-Place = tuple[Any, ...]
+PortDim = tuple[Any, ...]
 """A dim or a factor: ("operand", i, dim) and ("result", i, dim) of the call; (subgraph, value, dim) and (subgraph,
 step, factor name) inside."""
 
@@ -42,7 +42,7 @@ class Port:
     index: int
     skip: int = 0
 
-    def dim(self, dim: int) -> Place:
+    def dim(self, dim: int) -> PortDim:
         """The dim outside of a dim inside."""
         return (self.side, self.index, dim + self.skip)
 
@@ -67,8 +67,8 @@ class SubgraphCall:
     """The subgraphs of a call. ``ties``: dims outside that have one layout. ``fixed``: dims outside that stay whole."""
 
     subgraphs: tuple[Subgraph, ...]
-    ties: tuple[tuple[Place, Place], ...] = ()
-    fixed: tuple[Place, ...] = ()
+    ties: tuple[tuple[PortDim, PortDim], ...] = ()
+    fixed: tuple[PortDim, ...] = ()
 
 
 @dataclass
@@ -82,7 +82,7 @@ class CutSubgraphs:
     programs: list[Program]
     steps: list[Steps]
     rules: list[list[Rule | None]]
-    classes: dict[Place, str] = field(default_factory=dict)
+    classes: dict[PortDim, str] = field(default_factory=dict)
     rule: Rule | None = None
 
     def strategies(self, number: int, name: str, cut: Cut) -> list[Strategy | None]:
@@ -193,19 +193,19 @@ class _Classes:
     """Dims and factors that go together; ``whole``: those that may not be cut."""
 
     def __init__(self) -> None:
-        self.bonds: Bonds[Place] = Bonds()
-        self.whole: set[Place] = set()
+        self.bonds: Bonds[PortDim] = Bonds()
+        self.whole: set[PortDim] = set()
 
-    def join(self, one: Place, other: Place) -> None:
+    def join(self, one: PortDim, other: PortDim) -> None:
         first, second = self.bonds.root(one), self.bonds.root(other)
         self.bonds.join((first, second))
         if second in self.whole:
             self.whole.add(first)
 
-    def fix(self, place: Place) -> None:
+    def fix(self, place: PortDim) -> None:
         self.whole.add(self.bonds.root(place))
 
-    def is_whole(self, place: Place) -> bool:
+    def is_whole(self, place: PortDim) -> bool:
         return self.bonds.root(place) in self.whole
 
 
@@ -221,7 +221,7 @@ def _classify(found: CutSubgraphs, node: fx.Node) -> None:
         classes.fix(place)
     operands = [tensor_meta(source.meta["val"]) for source in operand_nodes(node)]
     results = [tensor_meta(v) if isinstance(v, torch.Tensor) else None for v in leaves(node.meta["val"])]
-    roots: dict[Place, str] = {}
+    roots: dict[PortDim, str] = {}
     sizes: dict[str, Size] = {}
     fixed = set()
 
@@ -333,7 +333,7 @@ def _result_ports(node: fx.Node, skip: int = 0) -> Iterator[tuple[Port, ...]]:
         yield (Port("result", index, skip),) if isinstance(value, torch.Tensor) else ()
 
 
-def _leading(ports: Sequence[Port | None]) -> list[Place]:
+def _leading(ports: Sequence[Port | None]) -> list[PortDim]:
     return [(port.side, port.index, 0) for port in ports if port is not None and port.skip]
 
 

@@ -16,10 +16,10 @@ from shardwright.assign.steps import Value
 from shardwright.layout.cut import Cut
 from shardwright.rules.rule import Dims, Rule, Term
 
-Place = tuple[Value, int]
+ValueDim = tuple[Value, int]
 """A dim of a value."""
 
-Bound = tuple[Place, Cut]
+Bound = tuple[ValueDim, Cut]
 """A cut of a dim."""
 
 Sides = list[tuple[list[Value], Dims]]
@@ -30,8 +30,8 @@ Sides = list[tuple[list[Value], Dims]]
 class Pack:
     """One packed dim: where its parts start and stop, and the dims that hold each part by itself."""
 
-    place: Place
-    parts: list[tuple[int, int, tuple[Place, ...]]] = field(default_factory=list)
+    dim: ValueDim
+    parts: list[tuple[int, int, tuple[ValueDim, ...]]] = field(default_factory=list)
     """Of every operator that takes the dim apart or puts it together, one after the other."""
 
     def pieces(self) -> list[tuple[int, int]]:
@@ -42,7 +42,7 @@ class Pack:
 
 def find_packs(described: Iterable[tuple[Rule, Sides]]) -> list[Pack]:
     """The packed dims of all sites, in order."""
-    found: dict[Place, Pack] = {}
+    found: dict[ValueDim, Pack] = {}
     for rule, sides in described:
         for values, dim, term in _sums(sides):
             sizes = [rule.sizes[name] for name in term.factors]
@@ -65,7 +65,7 @@ def _sums(sides: Sides) -> Iterator[tuple[list[Value], int, Term]]:
                 yield values, dim, term
 
 
-def _holders(sides: Sides, name: str) -> Iterator[Place]:
+def _holders(sides: Sides, name: str) -> Iterator[ValueDim]:
     for values, dims in sides:
         for dim, term in enumerate(dims):
             if term == Term((name,)):
@@ -73,7 +73,7 @@ def _holders(sides: Sides, name: str) -> Iterator[Place]:
 
 
 def joined_cuts(
-    pack: Pack, known: Mapping[Place, Mapping[Cut, None]], bonds: Bonds[Bound], num_ranks: int, *, agreed: bool
+    pack: Pack, known: Mapping[ValueDim, Mapping[Cut, None]], bonds: Bonds[Bound], num_ranks: int, *, agreed: bool
 ) -> list[Cut]:
     """The cuts of a packed dim that bound cuts of its parts make; ``known``: the cuts of each dim.
 
@@ -107,10 +107,10 @@ def joined_cuts(
             ]
             shared = Cut.join([cuts.get(i, one) for i, one in enumerate(rest)])
             found[shared] = None
-            bonds.join([root, (pack.place, shared)])
+            bonds.join([root, (pack.dim, shared)])
         found[joined] = None
         if agreed:
-            bonds.join([root, (pack.place, joined)])
+            bonds.join([root, (pack.dim, joined)])
     return list(found)
 
 

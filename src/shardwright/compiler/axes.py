@@ -22,8 +22,8 @@ from shardwright.plan.pins import Pins
 from shardwright.program.collectives import Collective
 from shardwright.program.program import Program
 
-Place = tuple[int, ...]
-"""A rank's coordinates on the first mesh axes, one on each."""
+Coordinates = tuple[int, ...]
+"""Where a rank is on the first mesh axes: a number on each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class Compiled:
     program: Program
     mesh: Mesh
     axes: tuple[CompiledAxis, ...] = ()
-    _after: dict[Place, Program] = field(default_factory=dict, repr=False)
-    _rebased: dict[Place, Assignment] = field(default_factory=dict, repr=False)
-    _finished: dict[Place, Program] = field(default_factory=dict, repr=False)
+    _after: dict[Coordinates, Program] = field(default_factory=dict, repr=False)
+    _rebased: dict[Coordinates, Assignment] = field(default_factory=dict, repr=False)
+    _finished: dict[Coordinates, Program] = field(default_factory=dict, repr=False)
 
-    def program_after(self, where: Place) -> Program:
+    def program_after(self, where: Coordinates) -> Program:
         """The program of the ranks at ``where`` after so many axes; kept where a later axis reads it again."""
         if not where:
             return self.program
@@ -71,7 +71,7 @@ class Compiled:
             self._after[where] = after
         return after
 
-    def assignment(self, depth: int, where: Place) -> Assignment:
+    def assignment(self, depth: int, where: Coordinates) -> Assignment:
         """The assignment on axis number ``depth`` for the ranks at ``where`` on the axes before it.
 
         All share the first one's choices, so their collectives agree. Raises `AssignmentError` where they cannot.
@@ -83,7 +83,7 @@ class Compiled:
             self._rebased[where] = self.follow(chosen, where)
         return self._rebased[where]
 
-    def follow(self, chosen: Assignment, where: Place) -> Assignment:
+    def follow(self, chosen: Assignment, where: Coordinates) -> Assignment:
         """The first rank's choices on the next axis for the ranks at ``where``; raises as `assignment` does."""
         found = rebase(chosen, self.program_after(where))
         if found is not None:
@@ -97,7 +97,7 @@ class Compiled:
             f"  try: put {names} last in the mesh, or pin sizes that divide"
         )
 
-    def finished(self, where: Place, *, keep: bool = False) -> Program:
+    def finished(self, where: Coordinates, *, keep: bool = False) -> Program:
         """The program of a rank after all axes, collectives along the parts of a split axis merged; not lowered.
 
         The first rank's is kept, and others where ``keep`` says so.
@@ -138,16 +138,16 @@ def check_ranks(compiled: Compiled) -> None:
     Ranks are of one kind where all their pieces have the same lengths. One program of each kind is kept.
     """
     groups = {axis: axis for axis in compiled.mesh.group_names}
-    for place in _kinds(compiled):
-        check_lowering(compiled.finished(place, keep=True), groups)
+    for where in _kinds(compiled):
+        check_lowering(compiled.finished(where, keep=True), groups)
 
 
-def _kinds(compiled: Compiled) -> list[Place]:
+def _kinds(compiled: Compiled) -> list[Coordinates]:
     """The first rank of each kind."""
-    places: list[Place] = [()]
+    places: list[Coordinates] = [()]
     for depth, (_, num_ranks) in enumerate(compiled.mesh):
         places = [
-            (*place, rank) for place in places for rank in distinct_ranks(compiled.assignment(depth, place), num_ranks)
+            (*where, rank) for where in places for rank in distinct_ranks(compiled.assignment(depth, where), num_ranks)
         ]
     return places
 
@@ -182,8 +182,8 @@ def _at_odds(before: Compiled, found: Assignment) -> Iterator[str]:
     if not any(cuts_what_is_left_out(s, r) for s, r in zip(found.strategies, found.rules, strict=True)):
         return
     sizes = [size for _, size in before.mesh][: len(before.axes)]
-    for place in list(product(*map(range, sizes)))[1:]:
+    for where in list(product(*map(range, sizes)))[1:]:
         try:
-            before.follow(found, place)
+            before.follow(found, where)
         except RanksDifferError as error:
             yield from error.names

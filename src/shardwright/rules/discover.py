@@ -19,7 +19,7 @@ from shardwright.program.torch_private import schema_of
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.check import split_sum
 
-Place = tuple[int, int]
+OperandDim = tuple[int, int]
 """(operand, dim) or (result, dim)."""
 
 MAX_COMBINATIONS = 2000
@@ -41,7 +41,7 @@ class Found:
     the ranks (a bias). ``sized``: whether a size argument was made local.
     """
 
-    operands: tuple[Place, ...]
+    operands: tuple[OperandDim, ...]
     results: tuple[int | str, ...]
     added: tuple[int, ...] = ()
     sized: bool = False
@@ -154,9 +154,9 @@ def cuts(sample: _Sample) -> list[Found]:
     return found
 
 
-def _combinations(sample: _Sample) -> Iterator[tuple[Place, ...]]:
+def _combinations(sample: _Sample) -> Iterator[tuple[OperandDim, ...]]:
     """Sets of operand dims of one size, at most one dim an operand, in order: most operands first."""
-    options: list[list[tuple[Place, int] | None]] = [
+    options: list[list[tuple[OperandDim, int] | None]] = [
         [None, *(((i, d), size) for d, size in enumerate(t.shape) if size >= max(_RANKS))]
         for i, t in enumerate(sample.operands)
     ]
@@ -168,7 +168,7 @@ def _combinations(sample: _Sample) -> Iterator[tuple[Place, ...]]:
     yield from sorted(chosen, key=lambda places: (-len(places), places))
 
 
-def _outcome(sample: _Sample, places: tuple[Place, ...], num_ranks: int) -> Found | None:
+def _outcome(sample: _Sample, places: tuple[OperandDim, ...], num_ranks: int) -> Found | None:
     """What cutting these dims makes of the results; None when no recombination gives the whole."""
     plain = _recombined(sample, places, num_ranks)
     if plain is not None:
@@ -190,7 +190,7 @@ def _outcome(sample: _Sample, places: tuple[Place, ...], num_ranks: int) -> Foun
 
 def _recombined(
     sample: _Sample,
-    places: tuple[Place, ...],
+    places: tuple[OperandDim, ...],
     num_ranks: int,
     *,
     local: Mapping[str, int] | None = None,
