@@ -98,7 +98,7 @@ def test_the_solver_finds_the_cheapest_assignment(seed):
 @pytest.mark.parametrize("status", ["kTimeLimit", "kInfeasible"])
 def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch, status):
     """HiGHS has called the second step infeasible on real programs; the answer of the first satisfies it."""
-    problem, minimize = drawn(5), highs.Program.minimize
+    problem, minimize = drawn(5), highs.IntegerProgram.minimize
     steps = []
 
     def lost(*_, **__):
@@ -107,11 +107,11 @@ def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch,
     def second_is_lost(self, *args):
         steps.append(args)
         if len(steps) > 1:
-            monkeypatch.setattr(highs.Program, "_run", lost)
+            monkeypatch.setattr(highs.IntegerProgram, "_run", lost)
         return minimize(self, *args)
 
     best = solve(problem)
-    monkeypatch.setattr(highs.Program, "minimize", second_is_lost)
+    monkeypatch.setattr(highs.IntegerProgram, "minimize", second_is_lost)
     found = solve(problem)
     assert len(steps) == 3
     assert found.reshard_us == pytest.approx(best.reshard_us, rel=1e-5, abs=0.02)
@@ -121,7 +121,7 @@ def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch,
 
 def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monkeypatch):
     """HiGHS 1.16 has called values proven at a cost that they do not have."""
-    run, presolves = highs.Program._run, []
+    run, presolves = highs.IntegerProgram._run, []
 
     def dishonest(self, cost, upper_bound, **options):
         found = run(self, cost, upper_bound, **options)
@@ -134,7 +134,7 @@ def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monke
 
     problem = replace(drawn(5), auto=True)
     best = solve(problem)
-    monkeypatch.setattr(highs.Program, "_run", dishonest)
+    monkeypatch.setattr(highs.IntegerProgram, "_run", dishonest)
     assert solve(problem).objective == pytest.approx(best.objective)
     assert presolves[-1] == "off"
 

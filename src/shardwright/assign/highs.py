@@ -84,7 +84,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class Program:
+class IntegerProgram:
     """``lower ≤ rows · x ≤ upper`` and ``0 ≤ x ≤ upper_bound``; the first ``num_integers`` variables are integers."""
 
     rows: Rows

@@ -44,7 +44,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shardwright.assign.cost import has_collective, share
-from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, Program, Rows, dot, relative_gap
+from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, IntegerProgram, Rows, dot, relative_gap
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit
 from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Owned, Partial, Shard
@@ -304,7 +304,7 @@ class _Model:
             np.array([value for row in self.rows for value in row.values()]),
         )
         limits = np.array(self.lower), np.array(self.upper)
-        program = Program(rows, *limits, self.upper_bound, self.num_choices, self.budget)
+        program = IntegerProgram(rows, *limits, self.upper_bound, self.num_choices, self.budget)
         try:
             return program.minimize(cost, below, known)
         except InfeasibleError as error:
