@@ -33,7 +33,7 @@ Choice = tuple[tuple[str, Cut], ...]
 
 @dataclass
 class Candidates:
-    """What the discovery knows: cuts of each dim of each value, and factor choices of each site."""
+    """What is found: cuts of each dim of each value, and factor choices of each site."""
 
     num_ranks: int
     dims: dict[ValueDim, dict[Cut, None]] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Candidates:
         return [Shard(dim, cut) for dim in range(ndim) for cut in self.dims.get((value, dim), ())]
 
 
-def discover(
+def find_candidates(
     folded: Folded,
     rules: list[Rule | None],
     links: Mapping[int, tuple[int, int]],

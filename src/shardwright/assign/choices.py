@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from shardwright.assign.candidates import Candidates, discover, site_strategies
+from shardwright.assign.candidates import Candidates, find_candidates, site_strategies
 from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
 from shardwright.assign.higher_order import is_subgraph_call
@@ -34,7 +34,7 @@ class Choices:
 def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver: SubgraphSolver) -> Choices:
     """Discover the candidate cuts, then make the strategies: of calls, of the placeholders they read, of outputs."""
     seeds = partial(_is_seed, task, rules)
-    candidates = discover(task.folded, list(rules), given.links, given.pinned, task.num_ranks, seeds)
+    candidates = find_candidates(task.folded, list(rules), given.links, given.pinned, task.num_ranks, seeds)
     strategies: list[list[Strategy]] = []
     inside_us: dict[tuple[int, Strategy], float] = {}
     for site in task.folded.sites:
