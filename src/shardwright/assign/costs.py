@@ -16,7 +16,7 @@ from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 from shardwright.rules.rule import Rule, Strategy
 
 
@@ -36,7 +36,7 @@ def _site_choices(task: Task, site: Site, rule: Rule | None, given: Given, choic
         strategies=strategies,
         work_us=_work_us(task, site.step, rule, strategies),
         weight_bytes=_weight_bytes(task, site, given, strategies),
-        name=describe(node),
+        name=describe_node(node),
         is_summed=bool(node.users) and all(user.target is all_reduce for user in node.users),
         inside_us=[choices.inside_us.get((site.index, strategy), 0.0) for strategy in strategies],
     )

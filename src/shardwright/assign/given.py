@@ -9,7 +9,7 @@ from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
 from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.layout import REPLICATE, Layout, resolve
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 from shardwright.rules.call import tensor_meta
 
 Links = Mapping[int, tuple[int, int]]
@@ -99,4 +99,4 @@ def _resolved(task: Task, layout: Layout, step: Step, key: str) -> Layout:
     try:
         return resolve(layout, tensor_meta(step.vals[0]).shape, task.num_ranks)
     except LayoutError as error:
-        raise PlanError(f"{key!r}: {error}\n  at {describe(step.node)}") from error
+        raise PlanError(f"{key!r}: {error}\n  at {describe_node(step.node)}") from error

@@ -17,7 +17,7 @@ from shardwright.errors import AssignmentError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules import REGISTRY
@@ -32,7 +32,7 @@ class RanksDifferError(AssignmentError):
         self.names = [node.name for node in nodes]
         more = f" (nor can {len(nodes) - 1} more)" if len(nodes) > 1 else ""
         super().__init__(
-            f"{describe(nodes[0])} cannot be cut on all ranks alike{more}, as an axis before this one left them "
+            f"{describe_node(nodes[0])} cannot be cut on all ranks alike{more}, as an axis before this one left them "
             "different parts\n"
             "  try: another order of the mesh axes, or a plan that pins this module 'replicate' on one of them"
         )

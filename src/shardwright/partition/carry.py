@@ -9,7 +9,7 @@ from shardwright.errors import ProgramError
 from shardwright.partition.emit import Emitter
 from shardwright.program.backends import Form, form_of
 from shardwright.program.collectives import CollectiveKind
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ def form_for(node: fx.Node, kind: CollectiveKind, op: str = "") -> Form:
 def _place(node: fx.Node, value: fx.Node) -> str:
     record = node.meta.get("collective")
     if record is None:
-        return describe(value)
+        return describe_node(value)
     where = f" in {record.module!r}" if record.module else ""
     return record.node + where + (f" at {record.source}" if record.source else "")
 

@@ -10,7 +10,7 @@ from torch import fx
 
 from shardwright.errors import ProgramError
 from shardwright.partition.emit import Emitter, is_contiguous
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 from shardwright.program.torch_private import schema_of
 
 aten = torch.ops.aten
@@ -41,7 +41,7 @@ def laid_as(emit: Emitter, local: fx.Node, whole: torch.Tensor, reader: fx.Node)
     schema = schema_of(reader.target)
     if schema is not None and schema.name in ADDRESSING:
         raise ProgramError(
-            f"{describe(reader)} addresses the memory of a view with gaps, which a sharded program does not have\n"
+            f"{describe_node(reader)} addresses the memory of a view with gaps, which a sharded program does not have\n"
             "  try: make its operand .contiguous() in the model"
         )
     return local

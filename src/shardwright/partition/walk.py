@@ -26,7 +26,7 @@ from shardwright.partition.reshard import local_sizes, reshard
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
@@ -103,7 +103,7 @@ class Walk:
                 raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise RuleError(
-                    f"rank {self.rank} cannot run {describe(step.node)} on its piece: {error}\n"
+                    f"rank {self.rank} cannot run {describe_node(step.node)} on its piece: {error}\n"
                     f"  under {self._strategy(step) if self.assignment.strategies[step.index] else 'no strategy'}\n"
                     "  try: pin the module 'replicate' in the plan, and report the operator"
                 ) from error

@@ -15,7 +15,7 @@ from torch import fx
 
 from shardwright.errors import Finding, ShardwrightError, raise_findings
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import describe, subgraph_of
+from shardwright.program.nodes import describe_node, subgraph_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import schema_of
 
@@ -87,7 +87,7 @@ def _finding(text: str, law: str) -> Finding:
 def _made_before_read(node: fx.Node, scope: _Scope) -> Iterator[str]:
     late = [source.name for source in node.all_input_nodes if source not in scope.nodes]
     if late:
-        yield f"{describe(node)} reads {late} before they are made"
+        yield f"{describe_node(node)} reads {late} before they are made"
 
 
 def _names_are_unique(node: fx.Node, scope: _Scope) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _names_are_unique(node: fx.Node, scope: _Scope) -> Iterator[str]:
 
 def _has_value(node: fx.Node, _: _Scope) -> Iterator[str]:
     if node.op in ("placeholder", "call_function") and "val" not in node.meta and node.users:
-        yield f"{describe(node)} has no metadata"
+        yield f"{describe_node(node)} has no metadata"
 
 
 def _attribute_exists(node: fx.Node, scope: _Scope) -> Iterator[str]:
@@ -117,19 +117,19 @@ def _is_function(node: fx.Node, _: _Scope) -> Iterator[str]:
 def _writes_nothing(node: fx.Node, _: _Scope) -> Iterator[str]:
     schema = schema_of(node.target)
     if schema is not None and schema.is_mutable:
-        yield f"{describe(node)} writes to its operand"
+        yield f"{describe_node(node)} writes to its operand"
 
 
 def _is_no_collective(node: fx.Node, _: _Scope) -> Iterator[str]:
     if node.target in COLLECTIVES:
-        yield f"{describe(node)} is one of the compiler's"
+        yield f"{describe_node(node)} is one of the compiler's"
 
 
 def _has_cause(node: fx.Node, _: _Scope) -> Iterator[str]:
     if node.target in COLLECTIVES:
         record = node.meta.get("collective")
         if record is None or record.kind != node.target.__name__ or record.axis not in node.args:  # type: ignore[union-attr]
-            yield f"{describe(node)} is recorded as {record}"
+            yield f"{describe_node(node)} is recorded as {record}"
 
 
 def _is_waited_for(node: fx.Node, _: _Scope) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _is_waited_for(node: fx.Node, _: _Scope) -> Iterator[str]:
         return
     others = [user.name for user in node.users if user.target is not _WAIT]
     if others or not node.users:
-        yield f"{describe(node)} is read by {others or 'nobody'} without waiting for it"
+        yield f"{describe_node(node)} is read by {others or 'nobody'} without waiting for it"
 
 
 def _inputs_are_placeholders(program: Program, top: _Scope) -> Iterator[str]:

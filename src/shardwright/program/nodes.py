@@ -39,7 +39,7 @@ def source_line(node: fx.Node) -> str:
     return ""
 
 
-def describe(node: fx.Node) -> str:
+def describe_node(node: fx.Node) -> str:
     """A node for an error message: name, operator, module path and source line."""
     where = f" in {module_path(node)!r}" if module_path(node) else ""
     line = source_line(node)

@@ -15,7 +15,7 @@ from shardwright.errors import ProgramError
 from shardwright.layout.dtypes import DTYPES
 from shardwright.program.flatten import flat_graph, functional
 from shardwright.program.legal import Stage, check
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, held_by, tensors_in
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.unwritable import refuse_unwritable
@@ -99,8 +99,8 @@ def _refuse_sparse(graph: fx.Graph) -> None:
         for tensor in tensors_in(node.meta.get("val")):
             if tensor.layout != torch.strided:
                 raise ProgramError(
-                    f"{describe(node)} is a tensor of layout {tensor.layout}; only strided tensors can be sharded\n"
-                    "  try: make it dense (.to_dense()) before it enters the exported part"
+                    f"{describe_node(node)} is a tensor of layout {tensor.layout}; only strided tensors can be "
+                    "sharded\n  try: make it dense (.to_dense()) before it enters the exported part"
                 )
 
 

@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, OutputKind
 
 from shardwright.errors import Finding, ProgramError, raise_findings
-from shardwright.program.nodes import describe
+from shardwright.program.nodes import describe_node
 
 
 def refuse_unwritable(exported: ExportedProgram) -> None:
@@ -42,7 +42,7 @@ def _odd_names(exported: ExportedProgram) -> Iterator[Finding]:
             node = readers.get(getattr(spec.arg, "name", ""))
             yield Finding(
                 f"{spec.target!r} has the name {bad!r} in it, which torch writes into Python code as it stands",
-                where=describe(next(iter(node.users))) if node is not None and node.users else "",
+                where=describe_node(next(iter(node.users))) if node is not None and node.users else "",
                 remedies=(f"rename {bad!r} in the model before it is exported",),
             )
 
