@@ -141,8 +141,8 @@ def exchange(emit: Emitter, x: fx.Node, dim: int, new_dim: int, num_ranks: int, 
     block = emit.sizes(x)
     front = _to_front(emit, x, new_dim, num_ranks, 1)
     block[new_dim] = over(emit, block[new_dim], num_ranks)
-    splits = [block[0]] * num_ranks
-    swapped = _wait(emit, c10d.all_to_all_single.default, front, splits, splits, group)
+    split_sizes = [block[0]] * num_ranks
+    swapped = _wait(emit, c10d.all_to_all_single.default, front, split_sizes, split_sizes, group)
     return _from_front(emit, swapped, block, dim, num_ranks, 1)
 
 

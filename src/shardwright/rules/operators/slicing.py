@@ -21,7 +21,7 @@ _END = torch.iinfo(torch.int64).max
 _FIRST = (frozenset({0}),)
 
 
-def splits(dim: int | None = None, *, flat_dim: int = 0) -> Builder:
+def split_rule(dim: int | None = None, *, flat_dim: int = 0) -> Builder:
     """``split``, ``chunk``, ``tensor_split`` …: the dim is its parts laid end to end, each cut by itself.
 
     ``dim``: where the operator has no such argument; ``flat_dim``: the same for tensors of one dim.
@@ -232,13 +232,13 @@ def part_scatter_rule(*names: str) -> Builder:
     return build
 
 
-_SPLIT, _SLICE, _SELECT, _UNBIND = Entry(splits()), Entry(slice_rule), Entry(select_rule), Entry(unbind_rule)
+_SPLIT, _SLICE, _SELECT, _UNBIND = Entry(split_rule()), Entry(slice_rule), Entry(select_rule), Entry(unbind_rule)
 
 RULES: dict[str, Entry] = {
     "aten::chunk": _SPLIT,
     "aten::diagonal_scatter": Entry(part_scatter_rule("dim1", "dim2")),
-    "aten::dsplit": Entry(splits(2)),
-    "aten::hsplit": Entry(splits(1)),
+    "aten::dsplit": Entry(split_rule(2)),
+    "aten::hsplit": Entry(split_rule(1)),
     "aten::narrow": _SLICE,
     "aten::narrow_copy": _SLICE,
     "aten::select.int": _SELECT,
@@ -258,7 +258,7 @@ RULES: dict[str, Entry] = {
     "aten::unsafe_chunk": _SPLIT,
     "aten::unsafe_split.Tensor": _SPLIT,
     "aten::unsafe_split_with_sizes": _SPLIT,
-    "aten::vsplit": Entry(splits(0)),
+    "aten::vsplit": Entry(split_rule(0)),
 }
 
 UNSUPPORTED: dict[str, str] = {
