@@ -42,16 +42,18 @@ class CostModel:
         if isinstance(source, Replicate):
             return 0.01 + 0.1 * num_bytes / self.memory_bytes_per_us
         # Uneven shards are padded to the largest.
-        padded = num_bytes * max((share(one) for one in (source, target) if isinstance(one, Shard)), default=1.0)
+        padded = num_bytes * max(
+            (held_fraction(one) for one in (source, target) if isinstance(one, Shard)), default=1.0
+        )
         if isinstance(source, Shard) or isinstance(target, Shard):
             padded *= num_ranks
         return self.collective_us(_reshard_kind(source, target), padded, num_ranks)
 
     def collective_us(self, kind: CollectiveKind, num_bytes: float, num_ranks: int) -> float:
         """The time of a collective on a value of ``num_bytes`` (whole), by the ring algorithms."""
-        share = num_bytes * (num_ranks - 1) / num_ranks
+        sent = num_bytes * (num_ranks - 1) / num_ranks
         passes = {CollectiveKind.ALL_REDUCE: 2, CollectiveKind.ALL_TO_ALL: 1 / num_ranks}.get(kind, 1)
-        return self.latency_us + share * passes / self.link_bytes_per_us
+        return self.latency_us + sent * passes / self.link_bytes_per_us
 
     def work_us(self, strategy: Strategy, tensor_bytes: Sequence[int], num_products: int) -> float:
         """The time of the busiest rank: its pieces of the operands and results moved, its multiply-adds done.
@@ -59,7 +61,7 @@ class CostModel:
         ``tensor_bytes``: of the whole operands, then results; ``num_products``: multiply-adds of the whole call.
         """
         layouts = (*strategy.operands, *strategy.results)
-        moved = sum(size * share(layout) for size, layout in zip(tensor_bytes, layouts, strict=False))
+        moved = sum(size * held_fraction(layout) for size, layout in zip(tensor_bytes, layouts, strict=False))
         return max(moved / self.memory_bytes_per_us, strategy.fraction * 2 * num_products / self.flops_per_us)
 
 
@@ -67,8 +69,8 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def share(layout: Layout) -> float:
-    """The share of a tensor that the rank with most of it holds."""
+def held_fraction(layout: Layout) -> float:
+    """The fraction of a tensor that the rank with most of it holds."""
     return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.export.graph_signature import InputKind
 
 from shardwright.assign.choices import Choices
-from shardwright.assign.cost import share
+from shardwright.assign.cost import held_fraction
 from shardwright.assign.effort import Budget
 from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
@@ -52,7 +52,7 @@ def _weight_bytes(task: Task, site: Site, given: Given, strategies: Sequence[Str
     if is_free_of_charge or not task.is_state(step):
         return [0] * len(strategies)
     total = task.num_bytes(step.vals[0])
-    return [math.ceil(total * share(strategy.results[0])) for strategy in strategies]
+    return [math.ceil(total * held_fraction(strategy.results[0])) for strategy in strategies]
 
 
 def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Strategy]) -> list[float]:

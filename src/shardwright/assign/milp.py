@@ -43,7 +43,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from shardwright.assign.cost import has_collective, share
+from shardwright.assign.cost import has_collective, held_fraction
 from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, IntegerProgram, Rows, dot, relative_gap
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit
 from shardwright.errors import AssignmentError
@@ -232,7 +232,7 @@ class _Model:
             for taken, given in pairs
             if isinstance(taken, Shard)
             and isinstance(given, Shard)
-            and result.num_bytes * share(given) <= value.num_bytes * share(taken)
+            and result.num_bytes * held_fraction(given) <= value.num_bytes * held_fraction(taken)
         }
 
     def _flow(self, value: ValueFlow, source: Layout, target: Layout, shared: dict[tuple[Layout, Layout], int]) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import fx
 
 from shardwright.assign.assignment import Assignment, Fallback
-from shardwright.assign.cost import share
+from shardwright.assign.cost import held_fraction
 from shardwright.assign.steps import StepKind
 from shardwright.layout.layout import REPLICATE
 from shardwright.rules.operators.unrolled import MAX_STEPS, can_write_out, is_sequence
@@ -39,7 +39,7 @@ def held_bytes(found: Assignment) -> float:
     """The weight bytes of the rank that holds most."""
     weights = found.program.weights
     return sum(
-        weights[str(item.target)].num_bytes * share(found.layouts.get(item.name, REPLICATE))
+        weights[str(item.target)].num_bytes * held_fraction(found.layouts.get(item.name, REPLICATE))
         for item in found.program.inputs
         if item.is_state
     )
