@@ -53,7 +53,7 @@ def insert(program, before, target, args, **meta):
 
 
 def halved(weight):
-    return weight.cut(resolve(Shard(0), weight.shape, 2), 0)
+    return weight.with_cut(resolve(Shard(0), weight.shape, 2), 0)
 
 
 def read_late(program):

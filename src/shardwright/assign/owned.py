@@ -31,7 +31,7 @@ def add_owned(steps: Steps, folded: Folded, rules: Sequence[Rule | None], strate
     for site in folded.sites:
         if _is_grouped(site):
             offsets = tuple(step.reads[_OFFSETS] for step in site.steps)
-            cuts = {strategy.cut(EXPERTS): None for strategy in strategies[site.index]}
+            cuts = {strategy.factor_cut(EXPERTS): None for strategy in strategies[site.index]}
             for cut in cuts:
                 if cut is not None:
                     makers.setdefault((offsets, cut), []).append(site)
@@ -101,7 +101,7 @@ class _Rows:
 
     def _by_expert(self, site: Site) -> list[Strategy]:
         found = self.strategies[site.index]
-        return [s for s in found if s.cut(EXPERTS) == self.cut and s.operands[_ROWS] in (REPLICATE, self.layout)]
+        return [s for s in found if s.factor_cut(EXPERTS) == self.cut and s.operands[_ROWS] in (REPLICATE, self.layout)]
 
     def _add(self, site: Site, found: Sequence[Strategy]) -> None:
         self.strategies[site.index] = list(dict.fromkeys([*self.strategies[site.index], *found]))

@@ -64,5 +64,5 @@ def _pieces(compiled: Compiled, rank: int) -> dict[str, Weight]:
         for item in compiled.program.inputs:
             if item.is_state and item.target is not None:
                 layout = one.assignment.layouts.get(item.name, REPLICATE)
-                pieces[item.target] = pieces[item.target].cut(layout, coordinate[one.axis])
+                pieces[item.target] = pieces[item.target].with_cut(layout, coordinate[one.axis])
     return pieces

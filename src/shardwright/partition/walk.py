@@ -133,7 +133,7 @@ class Walk:
         for item in self.program.inputs:
             if item.is_state and item.target is not None:
                 layout = self.assignment.layouts.get(item.name, REPLICATE)
-                weights[item.target] = self.program.weights[item.target].cut(layout, self.rank)
+                weights[item.target] = self.program.weights[item.target].with_cut(layout, self.rank)
         weights.update(self.constants.weights())
         return Program(
             self.program.source,

@@ -56,8 +56,8 @@ class Weight:
             count *= size
         return count * self.tensor.element_size()
 
-    def cut(self, layout: Layout, coordinate: int) -> "Weight":
-        """The piece that ``coordinate`` holds under ``layout``."""
+    def with_cut(self, layout: Layout, coordinate: int) -> "Weight":
+        """What ``coordinate`` holds of it under ``layout``: one more cut."""
         return self if layout == REPLICATE else Weight(self.tensor, (*self.cuts, (layout, coordinate)))
 
     def materialize(self) -> torch.Tensor:

@@ -202,7 +202,7 @@ class Strategy:
         """The share of the call's work that the busiest rank does."""
         return max((cut.largest_fraction for _, cut in self.cuts), default=1.0)
 
-    def cut(self, factor: str) -> Cut | None:
+    def factor_cut(self, factor: str) -> Cut | None:
         """The cut of one factor; None when it is whole."""
         return dict(self.cuts).get(factor)
 

@@ -81,7 +81,7 @@ def convolution_backward_rule(call: Call) -> Rule | None:
 def local_backward(local: Local) -> Any:
     """The gradients of this rank's channels; the bias has as many."""
     changed = {name: dense(local, local.arguments[name]) for name in ("grad_output", "input", "weight")}
-    cut = local.strategy.cut("o")
+    cut = local.strategy.factor_cut("o")
     if cut is not None and local.arguments["bias_sizes"]:
         changed["bias_sizes"] = [int(cut.local_size(local.rank))]
     return local.run_call(**changed)
@@ -106,7 +106,7 @@ def local_convolution(local: Local) -> Any:
 
     A rank without input channels convolves one channel of zeros a group, which leaves its share of the bias.
     """
-    inputs = local.strategy.cut("i")
+    inputs = local.strategy.factor_cut("i")
     groups = int(local.arguments.get("groups", 1))
     if inputs is not None and inputs.local_size(local.rank) == 0:
         is_transposed = local.rule.operands[1][0].factors[-1] == "i"
@@ -116,7 +116,7 @@ def local_convolution(local: Local) -> Any:
             ndim = local.call.operands[name == "weight"].ndim
             pad = [0, 0] * (ndim - 1 - dim) + [0, count]
             local.arguments[name] = local.run(aten.constant_pad_nd.default, local.arguments[name], pad)
-    cut = local.strategy.cut("g")
+    cut = local.strategy.factor_cut("g")
     if cut is not None:
         groups = int(cut.local_size(local.rank))
     changed: dict[str, Any] = {"groups": groups} if "groups" in local.arguments else {}

@@ -22,7 +22,7 @@ _MAX = 2
 
 def local_embedding(local: Local) -> Any:
     """Look up the rows this rank holds and give zeros for the others; the ranks' results add up to the embedding."""
-    cut = local.strategy.cut("v")
+    cut = local.strategy.factor_cut("v")
     if cut is None:
         return local.run_call()
     weight, indices = local.arguments["weight"], local.arguments["indices"]
@@ -70,7 +70,7 @@ def local_bag(local: Local) -> Any:
     The rows are looked up one an entry of the bags, and become the weight of the call itself. Weights of zero would
     save that copy, but a row that is not finite would spoil bags that it is not in.
     """
-    cut = local.strategy.cut("v")
+    cut = local.strategy.factor_cut("v")
     if cut is None:
         return _bag_of_features(local)
     indices, padding = local.arguments["indices"], _padding(local.call)
@@ -97,7 +97,7 @@ def local_bag(local: Local) -> Any:
 
 def _bag_of_features(local: Local) -> Any:
     """The call on this rank's features; where it has none, on one of zeros that is cut off again."""
-    cut = local.strategy.cut("d")
+    cut = local.strategy.factor_cut("d")
     if cut is None or cut.local_size(local.rank) != 0:
         return local.run_call()
     found = local.run_call(weight=local.run(aten.constant_pad_nd.default, local.arguments["weight"], [0, 1]))

@@ -78,7 +78,7 @@ def local_groups(local: Local) -> Any:
 
     Raises ValueError when a rank owns experts that do not follow each other.
     """
-    cut = local.strategy.cut(EXPERTS)
+    cut = local.strategy.factor_cut(EXPERTS)
     if cut is None:
         return local.run_call()
     ranges = [cut.intervals(rank) or [(0, 0)] for rank in range(cut.num_ranks)]

@@ -92,7 +92,7 @@ def local_index(local: Local) -> Any:
     """One indexed dim, cut: what this rank holds is looked up, and zeros stand for the rest."""
     indices = local.arguments["indices"]
     dim = next(i for i, index in enumerate(indices) if index is not None)
-    cut = local.strategy.cut(f"d{dim}")
+    cut = local.strategy.factor_cut(f"d{dim}")
     if cut is None:
         return local.run_call()
     # Counted from the end they would all lie elsewhere.
@@ -150,7 +150,7 @@ def select_rows_rule(call: Call) -> Rule:
 def local_lookup(local: Local) -> Any:
     """``index_select`` and ``gather`` along a cut dim: what this rank holds, and zeros for the rest."""
     dim = dim_of(local.call, local.call.operands[0].ndim)
-    cut = local.strategy.cut(f"d{dim}")
+    cut = local.strategy.factor_cut(f"d{dim}")
     if cut is None:
         return local.run_call()
     source, index, outside = look_up(local, cut, dim, local.arguments["self"], local.arguments["index"])

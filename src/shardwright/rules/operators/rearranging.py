@@ -124,7 +124,7 @@ def channel_shuffle_rule(call: Call) -> Rule:
 
 def local_channel_shuffle(local: Local) -> Any:
     """The shuffle of this rank's groups; of its channels, the groups are whole."""
-    cut = local.strategy.cut("g")
+    cut = local.strategy.factor_cut("g")
     return local.run_call() if cut is None else local.run_call(groups=cut.local_size(local.rank))
 
 

@@ -78,7 +78,7 @@ def local_batch(local: Local) -> Any:
 
 def local_cell(local: Local) -> Any:
     """The cell on this rank's sequences, or its features: the gates are then written out."""
-    cut = local.strategy.cut("h")
+    cut = local.strategy.factor_cut("h")
     return local_batch(local) if cut is None else _STEPS[local.call.schema_name](local, cut)
 
 

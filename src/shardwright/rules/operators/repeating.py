@@ -52,7 +52,7 @@ def local_repeat(local: Local) -> Any:
     given = list(local.arguments[name])
     counts = [1] * (local.call.result.ndim - len(given)) + given
     for dim, count in enumerate(counts):
-        cut = local.strategy.cut(f"r{dim}")
+        cut = local.strategy.factor_cut(f"r{dim}")
         counts[dim] = count if cut is None else local_size(local, count, cut)
     return local.run_call(**{name: counts})
 
@@ -71,7 +71,7 @@ def repeat_interleave_rule(call: Call) -> Rule:
 
 def local_repeat_interleave(local: Local) -> Any:
     """This rank's number of copies, without the optional output size, which is global."""
-    cut = local.strategy.cut("r")
+    cut = local.strategy.factor_cut("r")
     repeats = local.arguments["repeats"]
     return local.run_call(repeats=repeats if cut is None else local_size(local, repeats, cut), output_size=None)
 

@@ -56,7 +56,7 @@ def split_rule(dim: int | None = None, *, flat_dim: int = 0) -> Builder:
 def local_split(local: Local) -> Any:
     """Split at this rank's share of every part."""
     dim, parts = _sum_of(local.rule.operands[0])
-    if local.strategy.cut(parts[0]) is None:
+    if local.strategy.factor_cut(parts[0]) is None:
         return local.run_call()
     sizes = [_share(local, name) for name in parts]
     return local.run(aten.split_with_sizes.default, local.arguments["self"], sizes, dim)
@@ -69,7 +69,7 @@ def _sum_of(dims: Dims) -> tuple[int, tuple[str, ...]]:
 
 def _share(local: Local, name: str) -> int:
     """How much of one part this rank holds."""
-    cut = local.strategy.cut(name)
+    cut = local.strategy.factor_cut(name)
     assert isinstance(cut, Cut), f"the parts of a dim are cut together, but {name} is whole"
     return cut.local_size(local.rank)
 
@@ -149,7 +149,7 @@ def _parts(sizes: dict[str, Size], start: int, kept: int, size: int) -> tuple[st
 def local_slice(local: Local) -> Any:
     """The slice at this rank's positions of the global range."""
     dim, parts = _sum_of(local.rule.operands[0])
-    if local.strategy.cut("kept") is None:
+    if local.strategy.factor_cut("kept") is None:
         return local.run_call()
     start = _share(local, "before") if "before" in parts else 0
     return local.run(aten.slice.Tensor, _source(local), dim, start, start + _share(local, "kept"))
@@ -209,7 +209,7 @@ def slice_scatter_rule(call: Call) -> Rule:
 def local_slice_scatter(local: Local) -> Any:
     """Write at this rank's positions of the global range."""
     _, parts = _sum_of(local.rule.operands[0])
-    if local.strategy.cut("kept") is None:
+    if local.strategy.factor_cut("kept") is None:
         return local.run_call()
     start = _share(local, "before") if "before" in parts else 0
     return local.run_call(start=start, end=start + _share(local, "kept"))
