@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 import tomllib
+from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -46,9 +47,9 @@ JUDGED_ELSEWHERE = {
     "package/s*.py": "package/test_gather.py",
     "partition/carry.py": "mechanisms/test_dtypes.py",
     "partition/constants.py": "test_api.py",
-    "partition/higher_order.py": "mechanisms/test_inside.py",
     "partition/merge.py": "compiler/test_split.py",
     "partition/stand_in.py": "mechanisms/test_metadata.py",
+    "partition/subgraphs.py": "mechanisms/test_inside.py",
     "partition/*.py": "test_api.py",
     "plan/accept.py": "plan/test_axes.py",
     "plan/autodeploy.py": "plan/test_borrowed.py",
@@ -61,11 +62,11 @@ JUDGED_ELSEWHERE = {
     "program/*.py": "program/test_read.py",
     "report/*.py": "cli/test_app.py",
     "rules/discover.py": "rules/test_custom.py",
-    "rules/operators/collectives.py": "plan/test_axes.py",
     "rules/operators/dims.py": "rules/test_check.py",
     "rules/operators/expansions.py": "assign/test_expand.py",
     "rules/operators/flex.py": "mechanisms/test_flex_attention.py",
     "rules/operators/lookup.py": "mechanisms/test_vocabulary.py",
+    "rules/operators/own_collectives.py": "plan/test_axes.py",
     "rules/operators/refine.py": "rules/operators/test_views.py",
     "rules/operators/unrolled.py": "mechanisms/test_recurrent.py",
     "rules/*.py": "rules/test_check.py",
@@ -113,6 +114,12 @@ def test_every_line_of_the_list_is_needed():
             first = next((pattern for pattern in JUDGED_ELSEWHERE if fnmatch(module, pattern)), None)
             taken.setdefault(first, module)
     assert JUDGED_ELSEWHERE.keys() - taken.keys() == set()
+
+
+def test_no_two_files_have_one_name():
+    # A command's file is named after the command, which may be that of the function it calls.
+    names = Counter(Path(module).name for module in MODULES if not module.startswith("cli/"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from torch import nn
 import shardwright as sw
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.package.slices import copy_slice
-from shardwright.run.files import write_outputs
 from shardwright.run.load import load_rank
+from shardwright.run.tensor_files import write_outputs
 
 
 def as_bytes(tensor):

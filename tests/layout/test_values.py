@@ -10,7 +10,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.assign.cost import CostModel
-from shardwright.plan.files import read_plan
+from shardwright.plan.plan_files import read_plan
 from shardwright.run.launch import launch
 
 PLAN = {"0": "colwise", "2": "rowwise"}

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import shardwright as sw
 from shardwright.package.manifest import MANIFEST_NAME, FileEntry, read_manifest
+from shardwright.run.aot.compiled_manifest import COMPILED_MANIFEST, CompiledManifest, ProgramEntry, find_compiled
 from shardwright.run.aot.machine import this_machine
-from shardwright.run.aot.manifest import COMPILED_MANIFEST, CompiledManifest, ProgramEntry, find_compiled
 from tests.support.models import Cache, redraw
 
 JSON = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=6) | st.just([])

@@ -15,8 +15,8 @@ from torch.distributed.tensor.parallel import (
 from shardwright.errors import PlanError
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.layout.layout import REPLICATE, Shard, resolve
-from shardwright.plan.files import read_plan, write_plan
 from shardwright.plan.patterns import generalize, matches
+from shardwright.plan.plan_files import read_plan, write_plan
 from shardwright.plan.resolve import TensorInfo, resolve_plan
 
 LINEAR, EMBEDDING = "torch.nn.modules.linear.Linear", "torch.nn.modules.sparse.Embedding"

@@ -15,8 +15,8 @@ from torch import nn
 import shardwright as sw
 from shardwright.program.read import read
 from shardwright.program.signature import signature_of, spell_constant
-from shardwright.run.files import example_inputs
 from shardwright.run.launch import launch
+from shardwright.run.tensor_files import example_inputs
 from shardwright.run.worker import run_package
 
 PLAN = {"up": "colwise", "down": "rowwise"}

@@ -7,8 +7,8 @@ import typer
 from shardwright.cli.console import out
 from shardwright.cli.models import load_model
 from shardwright.cli.options import AsJson, Model, Ranks
-from shardwright.cli.package import show_tables
 from shardwright.cli.progress import spinner
+from shardwright.cli.show import show_tables
 
 
 def inspect(

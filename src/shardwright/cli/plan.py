@@ -28,7 +28,7 @@ def plan(
     """Find the automatic plan and write it as YAML."""
     import yaml
 
-    from shardwright.plan.files import spell, write_plan
+    from shardwright.plan.plan_files import spell, write_plan
 
     if output is not None:
         check_free(output, "the output")

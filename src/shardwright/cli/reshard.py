@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.options import AsJson, Output, Package, Ranks
-from shardwright.cli.package import show_package
 from shardwright.cli.progress import bytes_bar
+from shardwright.cli.show import show_package
 
 
 def reshard(

@@ -24,8 +24,8 @@ def run(
     """Launch local ranks on given inputs and write the outputs."""
     from shardwright.package.manifest import read_manifest
     from shardwright.report.tables import Table, print_json
-    from shardwright.run.files import read_inputs
     from shardwright.run.launch import launch
+    from shardwright.run.tensor_files import read_inputs
     from shardwright.run.worker import run_package
 
     manifest = read_manifest(package)

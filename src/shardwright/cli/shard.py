@@ -6,8 +6,8 @@ import typer
 
 from shardwright.cli.models import is_checkpoint, shard_model
 from shardwright.cli.options import AsJson, Effort, Model, Output, PlanOption, Ranks, parse_dtype
-from shardwright.cli.package import show_package
 from shardwright.cli.progress import bytes_bar
+from shardwright.cli.show import show_package
 from shardwright.errors import ShardwrightError
 from shardwright.layout.values import check_free
 

@@ -23,7 +23,7 @@ def verify(
 ) -> None:
     """Run all ranks in this process and compare with the original."""
     import shardwright
-    from shardwright.run.files import example_inputs
+    from shardwright.run.tensor_files import example_inputs
 
     if is_checkpoint(model):
         raise ShardwrightError(

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from shardwright.errors import LayoutError
 from shardwright.layout.cut import Blocks, Cut, describe_cut
-from shardwright.layout.reductions import REDUCTIONS
+from shardwright.layout.reduce import REDUCTIONS
 from shardwright.layout.sizes import Size, is_integer, same_size
 from shardwright.layout.values import is_count
 

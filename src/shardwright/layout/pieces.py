@@ -6,7 +6,7 @@ import torch
 
 from shardwright.layout.cut import on_size
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard, cut_of
-from shardwright.layout.reductions import reduce_shares
+from shardwright.layout.reduce import reduce_shares
 
 
 def take_shard(tensor: torch.Tensor, layout: Layout, rank: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from shardwright.package.manifest import (
     TensorEntry,
     ValueEntry,
 )
-from shardwright.plan.files import spell
+from shardwright.plan.plan_files import spell
 from shardwright.plan.styles import packed_style
 from shardwright.program.program import Program, Weight
 from shardwright.program.read import constant_inputs

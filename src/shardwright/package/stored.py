@@ -15,7 +15,7 @@ from shardwright.layout.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.layout.mesh import Mesh
 from shardwright.package.manifest import Manifest, TensorEntry, check_file
 from shardwright.package.slices import copy_slice
-from shardwright.plan.files import read_layout
+from shardwright.plan.plan_files import read_layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
-from shardwright.partition.higher_order import (
+from shardwright.partition.memory import laid_as, strides
+from shardwright.partition.redistribute import local_sizes, reshard
+from shardwright.partition.stand_in import stand_in, whole_size
+from shardwright.partition.subgraphs import (
     empty_results,
     has_no_share,
     write_flex_attention,
     write_subgraph_call,
 )
-from shardwright.partition.memory import laid_as, strides
-from shardwright.partition.reshard import local_sizes, reshard
-from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
 from shardwright.program.nodes import describe_node

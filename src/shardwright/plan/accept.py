@@ -10,8 +10,8 @@ from shardwright.errors import PlanError
 from shardwright.layout.mesh import Mesh
 from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
-from shardwright.plan.files import read_plan
 from shardwright.plan.huggingface import plan_of_classes
+from shardwright.plan.plan_files import read_plan
 from shardwright.plan.resolve import ResolvedPlan, TensorInfo, resolve_plan
 from shardwright.program.program import Program
 

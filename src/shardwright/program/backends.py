@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from shardwright.layout.reductions import REDUCTIONS
+from shardwright.layout.reduce import REDUCTIONS
 from shardwright.program.collectives import REDUCING, CollectiveKind
 
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int32, torch.int64})

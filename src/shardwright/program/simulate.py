@@ -16,7 +16,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import RunError
-from shardwright.layout.reductions import reduce_shares
+from shardwright.layout.reduce import reduce_shares
 from shardwright.program.backends import is_taken
 from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.layout.layout import Layout, Replicate
-from shardwright.sources.hugging_face.files import Unused
+from shardwright.sources.hugging_face.checkpoint_files import Unused
 
 
 @dataclass(frozen=True)

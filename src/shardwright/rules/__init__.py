@@ -2,7 +2,6 @@
 
 from shardwright.rules.operators import (
     attention,
-    collectives,
     convolution,
     copies,
     distances,
@@ -15,6 +14,7 @@ from shardwright.rules.operators import (
     losses,
     matmul,
     norms,
+    own_collectives,
     pointwise,
     quantized,
     rearranging,
@@ -29,7 +29,6 @@ from shardwright.rules.registry import Registry
 
 FAMILIES = (
     attention,
-    collectives,
     convolution,
     copies,
     distances,
@@ -42,6 +41,7 @@ FAMILIES = (
     losses,
     matmul,
     norms,
+    own_collectives,
     pointwise,
     quantized,
     rearranging,

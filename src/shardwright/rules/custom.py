@@ -8,7 +8,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.errors import Finding, RuleError, first_line, near_misses, raise_findings
-from shardwright.layout.reductions import REDUCTIONS
+from shardwright.layout.reduce import REDUCTIONS
 from shardwright.layout.sizes import size_hint
 from shardwright.layout.values import check_count, check_list, check_number, is_count
 from shardwright.program.program import Program

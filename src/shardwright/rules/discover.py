@@ -14,7 +14,7 @@ import torch
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.layout.pieces import take_shard
-from shardwright.layout.reductions import reduce_shares
+from shardwright.layout.reduce import reduce_shares
 from shardwright.program.torch_private import schema_of
 from shardwright.rules.call import bind_arguments, leaves, map_values, unbind_arguments
 from shardwright.rules.check import split_sum

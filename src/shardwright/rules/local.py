@@ -8,7 +8,7 @@ import torch
 
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Owned, Partial, Shard, cut_of, local_shape
-from shardwright.layout.reductions import REDUCTIONS
+from shardwright.layout.reduce import REDUCTIONS
 from shardwright.rules.call import leaves
 from shardwright.rules.rule import Local, TensorMeta
 

@@ -29,7 +29,7 @@ from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
 from shardwright.program.write import attach_weights
 from shardwright.run.alone import GROUPS, alone, settle
-from shardwright.run.aot.manifest import find_compiled
+from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
 from shardwright.run.devices import chosen_device, home_device, home_of, move
 from shardwright.run.groups import make_groups, name_groups, rebind, start_process_group

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from shardwright.program.torch_private import pytree
-from shardwright.run.files import named_inputs, read_inputs, write_outputs
 from shardwright.run.load import load
+from shardwright.run.tensor_files import named_inputs, read_inputs, write_outputs
 
 
 def run_package(

@@ -27,7 +27,7 @@ from shardwright.package.save import Progress, save
 from shardwright.plan.accept import PlanLike
 from shardwright.program.flatten import functional
 from shardwright.program.write import replace_weights
-from shardwright.sources.hugging_face.files import Unused
+from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import settle_ties
 
 
@@ -167,7 +167,7 @@ def _dtype(config: Any, gguf: str | None) -> torch.dtype:
 
 
 def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str, Holder], list[Unused], str]:
-    from shardwright.sources.hugging_face.files import files_digest, index_files, stored_tensors
+    from shardwright.sources.hugging_face.checkpoint_files import files_digest, index_files, stored_tensors
     from shardwright.sources.hugging_face.gguf import quantized_tensors
     from shardwright.sources.hugging_face.names import match_names
 

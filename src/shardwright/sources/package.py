@@ -16,7 +16,7 @@ from shardwright.package.manifest import Manifest, check_file, read_file, read_m
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
 from shardwright.plan.accept import PlanLike
-from shardwright.plan.files import as_plan
+from shardwright.plan.plan_files import as_plan
 from shardwright.plan.styles import STYLE_NAMES
 from shardwright.program.write import replace_weights
 

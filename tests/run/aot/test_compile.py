@@ -16,8 +16,8 @@ import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.package.manifest import read_manifest
 from shardwright.run.aot import machine as native
+from shardwright.run.aot.compiled_manifest import CompiledManifest, find_compiled
 from shardwright.run.aot.machine import misfits, this_machine
-from shardwright.run.aot.manifest import CompiledManifest, find_compiled
 from shardwright.run.launch import launch
 from tests.support.models import GLU, Cache, redraw
 from tests.support.tiny import write_checkpoint

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shardwright.package.graphs.operators import check_operator
-from shardwright.package.graphs.sizes import RANGED, respell_size
+from shardwright.package.graphs.size_expressions import RANGED, respell_size
 from shardwright.package.graphs.texts import PLAIN, is_plain, respell_message, respell_metadata
 from shardwright.package.graphs.trees import TypeName, respell_tree
 

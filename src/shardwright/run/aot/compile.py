@@ -19,14 +19,14 @@ from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import check_file, read_manifest
 from shardwright.program.stateless import Stateless, without_state
 from shardwright.program.torch_private import compile_to_archive, stand_in_groups
-from shardwright.run.aot.machine import runner_bytes, this_machine
-from shardwright.run.aot.manifest import (
+from shardwright.run.aot.compiled_manifest import (
     COMPILED_FOLDER,
     COMPILED_MANIFEST,
     COMPILED_VERSION,
     CompiledManifest,
     ProgramEntry,
 )
+from shardwright.run.aot.machine import runner_bytes, this_machine
 from shardwright.run.cpp import compiler
 from shardwright.run.devices import home_of
 from shardwright.run.groups import compiled_group_name, rebind

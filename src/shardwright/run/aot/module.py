@@ -11,8 +11,8 @@ from shardwright.errors import InputError, PackageError
 from shardwright.program.program import Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import unflatten_outputs
+from shardwright.run.aot.compiled_manifest import CompiledRank
 from shardwright.run.aot.machine import CompiledProgram
-from shardwright.run.aot.manifest import CompiledRank
 from shardwright.run.devices import home_of
 
 

@@ -15,7 +15,7 @@ import torch
 
 from shardwright.errors import CheckpointError, Finding, first_line, raise_findings
 from shardwright.layout.box import Holder, WholeTensor
-from shardwright.sources.hugging_face.files import Unused
+from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import misshapen
 
 

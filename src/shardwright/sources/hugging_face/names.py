@@ -14,7 +14,7 @@ import torch
 
 from shardwright.errors import CheckpointError, Finding, first_line, raise_findings
 from shardwright.layout.box import Holder, WholeTensor
-from shardwright.sources.hugging_face.files import StoredTensor, Unused
+from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from shardwright.errors import CheckpointError, CheckpointWarning, Finding, near_misses, raise_findings
 from shardwright.layout.box import Holder, Region, read_region
 from shardwright.package.slices import BLOCK_BYTES
-from shardwright.sources.hugging_face.files import StoredTensor, Unused
+from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
 
 
 def settle_ties(model: Any, holders: dict[str, Holder], unused: Sequence[Unused] = ()) -> list[Unused]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shardwright.layout.reductions import REDUCTIONS, reduce_shares
+from shardwright.layout.reduce import REDUCTIONS, reduce_shares
 
 SHARES = [torch.tensor([1, -2, 3]), torch.tensor([4, 5, -6]), torch.tensor([-7, 8, 2])]
 REDUCED = {"sum": [-2, 11, -1], "max": [4, 8, 3], "min": [-7, -2, -6], "product": [-28, -80, -36]}

@@ -7,7 +7,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwright.package.graphs.sizes import respell_size
+from shardwright.package.graphs.size_expressions import respell_size
 
 S = "Symbol('s77', positive=True, integer=True)"
 HONEST = [

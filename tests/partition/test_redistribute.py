@@ -17,7 +17,7 @@ from shardwright.layout.layout import Partial, Replicate, Shard, resolve
 from shardwright.layout.pieces import join_shards, take_shard
 from shardwright.partition.emit import Emitter
 from shardwright.partition.lower import lower
-from shardwright.partition.reshard import local_sizes, reshard
+from shardwright.partition.redistribute import local_sizes, reshard
 from shardwright.program.backends import is_reducible
 from shardwright.program.program import Input, Output, Program
 from shardwright.program.simulate import Simulation
