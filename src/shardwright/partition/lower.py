@@ -87,20 +87,20 @@ def _send(emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_nam
         return _wait(emit, c10d.all_reduce.default, dense(emit, x), op, group_names[axis])
     if target is all_gather:
         dim, cut, axis, rank = rest
-        return gather(emit, x, dim, cut, group_names[axis], rank)
+        return lower_all_gather(emit, x, dim, cut, group_names[axis], rank)
     if target is reduce_scatter:
         op, dim, cut, axis, rank = rest
-        return scatter(emit, x, op, dim, cut, group_names[axis], rank)
+        return lower_reduce_scatter(emit, x, op, dim, cut, group_names[axis], rank)
     dim, cut, new_dim, _, axis, _ = rest
-    return exchange(emit, x, dim, new_dim, cut.num_ranks, group_names[axis])
+    return lower_all_to_all(emit, x, dim, new_dim, cut.num_ranks, group_names[axis])
 
 
-def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
+def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
     """One all-gather; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
         inside = unfold(emit, x, dim, cut, cut.owned(rank))
-        return fold(emit, gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank), dim, cut)
+        return fold(emit, lower_all_gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank), dim, cut)
     padded = x if cut.is_even else _pad(emit, x, dim, max(cut.local_sizes()) - cut.local_size(rank))  # type: ignore[type-var]
     whole = _wait(emit, c10d.all_gather_into_tensor.default, dense(emit, padded), num_ranks, group)
     if repeat is not None:
@@ -115,12 +115,14 @@ def gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int)
     return parts[0] if len(parts) == 1 else emit.call(aten.cat.default, parts, dim)
 
 
-def scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
+def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
     """One reduce-scatter; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
         inside = unfold(emit, x, dim, cut, cut.period)
-        return fold(emit, scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank), dim, cut)
+        return fold(
+            emit, lower_reduce_scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank), dim, cut
+        )
     if repeat is not None:
         front = _to_front(emit, x, dim, num_ranks, repeat)
         return _wait(emit, c10d.reduce_scatter_tensor.default, front, op, num_ranks, group)
@@ -136,7 +138,7 @@ def scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, 
     return emit.call(aten.slice.Tensor, mine, dim, 0, cut.local_size(rank))
 
 
-def exchange(emit: Emitter, x: fx.Node, dim: int, new_dim: int, num_ranks: int, group: str) -> fx.Node:
+def lower_all_to_all(emit: Emitter, x: fx.Node, dim: int, new_dim: int, num_ranks: int, group: str) -> fx.Node:
     """One all-to-all that gathers ``dim`` and cuts ``new_dim``, both in equal shares."""
     block = emit.sizes(x)
     front = _to_front(emit, x, new_dim, num_ranks, 1)
