@@ -82,7 +82,7 @@ def price(problem, chosen):
 
 
 def _cost(problem, value, source, target):
-    return problem.cost.reshard_us(source, target, value.num_bytes, problem.num_ranks)
+    return problem.cost.redistribute_us(source, target, value.num_bytes, problem.num_ranks)
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -91,7 +91,7 @@ def test_the_solver_finds_the_cheapest_assignment(seed):
     found = solve(problem)
     choices = itertools.product(*(range(len(site.strategies)) for site in problem.sites))
     least = min(price(problem, chosen) for chosen in choices)
-    assert found.reshard_us == pytest.approx(least, rel=1e-5, abs=0.02)
+    assert found.communication_us == pytest.approx(least, rel=1e-5, abs=0.02)
     assert price(problem, found.chosen) == pytest.approx(least, rel=1e-5, abs=0.02)
 
 
@@ -114,7 +114,7 @@ def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch,
     monkeypatch.setattr(highs.IntegerProgram, "minimize", second_is_lost)
     found = solve(problem)
     assert len(steps) == 3
-    assert found.reshard_us == pytest.approx(best.reshard_us, rel=1e-5, abs=0.02)
+    assert found.communication_us == pytest.approx(best.communication_us, rel=1e-5, abs=0.02)
     assert found.work_us >= best.work_us - 1e-6
     assert 0 < found.gap <= 1
 

@@ -1,4 +1,4 @@
-"""Every reshard, even and uneven, blocked and tiled: one collective at most, and the target layout's exact pieces."""
+"""Every change of layout, even and uneven, blocked and tiled: at most one collective, and the exact pieces."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from shardwright.layout.layout import Partial, Replicate, Shard, resolve
 from shardwright.layout.pieces import join_shards, take_shard
 from shardwright.partition.emit import Emitter
 from shardwright.partition.lower import lower
-from shardwright.partition.redistribute import local_sizes, reshard
+from shardwright.partition.redistribute import local_sizes, redistribute
 from shardwright.program.backends import is_reducible
 from shardwright.program.program import Input, Output, Program
 from shardwright.program.simulate import Simulation
@@ -29,8 +29,8 @@ WHOLE = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).round(dec
 
 
 def rank_program(source, target, rank, dtype=torch.float32, fake=None, beside=None, group="tp"):
-    """A program that takes a rank's piece and reshards it. ``fake``: the whole value, where its sizes are symbolic;
-    ``beside``: another input that has these sizes.
+    """A program that takes a rank's piece and redistributes it. ``fake``: the whole value, where its sizes are
+    symbolic; ``beside``: another input that has these sizes.
     """
     mode = FakeTensorMode() if fake is None else fake.fake_mode
     emit = Emitter(nn.Module(), mode)
@@ -40,7 +40,7 @@ def rank_program(source, target, rank, dtype=torch.float32, fake=None, beside=No
         emit.graph.placeholder("beside").meta["val"] = beside
     x = emit.graph.placeholder("x")
     x.meta["val"] = emit.fake(local_sizes(whole, source, rank), dtype, whole.device)
-    result = reshard(emit, x, source, target, whole, "tp", rank)
+    result = redistribute(emit, x, source, target, whole, "tp", rank)
     emit.graph.output((result,))
     program = Program(
         source=None,
@@ -95,10 +95,10 @@ SHARDS = [
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
 @pytest.mark.parametrize("target", [Replicate(), *SHARDS], ids=repr)
 @pytest.mark.parametrize("source", [Replicate(), Partial(), *SHARDS], ids=repr)
-def test_reshard(source, target, num_ranks):
+def test_redistribute(source, target, num_ranks):
     source, target = (resolve(layout, SHAPE, num_ranks) for layout in (source, target))
     if source == target:
-        return  # the two give every rank the same indices, and reshard is never asked for that
+        return  # the two give every rank the same indices, and redistribute is never called for that
     found, counts = run(source, target, num_ranks)
     for rank, piece in enumerate(found):
         torch.testing.assert_close(piece, take_shard(WHOLE, target, rank))
@@ -107,7 +107,7 @@ def test_reshard(source, target, num_ranks):
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
 @pytest.mark.parametrize("other", [Replicate(), Partial(), *SHARDS], ids=repr)
-def test_reshard_where_every_rank_holds_a_part(other, num_ranks):
+def test_redistribute_where_every_rank_holds_a_part(other, num_ranks):
     shared = Shard(2, Cut.join([Cut.whole(1, num_ranks), Cut.even(4, num_ranks), Cut.whole(3, num_ranks)]))
     other = resolve(other, SHAPE, num_ranks)
     pairs = [(other, shared)] if isinstance(other, Partial) else [(other, shared), (shared, other)]

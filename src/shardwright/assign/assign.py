@@ -70,7 +70,7 @@ def assign_layouts(
         fewer = bool(few_steps) and held_bytes(other) * (1 + slack) < held_bytes(found)
         better = fewer or other.cost_us < found.cost_us
     else:
-        better = other.solution.reshard_us < found.solution.reshard_us
+        better = other.solution.communication_us < found.solution.communication_us
     best = replace(other, expanded=tuple(dict.fromkeys([*names, *few_steps]))) if better else found
     return with_long_sequences(best, whole_sequences(best) if auto else [])
 

@@ -57,4 +57,4 @@ class Assignment:
     @property
     def cost_us(self) -> float:
         """What it takes by the cost model: collectives and work."""
-        return self.solution.reshard_us + self.solution.work_us
+        return self.solution.communication_us + self.solution.work_us

@@ -1,7 +1,7 @@
-"""The cost model: microseconds for reshards and for work, from a few documented constants.
+"""The cost model: microseconds for changes of layout and for work, from a few documented constants.
 
-It only has to rank assignments, so it is small: a reshard costs a latency plus its bytes over the link, an operator the
-larger of its arithmetic and its memory traffic. Absolute times are not promised.
+It only has to rank assignments, so it is small: a change of layout costs a latency plus its bytes over the link, an
+operator the larger of its arithmetic and its memory traffic. Absolute times are not promised.
 """
 
 import math
@@ -35,7 +35,7 @@ class CostModel:
         if wrong:
             raise ShardwrightError(f"the constants of a cost model are finite numbers above 0, got {', '.join(wrong)}")
 
-    def reshard_us(self, source: Layout, target: Layout, num_bytes: int, num_ranks: int) -> float:
+    def redistribute_us(self, source: Layout, target: Layout, num_bytes: int, num_ranks: int) -> float:
         """The time to bring a value of ``num_bytes`` (whole) from one layout to another."""
         if source == target:
             return 0.0
@@ -47,7 +47,7 @@ class CostModel:
         )
         if isinstance(source, Shard) or isinstance(target, Shard):
             padded *= num_ranks
-        return self.collective_us(_reshard_kind(source, target), padded, num_ranks)
+        return self.collective_us(_collective_kind(source, target), padded, num_ranks)
 
     def collective_us(self, kind: CollectiveKind, num_bytes: float, num_ranks: int) -> float:
         """The time of a collective on a value of ``num_bytes`` (whole), by the ring algorithms."""
@@ -74,7 +74,7 @@ def held_fraction(layout: Layout) -> float:
     return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 
-def _reshard_kind(source: Layout, target: Layout) -> CollectiveKind:
+def _collective_kind(source: Layout, target: Layout) -> CollectiveKind:
     """The collective that leads from one layout to another one."""
     if isinstance(source, Partial):
         return CollectiveKind.ALL_REDUCE if isinstance(target, Replicate) else CollectiveKind.REDUCE_SCATTER

@@ -185,5 +185,5 @@ def _summed_last(found: CutSubgraphs, made: Sequence[Assignment], vals: Sequence
 
 def _inside_us(node: fx.Node, made: Sequence[Assignment]) -> float:
     """One branch's collectives, or those of all rounds of a loop."""
-    communication = [assignment.solution.reshard_us for assignment in made]
+    communication = [assignment.solution.communication_us for assignment in made]
     return LATER * max(communication) if higher_order_name(node) == "cond" else NUM_ROUNDS * sum(communication)

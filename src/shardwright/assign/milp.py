@@ -20,7 +20,7 @@ Constraints
 - mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
 - memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ byte_limit``             (`_Model.limit`)
 
-Flows per reader keep the linear relaxation tight: half a reshard cannot serve one reader twice. Passing by the whole
+Flows per reader keep the linear relaxation tight: half a collective cannot serve one reader twice. Passing by the whole
 value keeps them few: one for each layout at either end, not one for each pair.
 
 A value that a single step reads and passes on cut as it came, no larger, is not gathered (`_Model.passed_on`): gathered
@@ -29,9 +29,9 @@ gather this way, not one at every link.
 
 Objectives, one after the other, each bounding the next                          (`solve`)
 
-- under a plan: 1. reshard time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small preferences,
-  where the search ended early with the collectives of 1. (`_least_work`);
-- under ``"auto"``: reshard time + work + small preferences, weight bytes bounded by `byte_limit`.
+- under a plan: 1. communication time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small
+  preferences, where the search ended early with the collectives of 1. (`_least_work`);
+- under ``"auto"``: communication time + work + small preferences, weight bytes bounded by `byte_limit`.
 
 The preferences break ties the same way everywhere: store less, reduce early (but where another axis reduces next, right
 there: `partition.merge` makes one of the two), cut rather than repeat, first strategy first. HiGHS runs on
@@ -60,7 +60,7 @@ STORE_US = 1e-8
 """The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
 
 WEIGHT_GATHER_US = 1e4
-"""Added to the cost of resharding a parameter, in microseconds: more than any activation's."""
+"""Added to the cost of a parameter's change of layout, in microseconds: more than any activation's."""
 
 
 def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
@@ -75,19 +75,19 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     below = np.inf if better_than is None else better_than.objective * (1 - PROVEN)
     if problem.auto:
         model.limit(model.bytes_cost, byte_limit(problem) + 1)
-        answer = model.minimize(model.reshard_cost + model.local_cost + model.work_cost + model.preference, below)
+        answer = model.minimize(model.communication_cost + model.local_cost + model.work_cost + model.preference, below)
         objective = answer.objective
     else:
-        first = model.minimize(model.reshard_cost, below)
+        first = model.minimize(model.communication_cost, below)
         objective = first.objective
         # Looser than the solver's tolerances, far tighter than one collective's latency.
-        model.limit(model.reshard_cost, first.objective * (1 + 1e-6) + 1e-2)
+        model.limit(model.communication_cost, first.objective * (1 + 1e-6) + 1e-2)
         model.budget = model.budget.at_least(problem.budget.steps / 4)
         answer = _least_work(model, first)
     values, chosen = answer.values, []
     for start, site in zip(model.first_choice, problem.sites, strict=True):
         chosen.append(int(np.argmax(values[start : start + len(site.strategies)])))
-    communication, work = dot(model.reshard_cost, values), dot(model.work_cost, values)
+    communication, work = dot(model.communication_cost, values), dot(model.work_cost, values)
     return Solution(chosen, communication, work, objective, answer.gap)
 
 
@@ -97,19 +97,19 @@ def _least_work(model: "_Model", first: Answer) -> Answer:
     Where the search for that, or for the communication before, ended early, it is the least with the very collectives
     of ``first``: little is left to choose then, and the answer comes at once.
     """
-    cost = model.work_cost + model.preference + model.local_cost + TIE * model.reshard_cost
+    cost = model.work_cost + model.preference + model.local_cost + TIE * model.communication_cost
     # Itself an answer, with nothing known about its work.
     held = Answer(dot(cost, first.values), first.values, 1.0)
     is_least = first.gap <= PROVEN
     if is_least:
         held = model.minimize(cost, np.inf, first.values)
     if not is_least or held.gap > PROVEN:
-        model.forbid((model.reshard_cost > 0) & (first.values < UNUSED))
+        model.forbid((model.communication_cost > 0) & (first.values < UNUSED))
         same = model.minimize(cost, np.inf, first.values)
         # What is least with these collectives says nothing about others.
         held = min(held, replace(same, gap=held.gap), key=lambda answer: answer.objective)
     # ``held.gap`` is of the work alone; where the communication is not proven, that gap is the one to name.
-    communication = dot(model.reshard_cost, held.values)
+    communication = dot(model.communication_cost, held.values)
     of_all = relative_gap(communication + held.objective, communication + held.objective * (1 - held.gap))
     return replace(held, gap=of_all if is_least else first.gap)
 
@@ -129,7 +129,7 @@ class _Model:
             self.num_variables += len(site.strategies)
         self.num_choices = self.num_variables
         self.budget = self.problem.budget
-        self._reshards: list[tuple[int, float]] = []
+        self._communication: list[tuple[int, float]] = []
         self._cuts: list[tuple[int, float]] = []
         self._results: dict[int, list[ValueFlow]] = {}
         for value in self.problem.values:
@@ -140,7 +140,7 @@ class _Model:
         self.tie()
         self.upper_bound = np.ones(self.num_variables)
         inside = self._by_choice(lambda site, s: site.members * (site.inside_us[s] if site.inside_us else 0.0))
-        self.reshard_cost = self._vector(dict(self._reshards)) + inside
+        self.communication_cost = self._vector(dict(self._communication)) + inside
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
         self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s])
@@ -239,7 +239,7 @@ class _Model:
         """A flow to one reader: free where nothing moves, else carried by a collective, its own or shared."""
         flow = self._new()
         if source != target and len(value.readers) == 1:
-            self._reshards.append((flow, self._price(value, source, target)))
+            self._communication.append((flow, self._price(value, source, target)))
         elif source != target:
             self._row({flow: 1.0, self._collective(value, source, target, shared): -1.0}, -np.inf, 0.0)
         return flow
@@ -247,7 +247,7 @@ class _Model:
     def _cut(self, value: ValueFlow, target: Layout) -> int:
         """A flow that ends in a local cut of the whole value, at its small cost."""
         flow = self._new()
-        cost = self.problem.cost.reshard_us(REPLICATE, target, value.num_bytes, self.problem.num_ranks)
+        cost = self.problem.cost.redistribute_us(REPLICATE, target, value.num_bytes, self.problem.num_ranks)
         self._cuts.append((flow, TIE * value.members * cost))
         return flow
 
@@ -257,12 +257,12 @@ class _Model:
         """The variable of one collective of a value, the same for all its readers."""
         if (source, target) not in shared:
             shared[source, target] = self._new()
-            self._reshards.append((shared[source, target], self._price(value, source, target)))
+            self._communication.append((shared[source, target], self._price(value, source, target)))
         return shared[source, target]
 
     def _price(self, value: ValueFlow, source: Layout, target: Layout) -> float:
         """The time of a collective on every member of a value, in microseconds."""
-        cost = self.problem.cost.reshard_us(source, target, value.num_bytes, self.problem.num_ranks)
+        cost = self.problem.cost.redistribute_us(source, target, value.num_bytes, self.problem.num_ranks)
         # A weight that is gathered on every call was not worth cutting: only where nothing else works.
         return value.members * (cost + WEIGHT_GATHER_US * value.is_weight)
 
@@ -309,7 +309,7 @@ class _Model:
             return program.minimize(cost, below, known)
         except InfeasibleError as error:
             raise AssignmentError(
-                "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any reshard\n"
+                "no assignment of layouts satisfies the plan: some pinned layout cannot be reached by any collective\n"
                 "  try: remove entries until it fits, or pin Replicate() instead of Partial()"
             ) from error
 

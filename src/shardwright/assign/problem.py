@@ -64,7 +64,7 @@ class Solution:
     """
 
     chosen: list[int]
-    reshard_us: float
+    communication_us: float
     work_us: float
     objective: float
     gap: float = 0.0

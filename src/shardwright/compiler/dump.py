@@ -89,7 +89,9 @@ def format_assignment(assignment: Assignment) -> str:
         if strategy is not None
     ]
     solution = assignment.solution
-    lines.append(f"collectives {solution.reshard_us:.4g} us, work {solution.work_us:.4g} us, gap {solution.gap:.2%}")
+    lines.append(
+        f"collectives {solution.communication_us:.4g} us, work {solution.work_us:.4g} us, gap {solution.gap:.2%}"
+    )
     lines += [f"written out  {name}" for name in assignment.expanded]
     lines += [f"whole  {one.node} = {one.op}: {one.reason}" for one in assignment.fallbacks]
     return "\n".join(lines) + "\n"

@@ -16,20 +16,20 @@ from shardwright.program import collectives
 aten = torch.ops.aten
 
 
-def reshard(
+def redistribute(
     emit: Emitter, x: fx.Node, source: Layout, target: Layout, whole: torch.Tensor, axis: str, rank: int
 ) -> fx.Node:
     """``x``, held in layout ``source``, brought to ``target``. ``whole``: the fake tensor of the global value.
 
     Emits at most one collective, except from one uneven shard to another, which gathers and cuts.
     """
-    assert not isinstance(source, Owned), f"no reshard leads from {source}"
-    assert not isinstance(target, Owned), f"no reshard leads to {target}"
+    assert not isinstance(source, Owned), f"no collective leads from {source}"
+    assert not isinstance(target, Owned), f"no collective leads to {target}"
     if isinstance(target, Partial):
-        assert isinstance(source, Replicate) and target.op == "sum", f"no reshard leads from {source} to {target}"
+        assert isinstance(source, Replicate) and target.op == "sum", f"no collective leads from {source} to {target}"
         return spread(emit, x, rank)
     if isinstance(source, Replicate):
-        assert isinstance(target, Shard), f"no reshard leads from {source} to {target}"
+        assert isinstance(target, Shard), f"no collective leads from {source} to {target}"
         return cut_locally(emit, x, target, rank)
     if isinstance(source, Partial):
         if isinstance(target, Replicate):
@@ -44,7 +44,7 @@ def reshard(
     if exchanges(source, target):
         args = (x, source.dim, source.cut, target.dim, target.cut, axis, rank)
         return _write(emit, collectives.all_to_all, args, local_sizes(whole, target, rank), whole)
-    gathered = reshard(emit, x, source, Replicate(), whole, axis, rank)
+    gathered = redistribute(emit, x, source, Replicate(), whole, axis, rank)
     return cut_locally(emit, gathered, target, rank)
 
 

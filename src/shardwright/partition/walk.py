@@ -16,7 +16,7 @@ from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.memory import laid_as, strides
-from shardwright.partition.redistribute import local_sizes, reshard
+from shardwright.partition.redistribute import local_sizes, redistribute
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.partition.subgraphs import (
     empty_results,
@@ -317,17 +317,17 @@ class Walk:
                 self._trace(local.name, name, layout)
 
     def get(self, value: Value, layout: Layout, reader: Step) -> fx.Node:
-        """The local node that holds ``value`` in ``layout``, resharded once and shared by all readers."""
+        """The local node that holds ``value`` in ``layout``, redistributed once and shared by all readers."""
         made = self.made[value]
         if layout in made:
             return made[layout]
         source = next(iter(made))
         if REPLICATE not in (source, layout) and (value in self.whole_wanted or not has_collective(source, layout)):
-            self._reshard(value, REPLICATE, reader)
+            self._redistribute(value, REPLICATE, reader)
             source = REPLICATE
-        return self._reshard(value, layout, reader, source)
+        return self._redistribute(value, layout, reader, source)
 
-    def _reshard(self, value: Value, target: Layout, reader: Step, source: Layout | None = None) -> fx.Node:
+    def _redistribute(self, value: Value, target: Layout, reader: Step, source: Layout | None = None) -> fx.Node:
         made = self.made[value]
         if target in made:
             return made[target]
@@ -338,7 +338,7 @@ class Walk:
         for own in ("torch_fn", "collective"):
             self.emit.meta.pop(own, None)
         before = len(self.emit.graph.nodes)
-        local = reshard(self.emit, made[source], source, target, whole, self.axis, self.rank)
+        local = redistribute(self.emit, made[source], source, target, whole, self.axis, self.rank)
         self.emit.meta = kept
         if len(self.emit.graph.nodes) > before:
             written = list(_last(self.emit.graph, len(self.emit.graph.nodes) - before))
