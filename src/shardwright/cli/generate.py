@@ -34,7 +34,7 @@ def generate(
     check_generates(manifest, package)
     sampling = Sampling(temperature, top_p, seed)
     request = Request(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
-    how = {"backend": backend, "transport": transport, "timeout_s": timeout}
+    how = {"backend": backend, "transport": transport}
     found = launch(
         manifest.num_ranks, write_text, str(package.resolve()), [request], how, timeout_s=timeout, threads=threads
     )[0][0]

@@ -33,7 +33,7 @@ def run(
     check_free(output, "the output")
     with spinner(f"running on {manifest.num_ranks} ranks"):
         words = str(package.resolve()), str(inputs.resolve()), str(output.resolve())
-        how = {"backend": backend, "transport": transport, "timeout_s": timeout}
+        how = {"backend": backend, "transport": transport}
         results = launch(manifest.num_ranks, run_package, *words, how, timeout_s=timeout, threads=threads)
     table = Table("Outputs", ("output", "shape", "dtype"), results[0])
     if as_json:

@@ -9,6 +9,7 @@ import copy
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ __all__ = [
     "schema_of",
     "shallow_copy",
     "stand_in_groups",
+    "timeout_of",
 ]
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize")
@@ -122,6 +124,14 @@ def name_group(name: Any, group: dist.ProcessGroup) -> None:
     if _is_known(name):
         _unregister_process_group(name)
     _register_process_group(name, group)
+
+
+def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
+    """How long the collectives of a group wait; None for a backend that does not say. No public function asks."""
+    try:
+        return group._get_backend(group._device_types[0]).options._timeout
+    except RuntimeError:
+        return None
 
 
 @contextmanager

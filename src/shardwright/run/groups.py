@@ -17,11 +17,14 @@ from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_names
 from shardwright.program.collectives import lowered_name
 from shardwright.program.nodes import graphs_of
-from shardwright.program.torch_private import name_group
+from shardwright.program.torch_private import name_group, timeout_of
 from shardwright.run.shared_memory import Agreement, agree, new_group
 
+TIMEOUT_S = 600.0
+"""How long a collective waits unless anybody says otherwise."""
 
-def start_process_group(timeout_s: float) -> None:
+
+def start_process_group(timeout_s: float = TIMEOUT_S) -> None:
     """Join the process group that the environment describes, if none is up; collectives wait ``timeout_s`` at most.
 
     A group that was joined here is left when the program ends, unless that is done before.
@@ -66,11 +69,12 @@ def make_groups(mesh: Mesh, **how: Any) -> dict[str, str]:
 
 
 def make_group_objects(
-    mesh: Mesh, *, transport: str = "gloo", timeout_s: float = 600.0
+    mesh: Mesh, *, transport: str = "gloo", timeout_s: float | None = None
 ) -> dict[str, dist.ProcessGroup]:
     """As `make_groups`, the groups themselves; the default group for what spans the mesh and uses its backend.
 
-    ``transport``: see `shared_memory`. An axis of one rank has no group: nothing is communicated along it.
+    ``transport``: see `shared_memory`. ``timeout_s``: how long a collective waits; absent: as long as the default
+    group's. An axis of one rank has no group: nothing is communicated along it.
     """
     if dist.get_world_size() != mesh.num_ranks:
         raise ShardwrightError(
@@ -84,13 +88,14 @@ def make_group_objects(
     if dist.get_backend() != "nccl":
         ranks = [tuple(group) for axis in axes for group in mesh.rank_groups(axis)]
         agreement = agree(list(dict.fromkeys(ranks)), transport)
-    timeout = timedelta(seconds=timeout_s)
+    usual = timeout_of(world) or timedelta(seconds=TIMEOUT_S)
+    timeout = usual if timeout_s is None else timedelta(seconds=timeout_s)
     found: dict[str, Any] = {}
     for axis in axes:
         groups = [tuple(group) for group in mesh.rank_groups(axis)]
         for ranks in groups:
             shares = ranks in agreement.files
-            if not shares and _spans(mesh, axis):
+            if not shares and _spans(mesh, axis) and timeout == usual:
                 found[axis] = world
                 continue
             group = new_group(ranks, agreement, timeout) if shares else dist.new_group(list(ranks), timeout=timeout)

@@ -32,7 +32,7 @@ from shardwright.run.alone import GROUPS, alone, settle
 from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
 from shardwright.run.devices import chosen_device, home_device, home_of, move
-from shardwright.run.groups import make_groups, name_groups, rebind, start_process_group
+from shardwright.run.groups import TIMEOUT_S, make_groups, name_groups, rebind, start_process_group
 from shardwright.run.shared_memory import chosen_transport
 
 BACKENDS = ("eager", "compile", "aoti")
@@ -91,7 +91,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     check: bool = True,
-    timeout_s: float = 600.0,
+    timeout_s: float | None = None,
     backend: str = "eager",
     transport: str | None = None,
 ) -> RankModule:
@@ -99,7 +99,8 @@ def load(
 
     ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
     ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
-    collective waits for a rank that does not come, when the process group is started here. ``backend``: ``"eager"``;
+    collective waits for a rank that does not come; absent: as long as in the process group that is up, or 600 s where
+    it is started here. ``backend``: ``"eager"``;
     ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
     the package. ``transport``: what collectives of CPU tensors go through: ``"shared_memory"``; ``"gloo"``; ``"auto"``:
     shared memory where the ranks of a mesh axis are on one host, else gloo, with a line that says why; absent: what the
@@ -111,7 +112,8 @@ def load(
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
     check_flag(check, "check", error=PackageError)
-    check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
+    if timeout_s is not None:
+        check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
     folder = check_path(path, "the package", error=PackageError)
     transport = chosen_transport(transport)
     folder = Path(path)
@@ -175,7 +177,7 @@ def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
     return compiled
 
 
-def _start(manifest: Manifest, timeout_s: float) -> int:
+def _start(manifest: Manifest, timeout_s: float | None) -> int:
     """This process's rank, joining the process group that torchrun describes if none is up yet."""
     if manifest.num_ranks == 1:
         return 0
@@ -185,7 +187,7 @@ def _start(manifest: Manifest, timeout_s: float) -> int:
                 f"the package is for {manifest.num_ranks} ranks, but no process group is up\n"
                 f"  try: torchrun --nproc-per-node {manifest.num_ranks} your_script.py, or `shardwright run`"
             )
-        start_process_group(timeout_s)
+        start_process_group(timeout_s or TIMEOUT_S)
     if dist.get_world_size() != manifest.num_ranks:
         raise PackageError(
             f"the package is for {manifest.num_ranks} ranks ({manifest.mesh}), not {dist.get_world_size()}\n"

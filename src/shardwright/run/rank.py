@@ -13,7 +13,7 @@ import torch.distributed as dist
 from shardwright.errors import RunError
 from shardwright.run.cores import bind
 from shardwright.run.groups import start_process_group
-from shardwright.run.standing import noted, standings
+from shardwright.run.standing import noted, resume, standings
 
 _SETTLE_S = 2.0
 
@@ -59,6 +59,8 @@ def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float
         notes = standings(folder, num_ranks)
         absent = [note for note in notes if note.hangs]
         where = "; ".join(map(str, absent or notes))
+        for note in absent:
+            resume(folder, note.rank)
         raise RunError(
             f"a collective waited {timeout_s:g} s without an answer: {where}"
             + ("" if absent else "\n  every rank waits in a collective, but not in the same one")

@@ -8,11 +8,12 @@ in a collective. A rank whose note is old does not run at all (it is stopped, or
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -53,7 +54,7 @@ class Standing:
 @contextmanager
 def noted(folder: Path, rank: int) -> Iterator[None]:
     """Note where the calling thread stands until the block ends; leave the process when its launcher is gone."""
-    (folder / f"begun-{rank}").touch()
+    (folder / f"begun-{rank}").write_text(str(os.getpid()))
     stop, thread, parent = threading.Event(), threading.get_ident(), os.getppid()
 
     def note() -> None:
@@ -75,6 +76,13 @@ def noted(folder: Path, rank: int) -> Iterator[None]:
 def has_begun(folder: str, rank: int) -> bool:
     """Whether a rank's process came as far as to run."""
     return (Path(folder) / f"begun-{rank}").exists()
+
+
+def resume(folder: Path, rank: int) -> None:
+    """Let a process that is stopped go on: while it is, it does not end when it is asked to."""
+    if has_begun(str(folder), rank):
+        with suppress(ProcessLookupError):
+            os.kill(int((folder / f"begun-{rank}").read_text()), signal.SIGCONT)
 
 
 def standings(folder: Path, num_ranks: int) -> list[Standing]:

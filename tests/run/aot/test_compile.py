@@ -51,11 +51,11 @@ def package(tmp_path_factory):
     return package_of(Cache(), (X, torch.tensor([0])), {}, 2, "auto", path)
 
 
-def run_three_and_hang(path):
+def run_three_and_hang(path, transport):
     torch.set_num_threads(1)
     model = redraw(Cache())
     with torch.no_grad():
-        module = sw.load(path, backend="aoti")
+        module = sw.load(path, backend="aoti", transport=transport)
         for step in range(3):
             torch.testing.assert_close(module(X, torch.tensor([step])), model(X, torch.tensor([step])))
         if torch.distributed.get_rank() == 1:
@@ -64,12 +64,13 @@ def run_three_and_hang(path):
 
 
 @pytest.mark.ranks
-def test_state_is_kept_on_real_ranks_and_one_that_hangs_is_named(package):
+@pytest.mark.parametrize("transport", ["gloo", "shared_memory"])
+def test_state_is_kept_on_real_ranks_and_one_that_hangs_is_named(package, transport):
     """A cache and a counter of no dims: inductor would fold the counter's start into the code."""
     with pytest.raises(
         sw.RunError, match=r"waited 8 s without an answer: rank 1 is at \S*test_compile.py:\d+ \(run_three_and_hang\)$"
     ):
-        launch(2, run_three_and_hang, str(package), timeout_s=8)
+        launch(2, run_three_and_hang, str(package), transport, timeout_s=8)
 
 
 def run_while_another_thread_must(run, folder):
