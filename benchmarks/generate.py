@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from shardwright.generate.text import Request, write_text
+from shardwright.generate.text import TextRequest, write_text
 from shardwright.package.manifest import read_manifest
 from shardwright.report.tables import Table
 from shardwright.run.launch import launch
@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/generate.json"))
     options = parser.parse_args()
     num_ranks = read_manifest(options.package).num_ranks
-    requests = [Request(prompt, options.tokens, stream=False) for prompt in (WARM_UP, *PROMPTS)]
+    requests = [TextRequest(prompt, options.tokens, stream=False) for prompt in (WARM_UP, *PROMPTS)]
     rows, texts = [], {}
     for backend in ("eager", "compile"):
         warm, *found = launch(num_ranks, write_text, str(options.package.resolve()), requests, {"backend": backend})[0]

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
-from shardwright.generate.text import Request, Text, write_text
+from shardwright.generate.text import Text, TextRequest, write_text
 from shardwright.run.launch import launch
 from shardwright.sources.checkpoint import open_checkpoint
 
@@ -81,7 +81,7 @@ def main() -> None:
             f"shard for {num_ranks} and stream the weights",
             lambda n=num_ranks, to=package: opened.save(sw.shard(opened.exported, mesh=n), to),
         )
-        requests = [Request(prompt, NUM_TOKENS, stream=False) for prompt in PROMPTS]
+        requests = [TextRequest(prompt, NUM_TOKENS, stream=False) for prompt in PROMPTS]
         found = timed(
             f"write {len(PROMPTS)} answers on {num_ranks} real processes",
             lambda n=num_ranks, to=package, asked=requests: launch(n, write_text, str(to), asked),

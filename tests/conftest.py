@@ -2,6 +2,6 @@
 
 import os
 
-from shardwright.program.legal import SWITCH
+from shardwright.program.legal import CHECK_SWITCH
 
-os.environ.setdefault(SWITCH, "1")
+os.environ.setdefault(CHECK_SWITCH, "1")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import shardwright as sw
 from shardwright.cli.app import app
-from shardwright.generate.text import Request, write_text
+from shardwright.generate.text import TextRequest, write_text
 from shardwright.run.launch import launch
 from tests.cli.test_app import shardwright
 from tests.support.tiny import make_tokenizer, write_checkpoint
@@ -46,7 +46,7 @@ def greedy(model, ids, count):
 @pytest.mark.ranks
 def test_greedy_text_on_real_ranks(checkpoint, package):
     _, model = checkpoint
-    requests = [Request(prompt, 12, chat=chat, stream=False) for prompt in PROMPTS for chat in (True, False)]
+    requests = [TextRequest(prompt, 12, chat=chat, stream=False) for prompt in PROMPTS for chat in (True, False)]
     texts = launch(2, write_text, str(package), requests)
     tokenizer = make_tokenizer()
     assert texts[0][0].prompt_ids == tokenizer("<user> the cat sat <a> ")["input_ids"]

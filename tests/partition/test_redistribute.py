@@ -17,7 +17,7 @@ from shardwright.layout.layout import Partial, Replicate, Shard, resolve
 from shardwright.layout.pieces import join_shards, take_shard
 from shardwright.partition.emit import Emitter
 from shardwright.partition.lower import lower
-from shardwright.partition.redistribute import local_sizes, redistribute
+from shardwright.partition.redistribute import piece_sizes, redistribute
 from shardwright.program.backends import is_reducible
 from shardwright.program.program import Input, Output, Program
 from shardwright.program.simulate import Simulation
@@ -39,7 +39,7 @@ def rank_program(source, target, rank, dtype=torch.float32, fake=None, beside=No
     if beside is not None:
         emit.graph.placeholder("beside").meta["val"] = beside
     x = emit.graph.placeholder("x")
-    x.meta["val"] = emit.fake(local_sizes(whole, source, rank), dtype, whole.device)
+    x.meta["val"] = emit.fake(piece_sizes(whole, source, rank), dtype, whole.device)
     result = redistribute(emit, x, source, target, whole, "tp", rank)
     emit.graph.output((result,))
     program = Program(

@@ -13,7 +13,7 @@ import shardwright as sw
 from shardwright.errors import PlanError, PlanWarning
 from shardwright.layout.layout import REPLICATE, Shard, resolve
 from shardwright.plan.autodeploy import autodeploy_plan
-from shardwright.plan.borrowed import BorrowedPlan, Part, move_inside
+from shardwright.plan.borrowed import BorrowedEntries, BorrowedPlan, move_inside
 from shardwright.plan.huggingface import hf_plan, plan_of_classes
 from shardwright.plan.resolve import TensorInfo, resolve_plan
 from shardwright.plan.styles import STYLE_NAMES
@@ -151,7 +151,7 @@ def test_entries_of_what_never_runs_are_left_out_by_name():
     with pytest.raises(PlanError, match="'image'"):
         sw.shard(exported, mesh=2, plan=plan)
     with pytest.warns(PlanWarning, match="has no 'image', or does not use them"):
-        sharded = sw.shard(exported, mesh=2, plan=BorrowedPlan((Part(plan, "a family"),)))
+        sharded = sw.shard(exported, mesh=2, plan=BorrowedPlan((BorrowedEntries(plan, "a family"),)))
     assert [c.kind for c in sharded.collectives] == ["all_reduce"]
 
 
@@ -160,7 +160,7 @@ def test_a_borrowed_plan_that_fits_nowhere_or_twice_is_an_error():
         hf_plan({"blocks.*.q": "colwise"}).fit(MODULES, TENSORS)
     towers = {f"{side}.layers.0.q": LINEAR for side in ("text", "vision")}
     with pytest.raises(PlanError, match="several parts of the program: 'text', 'vision'"):
-        BorrowedPlan((Part({"layers.*.q": "colwise"}, "a config"),)).fit(towers, ())
+        BorrowedPlan((BorrowedEntries({"layers.*.q": "colwise"}, "a config"),)).fit(towers, ())
     with pytest.raises(PlanError, match="carries no tensor-parallel plan"):
         hf_plan(nn.Linear(2, 2))
 

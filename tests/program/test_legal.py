@@ -12,7 +12,7 @@ import shardwright as sw
 from shardwright.layout.layout import Shard, resolve
 from shardwright.program.collectives import all_reduce
 from shardwright.program.duplicate import duplicate
-from shardwright.program.legal import SWITCH, IllegalProgramError, Stage, check, check_laws
+from shardwright.program.legal import CHECK_SWITCH, IllegalProgramError, Stage, check, check_laws
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Output
 
@@ -185,9 +185,9 @@ def test_a_collective_is_left_or_not_waited_for(programs):
 def test_the_laws_are_asked_where_the_switch_is_on(programs, monkeypatch):
     broken = lost_origin(own(programs[Stage.READ]))
     for off in ("0", ""):
-        monkeypatch.setenv(SWITCH, off)
+        monkeypatch.setenv(CHECK_SWITCH, off)
         assert check(broken, Stage.READ) is broken
-    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.setenv(CHECK_SWITCH, "1")
     with pytest.raises(IllegalProgramError):
         check(broken, Stage.READ)
 

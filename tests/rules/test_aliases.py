@@ -8,7 +8,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 
 import shardwright as sw
 from shardwright.rules import FAMILIES, REGISTRY
-from shardwright.rules.aliases import ALIASES, own_name, resolve
+from shardwright.rules.aliases import ALIASES, own_name, resolve_alias
 from shardwright.rules.call import bind_arguments, bind_call, leaves, unbind_arguments
 from tests.support.harness import aten, faults_of, ints, positive, t
 
@@ -109,7 +109,7 @@ def same(a, b):
 def test_an_alias_is_the_operator_it_stands_for(op):
     args, kwargs = arguments(op)
     target, bound = bind_call(op, args, kwargs)
-    assert target is resolve(op).op is not op
+    assert target is resolve_alias(op).op is not op
     theirs, keywords = unbind_arguments(target, bound)
     whole, other = (leaves(result) for result in (op(*args, **kwargs), target(*theirs, **keywords)))
     assert all(same(a, b) for a, b in zip(whole, other, strict=True))

@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.errors import RuleError
-from shardwright.rules.notation import bind, parse
+from shardwright.rules.notation import bind_shapes, parse
 from shardwright.rules.rule import Term
 
 
@@ -16,18 +16,18 @@ def test_products_sums_marks_and_ellipsis():
 
 
 def test_sizes_follow_from_shapes():
-    bound = bind(parse("b (h d), h -> b h d"), [(2, 12), (3,)], [(2, 3, 4)])
+    bound = bind_shapes(parse("b (h d), h -> b h d"), [(2, 12), (3,)], [(2, 3, 4)])
     assert dict(bound.sizes) == {"b": 2, "h": 3, "d": 4}
 
 
 def test_broadcast_dims_carry_no_factor():
-    bound = bind(parse("..., ... -> ..."), [(4, 1, 6), (5, 1)], [(4, 5, 6)])
+    bound = bind_shapes(parse("..., ... -> ..."), [(4, 1, 6), (5, 1)], [(4, 5, 6)])
     assert bound.operands[0][1] == Term()
     assert bound.operands[1] == (Term(("_1",)), Term())
 
 
 def test_absent_operands_drop_out():
-    assert len(bind(parse("i, o i, o -> o"), [(3,), (2, 3), None], [(2,)]).operands) == 2
+    assert len(bind_shapes(parse("i, o i, o -> o"), [(3,), (2, 3), None], [(2,)]).operands) == 2
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,14 @@ def test_malformed_notation(text, says):
 )
 def test_shapes_that_do_not_fit(operands, results, says):
     with pytest.raises(RuleError, match=says):
-        bind(parse("b (h d), h -> b h d"), operands, results)
+        bind_shapes(parse("b (h d), h -> b h d"), operands, results)
 
 
 def test_equivalent_patterns_agree():
     shapes = [(2, 5, 12), (12, 8)], [(2, 5, 8)]
-    spelled, short = bind(parse("a b k, k n -> a b n"), *shapes), bind(parse("... k, k n -> ... n"), *shapes)
+    spelled, short = (
+        bind_shapes(parse("a b k, k n -> a b n"), *shapes),
+        bind_shapes(parse("... k, k n -> ... n"), *shapes),
+    )
     assert [len(d) for d in spelled.operands] == [len(d) for d in short.operands]
     assert sorted(spelled.sizes.values()) == sorted(short.sizes.values())

@@ -210,9 +210,9 @@ def test_a_rank_that_dies_or_stops_is_named_and_leaves_nothing(what, says):
 
 def without(rank, how):
     """The backend of an axis's group where one rank cannot or will not use memory."""
-    os.environ[shared_memory.SWITCH] = "auto"
+    os.environ[shared_memory.TRANSPORT_SWITCH] = "auto"
     if how == "forbidden" and rank == 1:
-        os.environ[shared_memory.SWITCH] = "gloo"
+        os.environ[shared_memory.TRANSPORT_SWITCH] = "gloo"
     if how == "no compiler" and rank == 1:
         os.environ["CXX"] = "no-such-compiler"
         os.environ["XDG_CACHE_HOME"] = "/nonexistent"

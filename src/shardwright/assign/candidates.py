@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from shardwright.assign.bonds import Bonds
 from shardwright.assign.folding import Folded, Site
-from shardwright.assign.packed import Bound, Pack, Sides, ValueDim, find_packs, joined_cuts
+from shardwright.assign.packed import DimCut, Pack, Sides, ValueDim, find_packs, joined_cuts
 from shardwright.assign.steps import Value
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Shard, cut_of
@@ -42,7 +42,7 @@ class Candidates:
     """Choices of each site that were looked at, those that no strategy makes among them."""
     told: list[int] = field(default_factory=list)
     """How many choices of each site have become cuts of its dims."""
-    bonds: Bonds[Bound] = field(default_factory=Bonds)
+    bonds: Bonds[DimCut] = field(default_factory=Bonds)
     packs: list[Pack] = field(default_factory=list)
 
     def add(self, value: Value, layout: Shard) -> None:

@@ -55,7 +55,7 @@ class Folded:
     values: dict[tuple[int, int, tuple[Value, ...]], int]
 
 
-def fold(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -> Folded:
+def fold_steps(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -> Folded:
     """Group equal steps. ``targets``: placeholder name → FQN; ``pins``: placeholder name → pinned layout."""
     units: dict[tuple[str, str], list[Step]] = {}
     place: dict[int, tuple[tuple[str, str], int]] = {}

@@ -43,7 +43,7 @@ The names of weights among the inputs come last: they are not to be gathered.
 
 
 @dataclass(frozen=True)
-class Sides:
+class CallLayouts:
     """The layouts of a call's operands and results; ``weights``: the operands that are weights."""
 
     operands: tuple[Layout, ...]
@@ -70,7 +70,7 @@ def _inside(layout: Layout, skip: int) -> Layout | None:
     return Shard(layout.dim - skip, layout.cut) if layout.dim >= skip else None
 
 
-def assign_inside(found: CutSubgraphs, sides: Sides, assign: Assign) -> list[Assignment] | None:
+def assign_inside(found: CutSubgraphs, sides: CallLayouts, assign: Assign) -> list[Assignment] | None:
     """Every subgraph's assignment; None where one cannot hold these layouts."""
     made = []
     for number, subgraph in enumerate(found.call.subgraphs):
@@ -136,7 +136,7 @@ def ways_inside(
     ``choices``: the layouts of every operand that are worth trying; ``vals``: the call's results.
     """
     for operands in itertools.islice(itertools.product(*choices), MAX_TRIED):
-        sides = Sides(operands, (REPLICATE,) * len(vals), weights)
+        sides = CallLayouts(operands, (REPLICATE,) * len(vals), weights)
         made = assign_inside(found, _carried(found, sides), assign)
         if made is None:
             continue
@@ -145,13 +145,13 @@ def ways_inside(
         summed = _summed_last(found, made, vals)
         if summed:
             results = tuple(Partial() if i in summed else one for i, one in enumerate(sides.results))
-            sides = Sides(operands, results, weights)
+            sides = CallLayouts(operands, results, weights)
             made = assign_inside(found, sides, assign)
             if made is not None:
                 yield sides.strategy, _inside_us(node, made)
 
 
-def _carried(found: CutSubgraphs, sides: Sides) -> Sides:
+def _carried(found: CutSubgraphs, sides: CallLayouts) -> CallLayouts:
     """The same with what a loop carries in the layout that it had before the first round."""
     results = list(sides.results)
     for subgraph in found.call.subgraphs:
@@ -160,7 +160,7 @@ def _carried(found: CutSubgraphs, sides: Sides) -> Sides:
             for port in ports:
                 if carried and port.side == "result":
                     results[port.index] = _outside(carried[0], port.skip)
-    return Sides(sides.operands, tuple(results), sides.weights)
+    return CallLayouts(sides.operands, tuple(results), sides.weights)
 
 
 def _outside(layout: Layout, skip: int) -> Layout:

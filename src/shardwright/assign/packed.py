@@ -19,7 +19,7 @@ from shardwright.rules.rule import Dims, Rule, Term
 ValueDim = tuple[Value, int]
 """A dim of a value."""
 
-Bound = tuple[ValueDim, Cut]
+DimCut = tuple[ValueDim, Cut]
 """A cut of a dim."""
 
 Sides = list[tuple[list[Value], Dims]]
@@ -73,7 +73,7 @@ def _holders(sides: Sides, name: str) -> Iterator[ValueDim]:
 
 
 def joined_cuts(
-    pack: Pack, known: Mapping[ValueDim, Mapping[Cut, None]], bonds: Bonds[Bound], num_ranks: int, *, agreed: bool
+    pack: Pack, known: Mapping[ValueDim, Mapping[Cut, None]], bonds: Bonds[DimCut], num_ranks: int, *, agreed: bool
 ) -> list[Cut]:
     """The cuts of a packed dim that bound cuts of its parts make; ``known``: the cuts of each dim.
 
@@ -82,7 +82,7 @@ def joined_cuts(
     beside its queries), which is bound too, or cut in equal chunks.
     """
     pieces = pack.pieces()
-    said: dict[Bound, dict[int, Cut]] = {}
+    said: dict[DimCut, dict[int, Cut]] = {}
     held: set[int] = set()
     for start, stop, holders in pack.parts:
         inside = [i for i, (a, b) in enumerate(pieces) if start <= a and b <= stop]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from shardwright.assign.cost import CostModel
-from shardwright.assign.folding import Folded, Site, fold
+from shardwright.assign.folding import Folded, Site, fold_steps
 from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.errors import PlanError, raise_findings
 from shardwright.layout.sizes import size_hint
@@ -73,7 +73,7 @@ def make_task(
         pins=pins,
         num_ranks=num_ranks,
         steps=steps,
-        folded=fold(steps, targets, {**pins.state, **pins.inputs}),
+        folded=fold_steps(steps, targets, {**pins.state, **pins.inputs}),
         inputs={item.name: item for item in program.inputs},
         weights=pins.weights | {item.name for item in program.inputs if item.is_state},
         auto=auto,

@@ -26,14 +26,14 @@ def generate(
 ) -> None:
     """Launch local ranks and stream the text that a sharded decoder writes."""
     from shardwright.generate.sampling import Sampling
-    from shardwright.generate.text import Request, check_generates, write_text
+    from shardwright.generate.text import TextRequest, check_generates, write_text
     from shardwright.package.manifest import read_manifest
     from shardwright.run.launch import launch
 
     manifest = read_manifest(package)
     check_generates(manifest, package)
     sampling = Sampling(temperature, top_p, seed)
-    request = Request(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
+    request = TextRequest(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
     how = {"backend": backend, "transport": transport}
     found = launch(
         manifest.num_ranks, write_text, str(package.resolve()), [request], how, timeout_s=timeout, threads=threads

@@ -6,14 +6,14 @@ import typer
 
 from shardwright.cli.console import out
 from shardwright.cli.models import load_model
-from shardwright.cli.options import AsJson, Model, Ranks
+from shardwright.cli.options import AsJson, Model, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.cli.show import show_tables
 
 
 def inspect(
     model: Model,
-    tp: Ranks = 2,
+    tp: NumRanks = 2,
     plan: Annotated[
         str | None, typer.Option("--plan", help="Show also what this plan costs: 'auto', 'hf', or a YAML file.")
     ] = None,

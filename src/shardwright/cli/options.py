@@ -13,9 +13,9 @@ Model = Annotated[
 
 Package = Annotated[Path, typer.Argument(help="A package folder.")]
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The package folder to write; it must not exist.")]
 
-Ranks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
+NumRanks = Annotated[int, typer.Option("--tp", min=1, help="The number of ranks.")]
 
 Effort = Annotated[
     float, typer.Option(help="How long the solver may search, as a multiple of what is usual; counted, not timed.")

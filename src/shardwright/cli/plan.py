@@ -8,14 +8,14 @@ import typer
 
 from shardwright.cli.console import err, print_text
 from shardwright.cli.models import shard_model
-from shardwright.cli.options import AsJson, Effort, Model, Ranks
+from shardwright.cli.options import AsJson, Effort, Model, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.layout.values import check_free
 
 
 def plan(
     model: Model,
-    tp: Ranks = 2,
+    tp: NumRanks = 2,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the YAML; default: standard output.")
     ] = None,

@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
-from shardwright.cli.options import AsJson, Output, Package, Ranks
+from shardwright.cli.options import AsJson, NumRanks, OutputFolder, Package
 from shardwright.cli.progress import bytes_bar
 from shardwright.cli.show import show_package
 
 
 def reshard(
     package: Package,
-    output: Output,
-    tp: Ranks,
+    output: OutputFolder,
+    tp: NumRanks,
     plan: Annotated[
         str | None, typer.Option("--plan", help="'auto', or a YAML file; default: the plan the package was made with.")
     ] = None,

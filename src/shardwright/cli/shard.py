@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.models import is_checkpoint, shard_model
-from shardwright.cli.options import AsJson, Effort, Model, Output, PlanOption, Ranks, parse_dtype
+from shardwright.cli.options import AsJson, Effort, Model, NumRanks, OutputFolder, PlanOption, parse_dtype
 from shardwright.cli.progress import bytes_bar
 from shardwright.cli.show import show_package
 from shardwright.errors import ShardwrightError
@@ -14,8 +14,8 @@ from shardwright.layout.values import check_free
 
 def shard(
     model: Model,
-    output: Output,
-    tp: Ranks = 2,
+    output: OutputFolder,
+    tp: NumRanks = 2,
     plan: PlanOption = "auto",
     slack: Annotated[
         float,

@@ -8,14 +8,14 @@ import typer
 
 from shardwright.cli.console import out, print_text
 from shardwright.cli.models import is_checkpoint, load_model
-from shardwright.cli.options import AsJson, Model, PlanOption, Ranks
+from shardwright.cli.options import AsJson, Model, NumRanks, PlanOption
 from shardwright.cli.progress import spinner
 from shardwright.errors import ShardwrightError
 
 
 def verify(
     model: Model,
-    tp: Ranks = 2,
+    tp: NumRanks = 2,
     plan: PlanOption = "auto",
     inputs: Annotated[Path | None, typer.Option("--inputs", "-i", help="A safetensors file of inputs by name.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Allowed error over the largest value.")] = None,

@@ -9,7 +9,7 @@ from shardwright.layout.mesh import Mesh
 from shardwright.layout.sizes import size_hint
 from shardwright.program.program import Program
 from shardwright.program.torch_private import pytree
-from shardwright.rules.call import as_size
+from shardwright.rules.call import symbolic_size
 
 ALWAYS = 64
 """So many ranks are taken without a question: small examples are tried on the ranks of large ones."""
@@ -40,6 +40,6 @@ def _largest(program: Program) -> tuple[int, int]:
     for node in program.graph.nodes:
         for value in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(value, torch.Tensor):
-                sizes = [size_hint(as_size(size), program.fake_mode) for size in value.shape]
+                sizes = [size_hint(symbolic_size(size), program.fake_mode) for size in value.shape]
                 longest, most = max([longest, *sizes]), max(most, math.prod(sizes))
     return longest, most

@@ -23,11 +23,11 @@ from shardwright.program.simulate import Watch
 MARGIN = 16.0
 """How much more than the estimate rounding may do: sums in another order, and few samples of the noise."""
 
-Run = Callable[[Watch], object]
+Runner = Callable[[Watch], object]
 """Runs the original; what the watch returns takes the place of each node's value."""
 
 
-def rounding_floors(run: Run, nodes: Iterable[fx.Node], tolerance: float) -> dict[str, float]:
+def rounding_floors(run: Runner, nodes: Iterable[fx.Node], tolerance: float) -> dict[str, float]:
     """The absolute error of each node's value that rounding explains; without an entry: none, or not known."""
     names = {node.name for node in nodes}
     wanted, eps, num_nodes = _values(run, names)
@@ -42,7 +42,7 @@ def rounding_floors(run: Run, nodes: Iterable[fx.Node], tolerance: float) -> dic
     return found
 
 
-def _values(run: Run, names: set[str]) -> tuple[dict[str, torch.Tensor], float, int]:
+def _values(run: Runner, names: set[str]) -> tuple[dict[str, torch.Tensor], float, int]:
     """The values of the named nodes, the coarsest precision among all values, and the number of nodes."""
     kept: dict[str, torch.Tensor] = {}
     precisions = [torch.finfo(torch.float64).eps]
@@ -60,7 +60,7 @@ def _values(run: Run, names: set[str]) -> tuple[dict[str, torch.Tensor], float, 
     return kept, max(precisions), count
 
 
-def _moved(run: Run, names: set[str], noise: Callable[[torch.dtype], float]) -> dict[str, torch.Tensor]:
+def _moved(run: Runner, names: set[str], noise: Callable[[torch.dtype], float]) -> dict[str, torch.Tensor]:
     """The values of the named nodes when every value has relative noise; none where the program cannot take that."""
     kept: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)

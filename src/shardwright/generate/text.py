@@ -18,7 +18,7 @@ from shardwright.run.load import load
 
 
 @dataclass(frozen=True)
-class Request:
+class TextRequest:
     """What to write. ``chat``: through the tokenizer's chat template where it has one. ``stream``: print on rank 0."""
 
     prompt: str
@@ -39,7 +39,7 @@ class Text:
     decode_s: float
 
 
-def write_text(package: str, requests: list[Request], how: Mapping[str, Any] | None = None) -> list[Text]:
+def write_text(package: str, requests: list[TextRequest], how: Mapping[str, Any] | None = None) -> list[Text]:
     """Answer every request in turn; each rank returns the same texts. ``how``: further arguments of `load`."""
     model = load(package, **(how or {}))
     tokenizer = load_tokenizer(Path(package), model.manifest)
@@ -87,7 +87,7 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> Any:
         raise PackageError(f"the tokenizer of {folder} cannot be read: {error}") from error
 
 
-def encode_prompt(tokenizer: Any, request: Request) -> list[int]:
+def encode_prompt(tokenizer: Any, request: TextRequest) -> list[int]:
     """The prompt's token ids."""
     if request.chat and getattr(tokenizer, "chat_template", None):
         messages = [{"role": "user", "content": request.prompt}]

@@ -180,7 +180,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_bytes(encoded + b"\n")
 
 
-def check_file(folder: Path, entry: FileEntry, *, contents: bool = True) -> Path:
+def check_package_file(folder: Path, entry: FileEntry, *, contents: bool = True) -> Path:
     """The path of a package file after checking its size and (``contents``) its SHA-256."""
     path = folder / entry.name
     if not check_regular(path):
@@ -195,7 +195,7 @@ def check_file(folder: Path, entry: FileEntry, *, contents: bool = True) -> Path
 
 def read_file(folder: Path, entry: FileEntry) -> bytes:
     """The bytes of a package file, which are those that the manifest says."""
-    path = check_file(folder, entry, contents=False)
+    path = check_package_file(folder, entry, contents=False)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise PackageError(f"{path} does not have the contents the manifest says: it is altered or damaged")
@@ -245,11 +245,11 @@ def _check(manifest: Manifest, path: Path) -> None:
         raise PackageError(f"{path} contradicts itself: {odd} is not an axis of its mesh {manifest.mesh}")
     if len(names) != len(manifest.files):
         raise PackageError(f"{path} contradicts itself: it lists a file twice")
-    check_names(names, path)
+    check_file_names(names, path)
     _check_tensors(manifest, path)
 
 
-def check_names(names: Iterable[str], path: Path) -> None:
+def check_file_names(names: Iterable[str], path: Path) -> None:
     """Raise `PackageError` when a manifest, ``path``, names files outside its folder."""
     odd = [name for name in names if not is_file_name(name)]
     if odd:

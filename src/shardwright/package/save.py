@@ -18,7 +18,7 @@ from shardwright.layout.values import check_path
 from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
-from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_names, write_manifest
+from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_file_names, write_manifest
 from shardwright.package.reread import reread
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.program.program import Program, Weight
@@ -66,7 +66,7 @@ def save(
     """
     target = check_path(path, "the package", error=PackageError)
     report = progress or (lambda doing, done, total: None)
-    check_names(extras or {}, target)
+    check_file_names(extras or {}, target)
     left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)
     stored = {name: w.tensor for name, w in sharded.program.weights.items() if name not in left_out}
     check_storable({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, PackageError)

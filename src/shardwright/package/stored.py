@@ -13,7 +13,7 @@ from shardwright.layout.box import Holder, Region, read_region, region_of
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.layout.mesh import Mesh
-from shardwright.package.manifest import Manifest, TensorEntry, check_file
+from shardwright.package.manifest import Manifest, TensorEntry, check_package_file
 from shardwright.package.slices import copy_slice
 from shardwright.plan.plan_files import read_layout
 
@@ -44,7 +44,7 @@ class StoredWeights:
         self.folder, self.manifest = folder, manifest
         self.entries: Mapping[str, TensorEntry] = {entry.name: entry for entry in manifest.tensors}
         files = {entry.name: entry for entry in manifest.files}
-        self._paths = [check_file(folder, files[name]) for name in manifest.weights]
+        self._paths = [check_package_file(folder, files[name]) for name in manifest.weights]
         self._headers: dict[Path, dict[str, tuple[tuple[int, ...], str]]] = {}
         self.fingerprint = "".join(files[name].sha256 for name in manifest.weights)
 

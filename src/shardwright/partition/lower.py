@@ -14,7 +14,7 @@ from torch import fx
 from shardwright.layout.cut import Cut
 from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
-from shardwright.partition.periods import dense, fold, over, period_dim, period_of, times, unfold
+from shardwright.partition.periods import contiguous, join_period, over, period_dim, period_of, split_period, times
 from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, reduce_scatter
 from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
@@ -84,7 +84,7 @@ def _send(emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_nam
     """One collective of ``x``; ``rest``: its arguments after the first."""
     if target is all_reduce:
         op, axis = rest
-        return _wait(emit, c10d.all_reduce.default, dense(emit, x), op, group_names[axis])
+        return _wait(emit, c10d.all_reduce.default, contiguous(emit, x), op, group_names[axis])
     if target is all_gather:
         dim, cut, axis, rank = rest
         return lower_all_gather(emit, x, dim, cut, group_names[axis], rank)
@@ -99,10 +99,12 @@ def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, 
     """One all-gather; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
-        inside = unfold(emit, x, dim, cut, cut.owned(rank))
-        return fold(emit, lower_all_gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank), dim, cut)
+        inside = split_period(emit, x, dim, cut, cut.owned(rank))
+        return join_period(
+            emit, lower_all_gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank), dim, cut
+        )
     padded = x if cut.is_even else _pad(emit, x, dim, max(cut.local_sizes()) - cut.local_size(rank))  # type: ignore[type-var]
-    whole = _wait(emit, c10d.all_gather_into_tensor.default, dense(emit, padded), num_ranks, group)
+    whole = _wait(emit, c10d.all_gather_into_tensor.default, contiguous(emit, padded), num_ranks, group)
     if repeat is not None:
         return _from_front(emit, whole, emit.sizes(padded), dim, num_ranks, repeat)
     rows = emit.sizes(padded)[0]
@@ -119,8 +121,8 @@ def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut,
     """One reduce-scatter; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
-        inside = unfold(emit, x, dim, cut, cut.period)
-        return fold(
+        inside = split_period(emit, x, dim, cut, cut.period)
+        return join_period(
             emit, lower_reduce_scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank), dim, cut
         )
     if repeat is not None:
@@ -163,12 +165,14 @@ def _rounds(cut: Cut) -> int | None:
 def _to_front(emit: Emitter, x: fx.Node, dim: int, num_ranks: int, repeat: int) -> fx.Node:
     """(…, repeat·ranks·m, …) → (ranks·first, …): rank r's share as the r-th block of rows."""
     if dim == 0 and repeat == 1:
-        return dense(emit, x)
+        return contiguous(emit, x)
     sizes = emit.sizes(x)
     share = over(emit, sizes[dim], num_ranks * repeat)
-    split = emit.call(aten.view.default, dense(emit, x), [*sizes[:dim], repeat, num_ranks, share, *sizes[dim + 1 :]])
+    split = emit.call(
+        aten.view.default, contiguous(emit, x), [*sizes[:dim], repeat, num_ranks, share, *sizes[dim + 1 :]]
+    )
     order = [dim + 1, *range(dim + 1), *range(dim + 2, len(sizes) + 2)]
-    moved = dense(emit, emit.call(aten.permute.default, split, order))
+    moved = contiguous(emit, emit.call(aten.permute.default, split, order))
     local = [*sizes[:dim], times(emit, share, repeat), *sizes[dim + 1 :]]
     return emit.call(aten.view.default, moved, [times(emit, local[0], num_ranks), *local[1:]])
 
@@ -180,7 +184,7 @@ def _from_front(emit: Emitter, whole: fx.Node, sizes: Sequence[Any], dim: int, n
     share = over(emit, sizes[dim], repeat)
     split = emit.call(aten.view.default, whole, [num_ranks, *sizes[:dim], repeat, share, *sizes[dim + 1 :]])
     order = [*range(1, dim + 2), 0, *range(dim + 2, len(sizes) + 2)]
-    moved = dense(emit, emit.call(aten.permute.default, split, order))
+    moved = contiguous(emit, emit.call(aten.permute.default, split, order))
     full = [*sizes[:dim], times(emit, share, num_ranks * repeat), *sizes[dim + 1 :]]
     return emit.call(aten.view.default, moved, full)
 

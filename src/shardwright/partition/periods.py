@@ -1,7 +1,8 @@
 """Dims of symbolic size that are cut: the period of the cut, which is known, as a dim of its own.
 
 A cut of size ``repeat · period · inner`` is a cut of known size of the middle one of three dims (…, repeat, period,
-inner, …). Whatever slices, gathers or scatters pieces therefore works on `unfold`-ed values, and `fold`-s what it gave.
+inner, …). Whatever slices, gathers or scatters pieces therefore takes them from `split_period`, and gives them to
+`join_period`.
 """
 
 import operator
@@ -28,7 +29,7 @@ def period_dim(dim: int, cut: Cut) -> int:
     return dim if cut.repeat == 1 else dim + 1
 
 
-def unfold(emit: Emitter, x: fx.Node, dim: int, cut: Cut, count: int) -> fx.Node:
+def split_period(emit: Emitter, x: fx.Node, dim: int, cut: Cut, count: int) -> fx.Node:
     """(…, repeat·count·inner, …) → (…, repeat, count, inner, …), without ``repeat`` or ``inner`` where they are 1.
 
     ``count``: how much of a period ``x`` has, all of it or what a rank owns.
@@ -36,17 +37,17 @@ def unfold(emit: Emitter, x: fx.Node, dim: int, cut: Cut, count: int) -> fx.Node
     sizes = emit.sizes(x)
     repeat, inner = _around(emit, sizes[dim], cut, count)
     parts = [*([repeat] if cut.repeat != 1 else []), count, *([inner] if cut.inner != 1 else [])]
-    return emit.call(aten.view.default, dense(emit, x), [*sizes[:dim], *parts, *sizes[dim + 1 :]])
+    return emit.call(aten.view.default, contiguous(emit, x), [*sizes[:dim], *parts, *sizes[dim + 1 :]])
 
 
-def fold(emit: Emitter, x: fx.Node, dim: int, cut: Cut) -> fx.Node:
-    """The inverse of `unfold`: the dims that were ``dim``, as one."""
+def join_period(emit: Emitter, x: fx.Node, dim: int, cut: Cut) -> fx.Node:
+    """The inverse of `split_period`: the dims that were ``dim``, as one."""
     sizes = emit.sizes(x)
     last = period_dim(dim, cut) + (1 if cut.inner != 1 else 0)
     merged = sizes[dim]
     for size in sizes[dim + 1 : last + 1]:
         merged = times(emit, merged, size)
-    return emit.call(aten.view.default, dense(emit, x), [*sizes[:dim], merged, *sizes[last + 1 :]])
+    return emit.call(aten.view.default, contiguous(emit, x), [*sizes[:dim], merged, *sizes[last + 1 :]])
 
 
 def _around(emit: Emitter, size: Any, cut: Cut, count: int) -> tuple[Any, Any]:
@@ -112,7 +113,7 @@ def _input_size(emit: Emitter, wanted: sympy.Expr) -> fx.Node | None:
     return None
 
 
-def dense(emit: Emitter, x: fx.Node) -> fx.Node:
+def contiguous(emit: Emitter, x: fx.Node) -> fx.Node:
     """``x`` itself when it is contiguous, else a contiguous copy: the collectives read raw memory."""
     if is_dense(x):
         return x

@@ -10,7 +10,7 @@ from torch import fx
 from shardwright.assign.cost import exchanges
 from shardwright.layout.layout import Layout, Owned, Partial, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
-from shardwright.partition.periods import fold, over, period_dim, period_of, unfold
+from shardwright.partition.periods import join_period, over, period_dim, period_of, split_period
 from shardwright.program import collectives
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ def redistribute(
     if isinstance(source, Partial):
         if isinstance(target, Replicate):
             return _write(emit, collectives.all_reduce, (x, source.op, axis), tuple(x.meta["val"].shape), whole)
-        shape = local_sizes(whole, target, rank)
+        shape = piece_sizes(whole, target, rank)
         return _write(
             emit, collectives.reduce_scatter, (x, source.op, target.dim, target.cut, axis, rank), shape, whole
         )
@@ -43,7 +43,7 @@ def redistribute(
         return _write(emit, collectives.all_gather, args, tuple(whole.shape), whole)
     if exchanges(source, target):
         args = (x, source.dim, source.cut, target.dim, target.cut, axis, rank)
-        return _write(emit, collectives.all_to_all, args, local_sizes(whole, target, rank), whole)
+        return _write(emit, collectives.all_to_all, args, piece_sizes(whole, target, rank), whole)
     gathered = redistribute(emit, x, source, Replicate(), whole, axis, rank)
     return cut_locally(emit, gathered, target, rank)
 
@@ -58,8 +58,8 @@ def cut_locally(emit: Emitter, x: fx.Node, target: Shard, rank: int) -> fx.Node:
         inner = over(emit, emit.sizes(x)[dim], cut.period)
         # The same calls on every rank, as for `spread`.
         return _slices(emit, x, dim, [tuple(emit.call(operator.mul, inner, end) for end in span) for span in spans])
-    inside = unfold(emit, x, dim, cut, cut.period)
-    return fold(emit, _slices(emit, inside, period_dim(dim, cut), spans), dim, cut)
+    inside = split_period(emit, x, dim, cut, cut.period)
+    return join_period(emit, _slices(emit, inside, period_dim(dim, cut), spans), dim, cut)
 
 
 def _slices(emit: Emitter, x: fx.Node, dim: int, spans: Sequence[tuple[Any, ...]]) -> fx.Node:
@@ -75,7 +75,7 @@ def spread(emit: Emitter, x: fx.Node, rank: int) -> fx.Node:
     return emit.call(aten.alias.default if rank == 0 else aten.zeros_like.default, x)
 
 
-def local_sizes(whole: torch.Tensor, layout: Layout, rank: int) -> tuple[Any, ...]:
+def piece_sizes(whole: torch.Tensor, layout: Layout, rank: int) -> tuple[Any, ...]:
     """The shape of ``rank``'s piece of a value whose fake tensor is ``whole``."""
     if not isinstance(layout, Shard):
         return tuple(whole.shape)

@@ -10,7 +10,7 @@ from torch import fx
 from shardwright.assign.assign import subgraph_solver
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.higher_order import CutSubgraphs, read_subgraphs
-from shardwright.assign.inside import Sides, assign_inside
+from shardwright.assign.inside import CallLayouts, assign_inside
 from shardwright.assign.steps import Step
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of, local_shape
@@ -47,7 +47,7 @@ def _assignments(walk: "Walk", step: Step, found: CutSubgraphs, strategy: Strate
     num_ranks = next(cut_of(layout).num_ranks for layout in layouts if isinstance(layout, Shard))
     makers = [walk.assignment.steps.items[maker].node.name for maker, _ in step.reads]
     weights = frozenset(i for i, name in enumerate(makers) if name in walk.assignment.weights)
-    made = assign_inside(found, Sides(strategy.operands, strategy.results, weights), subgraph_solver(num_ranks))
+    made = assign_inside(found, CallLayouts(strategy.operands, strategy.results, weights), subgraph_solver(num_ranks))
     assert made is not None, "what was solved once is solved again"
     return made
 

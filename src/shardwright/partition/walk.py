@@ -16,7 +16,7 @@ from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
 from shardwright.partition.memory import laid_as, strides
-from shardwright.partition.redistribute import local_sizes, redistribute
+from shardwright.partition.redistribute import piece_sizes, redistribute
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.partition.subgraphs import (
     empty_results,
@@ -181,7 +181,7 @@ class Walk:
         local.meta = dict(node.meta)
         whole = step.vals[0]
         if isinstance(layout, Shard):
-            shape = local_sizes(whole, layout, self.rank)
+            shape = piece_sizes(whole, layout, self.rank)
             local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
             local.meta.pop("tensor_meta", None)
         self._keep(step, node, {(step.index, 0): layout}, [local])

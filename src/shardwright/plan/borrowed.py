@@ -16,7 +16,7 @@ from shardwright.plan.patterns import matches
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BorrowedEntries:
     """Entries whose keys are relative to one module of the program; ``origin`` says where they were found."""
 
     entries: Mapping[str, Any]
@@ -27,7 +27,7 @@ class Part:
 class BorrowedPlan:
     """Parts of a plan, each with a prefix of its own to be found. Made by `hf_plan` and `autodeploy_plan`."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[BorrowedEntries, ...]
 
     def fit(self, modules: Iterable[str], tensors: Iterable[str], idle: Collection[str] = ()) -> dict[str, Any]:
         """The entries that match a module or tensor of a program, with their prefixes in front.
@@ -68,14 +68,14 @@ def move_inside(plan: Mapping[str, Any], modules: Iterable[str], tensors: Iterab
     if not plan or not all(isinstance(key, str) for key in plan) or any(matches(key, known) for key in plan):
         return plan
     try:
-        prefix = find_prefix(Part(plan, "the mapping"), known)
+        prefix = find_prefix(BorrowedEntries(plan, "the mapping"), known)
     except PlanError:
         return plan
     moved = {prefix + key: style for key, style in plan.items()}
     return moved if all(matches(key, known) for key in moved) else plan
 
 
-def find_prefix(part: Part, names: list[str]) -> str:
+def find_prefix(part: BorrowedEntries, names: list[str]) -> str:
     """What to put in front of a part's keys (empty, or ending in a dot) so that the most of them match.
 
     Keys that match as they stand count for every prefix.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardwright.errors import PlanError
-from shardwright.plan.borrowed import BorrowedPlan, Part
+from shardwright.plan.borrowed import BorrowedEntries, BorrowedPlan
 
 EMBEDDING = {"embed_tokens": "embedding_rowwise"}
 """What transformers adds to the plan of a base model that has such a table, unless the plan names it."""
@@ -27,15 +27,15 @@ def hf_plan(source: Any) -> BorrowedPlan:
     >>> sharded = shard(exported, mesh=4, plan=hf_plan(model.config))
     """
     if isinstance(source, Mapping):
-        parts = [Part(dict(source), "the mapping")] if source else []
+        parts = [BorrowedEntries(dict(source), "the mapping")] if source else []
     elif isinstance(getattr(source, "tp_plan", None), Mapping) and source.tp_plan:
-        parts = [Part(dict(source.tp_plan), f"{type(source).__name__}.tp_plan")]
+        parts = [BorrowedEntries(dict(source.tp_plan), f"{type(source).__name__}.tp_plan")]
     else:
         parts = _config_parts(getattr(source, "config", source))
         own = getattr(source, "_tp_plan", None)
         if not parts and isinstance(own, Mapping) and own:
             name = source.__name__ if isinstance(source, type) else type(source).__name__
-            parts = [Part(dict(own), f"{name}._tp_plan")]
+            parts = [BorrowedEntries(dict(own), f"{name}._tp_plan")]
     if not parts:
         raise PlanError(
             f"{type(source).__name__} carries no tensor-parallel plan (tp_plan, base_model_tp_plan, _tp_plan)\n"
@@ -62,14 +62,14 @@ def plan_of_classes(modules: Mapping[str, str]) -> BorrowedPlan:
             "  try: plan=shardwright.hf_plan(model), plan=model.tp_plan, plan=model.config.base_model_tp_plan, "
             "or plan='auto'"
         )
-    return BorrowedPlan((Part(entries, "the classes of the program's modules"),))
+    return BorrowedPlan((BorrowedEntries(entries, "the classes of the program's modules"),))
 
 
-def _config_parts(config: Any) -> list[Part]:
+def _config_parts(config: Any) -> list[BorrowedEntries]:
     found = []
     entries = getattr(config, "base_model_tp_plan", None)
     if entries:
-        found.append(Part(dict(entries), f"{type(config).__name__}.base_model_tp_plan"))
+        found.append(BorrowedEntries(dict(entries), f"{type(config).__name__}.base_model_tp_plan"))
     for name in getattr(config, "sub_configs_defaults", None) or getattr(config, "sub_configs", None) or ():
         part = getattr(config, name, None)
         found += _config_parts(part) if part is not None else []

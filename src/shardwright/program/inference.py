@@ -15,7 +15,7 @@ from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
 from shardwright.program.read import user_input_names
-from shardwright.program.signature import Signature, arguments, bind, in_structure
+from shardwright.program.signature import Signature, arguments, bind_parameters, in_structure
 from shardwright.program.torch_private import pytree
 
 _DETACH = torch.ops.aten.detach.default
@@ -51,7 +51,7 @@ class InferenceProgram(ExportedProgram):
 
     def _as_exported(self, args: Any, kwargs: Any) -> Any:
         """Another call in the form of the export."""
-        flat, findings = bind(self.parameters_of_forward, self, args, kwargs)
+        flat, findings = bind_parameters(self.parameters_of_forward, self, args, kwargs)
         raise_findings(InputError, findings, summary="the inputs do not fit the program")
         return in_structure(self, [flat[name] for name in user_input_names(self)])
 

@@ -12,7 +12,7 @@ from shardwright.program.read import constant_inputs
 from shardwright.program.signature import (
     Signature,
     arguments,
-    bind,
+    bind_parameters,
     leaf_paths,
     show_value,
     signature_of,
@@ -30,7 +30,7 @@ def bind_inputs(
     the program was exported with.
     """
     source = program.source
-    given, findings = bind(signature or signature_of(source), source, args, kwargs)
+    given, findings = bind_parameters(signature or signature_of(source), source, args, kwargs)
     nodes = {node.name: node for node in program.placeholders()}
     paths = {name: path for one in arguments(source) for name, path in leaf_paths(one).items()}
     fixed = constant_inputs(source)

@@ -19,7 +19,7 @@ from shardwright.program.nodes import describe_node, subgraph_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import schema_of
 
-SWITCH = "SHARDWRIGHT_CHECK"
+CHECK_SWITCH = "SHARDWRIGHT_CHECK"
 """The environment variable that turns the checks on."""
 
 
@@ -37,8 +37,8 @@ class IllegalProgramError(ShardwrightError):
 
 
 def check(program: Program, stage: Stage) -> Program:
-    """The program itself, its laws checked where `SWITCH` is set; raises `IllegalProgramError` with all findings."""
-    if os.environ.get(SWITCH, "0") not in ("", "0"):
+    """The program itself, checked where `CHECK_SWITCH` is set; raises `IllegalProgramError` with all findings."""
+    if os.environ.get(CHECK_SWITCH, "0") not in ("", "0"):
         check_laws(program, stage)
     return program
 

@@ -46,7 +46,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
+class CallArgument:
     """What a program was exported with for one parameter: its structure, and the placeholders of its leaves."""
 
     name: str
@@ -58,12 +58,12 @@ class Argument:
 Signature = tuple[Parameter, ...]
 
 
-def arguments(exported: ExportedProgram) -> list[Argument]:
+def arguments(exported: ExportedProgram) -> list[CallArgument]:
     """The arguments a program was exported with, in order of its user inputs."""
     leaves = iter(user_input_names(exported))
     spec = exported.call_spec.in_spec
     if spec is None:
-        return [Argument(name, pytree.tree_structure(0), (name,), True) for name in leaves]
+        return [CallArgument(name, pytree.tree_structure(0), (name,), True) for name in leaves]
     positional, named = _children(spec)
     specs = [*_children(positional), *_children(named)]
     entry = exported.module_call_graph[0].signature if exported.module_call_graph else None
@@ -74,7 +74,7 @@ def arguments(exported: ExportedProgram) -> list[Argument]:
         names = [*(f"argument {number}" for number in range(count)), *keywords]
     found = []
     for position, (name, one) in enumerate(zip(names, specs, strict=True)):
-        found.append(Argument(name, one, tuple(next(leaves) for _ in range(one.num_leaves)), position < count))
+        found.append(CallArgument(name, one, tuple(next(leaves) for _ in range(one.num_leaves)), position < count))
     return found
 
 
@@ -96,7 +96,7 @@ def fits(signature: Signature, exported: ExportedProgram) -> bool:
     )
 
 
-def bind(
+def bind_parameters(
     signature: Signature, exported: ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Finding]]:
     """The value of every user input by its placeholder's name, and all that is wrong with the call's form."""
@@ -156,7 +156,7 @@ def show_value(value: Any) -> str:
     return text if 0 < len(text) <= 80 else f"a value of type {type(value).__name__}"
 
 
-def leaf_paths(one: Argument) -> dict[str, str]:
+def leaf_paths(one: CallArgument) -> dict[str, str]:
     """Placeholder → how its leaf is reached from the argument: ``x``, ``options['scale'][0]``."""
     return dict(zip(one.leaves, (one.name + path for path in _paths(one.spec)), strict=True))
 
@@ -188,7 +188,7 @@ def _listed(slots: Sequence[Parameter]) -> str:
     return f" ({', '.join(one.name for one in slots)})" if slots else ""
 
 
-def _missing(one: Argument, constants: Mapping[str, Any]) -> Finding:
+def _missing(one: CallArgument, constants: Mapping[str, Any]) -> Finding:
     fixed = len(one.leaves) == 1 and one.leaves[0] in constants
     if not fixed:
         return Finding(f"input {one.name!r} is missing")
@@ -206,7 +206,7 @@ def _was_left_out(parameter: Parameter, value: Any) -> Finding:
     )
 
 
-def _other_structure(one: Argument, value: Any) -> Finding:
+def _other_structure(one: CallArgument, value: Any) -> Finding:
     def spelled(spec: Any) -> str:
         return " ".join(str(spec).split())[:200]
 
@@ -217,7 +217,7 @@ def _other_structure(one: Argument, value: Any) -> Finding:
 
 
 def _of_forward(
-    forward: inspect.Signature, given: Sequence[Argument], constants: Mapping[str, Any]
+    forward: inspect.Signature, given: Sequence[CallArgument], constants: Mapping[str, Any]
 ) -> Signature | None:
     """The parameters of a ``forward``; None where it cannot be the one that was exported."""
     by_name = {one.name: one for one in given}
@@ -240,7 +240,7 @@ def _of_forward(
     return tuple(found) if fits and not left_out else None
 
 
-def _parameter(one: inspect.Parameter, given: Argument | None, constants: Mapping[str, Any]) -> Parameter:
+def _parameter(one: inspect.Parameter, given: CallArgument | None, constants: Mapping[str, Any]) -> Parameter:
     only: dict[Any, How] = {inspect.Parameter.POSITIONAL_ONLY: BY_POSITION, inspect.Parameter.KEYWORD_ONLY: BY_NAME}
     how = only.get(one.kind, BY_EITHER)
     if one.default is inspect.Parameter.empty:

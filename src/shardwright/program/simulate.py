@@ -217,7 +217,7 @@ def _communicates(node: fx.Node) -> bool:
     return any(lowered_name(inner) for graph in graphs for inner in graph.nodes)
 
 
-Run = Generator[_Pending, Any, Any]
+RankRun = Generator[_Pending, Any, Any]
 
 
 def _run_subgraph(subgraph: fx.GraphModule, inputs: Sequence[Any], rank: int) -> Generator[_Pending, Any, list[Any]]:
@@ -225,18 +225,20 @@ def _run_subgraph(subgraph: fx.GraphModule, inputs: Sequence[Any], rank: int) ->
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-def _run_cond(predicate: Any, true: Any, false: Any, operands: Sequence[Any], *, rank: int) -> Run:
+def _run_cond(predicate: Any, true: Any, false: Any, operands: Sequence[Any], *, rank: int) -> RankRun:
     return (yield from _run_subgraph(true if bool(predicate) else false, operands, rank))
 
 
-def _run_while_loop(condition: Any, body: Any, carried: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
+def _run_while_loop(condition: Any, body: Any, carried: Sequence[Any], further: Sequence[Any], *, rank: int) -> RankRun:
     carried = list(carried)
     while bool((yield from _run_subgraph(condition, [*carried, *further], rank))[0]):
         carried = yield from _run_subgraph(body, [*carried, *further], rank)
     return carried
 
 
-def _run_scan(combine: Any, carried: Sequence[Any], along: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
+def _run_scan(
+    combine: Any, carried: Sequence[Any], along: Sequence[Any], further: Sequence[Any], *, rank: int
+) -> RankRun:
     carried, rounds = list(carried), []
     for values in zip(*along, strict=True):
         found = yield from _run_subgraph(combine, [*carried, *values, *further], rank)
@@ -245,11 +247,11 @@ def _run_scan(combine: Any, carried: Sequence[Any], along: Sequence[Any], furthe
     return [*carried, *map(torch.stack, zip(*rounds, strict=True))]
 
 
-def _run_map(body: Any, along: Sequence[Any], further: Sequence[Any], *, rank: int) -> Run:
+def _run_map(body: Any, along: Sequence[Any], further: Sequence[Any], *, rank: int) -> RankRun:
     return (yield from _run_scan(body, [], along, further, rank=rank))
 
 
-_SUBGRAPH_RUNS: dict[str, Callable[..., Run]] = {
+_SUBGRAPH_RUNS: dict[str, Callable[..., RankRun]] = {
     "cond": _run_cond,
     "map_impl": _run_map,
     "scan": _run_scan,

@@ -125,7 +125,7 @@ ALIASES: dict[str, str | Alias] = {
 
 
 @lru_cache(maxsize=4096)
-def resolve(op: Any) -> Resolved | None:
+def resolve_alias(op: Any) -> Resolved | None:
     """The operator that another name stands for; None where the name is an operator's own."""
     schema = schema_of(op)
     if schema is None:
@@ -149,7 +149,7 @@ def resolve(op: Any) -> Resolved | None:
 
 def own_op(op: Any) -> Any:
     """The operator behind another name; itself where the name is its own."""
-    found = resolve(op)
+    found = resolve_alias(op)
     return op if found is None else found.op
 
 

@@ -11,7 +11,7 @@ from torch import fx
 from shardwright.layout.sizes import Size
 from shardwright.program.nodes import is_tensor
 from shardwright.program.torch_private import has_schema, schema_of
-from shardwright.rules.aliases import resolve
+from shardwright.rules.aliases import resolve_alias
 from shardwright.rules.rule import Call, TensorMeta
 
 
@@ -35,7 +35,7 @@ def bind_arguments(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
 
 def bind_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The operator that a call is of, another name's own one behind it, and every argument by the name it has there."""
-    arguments, found = bind_arguments(op, args, kwargs), resolve(op)
+    arguments, found = bind_arguments(op, args, kwargs), resolve_alias(op)
     if found is None:
         return op, arguments
     known = {**found.given, **{found.names[name]: value for name, value in arguments.items()}}
@@ -101,7 +101,7 @@ def _collect(value: Any, found: list[Any]) -> None:
         found.append(value)
 
 
-def as_size(value: Any) -> Any:
+def symbolic_size(value: Any) -> Any:
     """A symbolic int as its sympy expression (a plain int when it is one); anything else unchanged."""
     if isinstance(value, torch.SymInt):
         expression: Size = value.node.expr
@@ -111,14 +111,14 @@ def as_size(value: Any) -> Any:
 
 def tensor_meta(tensor: torch.Tensor) -> TensorMeta:
     """Shape and dtype of a (fake) tensor."""
-    return TensorMeta(tuple(as_size(size) for size in tensor.shape), tensor.dtype)
+    return TensorMeta(tuple(symbolic_size(size) for size in tensor.shape), tensor.dtype)
 
 
 def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Call:
     """The `Call` of an operator applied to (fake or real) tensors with this result."""
     op, arguments = bind_call(op, args, kwargs)
     described = {
-        name: map_values(value, lambda v: tensor_meta(v) if isinstance(v, torch.Tensor) else as_size(v))
+        name: map_values(value, lambda v: tensor_meta(v) if isinstance(v, torch.Tensor) else symbolic_size(v))
         for name, value in arguments.items()
     }
     operands = tuple(v for v in leaves(list(described.values())) if isinstance(v, TensorMeta))

@@ -14,7 +14,7 @@ from shardwright.layout.values import check_count, check_list, check_number, is_
 from shardwright.program.program import Program
 from shardwright.program.torch_private import OpOverloadPacket, has_schema, schema_of
 from shardwright.rules import REGISTRY
-from shardwright.rules.call import as_size, make_call, map_values, tensor_meta
+from shardwright.rules.call import make_call, map_values, symbolic_size, tensor_meta
 from shardwright.rules.check import check_strategies
 from shardwright.rules.discover import REFUSALS, Discovery, discover, is_discoverable
 from shardwright.rules.notation import parse
@@ -153,7 +153,7 @@ def _sample(node: fx.Node, fake_mode: Any) -> tuple[Any, Any] | None:
         if isinstance(value, fx.Node):
             value = value.meta.get("val")
         if not isinstance(value, torch.Tensor):
-            return size_hint(as_size(value), fake_mode) if isinstance(value, torch.SymInt) else value
+            return size_hint(symbolic_size(value), fake_mode) if isinstance(value, torch.SymInt) else value
         # Asking a symbolic size for its number would pin it in the user's program.
         shape = tuple(size_hint(size, fake_mode) for size in tensor_meta(value).shape)
         if value.is_floating_point() or value.is_complex():

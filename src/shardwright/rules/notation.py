@@ -71,7 +71,7 @@ def _parse(text: str) -> Pattern:
     return Pattern(text, operands, results, frozenset(fixed))
 
 
-def bind(
+def bind_shapes(
     pattern: Pattern,
     operands: Sequence[Sequence[Size] | None],
     results: Sequence[Sequence[Size]],

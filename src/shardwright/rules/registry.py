@@ -15,7 +15,7 @@ from shardwright.errors import RuleError
 from shardwright.layout.sizes import Size
 from shardwright.program.torch_private import has_schema, schema_of
 from shardwright.rules.aliases import own_name, own_op
-from shardwright.rules.notation import Bound, bind, parse
+from shardwright.rules.notation import Bound, bind_shapes, parse
 from shardwright.rules.rule import Call, Localizer, Rule, TensorMeta
 
 Builder = Callable[[Call], Rule | None]
@@ -59,7 +59,7 @@ def einsum(
         slots = tensor_slots(call)
         present = [index for index, slot in enumerate(slots) if slot is not None]
         results = [r.shape for r in call.results if r is not None]
-        bound = bind(pattern, [None if slot is None else slot.shape for slot in slots], results, loose=added)
+        bound = bind_shapes(pattern, [None if slot is None else slot.shape for slot in slots], results, loose=added)
         renumber = {old: new for new, old in enumerate(present)}
 
         def keep(group: frozenset[int]) -> frozenset[int]:
@@ -105,7 +105,7 @@ def rule_of(
 
 def notation_rule(text: str, operands: list[tuple[Size, ...]], results: list[tuple[Size, ...]], **algebra: Any) -> Rule:
     """The rule of a line of notation for given shapes: what builders use once they have spelled their call."""
-    return rule_of(bind(parse(text), operands, results), **algebra)
+    return rule_of(bind_shapes(parse(text), operands, results), **algebra)
 
 
 def tensor_slots(call: Call) -> list[TensorMeta | None]:

@@ -20,7 +20,7 @@ def share_of(rank: int, num_ranks: int) -> list[int]:
     return cores[rank * each : (rank + 1) * each]
 
 
-def bind(rank: int, num_ranks: int) -> int:
+def bind_cores(rank: int, num_ranks: int) -> int:
     """Keep this process on its share of the cores; how many those are, at least 1."""
     cores = share_of(rank, num_ranks)
     if cores:

@@ -20,7 +20,7 @@ from shardwright.errors import PackageError, first_line
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.layout.values import check_flag, check_number, check_path
 from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import Manifest, check_file, read_manifest
+from shardwright.package.manifest import Manifest, check_package_file, read_manifest
 from shardwright.package.stored import make_zeros
 from shardwright.program.inference import for_inference, refuse_gradients
 from shardwright.program.inputs import bind_inputs
@@ -35,7 +35,7 @@ from shardwright.run.devices import chosen_device, home_device, home_of, move
 from shardwright.run.groups import TIMEOUT_S, make_groups, name_groups, rebind, start_process_group
 from shardwright.run.shared_memory import chosen_transport
 
-BACKENDS = ("eager", "compile", "aoti")
+EXECUTION_BACKENDS = ("eager", "compile", "aoti")
 
 
 class RankModule(nn.Module):
@@ -109,8 +109,8 @@ def load(
     Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or compiled for
     something else; `RunError` for a transport that is not to be had.
     """
-    if not isinstance(backend, str) or backend not in BACKENDS:
-        raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, BACKENDS))}")
+    if not isinstance(backend, str) or backend not in EXECUTION_BACKENDS:
+        raise PackageError(f"there is no backend {backend!r}\n  try: {', '.join(map(repr, EXECUTION_BACKENDS))}")
     check_flag(check, "check", error=PackageError)
     if timeout_s is not None:
         check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
@@ -161,8 +161,8 @@ def load_rank(
         raise PackageError(f"the package {folder} has ranks 0 to {manifest.num_ranks - 1}, not {rank}")
     entries = {entry.name: entry for entry in manifest.files}
     place = manifest.as_mesh().place(rank)
-    graph = check_file(folder, entries[manifest.graphs[place]], contents=check)
-    weights = check_file(folder, entries[manifest.weights[place]], contents=check)
+    graph = check_package_file(folder, entries[manifest.graphs[place]], contents=check)
+    weights = check_package_file(folder, entries[manifest.weights[place]], contents=check)
     exported = read_graph(graph)
     home = device or home_device(exported)
     exported = move(exported, home)

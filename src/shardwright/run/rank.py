@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from shardwright.errors import RunError
-from shardwright.run.cores import bind
+from shardwright.run.cores import bind_cores
 from shardwright.run.groups import start_process_group
 from shardwright.run.standing import noted, resume, standings
 
@@ -47,7 +47,7 @@ def _take_threads(rank: int, num_ranks: int, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
         return
-    num_cores = bind(rank, num_ranks)
+    num_cores = bind_cores(rank, num_ranks)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(num_cores)
 

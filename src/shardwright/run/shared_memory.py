@@ -29,7 +29,7 @@ BACKEND = "shardwright"
 """The name under which `torch.distributed` knows the backend."""
 
 TRANSPORTS = ("auto", "shared_memory", "gloo")
-SWITCH = "SHARDWRIGHT_TRANSPORT"
+TRANSPORT_SWITCH = "SHARDWRIGHT_TRANSPORT"
 """The environment variable that chooses one of `TRANSPORTS` where the caller does not."""
 
 SLOT_BYTES = 1 << 20
@@ -53,7 +53,7 @@ class Agreement:
 
 def chosen_transport(given: str | None) -> str:
     """The transport that the caller, or else the environment, asks for. Raises `RunError` for an unknown one."""
-    wanted = given or os.environ.get(SWITCH) or "gloo"
+    wanted = given or os.environ.get(TRANSPORT_SWITCH) or "gloo"
     if wanted not in TRANSPORTS:
         raise RunError(f"there is no transport {wanted!r}\n  try: {', '.join(TRANSPORTS)}")
     return wanted

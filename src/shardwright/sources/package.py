@@ -12,7 +12,7 @@ from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_path
 from shardwright.package.gather import check_described
 from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import Manifest, check_file, read_file, read_manifest
+from shardwright.package.manifest import Manifest, check_package_file, read_file, read_manifest
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
 from shardwright.plan.accept import PlanLike
@@ -51,7 +51,7 @@ def reshard(
         progress("checking the package", 0, 0)
     stored = StoredWeights(folder, manifest)
     files = {entry.name: entry for entry in manifest.files}
-    exported = read_graph(check_file(folder, files[manifest.original]))
+    exported = read_graph(check_package_file(folder, files[manifest.original]))
     check_described(exported, manifest, folder)
     # Caches start as zeros, which are made rather than read.
     exported = replace_weights(

@@ -3,15 +3,12 @@
 See `shardwright.rules.operators.expansions`. Half precision is raised to float32 and rounded once, at the end.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shardwright.rules.operators.norm_expansions import raised
-
-Arguments = Mapping[str, Any]
+from shardwright.rules.operators.norm_expansions import Arguments, raised
 
 _MEAN, _SUM = 1, 2
 

@@ -1,7 +1,7 @@
 """Distances and similarities along a dim, which is whole; and membership, which compares with every element."""
 
 from shardwright.layout.sizes import Size
-from shardwright.rules.notation import bind, parse
+from shardwright.rules.notation import bind_shapes, parse
 from shardwright.rules.operators.dims import dim_of, named_dims
 from shardwright.rules.registry import Entry, einsum, notation_rule, rule_of
 from shardwright.rules.rule import Call, Rule, TensorMeta
@@ -25,7 +25,7 @@ def _along(call: Call, ndim: int, dim: int, *, keeps: bool) -> Rule:
     sides = [" ".join(names[ndim - tensor.ndim :]) for tensor in call.operands]
     result = " ".join("1" if i == dim else name for i, name in enumerate(names) if keeps or i != dim)
     text = f"{', '.join(sides)} -> {result}"
-    return rule_of(bind(parse(text), [t.shape for t in call.operands], [call.result.shape]))
+    return rule_of(bind_shapes(parse(text), [t.shape for t in call.operands], [call.result.shape]))
 
 
 def dist_rule(call: Call) -> Rule | None:

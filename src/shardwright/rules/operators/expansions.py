@@ -234,7 +234,7 @@ def _reduced(loss: Tensor, scale: Tensor, reduction: int) -> Tensor:
     return loss.sum() / scale.sum() if reduction == _MEAN else loss.sum()
 
 
-REDUCTIONS: dict[str, Expansion] = {
+REDUCTION_EXPANSIONS: dict[str, Expansion] = {
     "aten::_is_all_true": truth(every=True),
     "aten::_is_any_true": truth(every=False),
     "aten::_log_softmax": _in_single(log_softmax),
@@ -262,4 +262,4 @@ REDUCTIONS: dict[str, Expansion] = {
     "aten::var_mean": _in_single(variance(root=False, with_mean=True)),
 }
 
-EXPANSIONS: dict[str, Expansion] = {**REDUCTIONS, **NORMS, **DISTANCES}
+EXPANSIONS: dict[str, Expansion] = {**REDUCTION_EXPANSIONS, **NORMS, **DISTANCES}

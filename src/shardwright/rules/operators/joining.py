@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shardwright.layout.sizes import Size
-from shardwright.rules.notation import bind, parse
+from shardwright.rules.notation import bind_shapes, parse
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Entry, rule_of
 from shardwright.rules.rule import Call, Dims, Rule, TensorMeta, Term
@@ -100,7 +100,7 @@ def meshgrid_rule(call: Call) -> Rule:
 def broadcast_rule(call: Call) -> Rule:
     """``broadcast_tensors``: every operand grows to the shape of all."""
     text = ", ".join(["..."] * len(call.operands)) + " -> " + ", ".join(["..."] * len(call.results))
-    bound = bind(parse(text), [t.shape for t in call.operands], [r.shape for r in call.results if r is not None])
+    bound = bind_shapes(parse(text), [t.shape for t in call.operands], [r.shape for r in call.results if r is not None])
     return rule_of(bound, linear=(frozenset(range(len(call.operands))),), moves=True)
 
 

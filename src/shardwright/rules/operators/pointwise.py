@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shardwright.rules.notation import bind, parse
+from shardwright.rules.notation import bind_shapes, parse
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Entry, einsum, rule_of, tensor_slots
 from shardwright.rules.rule import Call, Rule, Term
@@ -26,7 +26,7 @@ def pointwise_rule(
     """
     results = [r.shape for r in call.results if r is not None]
     text = ", ".join(["..."] * len(call.operands)) + " -> " + ", ".join(["..."] * len(results))
-    bound = bind(parse(text), [t.shape for t in call.operands], results)
+    bound = bind_shapes(parse(text), [t.shape for t in call.operands], results)
     slots = tensor_slots(call)
     numbers = {slot: n for n, slot in enumerate(i for i, meta in enumerate(slots) if meta is not None)}
 

@@ -28,7 +28,7 @@ ROUND = "shardwright.round"
 States = tuple[Tensor, ...]
 """The hidden state, and the cell state where there is one."""
 
-Step = Callable[[Tensor, Tensor, States], States]
+CellStep = Callable[[Tensor, Tensor, States], States]
 """From what the inputs and the hidden state give to the gates, and the states before, to the states after."""
 
 
@@ -48,7 +48,7 @@ def _relu(given: Tensor, known: Tensor, states: States) -> States:
     return ((given + known).relu(),)
 
 
-def cell(step: Step) -> Callable[[Mapping[str, Any]], Any]:
+def cell(step: CellStep) -> Callable[[Mapping[str, Any]], Any]:
     """One step: ``lstm_cell`` and its like."""
 
     def expand(a: Mapping[str, Any]) -> Any:
@@ -60,7 +60,7 @@ def cell(step: Step) -> Callable[[Mapping[str, Any]], Any]:
     return expand
 
 
-def layers(step: Step) -> Callable[[Mapping[str, Any]], Any]:
+def layers(step: CellStep) -> Callable[[Mapping[str, Any]], Any]:
     """Whole sequences: ``lstm`` and its like, layer by layer, in one direction or both."""
 
     def expand(a: Mapping[str, Any]) -> Any:
@@ -122,7 +122,7 @@ def _weights(params: Sequence[Tensor], *, has_biases: bool, projects: bool) -> I
 
 
 def _run(
-    step: Step,
+    step: CellStep,
     sequence: Tensor,
     states: States,
     weights: Sequence[Tensor | None],

@@ -16,7 +16,7 @@ from shardwright.errors import PackageError, ProgramError, first_line
 from shardwright.layout.values import check_path
 from shardwright.package.folder import file_entry, work_folder
 from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import check_file, read_manifest
+from shardwright.package.manifest import check_package_file, read_manifest
 from shardwright.program.stateless import Stateless, without_state
 from shardwright.program.torch_private import compile_to_archive, stand_in_groups
 from shardwright.run.aot.compiled_manifest import (
@@ -67,7 +67,7 @@ def compile_package(
         for number, name in enumerate(graphs):
             ranks = [str(rank) for rank, graph in enumerate(manifest.graphs) if graph == name]
             report(f"rank {', '.join(ranks)}", number, len(graphs) + 1)
-            exported = read_graph(check_file(folder, entries[name]))
+            exported = read_graph(check_package_file(folder, entries[name]))
             try:
                 stateless = without_state(rebind(exported, groups), aliases)
             except ProgramError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shardwright.errors import PackageError
-from shardwright.package.manifest import FileEntry, Manifest, check_file, check_names, check_regular
+from shardwright.package.manifest import FileEntry, Manifest, check_file_names, check_package_file, check_regular
 from shardwright.run.aot.machine import misfits
 
 COMPILED_FOLDER = "compiled"
@@ -90,12 +90,12 @@ def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise PackageError(f"{place} does not fit:{lines}\n{_again(folder)}")
-    check_names(files, path)
+    check_file_names(files, path)
     entry = found.programs[found.ranks[rank]]
     missing = [name for name in (entry.file, found.runner) if name not in files]
     if missing:
         raise PackageError(f"{path} contradicts itself: it does not list {missing}")
-    program, runner = (check_file(place, files[name], contents=contents) for name in (entry.file, found.runner))
+    program, runner = (check_package_file(place, files[name], contents=contents) for name in (entry.file, found.runner))
     return CompiledRank(program, runner, entry, found.groups, found.target.get("device", "cpu"))
 
 
