@@ -24,6 +24,7 @@ JUDGED_ELSEWHERE = {
     "assign/candidates.py": "mechanisms/test_packed.py",
     "assign/cost.py": "compiler/test_room.py",
     "assign/effort.py": "compiler/test_same_everywhere.py",
+    "assign/held.py": "mechanisms/test_slack.py",
     "assign/inside.py": "mechanisms/test_inside.py",
     "assign/owned.py": "mechanisms/test_experts.py",
     "assign/packed.py": "mechanisms/test_packed.py",

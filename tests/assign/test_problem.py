@@ -3,7 +3,7 @@
 import pytest
 
 from shardwright.assign.cost import CostModel
-from shardwright.assign.problem import Problem, SiteChoices, byte_limit
+from shardwright.assign.problem import Problem, SiteChoices, byte_limit, byte_ranges
 from shardwright.errors import AssignmentError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Shard
@@ -19,7 +19,7 @@ def weight(members, **held):
 
 
 def limit(*sites, ties=(), slack=0.1):
-    return byte_limit(Problem(2, list(sites), [], list(ties), CostModel(), auto=True, slack=slack))
+    return byte_limit(byte_ranges(Problem(2, list(sites), [], list(ties), CostModel(), auto=True)), slack)
 
 
 def test_slack_is_a_share_of_what_can_be_cut():

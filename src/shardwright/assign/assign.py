@@ -12,13 +12,14 @@ from shardwright.assign.costs import make_problem
 from shardwright.assign.effort import Budget
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.given import Given, read_given
+from shardwright.assign.held import bytes_allowed, fraction_ranges, held_bytes
 from shardwright.assign.higher_order import CutSubgraphs
 from shardwright.assign.highs import NoAnswerError, NothingBelowError
 from shardwright.assign.inside import Assign
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Solution
 from shardwright.assign.scarce import scarce_heads
-from shardwright.assign.sequences import held_bytes, whole_sequences, with_long_sequences
+from shardwright.assign.sequences import whole_sequences, with_long_sequences
 from shardwright.assign.site_rules import SiteRules, read_rules
 from shardwright.assign.steps import StepKind
 from shardwright.assign.subgraph_choices import SubgraphSolver
@@ -67,7 +68,7 @@ def assign_layouts(
     except (NothingBelowError, NoAnswerError):
         return with_long_sequences(found, sequences)
     if auto:
-        fewer = bool(few_steps) and held_bytes(other) * (1 + slack) < held_bytes(found)
+        fewer = bool(few_steps) and bytes_allowed(other, slack) < held_bytes(found.program, [found])
         better = fewer or other.cost_us < found.cost_us
     else:
         better = other.solution.communication_us < found.solution.communication_us
@@ -94,7 +95,8 @@ def _assign(
     free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True)
     choices = find_choices(task, described.rules, given, SubgraphSolver(subgraph_solver(num_ranks), free))
     problem = make_problem(task, described.rules, given, choices, slack=slack, budget=budget)
-    return _assignment(task, described, given, choices, solve(problem, better_than=better_than))
+    found = _assignment(task, described, given, choices, solve(problem, better_than=better_than))
+    return replace(found, fraction_ranges=fraction_ranges(task, problem, choices)) if auto else found
 
 
 def _assignment(task: Task, described: SiteRules, given: Given, choices: Choices, solution: Solution) -> Assignment:

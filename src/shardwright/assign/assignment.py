@@ -13,6 +13,9 @@ from shardwright.program.nodes import module_path, op_name, source_line
 from shardwright.program.program import Program
 from shardwright.rules.rule import Call, Rule, Strategy
 
+FractionRange = tuple[float, float]
+"""The least and the largest fraction of a weight that a rank could hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
@@ -53,6 +56,9 @@ class Assignment:
     """The names of placeholders that are weights: the program's own, or of the call that runs it as a subgraph."""
     scarce: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Number of heads, fewer than the ranks → the weights that hold so many: no cut of them serves all ranks."""
+
+    fraction_ranges: Mapping[str, FractionRange] = field(default_factory=dict)
+    """Under the automatic plan, by the placeholder of every weight."""
 
     @property
     def cost_us(self) -> float:

@@ -45,7 +45,7 @@ import numpy as np
 
 from shardwright.assign.cost import has_collective, held_fraction
 from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, IntegerProgram, Rows, dot, relative_gap
-from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit
+from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit, byte_ranges
 from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Owned, Partial, Shard
 from shardwright.rules.rule import Strategy
@@ -74,7 +74,7 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     model = _Model(problem)
     below = np.inf if better_than is None else better_than.objective * (1 - PROVEN)
     if problem.auto:
-        model.limit(model.bytes_cost, byte_limit(problem) + 1)
+        model.limit(model.bytes_cost, byte_limit(byte_ranges(problem), problem.slack) + 1)
         answer = model.minimize(model.communication_cost + model.local_cost + model.work_cost + model.preference, below)
         objective = answer.objective
     else:

@@ -1,6 +1,6 @@
 """What the solver is asked and what it answers: sites with their strategies, values that flow between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from shardwright.assign.bonds import Bonds
@@ -70,40 +70,51 @@ class Solution:
     gap: float = 0.0
 
 
-def byte_limit(problem: Problem) -> float:
+def byte_limit(ranges: Iterable[tuple[float, float]], slack: float) -> float:
     """The weight bytes a rank may hold: the least, and the slack of those of weights that can be cut.
 
-    What is whole on every rank whatever is chosen must not make room for small weights to stay whole as well.
+    ``ranges``: the least and the most bytes of every weight on a rank. What is whole on every rank whatever is chosen
+    must not make room for small weights to stay whole as well.
     """
-    ranges = _byte_ranges(problem)
-    return sum(least for least, _ in ranges) + problem.slack * sum(least for least, most in ranges if least < most)
+    known = list(ranges)
+    return sum(least for least, _ in known) + slack * sum(least for least, most in known if least < most)
 
 
-def _byte_ranges(problem: Problem) -> list[tuple[int, int]]:
-    """The least and the most bytes of every weight on a rank, tied ones together.
+def byte_ranges(problem: Problem) -> list[tuple[int, int]]:
+    """The least and the most weight bytes of every site on a rank: under the layouts that tied ones have in common.
 
     No reader stands in the way, since any layout of a weight can be gathered for it; so this needs no solver.
     """
+    common = common_layouts(problem)
+    return [_byte_range(site, common.get(index)) for index, site in enumerate(problem.sites)]
+
+
+def _byte_range(site: SiteChoices, common: frozenset[Layout] | None) -> tuple[int, int]:
+    held = [
+        site.members * num_bytes
+        for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True)
+        if common is None or _layout(strategy) in common
+    ]
+    return min(held, default=0), max(held, default=0)
+
+
+def common_layouts(problem: Problem) -> dict[int, frozenset[Layout]]:
+    """Site → the layouts that all of the sites have which it is tied to; those that are tied to none are absent."""
     bonds: Bonds[int] = Bonds()
     for tied in problem.ties:
         bonds.join(tied)
-    groups: dict[int, list[SiteChoices]] = {}
-    for index, site in enumerate(problem.sites):
-        groups.setdefault(bonds.root(index), []).append(site)
-    return [_byte_range(sites) for sites in groups.values()]
+    groups: dict[int, list[int]] = {}
+    for index in sorted(bonds.members()):
+        groups.setdefault(bonds.root(index), []).append(index)
+    found = {}
+    for group in groups.values():
+        common = frozenset.intersection(*(frozenset(map(_layout, problem.sites[i].strategies)) for i in group))
+        if not common:
+            raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
+        found.update(dict.fromkeys(group, common))
+    return found
 
 
-def _byte_range(sites: list[SiteChoices]) -> tuple[int, int]:
-    if len(sites) == 1:
-        (site,) = sites
-        return site.members * min(site.weight_bytes), site.members * max(site.weight_bytes)
-    by_layout: list[dict[Layout, int]] = [{} for _ in sites]
-    for costs, site in zip(by_layout, sites, strict=True):
-        for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True):
-            layout = (strategy.results or strategy.operands)[0]
-            costs[layout] = min(costs.get(layout, site.members * num_bytes), site.members * num_bytes)
-    common = set(by_layout[0]).intersection(*by_layout[1:])
-    if not common:
-        raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
-    together = [sum(costs[layout] for costs in by_layout) for layout in common]
-    return min(together), max(together)
+def _layout(strategy: Strategy) -> Layout:
+    """The layout that a placeholder gives or an output takes."""
+    return (strategy.results or strategy.operands)[0]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from torch import fx
 
 from shardwright.assign.assignment import Assignment, Fallback
-from shardwright.assign.cost import held_fraction
 from shardwright.assign.steps import StepKind
 from shardwright.layout.layout import REPLICATE
 from shardwright.rules.operators.unrolled import MAX_STEPS, can_write_out, is_sequence
@@ -33,13 +32,3 @@ def with_long_sequences(found: Assignment, nodes: Sequence[fx.Node]) -> Assignme
     reason = f"its weights are whole: only up to {MAX_STEPS} steps, a number known at export, are written out to be cut"
     added = [Fallback.of(node, reason) for node in nodes if node.name not in known and not can_write_out(node)]
     return replace(found, fallbacks=[*found.fallbacks, *added]) if added else found
-
-
-def held_bytes(found: Assignment) -> float:
-    """The weight bytes of the rank that holds most."""
-    weights = found.program.weights
-    return sum(
-        weights[str(item.target)].num_bytes * held_fraction(found.layouts.get(item.name, REPLICATE))
-        for item in found.program.inputs
-        if item.is_state
-    )

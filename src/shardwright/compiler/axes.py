@@ -40,6 +40,11 @@ class CompiledAxis:
         return self.request.axis
 
     @property
+    def is_auto(self) -> bool:
+        """Whether the solver was free, within a bound on weight bytes."""
+        return self.request.plan is None
+
+    @property
     def exact(self) -> frozenset[str]:
         """Placeholders whose layout the plan gives as it stands."""
         return frozenset(name for name, pin in self.request.named.items() if pin.exact)
@@ -169,11 +174,16 @@ def _compile_axis(before: Compiled, asked: AxisRequest, request: Request) -> Com
 
 
 def _assign(program: Program, pins: Pins, asked: AxisRequest, request: Request, uncut: frozenset[str]) -> Assignment:
-    search = request.search
-    budget = Budget.of(search.effort, request.clock)
-    is_auto = asked.plan is None
+    search = asked.search
     return assign_layouts(
-        program, pins, asked.num_ranks, auto=is_auto, cost=search.cost, slack=search.slack, budget=budget, uncut=uncut
+        program,
+        pins,
+        asked.num_ranks,
+        auto=asked.plan is None,
+        cost=search.cost,
+        slack=search.slack,
+        budget=Budget.of(search.effort, request.clock),
+        uncut=uncut,
     )
 
 

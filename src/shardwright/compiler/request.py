@@ -20,7 +20,7 @@ _SUMMARY = "the plan does not fit the program"
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How the solver searches on every axis; see `shardwright.shard` for what each means."""
+    """How the solver searches on an axis; see `shardwright.shard` for what each means."""
 
     cost: CostModel
     slack: float
@@ -47,6 +47,7 @@ class AxisRequest:
 
     axis: str
     num_ranks: int
+    search: Search
     plan: Plan | None
     inputs: Any
     outputs: Any
@@ -79,7 +80,8 @@ class AxisRequest:
 class Request:
     """What is asked for, by axis: plan entries or "auto", pins as spelled, layouts of inputs and outputs.
 
-    ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go.
+    ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go. ``searches``: those that
+    parts of a split axis have of their own.
     """
 
     plans: Mapping[str, Any]
@@ -89,6 +91,7 @@ class Request:
     clock: Clock = field(default_factory=Clock)
     named: Mapping[str, Mapping[str, Pin]] = field(default_factory=dict)
     may_stay_whole: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    searches: Mapping[str, Search] = field(default_factory=dict)
 
     def on(self, mesh: Mesh) -> list[AxisRequest]:
         """What is asked for on each axis of a mesh, in order; both parts of a split axis are asked the same."""
@@ -99,6 +102,7 @@ class Request:
         return AxisRequest(
             axis,
             num_ranks,
+            self.searches.get(axis, self.search),
             None if self.plans.get(asked) == "auto" else self.plans.get(asked, {}),
             self.inputs.get(asked),
             self.outputs.get(asked),

@@ -6,15 +6,16 @@ do this by hand, model by model, as key-value head replication (vLLM, TensorRT-L
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch.export.graph_signature import OutputKind
 
 from shardwright.assign.cost import CostModel
+from shardwright.assign.held import bytes_allowed, held_bytes, room_beside
 from shardwright.assign.steps import StepKind
 from shardwright.compiler.axes import Compiled, CompiledAxis, check_ranks, compile_axes
 from shardwright.compiler.request import Request
-from shardwright.compiler.weights import rank_bytes
 from shardwright.errors import ShardwrightError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
@@ -35,16 +36,17 @@ def split_scarce_axes(compiled: Compiled, request: Request) -> Compiled:
 def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, Request]:
     """The cheapest of the ways to compile one axis, and the request that it was compiled for."""
     best = compiled, request
-    is_auto, slack = request.plans[axis] == "auto", request.search.slack
     # Parts of an axis are not smaller problems, so a search that ended early on the whole is not begun again.
     ended_early = compiled.gap() > GAP_WORTH_SAYING or request.clock.left_s <= 0
     for outer in () if ended_early else _splits(compiled, axis):
         mesh = compiled.mesh.split(axis, outer)
-        halved = _for_parts(request, mesh.parts(axis)[1], _scarce_weights(compiled, axis))
+        halved = _for_parts(request, mesh.parts(axis), _axis(compiled, axis), outer)
         try:
             candidate = compile_axes(compiled.program, mesh, halved)
-            better = _is_even_on(candidate, mesh.parts(axis)[0]) and _is_cheaper(
-                candidate, best[0], request.search.cost, slack=slack if is_auto else None
+            better = (
+                _is_even_on(candidate, mesh.parts(axis)[0])
+                and _is_within_bounds(candidate, mesh.parts(axis), _axis(compiled, axis))
+                and _is_cheaper(candidate, best[0], request.search.cost, is_auto=_axis(compiled, axis).is_auto)
             )
             if better:
                 check_ranks(candidate)
@@ -56,13 +58,24 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
     return best
 
 
-def _for_parts(request: Request, second: str, scarce: frozenset[str]) -> Request:
-    """The request for an axis in two parts: each may exceed its bound on weight bytes, and takes its share of effort.
+def _for_parts(request: Request, parts: Sequence[str], whole: CompiledAxis, outer: int) -> Request:
+    """The request for an axis in two parts, of which the first has ``outer`` ranks.
 
-    What holds scarce heads may stay whole on the ``second`` part.
+    What holds scarce heads may stay whole on the second part. Each part has half of the effort, and its share of the
+    slack that such weights leave: the second's comes on top of the first's.
     """
-    search = replace(request.search, slack=request.search.slack / 2, effort=request.search.effort / 2)
-    return replace(request, search=search, may_stay_whole={**request.may_stay_whole, second: scarce})
+    found, num_ranks, search = whole.assignment, whole.request.num_ranks, whole.request.search
+    scarce: frozenset[str] = frozenset().union(*found.scarce.values())
+    room = 1.0
+    if whole.is_auto:
+        ending = [names for heads, names in found.scarce.items() if math.gcd(heads, num_ranks) == outer]
+        room = max(room_beside(found, frozenset().union(*ending), 1 / outer, search.slack), 0.0)
+    half = replace(search, slack=math.sqrt(1 + search.slack * room) - 1, effort=search.effort / 2)
+    return replace(
+        request,
+        may_stay_whole={**request.may_stay_whole, parts[1]: scarce},
+        searches={**request.searches, **dict.fromkeys(parts, half)},
+    )
 
 
 def _axis(compiled: Compiled, name: str) -> CompiledAxis:
@@ -125,23 +138,29 @@ def _is_chunked(layout: Shard) -> bool:
     return cut.is_even and cut.is_chunked
 
 
-def _scarce_weights(compiled: Compiled, axis: str) -> frozenset[str]:
-    """The placeholders of the weights that hold scarce heads."""
-    return frozenset().union(*_axis(compiled, axis).assignment.scarce.values())
+def _is_within_bounds(candidate: Compiled, parts: Sequence[str], whole: CompiledAxis) -> bool:
+    """Whether, under the automatic plan, a rank holds no more weight bytes on two axes than it may on the one."""
+    if not whole.is_auto:
+        return True
+    found, assignments = whole.assignment, [_axis(candidate, part).assignment for part in parts]
+    return held_bytes(found.program, assignments) <= bytes_allowed(found, whole.request.search.slack)
 
 
-def _is_cheaper(candidate: Compiled, held: Compiled, cost: CostModel, *, slack: float | None) -> bool:
+def _is_cheaper(candidate: Compiled, other: Compiled, cost: CostModel, *, is_auto: bool) -> bool:
     """Whether a split pays: less communication; or as much, and fewer weight bytes on the busiest rank.
 
-    ``slack``, under the automatic plan: less time, with weight bytes that exceed the other's by this share at most.
+    Under the automatic plan: less time.
     """
-    (ours, our_work), (theirs, their_work) = costs_us(candidate, cost), costs_us(held, cost)
-    our_bytes, their_bytes = max(rank_bytes(candidate)), max(rank_bytes(held))
-    if slack is not None:
-        return our_bytes <= their_bytes * (1 + slack) and ours + our_work < theirs + their_work
+    (ours, our_work), (theirs, their_work) = costs_us(candidate, cost), costs_us(other, cost)
+    if is_auto:
+        return ours + our_work < theirs + their_work
     if abs(ours - theirs) > _TIE * max(ours, theirs, 1.0):
         return ours < theirs
-    return our_bytes < their_bytes
+    return _held_bytes(candidate) < _held_bytes(other)
+
+
+def _held_bytes(compiled: Compiled) -> float:
+    return held_bytes(compiled.program, [one.assignment for one in compiled.axes])
 
 
 def costs_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
