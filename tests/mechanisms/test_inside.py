@@ -24,15 +24,16 @@ SUMS = {
     inside.Loop: 1,
     inside.Scan: 2,
     inside.Rows: 1,
+    inside.Stack: 1,
 }
 """How many all-reduces each takes: a branch counts by itself, and a sum that leaves a subgraph is taken once."""
 
 
 def sharded(model, num_ranks, plan, **options):
     torch.manual_seed(0)
-    exported = torch.export.export(model(**options).eval(), (X,))
+    exported = torch.export.export(model(**options).eval(), (X,), strict=True)
     result = sw.shard(exported, mesh=num_ranks, plan=plan)
-    for x in (X, -X):
+    for x in (X, -X, X.abs(), -X.abs()):
         report = sw.verify(result, exported, (x,))
         assert report.ok, str(report)
     return result, exported

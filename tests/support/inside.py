@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch._higher_order_ops.map import map as map_rounds
 from torch._higher_order_ops.scan import scan
-from torch._higher_order_ops.while_loop import while_loop
+from torch._higher_order_ops.while_loop import while_loop, while_loop_stack_output_op
 
 
 class Layers(nn.Module):
@@ -76,6 +76,17 @@ class Loop(Layers):
             return i + 1, (h + self.block(h)).tanh()
 
         return while_loop(lambda i, h: i < 3, body, (torch.zeros((), dtype=torch.int64), x))[1]
+
+
+class Stack(Layers):
+    """A block a round, as many as rows begin above zero; what every round carried is returned."""
+
+    def forward(self, x):
+        def body(i, h):
+            return i + 1, (h + self.block(h)).tanh()
+
+        start = torch.zeros((), dtype=torch.int64)
+        return while_loop_stack_output_op(lambda i, h: i < (x[:, 0] > 0).sum(), body, (start, x), ())[1]
 
 
 class Scan(Layers):

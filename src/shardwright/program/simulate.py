@@ -236,6 +236,17 @@ def _run_while_loop(condition: Any, body: Any, carried: Sequence[Any], further: 
     return carried
 
 
+def _run_stacking_while_loop(
+    condition: Any, body: Any, carried: Sequence[Any], further: Sequence[Any], *, rank: int
+) -> RankRun:
+    """As `_run_while_loop`; what every round made, stacked. Without a round it is what the loop began with."""
+    carried, rounds = list(carried), []
+    while bool((yield from _run_subgraph(condition, [*carried, *further], rank))[0]):
+        carried = yield from _run_subgraph(body, [*carried, *further], rank)
+        rounds.append(carried)
+    return [torch.stack(values) for values in zip(*(rounds or [carried]), strict=True)]
+
+
 def _run_scan(
     combine: Any, carried: Sequence[Any], along: Sequence[Any], further: Sequence[Any], *, rank: int
 ) -> RankRun:
@@ -256,6 +267,7 @@ _SUBGRAPH_RUNS: dict[str, Callable[..., RankRun]] = {
     "map_impl": _run_map,
     "scan": _run_scan,
     "while_loop": _run_while_loop,
+    "while_loop_stack_output": _run_stacking_while_loop,
 }
 
 
