@@ -9,7 +9,7 @@ from shardwright.errors import MOST_FINDINGS, Finding, LayoutError, PlanError, n
 from shardwright.layout.layout import REPLICATE, Layout, Shard, resolve
 from shardwright.layout.sizes import Size
 from shardwright.plan.patterns import generalize, matches
-from shardwright.plan.styles import Ask, ask
+from shardwright.plan.styles import StyleSpec, style_spec
 
 Plan = Mapping[str, Any]
 """Key pattern → style, in the order given."""
@@ -143,7 +143,7 @@ class _Resolution:
             for name in tensors:
                 self._tensor(key, style, name)
             for path in modules:
-                self._module(key, ask(style, self.modules[path]), path, style)
+                self._module(key, style_spec(style, self.modules[path]), path, style)
         except ValueError as error:
             self.findings.append(Finding(f"plan entry {key!r}: {error}"))
 
@@ -159,15 +159,15 @@ class _Resolution:
     def _tensor(self, key: str, style: Any, name: str) -> None:
         path = name.rpartition(".")[0]
         owner = self.modules.get(path, "")
-        wish = ask(style, owner)
-        if wish.whole and wish.sides and name.endswith(".weight"):
+        spec = style_spec(style, owner)
+        if spec.whole and spec.sides and name.endswith(".weight"):
             # Older plans of transformers put "norm.weight": "sequence_parallel" and mean the norm.
-            self._module(key, wish, path, style)
+            self._module(key, spec, path, style)
             return
         last = name.rpartition(".")[2]
         stored = self._stored(name)
-        layout = wish.for_tensor(last, len(self.tensors[stored[0]].shape), owner)
-        if layout is None or wish.sides:
+        layout = spec.for_tensor(last, len(self.tensors[stored[0]].shape), owner)
+        if layout is None or spec.sides:
             self.findings.append(
                 Finding(
                     f"plan entry {key!r}: the style {style!r} is for modules, but {name!r} is a tensor",
@@ -176,23 +176,23 @@ class _Resolution:
             )
             return
         for one in self._carrying(stored, layout):
-            self._pin(one, layout, key, exact=wish.exact)
+            self._pin(one, layout, key, exact=spec.exact)
 
-    def _module(self, key: str, wish: Ask, path: str, style: Any) -> None:
+    def _module(self, key: str, spec: StyleSpec, path: str, style: Any) -> None:
         prefix = f"{path}." if path else ""
-        if wish.whole:
+        if spec.whole:
             for name in (n for n in self.tensors if n.startswith(prefix)):
                 self._pin(name, REPLICATE, key, exact=True)
-        if wish.weights:
+        if spec.weights:
             if not self._stored(prefix + "weight"):
                 own = [n for n in self.tensors if n.rpartition(".")[0] == path]
                 self.findings.append(self._unfit(key, style, path, own))
                 return
-            for last, layout in wish.weights.items():
+            for last, layout in spec.weights.items():
                 for name in self._carrying(self._stored(prefix + last), layout):
-                    self._check_blocks(wish, name, layout, key)
-                    self._pin(name, layout, key, exact=wish.exact)
-        self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in wish.sides]
+                    self._check_blocks(spec, name, layout, key)
+                    self._pin(name, layout, key, exact=spec.exact)
+        self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in spec.sides]
 
     def _stored(self, name: str) -> list[str]:
         """The tensor of this name, or those that a parametrization makes it of; none where there is no such tensor."""
@@ -205,16 +205,16 @@ class _Resolution:
         sizes = {name: self.tensors[name].shape[layout.dim] for name in names}
         return [name for name, size in sizes.items() if not isinstance(size, int) or size == max(sizes.values())]
 
-    def _check_blocks(self, wish: Ask, name: str, layout: Layout, key: str) -> None:
+    def _check_blocks(self, spec: StyleSpec, name: str, layout: Layout, key: str) -> None:
         shape = self.tensors[name].shape
-        if not wish.blocks or not isinstance(layout, Shard) or len(shape) < 2:
+        if not spec.blocks or not isinstance(layout, Shard) or len(shape) < 2:
             return
         size = shape[layout.dim]
-        if isinstance(size, int) and size % sum(wish.blocks):
+        if isinstance(size, int) and size % sum(spec.blocks):
             self.findings.append(
                 Finding(
                     f"plan entry {key!r}: dim {layout.dim} of {name!r} has {size} indices, which blocks in proportions "
-                    f"{list(wish.blocks)} do not divide",
+                    f"{list(spec.blocks)} do not divide",
                     remedies=("no blocks: the parts are found from the graph",),
                 )
             )

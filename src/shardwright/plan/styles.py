@@ -1,4 +1,4 @@
-"""What a style asks for: which tensors of a module are cut how, and what enters and leaves it.
+"""What a style says: which tensors of a module are cut how, and what enters and leaves it.
 
 A style's default layouts pin only parameters. The layouts between modules follow from those at the least cost, which
 may be less than the defaults would allow (a parallel attention and MLP block needs one all-reduce, not two); only
@@ -27,8 +27,8 @@ from shardwright.layout.layout import REPLICATE, Layout, Partial, Replicate, Sha
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What one entry asks of the module or tensor it matches.
+class StyleSpec:
+    """What one entry says of the module or tensor it matches.
 
     ``weights``: tensor name within the module → layout. ``exact``: the cut is as given; else the dim is pinned and its
     parts and units come from the graph. ``sides``: (side, position, layout) for what enters or leaves the module.
@@ -88,58 +88,58 @@ def _is_layer(class_name: str) -> bool:
     return is_embedding(class_name) or is_transposed(class_name) or "Linear" in class_name or "Conv" in class_name
 
 
-def _columns(name: str) -> Ask:
-    return Ask(_colwise(name), along="out")
+def _columns(name: str) -> StyleSpec:
+    return StyleSpec(_colwise(name), along="out")
 
 
-def _rows(name: str) -> Ask:
-    return Ask(_rowwise(name), along="in")
+def _rows(name: str) -> StyleSpec:
+    return StyleSpec(_rowwise(name), along="in")
 
 
-def _nothing(name: str) -> Ask:
-    """What a style asks that only says how gradients, or other programs' partial results, are put together."""
-    return Ask()
+def _no_layouts(name: str) -> StyleSpec:
+    """A style that only says how gradients, or the partial results of other programs, are combined: no layouts."""
+    return StyleSpec()
 
 
-def _replicated(name: str) -> Ask:
-    return Ask(whole=True)
+def _replicated(name: str) -> StyleSpec:
+    return StyleSpec(whole=True)
 
 
-_STRINGS: dict[str, Callable[[str], Ask]] = {
-    "all_reduce": _nothing,
+_STRINGS: dict[str, Callable[[str], StyleSpec]] = {
+    "all_reduce": _no_layouts,
     "colwise": _columns,
-    "colwise_gather_output": lambda name: Ask(_colwise(name), sides=_OUT_WHOLE),
-    "colwise_rep": lambda name: Ask(_colwise(name), sides=_OUT_WHOLE),
-    "embedding_colwise": lambda name: Ask({"weight": Shard(1)}),
-    "embedding_rowwise": lambda name: Ask({"weight": Shard(0)}),
-    "ep_dispatch_experts": _nothing,
-    "ep_router": _nothing,
-    "gather": lambda name: Ask(sides=_OUT_WHOLE),
-    "grouped_gemm": lambda name: Ask({"weight": Shard(0)}, along="first"),
-    "local": _nothing,
+    "colwise_gather_output": lambda name: StyleSpec(_colwise(name), sides=_OUT_WHOLE),
+    "colwise_rep": lambda name: StyleSpec(_colwise(name), sides=_OUT_WHOLE),
+    "embedding_colwise": lambda name: StyleSpec({"weight": Shard(1)}),
+    "embedding_rowwise": lambda name: StyleSpec({"weight": Shard(0)}),
+    "ep_dispatch_experts": _no_layouts,
+    "ep_router": _no_layouts,
+    "gather": lambda name: StyleSpec(sides=_OUT_WHOLE),
+    "grouped_gemm": lambda name: StyleSpec({"weight": Shard(0)}, along="first"),
+    "local": _no_layouts,
     "local_colwise": _columns,
     "local_packed_rowwise": _rows,
-    "local_params": _nothing,
+    "local_params": _no_layouts,
     "local_rowwise": _rows,
     "mla_kv_a_proj": _replicated,
-    "moe_identity_expert": _nothing,
-    "moe_tp_experts": _nothing,
+    "moe_identity_expert": _no_layouts,
+    "moe_tp_experts": _no_layouts,
     "packed_colwise": _columns,
     "packed_rowwise": _rows,
     "replicate": _replicated,
     "replicated_with_grad_allreduce": _replicated,
     "rowwise": _rows,
-    "rowwise_rep": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
-    "rowwise_split_input": lambda name: Ask(_rowwise(name), sides=(("input", 0, REPLICATE),)),
-    "sequence_parallel": lambda name: Ask(whole=True, sides=_SEQUENCE),
+    "rowwise_rep": lambda name: StyleSpec(_rowwise(name), sides=(("input", 0, REPLICATE),)),
+    "rowwise_split_input": lambda name: StyleSpec(_rowwise(name), sides=(("input", 0, REPLICATE),)),
+    "sequence_parallel": lambda name: StyleSpec(whole=True, sides=_SEQUENCE),
 }
 
 STYLE_NAMES = tuple(sorted(_STRINGS))
 """The style strings a plan may use."""
 
 
-def ask(style: Any, class_name: str) -> Ask:
-    """What a style asks of a module of this class; raises ValueError that names the style when it is unknown."""
+def style_spec(style: Any, class_name: str) -> StyleSpec:
+    """What a style says of a module of this class; raises ValueError that names the style when it is unknown."""
     if isinstance(style, str):
         if style not in _STRINGS:
             close = near_misses(style, _STRINGS)
@@ -156,23 +156,23 @@ def ask(style: Any, class_name: str) -> Ask:
         except TypeError as error:
             raise ValueError(f"{style.__name__} needs its layout arguments: pass an instance ({error})") from error
     if isinstance(style, ColwiseParallel):
-        return Ask(_colwise(class_name), sides=_differing(style, Replicate(), Shard(-1)))
+        return StyleSpec(_colwise(class_name), sides=_differing(style, Replicate(), Shard(-1)))
     if isinstance(style, RowwiseParallel):
         default_in = REPLICATE if is_embedding(class_name) else Shard(-1)
-        return Ask(_rowwise(class_name), sides=_differing(style, default_in, Replicate()))
+        return StyleSpec(_rowwise(class_name), sides=_differing(style, default_in, Replicate()))
     if isinstance(style, SequenceParallel):
         layout = as_layout(style.sequence_sharding[0])
-        return Ask(whole=True, sides=(("input", 0, layout), ("output", None, layout)))
+        return StyleSpec(whole=True, sides=(("input", 0, layout), ("output", None, layout)))
     if isinstance(style, PrepareModuleInputOutput):
         sides = (*_inputs(style.prepare_module_input), *_outputs(style.prepare_module_output))
-        return Ask(sides=sides)
+        return StyleSpec(sides=sides)
     if isinstance(style, PrepareModuleInput):
-        return Ask(sides=_inputs(style))
+        return StyleSpec(sides=_inputs(style))
     if isinstance(style, PrepareModuleOutput):
-        return Ask(sides=_outputs(style))
+        return StyleSpec(sides=_outputs(style))
     if isinstance(style, (Placement, Replicate, Shard, Partial)):
         layout = as_layout(style)
-        return Ask({"weight": layout}, exact=isinstance(layout, Shard))
+        return StyleSpec({"weight": layout}, exact=isinstance(layout, Shard))
     raise ValueError(
         f"{style!r} is not a style: use a string ({', '.join(STYLE_NAMES[:4])} …), a ParallelStyle or a placement"
     )
