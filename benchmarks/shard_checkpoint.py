@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from shardwright.report.tables import Table, spell_bytes
+from shardwright.report.tables import Table, format_bytes
 
 # ru_maxrss would count this process, from which the measured one was forked; VmHWM starts with the new program.
 RUNNER = """
@@ -115,7 +115,7 @@ def main():
             model_bytes, largest_bytes = write_checkpoint(checkpoint, options.layers)
         imports_bytes, imports_s = peak_of(Path(name), "shardwright.sources.hugging_face.recipes")
         for ranks in options.ranks:
-            with console.status(f"sharding {spell_bytes(model_bytes)} for {ranks} ranks"):
+            with console.status(f"sharding {format_bytes(model_bytes)} for {ranks} ranks"):
                 words = ("shardwright", "shard", checkpoint, "--tp", ranks, "-o", package)
                 peak_bytes, seconds = peak_of(Path(name), *words)
             compare(checkpoint, package)

@@ -89,7 +89,7 @@ def compare(op: Any, args: Sequence[Any], kwargs: dict[str, Any], found: Compari
     ours = {key for key in ours if any(p != "R" for p in key[0])}
     found.valid += len(valid)
     found.allowed += len(valid & ours)
-    found.missing += [_spell(key) for key in sorted(valid - ours)]
+    found.missing += [_format(key) for key in sorted(valid - ours)]
     extra = ours - valid
     if extra and rule is not None:
         found.localized += len(extra)
@@ -152,7 +152,7 @@ def _placement(layout: Layout) -> Any:
     return TorchPartial(layout.op) if isinstance(layout, Partial) else TorchReplicate()
 
 
-def _spell(key: Combination) -> str:
+def _format(key: Combination) -> str:
     return f"{', '.join(key[0])} -> {', '.join(key[1])}"
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.program.read import read
-from shardwright.program.signature import signature_of, spell_constant
+from shardwright.program.signature import format_constant, signature_of
 from shardwright.run.launch import launch
 from shardwright.run.tensor_files import example_inputs
 from shardwright.run.worker import run_package
@@ -234,11 +234,11 @@ def test_nested_constants_are_named_by_their_path():
 
 
 def test_constants_that_python_calls_equal_are_not():
-    assert len({spell_constant(value) for value in (1, 1.0, True, "1", None, "None", 0.0, -0.0, False, "", [1])}) == 11
-    assert spell_constant(math.nan) == spell_constant(float("nan"))
-    assert spell_constant(Mode.FAST) == spell_constant("fast")
-    assert spell_constant(torch.tensor(1)) == ""
-    assert spell_constant([1, object()]) == ""
+    assert len({format_constant(value) for value in (1, 1.0, True, "1", None, "None", 0.0, -0.0, False, "", [1])}) == 11
+    assert format_constant(math.nan) == format_constant(float("nan"))
+    assert format_constant(Mode.FAST) == format_constant("fast")
+    assert format_constant(torch.tensor(1)) == ""
+    assert format_constant([1, object()]) == ""
 
 
 @pytest.mark.parametrize("value", [math.inf, -0.0, 1e-300, "fast"])

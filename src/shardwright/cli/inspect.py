@@ -22,7 +22,7 @@ def inspect(
     """Show the module tree with sizes, and what can be cut; with a plan, its collectives and gathered weights."""
     import shardwright
     from shardwright.program.read import read
-    from shardwright.report.tables import collectives_table, gathered_table, memory_table, print_json, spell_bytes
+    from shardwright.report.tables import collectives_table, format_bytes, gathered_table, memory_table, print_json
     from shardwright.report.tree import module_tree, tensors_table
 
     with spinner("reading"):
@@ -37,5 +37,5 @@ def inspect(
         print_json([table, *tables], inputs=inputs, num_nodes=len(program.graph.nodes), num_bytes=total)
         return
     out.print(module_tree(program, tp))
-    out.print(f"{len(table.rows)} tensors, {spell_bytes(total)}, {len(program.graph.nodes)} nodes")
+    out.print(f"{len(table.rows)} tensors, {format_bytes(total)}, {len(program.graph.nodes)} nodes")
     show_tables(tables)

@@ -28,7 +28,7 @@ def plan(
     """Find the automatic plan and write it as YAML."""
     import yaml
 
-    from shardwright.plan.plan_files import spell, write_plan
+    from shardwright.plan.plan_files import style_to_yaml, write_plan
 
     if output is not None:
         check_free(output, "the output")
@@ -36,10 +36,12 @@ def plan(
         sharded = shard_model(model, tp, "auto", slack=slack, effort=effort)
     found = {w.name: w.layouts["tp"] for w in sharded.weights if w.kind in ("parameter", "buffer")}
     if as_json:
-        print_text(json.dumps({name: spell(layout) for name, layout in found.items()}, indent=2))
+        print_text(json.dumps({name: style_to_yaml(layout) for name, layout in found.items()}, indent=2))
     elif output is None:
         print_text(
-            yaml.safe_dump({n: spell(layout) for n, layout in found.items()}, sort_keys=False, default_flow_style=None)
+            yaml.safe_dump(
+                {n: style_to_yaml(layout) for n, layout in found.items()}, sort_keys=False, default_flow_style=None
+            )
         )
     else:
         write_plan(output, found, comment=f"The automatic plan for {tp} ranks.")

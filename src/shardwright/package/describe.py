@@ -20,11 +20,11 @@ from shardwright.package.manifest import (
     TensorEntry,
     ValueEntry,
 )
-from shardwright.plan.plan_files import spell
+from shardwright.plan.plan_files import style_to_yaml
 from shardwright.plan.styles import packed_style
 from shardwright.program.program import Program, Weight
 from shardwright.program.read import constant_inputs
-from shardwright.program.signature import output_names, spell_constant
+from shardwright.program.signature import format_constant, output_names
 
 if TYPE_CHECKING:
     from shardwright.compiler.sharded import ShardedProgram
@@ -48,7 +48,7 @@ def describe(
     nodes = {node.name: node for node in program.placeholders()}
     values = program.output_values()
     tied, zeros = aliases(program), zero_buffers(program)
-    fixed = {name: spell_constant(value) for name, value in constant_inputs(program.source).items()}
+    fixed = {name: format_constant(value) for name, value in constant_inputs(program.source).items()}
     state = {i.target for i in program.inputs if i.kind == InputKind.PARAMETER or i.persistent}
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -66,7 +66,7 @@ def describe(
                 kind=w.kind,
                 shape=list(w.shape),
                 dtype=str(w.dtype).removeprefix("torch."),
-                layouts={axis: spell(layout) for axis, layout in w.layouts.items()},
+                layouts={axis: style_to_yaml(layout) for axis, layout in w.layouts.items()},
                 alias_of=tied.get(w.name, ""),
                 zeros=w.name in zeros,
                 in_state=w.name in state,
@@ -78,7 +78,7 @@ def describe(
         collectives=[
             CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in sharded.collectives
         ],
-        plan=spell_plan(sharded.plan),
+        plan=plan_to_yaml(sharded.plan),
         source_fingerprint=fingerprint(program),
         extras=list(extras),
         decoder=decoder,
@@ -112,16 +112,16 @@ def zero_buffers(program: Program) -> set[str]:
     }
 
 
-def spell_plan(plan: Any) -> Any:
+def plan_to_yaml(plan: Any) -> Any:
     """A plan as plan files hold it; torch's style instances, which they cannot hold, as their text."""
     if isinstance(plan, type) and plan in _STYLES:
         return _STYLES[plan]
     if packed := packed_style(plan):
         return packed
     if isinstance(plan, Mapping):
-        return {str(key): spell_plan(value) for key, value in plan.items()}
-    spelled = spell(plan)
-    return spelled if isinstance(spelled, (str, dict, type(None))) else repr(spelled)
+        return {str(key): plan_to_yaml(value) for key, value in plan.items()}
+    in_yaml = style_to_yaml(plan)
+    return in_yaml if isinstance(in_yaml, (str, dict, type(None))) else repr(in_yaml)
 
 
 def fingerprint(program: Program) -> str:

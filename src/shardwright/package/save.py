@@ -15,7 +15,7 @@ from shardwright.errors import PackageError
 from shardwright.layout.box import Region, region_of
 from shardwright.layout.dtypes import check_storable
 from shardwright.layout.values import check_path
-from shardwright.package.describe import aliases, describe, fingerprint, spell_plan, zero_buffers
+from shardwright.package.describe import aliases, describe, fingerprint, plan_to_yaml, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
 from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_file_names, write_manifest
@@ -174,7 +174,7 @@ def _job(sharded: "ShardedProgram", source: WeightSource) -> str:
         VERSION,
         str(torch.__version__),
         list(sharded.mesh.axes),
-        spell_plan(sharded.plan),
+        plan_to_yaml(sharded.plan),
         [(w.name, {axis: repr(layout) for axis, layout in w.layouts.items()}) for w in sharded.weights],
         fingerprint(sharded.program),
         source.fingerprint,

@@ -62,8 +62,8 @@ class _Why:
         """Why a value is made in its layout, and the plan key behind it."""
         weight, key = self._weight_behind(maker)
         if maker.kind is StepKind.INPUT:
-            return f"{self._spell(maker.node.name, key)}", key
-        because = f", as {self._spell(weight, key)}" if weight else ""
+            return f"{self._format(maker.node.name, key)}", key
+        because = f", as {self._format(weight, key)}" if weight else ""
         if isinstance(source, Partial):
             return f"{op_name(maker.node.target)} gives partial results{because}", key
         return f"{op_name(maker.node.target)} gives {source}{because}", key
@@ -81,9 +81,9 @@ class _Why:
         if strategy is not None and not strategy.cuts and target == REPLICATE:
             return f"{place} needs it whole", ""
         weight, key = self._weight_behind(reader, depth=0)
-        return f"{place} wants {target}" + (f", as {self._spell(weight, key)}" if weight else ""), key
+        return f"{place} wants {target}" + (f", as {self._format(weight, key)}" if weight else ""), key
 
-    def _spell(self, weight: str, key: str) -> str:
+    def _format(self, weight: str, key: str) -> str:
         entry = f" (plan entry {key!r})" if key else ""
         return f"{self.targets.get(weight, weight)} is {self.assignment.layouts[weight]}{entry}"
 

@@ -24,7 +24,7 @@ def strides(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tuple(stride if type(stride) is int else str(stride) for stride in tensor.stride())
 
 
-def laid_as(emit: Emitter, local: fx.Node, whole: torch.Tensor, reader: fx.Node) -> fx.Node:
+def with_strides_of(emit: Emitter, local: fx.Node, whole: torch.Tensor, reader: fx.Node) -> fx.Node:
     """``local``, a whole value, in memory as the original ``whole``: itself, or a copy in that order of dims.
 
     Raises `ProgramError` where the original is a view with gaps or repeats and ``reader`` addresses its memory.

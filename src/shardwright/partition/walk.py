@@ -15,7 +15,7 @@ from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
 from shardwright.partition.emit import Emitter, fake_like, is_dense
-from shardwright.partition.memory import laid_as, strides
+from shardwright.partition.memory import strides, with_strides_of
 from shardwright.partition.redistribute import piece_sizes, redistribute
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.partition.subgraphs import (
@@ -255,7 +255,7 @@ class Walk:
         if rule is None and not as_it_stands:
             wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
             locals_ = [
-                one if step.unread.get(i) == DTYPE else laid_as(self.emit, one, whole, node)
+                one if step.unread.get(i) == DTYPE else with_strides_of(self.emit, one, whole, node)
                 for i, (one, whole) in enumerate(zip(locals_, wholes, strict=True))
             ]
         values = iter(locals_)

@@ -53,7 +53,7 @@ def as_plan(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def read_layout(value: Any, num_ranks: int) -> Layout:
-    """The layout that `spell` wrote, for ``num_ranks`` ranks; raises `PlanError` for anything else."""
+    """The layout that `style_to_yaml` wrote, for ``num_ranks`` ranks; raises `PlanError` for anything else."""
     style = Replicate() if value == "replicate" else _style(value, "layout")
     if not isinstance(style, (Replicate, Partial, Shard)):
         raise PlanError(f"{value!r} is not a layout")
@@ -66,12 +66,14 @@ def read_layout(value: Any, num_ranks: int) -> Layout:
 def write_plan(path: str | os.PathLike[str], plan: Mapping[str, Any], *, comment: str = "") -> None:
     """Write a plan as YAML, whole or not at all."""
     text = "".join(f"# {line}\n" for line in comment.splitlines())
-    text += yaml.safe_dump({key: spell(value) for key, value in plan.items()}, sort_keys=False, default_flow_style=None)
+    text += yaml.safe_dump(
+        {key: style_to_yaml(value) for key, value in plan.items()}, sort_keys=False, default_flow_style=None
+    )
     with written_whole(Path(path)) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
-def spell(style: Any) -> Any:
+def style_to_yaml(style: Any) -> Any:
     """A style or layout as YAML holds it."""
     if isinstance(style, Replicate):
         return "replicate"

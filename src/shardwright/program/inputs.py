@@ -13,10 +13,10 @@ from shardwright.program.signature import (
     Signature,
     arguments,
     bind_parameters,
+    format_constant,
     leaf_paths,
     show_value,
     signature_of,
-    spell_constant,
 )
 
 
@@ -50,8 +50,8 @@ def bind_inputs(
 
 def _not_the_constant(name: str, wanted: Any, value: Any) -> Iterator[Finding]:
     """A finding unless ``value`` is the constant that was given at export: its type counts too."""
-    if spell_constant(value) != spell_constant(wanted):
-        text = spell_constant(wanted)
+    if format_constant(value) != format_constant(wanted):
+        text = format_constant(wanted)
         yield Finding(
             f"input {name!r} was the constant {text} at export, and the program computes with that; "
             f"got {show_value(value)}",

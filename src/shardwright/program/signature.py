@@ -35,7 +35,7 @@ BY_NAME: How = "name"
 class Parameter:
     """One parameter of ``forward``. ``how``: whether it is given by name, by position, or by either.
 
-    ``optional``: leaving it out means what the program computes. ``default``: as `spell_constant` writes it; '' where
+    ``optional``: leaving it out means what the program computes. ``default``: as `format_constant` writes it; '' where
     there is none, or none that is a constant.
     """
 
@@ -117,7 +117,7 @@ def bind_parameters(
             findings.append(_missing(one, constants))
     for name in values.keys() - taken.keys():
         wanted = parameters[name].default
-        if not wanted or spell_constant(values[name]) != wanted:
+        if not wanted or format_constant(values[name]) != wanted:
             findings.append(_was_left_out(parameters[name], values[name]))
     return flat, findings
 
@@ -131,7 +131,7 @@ def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[
     return tuple(args), dict(kwargs)
 
 
-def spell_constant(value: Any) -> str:
+def format_constant(value: Any) -> str:
     """A constant as text: equal for what a program cannot tell apart, so 1, 1.0 and True differ; '' for anything else.
 
     Members of an enumeration of strings or numbers are spelled as these.
@@ -139,11 +139,11 @@ def spell_constant(value: Any) -> str:
     if value is None:
         return "None"
     if type(value) in (list, tuple):
-        parts = [spell_constant(one) for one in value]
+        parts = [format_constant(one) for one in value]
         return f"{type(value).__name__}({', '.join(parts)})" if all(parts) else ""
     if type(value) is dict:
-        parts = [f"{key!r}: {spell_constant(one)}" for key, one in value.items()]
-        return "{" + ", ".join(parts) + "}" if all(map(spell_constant, value.values())) else ""
+        parts = [f"{key!r}: {format_constant(one)}" for key, one in value.items()]
+        return "{" + ", ".join(parts) + "}" if all(map(format_constant, value.values())) else ""
     kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
     return "" if kind is None else kind.__repr__(value)
 
@@ -152,7 +152,7 @@ def show_value(value: Any) -> str:
     """What was given, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    text = spell_constant(value)
+    text = format_constant(value)
     return text if 0 < len(text) <= 80 else f"a value of type {type(value).__name__}"
 
 
@@ -192,7 +192,7 @@ def _missing(one: CallArgument, constants: Mapping[str, Any]) -> Finding:
     fixed = len(one.leaves) == 1 and one.leaves[0] in constants
     if not fixed:
         return Finding(f"input {one.name!r} is missing")
-    value = spell_constant(constants[one.leaves[0]])
+    value = format_constant(constants[one.leaves[0]])
     remedy = f"{one.name}={value}" if one.name.isidentifier() else value
     return Finding(f"input {one.name!r} is missing; it was the constant {value} at export", remedies=(remedy,))
 
@@ -246,16 +246,16 @@ def _parameter(one: inspect.Parameter, given: CallArgument | None, constants: Ma
     if one.default is inspect.Parameter.empty:
         return Parameter(one.name, how)
     if given is None:
-        return Parameter(one.name, how, optional=True, default=spell_constant(one.default))
+        return Parameter(one.name, how, optional=True, default=format_constant(one.default))
     try:
         leaves = given.spec.flatten_up_to(one.default)
     except ValueError:
         return Parameter(one.name, how)
     same = all(
-        name in constants and spell_constant(constants[name]) == spell_constant(leaf)
+        name in constants and format_constant(constants[name]) == format_constant(leaf)
         for name, leaf in zip(given.leaves, leaves, strict=True)
     )
-    return Parameter(one.name, how, optional=same, default=spell_constant(one.default))
+    return Parameter(one.name, how, optional=same, default=format_constant(one.default))
 
 
 def _forwards(exported: ExportedProgram) -> Iterator[inspect.Signature]:

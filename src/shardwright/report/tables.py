@@ -56,7 +56,7 @@ def weights_table(sharded: ShardedProgram, *, merge: bool = True) -> Table:
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for w in sharded.weights:
         name = _starred(w.name) if merge else w.name
-        layout = ", ".join(f"{axis}: {spell_layout(one)}" for axis, one in w.layouts.items())
+        layout = ", ".join(f"{axis}: {format_layout(one)}" for axis, one in w.layouts.items())
         key = (name, str(tuple(w.shape)), layout, w.plan_key)
         groups.setdefault(key, []).append(w)
     rows = [
@@ -116,12 +116,12 @@ def unused_table(unused: Sequence[Unused]) -> Table:
     return Table("Not read from the checkpoint", ("tensor", "file", "reason"), rows)
 
 
-def spell_layout(layout: Layout) -> str:
+def format_layout(layout: Layout) -> str:
     """A layout in a word."""
     return "whole" if isinstance(layout, Replicate) else repr(layout)
 
 
-def spell_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """A byte count for people."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(count) < 1024 or unit == "TiB":
@@ -136,4 +136,4 @@ def _starred(text: str) -> str:
 
 
 def _text(column: str, value: Any) -> str:
-    return spell_bytes(value) if column.startswith("bytes") and isinstance(value, (int, float)) else str(value)
+    return format_bytes(value) if column.startswith("bytes") and isinstance(value, (int, float)) else str(value)

@@ -5,7 +5,7 @@ from typing import Any
 from rich.tree import Tree
 
 from shardwright.program.program import Program
-from shardwright.report.tables import Table, spell_bytes
+from shardwright.report.tables import Table, format_bytes
 
 
 def cuttable(shape: tuple[int, ...], num_ranks: int) -> str:
@@ -48,7 +48,7 @@ def _branch(
     path: str, modules: dict[str, str], sizes: dict[str, int], leaves: dict[str, list[str]], label: str
 ) -> Tree:
     kind = modules.get(path, "").rsplit(".", 1)[-1]
-    tree = Tree(f"[bold]{label}[/bold] {kind} [cyan]{spell_bytes(sizes.get(path, 0))}[/cyan]")
+    tree = Tree(f"[bold]{label}[/bold] {kind} [cyan]{format_bytes(sizes.get(path, 0))}[/cyan]")
     for leaf in leaves.get(path, ()):
         tree.add(leaf)
     prefix = f"{path}." if path else ""

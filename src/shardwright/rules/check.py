@@ -144,7 +144,7 @@ def check_strategies(
         try:
             ranks = list(run_strategy(rule, call, strategy, arguments, num_ranks))
         except Exception as error:  # noqa: BLE001 - whatever the operator raises is the finding
-            problems.append(f"{_spell(strategy)}: {type(error).__name__}: {error}")
+            problems.append(f"{_format(strategy)}: {type(error).__name__}: {error}")
             continue
         for index, (whole, layout) in enumerate(zip(wholes, strategy.results, strict=True)):
             if isinstance(whole, torch.Tensor) and layout != SCATTERED:
@@ -155,7 +155,7 @@ def check_strategies(
                 allowed = relative * max([_scale(whole), *summed])
                 problem = _compare(whole, [rank[index] for rank in ranks], layout, relative, allowed)
                 if problem:
-                    problems.append(f"{_spell(strategy)}: result {index} {problem}")
+                    problems.append(f"{_format(strategy)}: result {index} {problem}")
     return problems
 
 
@@ -190,7 +190,7 @@ def _compare(
     return f"differs by {(joined - whole).abs().max().item():.3g} (largest value {_scale(whole):.3g})"
 
 
-def _spell(strategy: Strategy) -> str:
+def _format(strategy: Strategy) -> str:
     cut = ", ".join(f"{name} cut" for name, _ in strategy.cuts) or "no cut"
     return f"{cut} ({', '.join(map(str, strategy.operands))} -> {', '.join(map(str, strategy.results))})"
 

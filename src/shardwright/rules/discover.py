@@ -136,7 +136,7 @@ def discover(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = No
     if not all(isinstance(result, torch.Tensor) for result in sample.results) or not sample.operands:
         return None
     found = cuts(sample)
-    return _spell(sample, found) if found else None
+    return _proposal(sample, found) if found else None
 
 
 def cuts(sample: _Sample) -> list[Found]:
@@ -256,7 +256,7 @@ def _equal(got: torch.Tensor, wanted: torch.Tensor) -> bool:
     return torch.allclose(got, wanted, rtol=1e-4, atol=1e-5 * (scale or 1.0), equal_nan=True)
 
 
-def _spell(sample: _Sample, found: Sequence[Found]) -> Discovery:
+def _proposal(sample: _Sample, found: Sequence[Found]) -> Discovery:
     """The notation: each way of cutting is a factor, dims that no way cuts may not be cut."""
     operands = [[f"{_letter(i)}{d}!" for d in range(t.ndim)] for i, t in enumerate(sample.operands)]
     results = [[f"r{i}{d}!" for d in range(t.ndim)] for i, t in enumerate(sample.results)]

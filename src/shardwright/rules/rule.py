@@ -162,11 +162,11 @@ class Rule:
 
     def __str__(self) -> str:
         def dims(side: Sequence[Dims | None]) -> str:
-            return ", ".join("-" if one is None else " ".join(map(self._spell, one)) for one in side)
+            return ", ".join("-" if one is None else " ".join(map(self._format, one)) for one in side)
 
         return f"{dims(self.operands)} -> {dims(self.results)}"
 
-    def _spell(self, term: Term) -> str:
+    def _format(self, term: Term) -> str:
         marked = tuple(name + "!" if name in self.fixed else name for name in term.factors)
         return str(Term(marked, term.is_sum))
 

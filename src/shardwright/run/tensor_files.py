@@ -15,7 +15,7 @@ from shardwright.layout.dtypes import check_storable
 from shardwright.layout.values import check_file
 from shardwright.program.atomic import written_whole
 from shardwright.program.read import constant_inputs, user_input_names
-from shardwright.program.signature import in_structure, spell_constant
+from shardwright.program.signature import format_constant, in_structure
 
 
 def read_inputs(
@@ -60,7 +60,7 @@ def example_inputs(exported: ExportedProgram, path: Path | None) -> tuple[tuple[
             raise InputError("the program carries no example inputs\n  try: --inputs FILE.safetensors")
         args, kwargs = exported.example_inputs
         return tuple(args), dict(kwargs)
-    constants = {name: spell_constant(value) for name, value in constant_inputs(exported).items()}
+    constants = {name: format_constant(value) for name, value in constant_inputs(exported).items()}
     names = [name for name in user_input_names(exported) if name not in constants]
     return named_inputs(exported, read_inputs(path, names, constants))
 

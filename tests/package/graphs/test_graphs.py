@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 import shardwright as sw
 from shardwright.package.graphs import graph_bytes, read_graph
 from shardwright.package.graphs import read as reading
-from shardwright.package.graphs.archive import parse_graph, spell_graph
+from shardwright.package.graphs.archive import format_graph, parse_graph
 from shardwright.program.write import without_weights
 from tests.package.graphs.programs import CASES, program
 
@@ -259,5 +259,5 @@ def test_what_torch_saves_is_read_too(tmp_path):
 
 
 def test_equal_programs_give_equal_bytes(graph):
-    assert spell_graph(parse_graph(graph)) == graph
+    assert format_graph(parse_graph(graph)) == graph
     assert small_graph() == graph

@@ -7,7 +7,7 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardwright.package.graphs.size_expressions import respell_size
+from shardwright.package.graphs.size_expressions import reformat_size
 
 S = "Symbol('s77', positive=True, integer=True)"
 HONEST = [
@@ -29,8 +29,8 @@ HONEST = [
 
 @pytest.mark.parametrize("text", HONEST)
 def test_honest_sizes_are_spelled_alike(text):
-    assert respell_size(text) == text
-    assert respell_size(" " + text.replace(", ", " ,  ")) == text
+    assert reformat_size(text) == text
+    assert reformat_size(" " + text.replace(", ", " ,  ")) == text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_honest_sizes_are_spelled_alike(text):
     ],
 )
 def test_what_sympy_prints_means_the_same(expression):
-    assert sympy.sympify(respell_size(sympy.srepr(expression))) == expression
+    assert sympy.sympify(reformat_size(sympy.srepr(expression))) == expression
 
 
 ODD = {
@@ -70,11 +70,11 @@ ODD = {
 @pytest.mark.parametrize(("text", "says"), ODD.items())
 def test_what_is_no_size_is_refused(text, says):
     with pytest.raises(ValueError, match=says):
-        respell_size(text)
+        reformat_size(text)
 
 
 @given(st.text(alphabet="sIntegrAdMulSymbo0123456789xyz_.()[]'\"+-*/,=<> \\", max_size=60))
 @settings(max_examples=500, deadline=None)
 def test_any_text_is_a_size_or_refused(text):
     with contextlib.suppress(ValueError):
-        assert respell_size(respell_size(text)) == respell_size(text)
+        assert reformat_size(reformat_size(text)) == reformat_size(text)

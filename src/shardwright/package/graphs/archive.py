@@ -52,7 +52,7 @@ def parse_graph(data: bytes) -> GraphFile:
         raise ValueError("it is nested too deeply") from None
 
 
-def spell_graph(graph: GraphFile) -> bytes:
+def format_graph(graph: GraphFile) -> bytes:
     """An archive for torch's reader, written from the parsed parts; equal parts give equal bytes."""
     weights, constant = _numbered(graph.weights, "weight"), _numbered(graph.constants, "tensor")
     parts = {

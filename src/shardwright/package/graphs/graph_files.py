@@ -7,7 +7,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
-from shardwright.package.graphs.archive import parse_graph, spell_graph
+from shardwright.package.graphs.archive import format_graph, parse_graph
 from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.torch_private import load_pt2
@@ -25,7 +25,7 @@ def read_graph(path: Path) -> ExportedProgram:
         raise PackageError(f"{path} is not a graph of a package: {error}\n  it was not opened") from error
     try:
         with quiet_export():
-            exported: ExportedProgram = load_pt2(io.BytesIO(spell_graph(graph))).exported_programs["model"]
+            exported: ExportedProgram = load_pt2(io.BytesIO(format_graph(graph))).exported_programs["model"]
     except Exception as error:
         # torch raises many kinds for what is well-formed but no graph.
         raise PackageError(
@@ -49,7 +49,7 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
     try:
         with quiet_export():
             torch.export.save(exported, saved)
-        return spell_graph(parse_graph(saved.getvalue()))
+        return format_graph(parse_graph(saved.getvalue()))
     except Exception as error:
         # torch raises many kinds for what its format does not hold; a dtype it looks up in a table of its own, which is
         # behind safetensors.

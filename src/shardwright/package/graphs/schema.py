@@ -11,9 +11,9 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shardwright.package.graphs.operators import check_operator
-from shardwright.package.graphs.size_expressions import RANGED, respell_size
-from shardwright.package.graphs.texts import PLAIN, is_plain, respell_message, respell_metadata
-from shardwright.package.graphs.trees import TypeName, respell_tree
+from shardwright.package.graphs.size_expressions import RANGED, reformat_size
+from shardwright.package.graphs.texts import PLAIN, is_plain, reformat_message, reformat_metadata
+from shardwright.package.graphs.trees import TypeName, reformat_tree
 
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[^\W\d]\w*\Z", max_length=1000)]
 """A name of a node or an argument: it becomes one in Python code."""
@@ -59,7 +59,7 @@ class SymExpr(Part):
     hint: SymExprHint | None = None
 
     def __post_init__(self) -> None:
-        self.expr_str = respell_size(self.expr_str)
+        self.expr_str = reformat_size(self.expr_str)
 
 
 class SymInt(Kinds):
@@ -190,7 +190,7 @@ class NamedArgument(Part):
 
     def __post_init__(self) -> None:
         if self.name in _MESSAGES and isinstance(self.arg.as_string, str):
-            self.arg.as_string = respell_message(self.arg.as_string)
+            self.arg.as_string = reformat_message(self.arg.as_string)
         odd = [text for text in self.arg.texts() if not is_plain(text)]
         if odd:
             raise ValueError(f"the text {odd[0][:100]!r} is not one that an operator of a sharded graph takes")
@@ -206,7 +206,7 @@ class Node(Part):
 
     def __post_init__(self) -> None:
         check_operator(self.target)
-        self.metadata = respell_metadata(self.metadata)
+        self.metadata = reformat_metadata(self.metadata)
 
 
 class Graph(Part):
@@ -319,8 +319,8 @@ class ModuleCallSignature(Part):
     forward_arg_names: list[Name] | None = None
 
     def __post_init__(self) -> None:
-        self.in_spec = respell_tree(self.in_spec, of_arguments=True)
-        self.out_spec = respell_tree(self.out_spec, of_arguments=False)
+        self.in_spec = reformat_tree(self.in_spec, of_arguments=True)
+        self.out_spec = reformat_tree(self.out_spec, of_arguments=False)
 
 
 class ModuleCallEntry(Part):

@@ -39,7 +39,7 @@ _MAX_EXPONENT = 64
 
 
 @functools.lru_cache(maxsize=4096)
-def respell_size(text: str) -> str:
+def reformat_size(text: str) -> str:
     """The same size in our own spelling; raises `ValueError` when it is not valid."""
     try:
         return _Parser(text).whole_text()

@@ -17,13 +17,13 @@ def is_plain(text: str) -> bool:
     return re.search(PLAIN, text) is not None
 
 
-def respell_message(text: str) -> str:
+def reformat_message(text: str) -> str:
     """A message without what would end a text: double quotes become single ones, the rest blanks."""
     kept = text.replace('"', "'")
     return kept if is_plain(kept) else "".join(c if is_plain(c) else " " for c in kept)
 
 
-def respell_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+def reformat_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """A node's modules, its torch function and its lines of code; all else that torch notes is left out."""
     found = {}
     if "stack_trace" in metadata:

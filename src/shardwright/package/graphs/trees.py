@@ -64,7 +64,7 @@ class Tree(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @functools.lru_cache(maxsize=512)
-def respell_tree(text: str, *, of_arguments: bool) -> str:
+def reformat_tree(text: str, *, of_arguments: bool) -> str:
     """The same tree in our own spelling; raises `ValueError` when it is not valid."""
     try:
         _, tree = found = msgspec.json.decode(text, type=tuple[Literal[1], Tree])

@@ -35,7 +35,7 @@ def local_view(local: Local) -> Any:
     source = local.arguments[next(iter(local.arguments))]
     if name is None or "stride" in local.arguments:
         return local.run(aten.reshape.default, source, _result_sizes(local, source))
-    sizes = local_sizes(local, _spelled(local, source, name), local.strategy.results[0])
+    sizes = local_sizes(local, _view_sizes(local, source, name), local.strategy.results[0])
     if local.is_dense(source):
         return local.run_call(**{name: sizes})
     # A piece of a tensor may have strides that the whole had not, so that no view of it has this shape. Fake tensors
@@ -43,7 +43,7 @@ def local_view(local: Local) -> Any:
     return local.run(aten.reshape.default, source, sizes)
 
 
-def _spelled(local: Local, source: Any, name: str) -> list[Any]:
+def _view_sizes(local: Local, source: Any, name: str) -> list[Any]:
     """The view's sizes; a -1 of symbolic size is spelled where the piece is empty, as nothing follows from it."""
     sizes, layout = list(local.arguments[name]), local.strategy.results[0]
     is_empty = isinstance(layout, Shard) and cut_of(layout).fraction(local.rank) == 0
