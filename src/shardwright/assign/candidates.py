@@ -40,7 +40,7 @@ class Candidates:
     choices: list[dict[Choice, None]] = field(default_factory=list)
     tried: list[set[Choice]] = field(default_factory=list)
     """Choices of each site that were looked at, those that no strategy makes among them."""
-    told: list[int] = field(default_factory=list)
+    num_spread: list[int] = field(default_factory=list)
     """How many choices of each site have become cuts of its dims."""
     bonds: Bonds[DimCut] = field(default_factory=Bonds)
     packs: list[Pack] = field(default_factory=list)
@@ -67,7 +67,9 @@ def find_candidates(
     cutting for its own sake, rather than because a neighbour is cut.
     """
     sites = range(len(folded.sites))
-    found = Candidates(num_ranks, choices=[{} for _ in sites], tried=[set() for _ in sites], told=[0 for _ in sites])
+    found = Candidates(
+        num_ranks, choices=[{} for _ in sites], tried=[set() for _ in sites], num_spread=[0 for _ in sites]
+    )
     neighbours = _neighbours(folded, links)
     for site, layout in pinned.items():
         if isinstance(layout, Shard):
@@ -203,9 +205,9 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
                             _choose(found, site, rule, choice, is_asked=cut.largest_fraction >= 1)
     changed = False
     choices = found.choices[site.index]
-    untold = list(choices)[found.told[site.index] :]
-    found.told[site.index] = len(choices)
-    for choice_items in untold:
+    unspread = list(choices)[found.num_spread[site.index] :]
+    found.num_spread[site.index] = len(choices)
+    for choice_items in unspread:
         choice = dict(choice_items)
         cuts: list[tuple[ValueDim, Cut]] = []
         for values, dims in _sides(site, rule):

@@ -82,23 +82,23 @@ def joined_cuts(
     beside its queries), which is bound too, or cut in equal chunks.
     """
     pieces = pack.pieces()
-    said: dict[DimCut, dict[int, Cut]] = {}
+    by_root: dict[DimCut, dict[int, Cut]] = {}
     held: set[int] = set()
     for start, stop, holders in pack.parts:
         inside = [i for i, (a, b) in enumerate(pieces) if start <= a and b <= stop]
         held.update(inside if holders else ())
         for holder in holders:
             for cut in known.get(holder, ()):
-                cuts = said.setdefault(bonds.root((holder, cut)), {})
+                cuts = by_root.setdefault(bonds.root((holder, cut)), {})
                 for i in inside:
                     if i not in cuts:
                         cuts[i] = cut.slice(pieces[i][0] - start, pieces[i][1] - start)
-    full = [root for root, cuts in said.items() if len(cuts) == len(held)]
+    full = [root for root, cuts in by_root.items() if len(cuts) == len(held)]
     if bool(full) != agreed:
         return []
     found: dict[Cut, None] = {}
-    for root in full or sorted(said, key=lambda root: -len(said[root])):
-        cuts = said[root]
+    for root in full or sorted(by_root, key=lambda root: -len(by_root[root])):
+        cuts = by_root[root]
         even = [Cut.even(stop - start, num_ranks) for start, stop in pieces]
         joined = Cut.join([cuts.get(i, one) for i, one in enumerate(even)])
         if not agreed and _may_share(cuts, pieces, held):

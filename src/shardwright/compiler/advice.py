@@ -22,15 +22,15 @@ def advise(sharded: ShardedProgram, time_limit_s: float | None) -> None:
 
 
 def _early_end(sharded: ShardedProgram, time_limit_s: float | None) -> str:
-    said = f"its answer may cost up to {sharded.gap:.0%} more than the best one"
+    bound = f"its answer may cost up to {sharded.gap:.0%} more than the best one"
     if sharded.hit_time_limit:
         return (
-            f"the time limit of {time_limit_s:g} s ended the solver: {said}, and another run may find another\n"
+            f"the time limit of {time_limit_s:g} s ended the solver: {bound}, and another run may find another\n"
             "  try: a longer time_limit_s or none at all, or a plan that pins more tensors"
         )
     if sharded.gap > GAP_WORTH_SAYING:
         return (
-            f"the solver stopped when its effort was spent: {said}\n"
+            f"the solver stopped when its effort was spent: {bound}\n"
             "  try: effort=4 or more, or a plan that pins more tensors"
         )
     return ""

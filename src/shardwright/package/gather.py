@@ -35,7 +35,7 @@ def gather(
     ]
     total, done = sum(slot.num_bytes for slot in slots), 0
 
-    def tell(num_bytes: int) -> None:
+    def report(num_bytes: int) -> None:
         nonlocal done
         done += num_bytes
         if progress is not None:
@@ -43,7 +43,7 @@ def gather(
 
     try:
         with written_whole(target) as draft:
-            write_tensors(draft, slots, stored.read, tell)
+            write_tensors(draft, slots, stored.read, report)
     except OSError as error:
         raise PackageError(f"cannot write {target}: {error}\n  nothing was left behind") from error
     return sorted(slot.name for slot in slots)
@@ -51,15 +51,15 @@ def gather(
 
 def check_described(exported: ExportedProgram, manifest: Manifest, folder: Path) -> None:
     """Hold the tensors of the original program against the manifest, which says where their pieces are."""
-    said = {entry.name: (tuple(entry.shape), getattr(torch, entry.dtype)) for entry in manifest.tensors}
+    described = {entry.name: (tuple(entry.shape), getattr(torch, entry.dtype)) for entry in manifest.tensors}
     for spec in exported.graph_signature.input_specs:
         if spec.kind not in STATE_KINDS:
             continue
         name = str(spec.target)
         held = exported.state_dict.get(name, exported.constants.get(name))
         assert isinstance(held, torch.Tensor), "read_graph holds every tensor that a program names"
-        if said.get(name) != (tuple(held.shape), held.dtype):
-            other = f"says {said[name][0]} and {said[name][1]}" if name in said else "does not name it"
+        if described.get(name) != (tuple(held.shape), held.dtype):
+            other = f"says {described[name][0]} and {described[name][1]}" if name in described else "does not name it"
             raise PackageError(
                 f"{folder / manifest.original} has {name!r} of shape {tuple(held.shape)} and {held.dtype}, "
                 f"the manifest {other}\n  try: copy the whole folder again"

@@ -123,7 +123,7 @@ def _write_weights(
         report(f"rank {rank}", done, total)
         before = done
 
-        def tell(num_bytes: int, rank: int = rank) -> None:
+        def count_bytes(num_bytes: int, rank: int = rank) -> None:
             nonlocal done
             done += num_bytes
             report(f"rank {rank}", done, total)
@@ -131,8 +131,8 @@ def _write_weights(
         def read(name: str, local: Program = local) -> torch.Tensor:
             return _piece(name, local.weights[name], source)
 
-        entry = write_tensors(folder.path / name, slots, read, tell)
-        assert done - before == sum(slot.num_bytes for slot in slots), "every byte is told once"
+        entry = write_tensors(folder.path / name, slots, read, count_bytes)
+        assert done - before == sum(slot.num_bytes for slot in slots), "every byte is counted once"
         folder.note(entry)
         found.append(entry)
     return found

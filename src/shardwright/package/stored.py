@@ -88,8 +88,8 @@ class StoredWeights:
         wanted = (stored_shape(piece.region.shape, dtype), DTYPES.get(dtype))
         stored = self._headers[piece.file].get(piece.name)
         if stored != wanted:
-            said = "is not there" if stored is None else f"has shape {stored[0]} and dtype {stored[1]}"
-            raise PackageError(f"{piece.file}: {piece.name!r} {said}, the manifest says {wanted[0]} and {wanted[1]}")
+            found = "is not there" if stored is None else f"has shape {stored[0]} and dtype {stored[1]}"
+            raise PackageError(f"{piece.file}: {piece.name!r} {found}, the manifest says {wanted[0]} and {wanted[1]}")
 
 
 def make_zeros(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

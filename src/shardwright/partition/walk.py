@@ -226,10 +226,10 @@ class Walk:
         size = self.emit.write(node.target, (local, dim), {}, local.meta["val"].shape[dim], name=node.name)
         return whole_size(self.emit, size, layout, dim, self.rank)
 
-    def metadata(self, value: Value, layout: Layout, asked: str) -> fx.Node:
+    def metadata(self, value: Value, layout: Layout, what: str) -> fx.Node:
         """A tensor for a reader that asks only for a value's dtype, or for its sizes in a layout: nothing is moved."""
         held, local = self._any(value)
-        if asked == DTYPE:
+        if what == DTYPE:
             return local
         made = self.made[value].items()
         is_cut = isinstance(layout, Shard)

@@ -88,13 +88,13 @@ def refuse_gradients(module: nn.Module, args: Any, kwargs: Any) -> None:
         return
     leaves = pytree.tree_leaves((args, kwargs))
     if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
-        asks = "an input"
+        what = "an input"
     elif any(parameter.requires_grad for parameter in module.parameters()):
-        asks = "a parameter"
+        what = "a parameter"
     else:
         return
     raise InputError(
-        f"{asks} requires a gradient, and training is not supported yet: through the collectives of a sharded program "
+        f"{what} requires a gradient, and training is not supported yet: through the collectives of a sharded program "
         "gradients would be wrong\n"
         "  try: call it under torch.no_grad(), or give x.detach(); to train, use the original model, then shard it"
     )

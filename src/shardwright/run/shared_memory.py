@@ -65,20 +65,20 @@ def agree(groups: Sequence[Ranks], transport: str) -> Agreement:
     ``transport``: one of `TRANSPORTS`. Under ``"auto"`` the first rank logs one line that says why not. Raises
     `RunError` where ``"shared_memory"`` is asked for and not to be had.
     """
-    said = _everybody({"wish": transport, "host": _host(), "lacks": "" if transport == "gloo" else _lacks()})
-    forbidding = [rank for rank, one in enumerate(said) if one["wish"] == "gloo"]
-    lacking = [(rank, one["lacks"]) for rank, one in enumerate(said) if one["lacks"]]
+    answers = _everybody({"transport": transport, "host": _host(), "lacks": "" if transport == "gloo" else _lacks()})
+    forbidding = [rank for rank, one in enumerate(answers) if one["transport"] == "gloo"]
+    lacking = [(rank, one["lacks"]) for rank, one in enumerate(answers) if one["lacks"]]
     reason = ""
     if forbidding:
         reason = f"rank {forbidding[0]} asks for gloo"
     elif lacking:
         reason = f"rank {lacking[0][0]}: {lacking[0][1]}"
-    near = [ranks for ranks in groups if not reason and len({said[rank]["host"] for rank in ranks}) == 1]
+    near = [ranks for ranks in groups if not reason and len({answers[rank]["host"] for rank in ranks}) == 1]
     if not reason and len(near) < len(groups):
         apart = next(ranks for ranks in groups if ranks not in near)
         reason = f"ranks {list(apart)} are not on one host"
     agreement = _share(near, reason)
-    if agreement.reason and any(one["wish"] == "shared_memory" for one in said):
+    if agreement.reason and any(one["transport"] == "shared_memory" for one in answers):
         _close(agreement.files)
         raise RunError(f"ranks cannot communicate through shared memory: {agreement.reason}\n  try: transport='auto'")
     if agreement.reason and not forbidding and dist.get_rank() == 0:
