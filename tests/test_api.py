@@ -382,8 +382,8 @@ def test_every_run_finds_the_same_program():
 
 
 def test_an_answer_that_is_not_proven_the_best_is_a_warning(monkeypatch):
-    solved = highs.Program.minimize
-    monkeypatch.setattr(highs.Program, "minimize", lambda self, *given: replace(solved(self, *given), gap=0.25))
+    solved = highs.IntegerProgram.minimize
+    monkeypatch.setattr(highs.IntegerProgram, "minimize", lambda self, *given: replace(solved(self, *given), gap=0.25))
     with pytest.warns(sw.SolverWarning, match=r"may cost up to 25% more than the best"):
         sharded = sw.shard(torch.export.export(redraw(Decoder()), (IDS,)), mesh=2)
     assert sharded.gap == 0.25

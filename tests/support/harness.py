@@ -70,7 +70,7 @@ def family_name(family):
 def samples_module(family):
     """The sample list of a family; None for the compiler's own collectives, which need ranks to run."""
     name = family_name(family)
-    return None if name == "collectives" else importlib.import_module(f"tests.rules.operators.samples_{name}")
+    return None if name == "own_collectives" else importlib.import_module(f"tests.rules.operators.samples_{name}")
 
 
 def sample_cases():

@@ -3,12 +3,12 @@
 from functools import partial
 
 import torch
-from shardwright.assign.region_choices import RegionSolver
 
-from shardwright.assign.assign import assign_layouts, region_solver
+from shardwright.assign.assign import assign_layouts, subgraph_solver
 from shardwright.assign.choices import find_choices
 from shardwright.assign.given import read_given
 from shardwright.assign.site_rules import read_rules
+from shardwright.assign.subgraph_choices import SubgraphSolver
 from shardwright.assign.task import make_task
 from shardwright.plan.pins import Pins
 from shardwright.program.read import read
@@ -23,7 +23,7 @@ def choices_of(task):
     """(rules, what is given, choices) of a task."""
     rules, given = read_rules(task.folded.sites).rules, read_given(task)
     free = partial(assign_layouts, pins=Pins(), num_ranks=task.num_ranks, auto=True)
-    return rules, given, find_choices(task, rules, given, RegionSolver(region_solver(task.num_ranks), free))
+    return rules, given, find_choices(task, rules, given, SubgraphSolver(subgraph_solver(task.num_ranks), free))
 
 
 def site_of(task, name):

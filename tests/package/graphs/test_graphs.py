@@ -10,8 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 import shardwright as sw
-from shardwright.package.graphs import graph_bytes, read_graph
-from shardwright.package.graphs import read as reading
+from shardwright.package.graphs import graph_bytes, graph_files, read_graph
 from shardwright.package.graphs.archive import format_graph, parse_graph
 from shardwright.program.write import without_weights
 from tests.package.graphs.programs import CASES, program
@@ -219,8 +218,8 @@ def test_compressed_entries_and_claims_beyond_the_file_are_refused(graph):
 def test_torch_reads_what_we_wrote(graph, tmp_path, monkeypatch):
     """The file itself never reaches torch: neither its bytes nor what its texts do not have to say."""
     seen = []
-    real = reading.load_pt2
-    monkeypatch.setattr(reading, "load_pt2", lambda file: seen.append(file.getvalue()) or real(file))
+    real = graph_files.load_pt2
+    monkeypatch.setattr(graph_files, "load_pt2", lambda file: seen.append(file.getvalue()) or real(file))
 
     def edit(model):
         first_node(model)["metadata"]["stack_trace"] += "\n    a note"
