@@ -132,3 +132,13 @@ def test_names_that_only_look_like_a_hook_s_are_not_made():
     shapes = {"a.causal_mask": (4, 4), "a.scale_v": (4,), "b.weight_g": (4, 1), "b.weight_v": (4, 4), "c.x_orig": (2,)}
     made = made_by_parametrization({name: TensorInfo(shape) for name, shape in shapes.items()})
     assert made == {"b.weight": ["b.weight_g", "b.weight_v"], "c.x": ["c.x_orig"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_of_autodeploy_reaches_through_as_well(kind):
+    program, x = exported(KINDS[kind][0], 16, 32)
+    by_style = sw.shard(program, mesh=2, plan={"up": "colwise", "down": "rowwise"})
+    borrowed = sw.shard(program, mesh=2, plan=sw.autodeploy_plan({"tp_plan": {"up": "colwise", "down": "rowwise"}}))
+    for one, other in zip(by_style.weights, borrowed.weights, strict=True):
+        assert one.layouts == other.layouts, one.name
+    assert sw.verify(borrowed, program, (x,)).ok

@@ -12,7 +12,7 @@ from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
 from shardwright.plan.huggingface import plan_of_classes
 from shardwright.plan.plan_files import read_plan
-from shardwright.plan.resolve import ResolvedPlan, TensorInfo, resolve_plan
+from shardwright.plan.resolve import ResolvedPlan, TensorInfo, made_by_parametrization, resolve_plan
 from shardwright.program.program import Program
 
 
@@ -60,7 +60,7 @@ def _entries(plan: Any, program: Program) -> Mapping[str, Any]:
     if isinstance(plan, BorrowedPlan):
         return plan.fit(modules, tensors, program.idle())
     if isinstance(plan, AutoDeployPlan):
-        return plan.fit(modules, tensors)
+        return plan.fit(modules, [*tensors, *made_by_parametrization(tensors)])
     if isinstance(plan, Mapping):
         return move_inside(plan, modules, tensors)
     if isinstance(plan, (str, os.PathLike)):

@@ -41,6 +41,7 @@ class AutoDeployPlan:
     def fit(self, modules: Mapping[str, str], tensors: Iterable[str]) -> dict[str, str]:
         """Module path → style for the linear layers of a program; ``modules``: path → class name.
 
+        ``tensors``: the names of all it holds, and of the weights that parametrizations make at every call.
         Keys that are found nowhere, or that AutoDeploy itself would skip, are left out with a `PlanWarning`. Raises
         `PlanError` when none is found.
         """
