@@ -19,10 +19,12 @@ from shardwright.run.aot import machine as native
 from shardwright.run.aot.compiled_manifest import CompiledManifest, find_compiled
 from shardwright.run.aot.machine import misfits, this_machine
 from shardwright.run.launch import launch
+from tests.support import inside
 from tests.support.models import GLU, Cache, redraw
 from tests.support.tiny import write_checkpoint
 
 X = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1))
+ROUNDS = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
 
 
 class Branches(nn.Module):
@@ -107,6 +109,22 @@ def run_branches(path, folder):
             torch.distributed.broadcast(torch.tensor([step]), 0)
             found.append(module(wide, torch.tensor([step % 8]), total=total))
     return found[::13], total
+
+
+def run_rounds(path):
+    torch.set_num_threads(1)
+    module = sw.load(path, backend="aoti")
+    return [module(x) for x in (ROUNDS, -ROUNDS)]
+
+
+@pytest.mark.ranks
+def test_ranks_communicate_in_every_round_of_a_loop(tmp_path):
+    plan = {"up": "colwise", "down": "colwise"}
+    path = package_of(inside.Loop(), (ROUNDS,), {}, 2, plan, tmp_path / "p")
+    assert {c.kind for c in read_manifest(path).collectives} == {"all_gather"}
+    wanted = [redraw(inside.Loop())(x) for x in (ROUNDS, -ROUNDS)]
+    for found in launch(2, run_rounds, str(path)).values():
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.ranks
@@ -217,6 +235,17 @@ def test_without_a_compiler_nothing_is_left(copied, monkeypatch):
     monkeypatch.delenv("CXX")
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *a, **k: 1 / 0)
     with pytest.raises(sw.PackageError, match=r"torch cannot compile graph-0.pt2: division by zero"):
+        sw.compile_package(copied)
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError(
+            "C++ compile error\n\nOutput:\nx.cpp:7:3: error: redeclaration of 'buf1'\nx.cpp:9: error: no\n"
+        )
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", refuse)
+    with pytest.raises(
+        sw.PackageError, match=r"graph-0.pt2: C\+\+ compile error: redeclaration of 'buf1'\n  try: the b"
+    ):
         sw.compile_package(copied)
     assert sorted(copied.iterdir()) == before
 

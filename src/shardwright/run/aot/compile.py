@@ -3,6 +3,7 @@
 All in one process, without weights and without process groups; ranks that share a graph share its code.
 """
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -112,7 +113,13 @@ def _compile(stateless: Stateless, path: Path, groups: Mapping[str, int]) -> Non
     except Exception as error:
         # torch raises many kinds for what it cannot compile.
         raise PackageError(
-            f"torch cannot compile {path.name}: {first_line(error)}\n  try: the backend 'compile' or 'eager'"
+            f"torch cannot compile {path.name}: {_reason(error)}\n  try: the backend 'compile' or 'eager'"
         ) from error
     # Written here rather than by torch, whose error does not say that a disk is full.
     path.write_bytes(made)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line: where torch wrote C++ that does not compile, with what the compiler says of it."""
+    said = (line.partition(" error: ")[2].strip() for line in str(error).splitlines())
+    return ": ".join([first_line(error), *itertools.islice(filter(None, said), 1)])
