@@ -1,9 +1,10 @@
 """The solver's problem in numbers worked out by hand: bytes of weights, work of calls, values that flow."""
 
+import pytest
 import torch
 from torch import nn
 
-from shardwright.assign.costs import make_problem
+from shardwright.assign.costs import make_problem, whole_work_us
 from shardwright.assign.effort import Budget
 from shardwright.layout.layout import REPLICATE, Shard
 from shardwright.plan.pins import Pins
@@ -42,11 +43,28 @@ def test_a_linear_cut_in_two_is_half_the_work():
     work = dict(zip(site.strategies, site.work_us, strict=True))
     whole = next(us for one, us in work.items() if set(one.operands) == {REPLICATE})
     moved = 4 * (400 * 600 + 600 * 800 + 400 * 800)
-    assert whole == max(moved / task.cost.memory_bytes_per_us, 2 * 400 * 600 * 800 / task.cost.flops_per_us)
+    assert whole == max(moved / task.cost.memory_bytes_per_us, 2 * 400 * 600 * 800 / task.cost.float32_flops_per_us)
     # The input is read whole; half of the weight's rows give half of the result.
     (half,) = (us for one, us in work.items() if isinstance(one.operands[1], Shard) and one.operands[1].dim == 0)
     moved = 4 * (400 * 600 + 600 * 400 + 400 * 400)
-    assert half == max(moved / task.cost.memory_bytes_per_us, 2 * 400 * 600 * 400 / task.cost.flops_per_us)
+    assert half == max(moved / task.cost.memory_bytes_per_us, 2 * 400 * 600 * 400 / task.cost.float32_flops_per_us)
+
+
+def test_a_matmul_in_sixteen_bits_has_a_rate_of_its_own():
+    model = nn.Linear(600, 800, bias=False).to(torch.bfloat16)
+    task = task_of(model, (torch.randn(4000, 600, dtype=torch.bfloat16),))
+    site = problem_of(task).sites[site_of(task, "linear").index]
+    whole = next(us for one, us in zip(site.strategies, site.work_us, strict=True) if set(one.operands) == {REPLICATE})
+    moved = 2 * (4000 * 600 + 600 * 800 + 4000 * 800)
+    assert whole == max(moved / task.cost.memory_bytes_per_us, 2 * 4000 * 600 * 800 / task.cost.flops_per_us)
+
+
+def test_one_rank_alone_does_all_the_work():
+    task = task_of(MLPs(5), (torch.randn(4, 12),))
+    rules, _, _ = choices_of(task)
+    sites = problem_of(task).sites
+    most = sum(site.members * max(site.work_us) for site in sites)
+    assert whole_work_us(task, rules) == pytest.approx(most)
 
 
 def test_what_is_made_of_weights_alone_is_a_weight_and_its_sum_is_none():

@@ -23,7 +23,8 @@ def choices_of(task):
     """(rules, what is given, choices) of a task."""
     rules, given = read_rules(task.folded.sites).rules, read_given(task)
     free = partial(assign_layouts, pins=Pins(), num_ranks=task.num_ranks, auto=True)
-    return rules, given, find_choices(task, rules, given, SubgraphSolver(subgraph_solver(task.num_ranks), free))
+    solver = SubgraphSolver(subgraph_solver(task.num_ranks, task.cost), free)
+    return rules, given, find_choices(task, rules, given, solver)
 
 
 def site_of(task, name):

@@ -8,7 +8,7 @@ from typing import Any
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.choices import Choices, find_choices
 from shardwright.assign.cost import CostModel
-from shardwright.assign.costs import make_problem
+from shardwright.assign.costs import make_problem, whole_work_us
 from shardwright.assign.effort import Budget
 from shardwright.assign.expand import expand, gathered_composites
 from shardwright.assign.given import Given, read_given
@@ -72,7 +72,8 @@ def assign_layouts(
         better = fewer or other.cost_us < found.cost_us
     else:
         better = other.solution.communication_us < found.solution.communication_us
-    best = replace(other, expanded=tuple(dict.fromkeys([*names, *few_steps]))) if better else found
+    written_out = tuple(dict.fromkeys([*names, *few_steps]))
+    best = replace(other, expanded=written_out, whole_work_us=found.whole_work_us) if better else found
     return with_long_sequences(best, whole_sequences(best) if auto else [])
 
 
@@ -92,8 +93,8 @@ def _assign(
     task = make_task(program, pins, num_ranks, auto=auto, cost=cost, uncut=uncut)
     described = read_rules(task.folded.sites)
     given = read_given(task)
-    free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True)
-    choices = find_choices(task, described.rules, given, SubgraphSolver(subgraph_solver(num_ranks), free))
+    free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True, cost=task.cost)
+    choices = find_choices(task, described.rules, given, SubgraphSolver(subgraph_solver(num_ranks, task.cost), free))
     problem = make_problem(task, described.rules, given, choices, slack=slack, budget=budget)
     found = _assignment(task, described, given, choices, solve(problem, better_than=better_than))
     return replace(found, fraction_ranges=fraction_ranges(task, problem, choices)) if auto else found
@@ -118,6 +119,8 @@ def _assignment(task: Task, described: SiteRules, given: Given, choices: Choices
         num_sites=len(sites),
         boundaries=tuple(task.pins.boundaries),
         scarce=scarce,
+        cost=task.cost,
+        whole_work_us=whole_work_us(task, described.rules),
     )
 
 
@@ -131,7 +134,7 @@ def _fallbacks(task: Task, reasons: Mapping[int, str], choices: Choices, chosen:
     ]
 
 
-def subgraph_solver(num_ranks: int) -> Assign:
+def subgraph_solver(num_ranks: int, cost: CostModel) -> Assign:
     """Assigns one subgraph under the layouts of its inputs and outputs."""
 
     def assign(
@@ -142,6 +145,6 @@ def subgraph_solver(num_ranks: int) -> Assign:
         weights: frozenset[str],
     ) -> Assignment:
         pins = Pins(inputs=dict(inputs), outputs=dict(outputs), weights=weights)
-        return assign_layouts(found.programs[number], pins, num_ranks)
+        return assign_layouts(found.programs[number], pins, num_ranks, cost=cost)
 
     return assign

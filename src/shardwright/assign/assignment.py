@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from shardwright.assign.cost import CostModel
 from shardwright.assign.problem import Solution
 from shardwright.assign.steps import Steps
 from shardwright.layout.layout import Layout
@@ -56,6 +57,10 @@ class Assignment:
     """The names of placeholders that are weights: the program's own, or of the call that runs it as a subgraph."""
     scarce: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Number of heads, fewer than the ranks → the weights that hold so many: no cut of them serves all ranks."""
+    cost: CostModel = field(default_factory=CostModel)
+    """What it was priced by."""
+    whole_work_us: float = 0.0
+    """The time of the work on one rank alone, which holds everything whole."""
 
     fraction_ranges: Mapping[str, FractionRange] = field(default_factory=dict)
     """Under the automatic plan, by the placeholder of every weight."""

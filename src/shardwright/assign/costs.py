@@ -14,6 +14,7 @@ from shardwright.assign.given import Given
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
+from shardwright.layout.layout import REPLICATE
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
 from shardwright.program.nodes import describe_node
@@ -55,6 +56,16 @@ def _weight_bytes(task: Task, site: Site, given: Given, strategies: Sequence[Str
     return [math.ceil(total * held_fraction(strategy.results[0])) for strategy in strategies]
 
 
+def whole_work_us(task: Task, rules: Sequence[Rule | None]) -> float:
+    """The time of all work on one rank alone, which holds everything whole."""
+    total = 0.0
+    for site in task.folded.sites:
+        tensors = len(site.step.reads) + len(site.step.vals)
+        whole = Strategy((), (REPLICATE,) * tensors, ())
+        total += len(site.steps) * _work_us(task, site.step, rules[site.index], [whole])[0]
+    return total
+
+
 def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Strategy]) -> list[float]:
     """The time of a call on the busiest rank, by strategy."""
     if step.kind is not StepKind.CALL or not step.vals or step.node.target in COLLECTIVES:
@@ -67,7 +78,8 @@ def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Str
         if rule.multiplies == ():
             given = moved[-1]
             moved = [min(size, given) for size in moved]
-    return [task.cost.work_us(strategy, moved, products) for strategy in strategies]
+    element_bytes = max((value.element_size() for value in step.vals if value is not None), default=0)
+    return [task.cost.work_us(strategy, moved, products, element_bytes) for strategy in strategies]
 
 
 def _flows(task: Task, rules: Sequence[Rule | None]) -> list[ValueFlow]:

@@ -22,8 +22,13 @@ def is_count(value: Any) -> TypeGuard[int]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and not a truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number that a float can hold, and not a truth value."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_count(value: Any, name: str, *, least: int = 0, error: Error = ShardwrightError) -> int:

@@ -47,7 +47,8 @@ def _assignments(walk: "Walk", step: Step, found: CutSubgraphs, strategy: Strate
     num_ranks = next(cut_of(layout).num_ranks for layout in layouts if isinstance(layout, Shard))
     makers = [walk.assignment.steps.items[maker].node.name for maker, _ in step.reads]
     weights = frozenset(i for i, name in enumerate(makers) if name in walk.assignment.weights)
-    made = assign_inside(found, CallLayouts(strategy.operands, strategy.results, weights), subgraph_solver(num_ranks))
+    solver = subgraph_solver(num_ranks, walk.assignment.cost)
+    made = assign_inside(found, CallLayouts(strategy.operands, strategy.results, weights), solver)
     assert made is not None, "what was solved once is solved again"
     return made
 
