@@ -4,6 +4,8 @@ from shardwright.api import shard, tensor_parallel_transformation
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import CostModel
 from shardwright.assign.gathered import GatheredWeight
+from shardwright.assign.hardware import cost_model
+from shardwright.compiler.prediction import Prediction
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.compiler.verify import Report, verify
 from shardwright.compiler.weights import WeightLayout
@@ -75,6 +77,7 @@ __all__ = [
     "Partial",
     "PlanError",
     "PlanWarning",
+    "Prediction",
     "Program",
     "ProgramError",
     "RankModule",
@@ -94,6 +97,7 @@ __all__ = [
     "autodeploy_plan",
     "check_rule",
     "compile_package",
+    "cost_model",
     "discover_rule",
     "gather",
     "generate",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from shardwright.assign.cost import CostModel
+from shardwright.assign.hardware import CostLike
 from shardwright.compiler.advice import advise
 from shardwright.compiler.axes import check_ranks, compile_axes
 from shardwright.compiler.budget import accept_budget, check_budget
@@ -36,7 +36,7 @@ def shard(
     inputs: Mapping[str, Any] | None = None,
     outputs: Any = None,
     budget: Mapping[str, int] | None = None,
-    cost: CostModel | None = None,
+    cost: CostLike | None = None,
     slack: float = 0.1,
     effort: float = 1.0,
     time_limit_s: float | None = None,
@@ -52,6 +52,9 @@ def shard(
     ``inputs``: layouts by input name; absent: every rank gets the whole input. ``outputs``: one layout for all outputs,
     or a mapping from position or name; absent: every rank returns the whole output. On a mesh of several axes both are
     mappings from axis names. ``budget``: the most collectives of each kind; any kind not named is then forbidden.
+    ``cost``: the device that plans are priced for: the name of one (``"h100"``, ``"l4"``, ``"cpu"``, …: see
+    `cost_model`), the path of a file that `calibrate` wrote, or a `CostModel`. Absent: ``"cpu"`` on a ``DeviceMesh`` of
+    CPUs; else an H100, wherever the program was exported.
     ``slack``: under ``"auto"``, how far a rank's bytes of the weights that can be cut may exceed the least achievable.
     ``discover``: propose and use rules for operators that have none, found by running them on samples
     (`ShardedProgram.discovered` holds them as text to paste); what is found so is a proposal, so verify the result.
@@ -72,7 +75,7 @@ def shard(
     >>> sharded = shard(exported, mesh=4, plan={"layers.*.mlp.up": "colwise", "layers.*.mlp.down": "rowwise"})
     >>> program = sharded.exported(rank=0)  # an ExportedProgram
     """
-    axes, search = Mesh.of(mesh), Search.of(cost, slack, effort, time_limit_s)
+    axes, search = Mesh.of(mesh), Search.of(_cost_of(cost, mesh), slack, effort, time_limit_s)
     accept_budget(budget)
     stages = Dump(dump)
     program = read(exported)
@@ -86,7 +89,9 @@ def shard(
     # Everything a user can have asked wrongly is known now rather than at the first rank, or at one of them.
     check_ranks(compiled)
     hit_time_limit = request.clock.has_struck
-    sharded = ShardedProgram(compiled, plan=request.plans, discovered=discovered, hit_time_limit=hit_time_limit)
+    sharded = ShardedProgram(
+        compiled, plan=request.plans, cost=search.cost, discovered=discovered, hit_time_limit=hit_time_limit
+    )
     advise(sharded, time_limit_s)
     check_budget(sharded, budget)
     return sharded
@@ -102,8 +107,15 @@ def tensor_parallel_transformation(
     """The program of one rank; a drop-in for PyTorch's experimental function of the same name and meaning.
 
     Every rank may call it by itself: equal arguments give matching programs, however busy a rank is. ``device_type``
-    names the device the mesh lives on; no mesh is made and nothing is moved. Raises as `shard` does.
+    names the device the mesh lives on, for which collectives are priced; no mesh is made and nothing is moved. Raises
+    as `shard` does.
     """
     if not isinstance(device_type, str):
         raise ShardwrightError(f"device_type must be a string such as 'cpu' or 'cuda', got {device_type!r}")
-    return shard(exported_program, mesh=world_size, plan=parallel_strategies).exported(rank)
+    cost = "cpu" if device_type == "cpu" else None
+    return shard(exported_program, mesh=world_size, plan=parallel_strategies, cost=cost).exported(rank)
+
+
+def _cost_of(cost: CostLike | None, mesh: Any) -> CostLike | None:
+    """The cost model that the caller names, or that a ``DeviceMesh`` of CPUs asks for."""
+    return "cpu" if cost is None and getattr(mesh, "device_type", None) == "cpu" else cost

@@ -44,6 +44,13 @@ def test_inspect(folder):
     assert data["inputs"] == ["ids"]
 
 
+def test_plans_are_priced_for_the_hardware_that_is_named(folder):
+    shown = shardwright(folder, "inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cpu-gloo")
+    assert shown.returncode == 0, shown.stderr
+    assert "predicted for cpu-gloo: " in shown.stdout
+    assert "slower than one rank: 1.2 ms of latencies" in shown.stdout
+
+
 def test_plan_verify_shard_run(folder):
     assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml").returncode == 0
     again = shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml")
@@ -58,6 +65,7 @@ def test_plan_verify_shard_run(folder):
     assert sharded.returncode == 0, sharded.stderr
     data = json.loads(sharded.stdout)
     assert [(row["kind"], row["count"]) for row in data["collectives"]] == [("all_reduce", 2), ("all_reduce", 2)]
+    assert (data["prediction"]["hardware"], data["prediction"]["num_collectives"]) == ("h100", 4)
     ran = shardwright(folder, "run", "package", "-i", "inputs.safetensors", "-o", "outputs.safetensors", "--json")
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["outputs"] == [{"output": "0", "shape": "(2, 8, 96)", "dtype": "float32"}]
@@ -76,6 +84,9 @@ BAD = {
     ),
     "no such plan": (("verify", "model.pt2", "--plan", "atuo"), "neither 'auto', 'hf' nor a file"),
     "a model without a plan of its own": (("verify", "model.pt2", "--plan", "hf"), "plan='hf' found no plan"),
+    "no such hardware": (("shard", "model.pt2", "--hardware", "h10", "-o", "new"), "try: 'h100'"),
+    "a cost file that is none": (("plan", "model.pt2", "--hardware", "./notes.txt"), "is not a cost model"),
+    "hardware without a plan": (("inspect", "model.pt2", "--hardware", "l4"), "--hardware prices a plan"),
     "inputs of the wrong shape": (("verify", "model.pt2", "-i", "short.safetensors"), "must have shape (2, 8)"),
     "no safetensors": (("verify", "model.pt2", "-i", "notes.txt"), "cannot read inputs"),
     "no package": (("run", ".", "-i", "inputs.safetensors", "-o", "new"), "no readable shardwright.json"),

@@ -21,6 +21,14 @@ Effort = Annotated[
     float, typer.Option(help="How long the solver may search, as a multiple of what is usual; counted, not timed.")
 ]
 
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        help="What the plan is priced for: h100, h200, b200, a100, mi300x, l40s, l4, cpu, cpu-gloo, or a file that "
+        "`calibrate` wrote; default: h100."
+    ),
+]
+
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 
 Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]

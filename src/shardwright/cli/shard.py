@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.models import is_checkpoint, shard_model
-from shardwright.cli.options import AsJson, Effort, Model, NumRanks, OutputFolder, PlanOption, parse_dtype
+from shardwright.cli.options import AsJson, Effort, Hardware, Model, NumRanks, OutputFolder, PlanOption, parse_dtype
 from shardwright.cli.progress import bytes_bar
 from shardwright.cli.show import show_package
 from shardwright.errors import ShardwrightError
@@ -22,6 +22,7 @@ def shard(
         typer.Option(help="Under 'auto': how far bytes per rank of weights that can be cut may exceed the least."),
     ] = 0.1,
     effort: Effort = 1.0,
+    hardware: Hardware = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
     ] = None,
@@ -43,12 +44,12 @@ def shard(
         if is_checkpoint(model):
             opened = open_checkpoint(model, dtype=parse_dtype(dtype), cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
-            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, slack=slack, effort=effort)
+            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, cost=hardware, slack=slack, effort=effort)
             opened.save(sharded, output, progress=step)
         elif dtype is not None or cache_length is not None:
             raise ShardwrightError(f"--dtype and --cache-length are for checkpoints; {model} is an exported program")
         else:
             opened = None
-            sharded = shard_model(model, tp, plan, slack=slack, effort=effort)
+            sharded = shard_model(model, tp, plan, cost=hardware, slack=slack, effort=effort)
             sharded.save(str(output), progress=step)
     show_package(sharded, output, unused=opened.unused if opened is not None else (), as_json=as_json)

@@ -1,6 +1,7 @@
 """What a command that wrote a package shows of it."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ def show_package(sharded: Any, output: Path, *, unused: Sequence[Any] = (), as_j
         unused_table(unused),
     ]
     if as_json:
-        print_json(tables, package=str(output))
+        print_json(tables, package=str(output), prediction=asdict(sharded.prediction))
         return
     show_tables(tables)
+    out.print(str(sharded.prediction), markup=False)
     err.print(f"wrote {output}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget, Clock
+from shardwright.assign.hardware import CostLike, cost_model
 from shardwright.assign.steps import build_steps
 from shardwright.errors import PlanError, ShardwrightError, collecting, raise_findings, raise_together
 from shardwright.layout.mesh import Mesh
@@ -28,13 +29,11 @@ class Search:
     time_limit_s: float | None = None
 
     @staticmethod
-    def of(cost: CostModel | None, slack: float, effort: float, time_limit_s: float | None) -> "Search":
+    def of(cost: CostLike | None, slack: float, effort: float, time_limit_s: float | None) -> "Search":
         """The options, once they are found to be of use; raises `ShardwrightError` where one is not."""
         check_number(slack, "slack", least=0)
-        if cost is not None and not isinstance(cost, CostModel):
-            raise ShardwrightError(f"cost must be a CostModel, got {cost!r}\n  try: CostModel(latency_us=20)")
         Budget.of(effort, Clock.of(time_limit_s))
-        return Search(cost or CostModel(), slack, effort, time_limit_s)
+        return Search(cost_model(cost), slack, effort, time_limit_s)
 
 
 @dataclass(frozen=True, slots=True)

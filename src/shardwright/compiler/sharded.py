@@ -8,8 +8,10 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.assign.assignment import Assignment, Fallback
+from shardwright.assign.cost import CostModel
 from shardwright.assign.gathered import GatheredWeight, gathered_weights
 from shardwright.compiler.axes import Compiled
+from shardwright.compiler.prediction import Prediction, predict
 from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layouts
 from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import REPLICATE
@@ -38,10 +40,13 @@ class ShardedProgram:
         compiled: Compiled,
         *,
         plan: Any = None,
+        cost: CostModel | None = None,
         discovered: Sequence[Discovery] = (),
         hit_time_limit: bool = False,
     ) -> None:
         self.compiled, self.plan = compiled, plan
+        self.cost: CostModel = cost or CostModel()
+        """What the plan was priced by."""
         self.program, self.mesh = compiled.program, compiled.mesh
         self.discovered = list(discovered)
         """Rules that were found by running operators; each prints as the call that registers it."""
@@ -94,6 +99,11 @@ class ShardedProgram:
     def gap(self) -> float:
         """How far from the optimum the assignment may be, as a share of its cost: 0 unless the search ended early."""
         return self.compiled.gap()
+
+    @property
+    def prediction(self) -> Prediction:
+        """The time of a call by the cost model, beside that of one rank alone. It ranks plans; it is no promise."""
+        return predict(self.compiled, self.cost)
 
     @property
     def collectives(self) -> list[Collective]:

@@ -17,7 +17,7 @@ import torch
 from torch.export import ExportedProgram
 
 from shardwright.api import shard
-from shardwright.assign.cost import CostModel
+from shardwright.assign.hardware import CostLike
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import CheckpointError, CheckpointWarning
 from shardwright.layout.box import Holder, Region, read_region
@@ -73,7 +73,7 @@ def shard_checkpoint(
     inputs: Mapping[str, Any] | None = None,
     outputs: Any = None,
     budget: Mapping[str, int] | None = None,
-    cost: CostModel | None = None,
+    cost: CostLike | None = None,
     slack: float = 0.1,
     effort: float = 1.0,
     time_limit_s: float | None = None,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardwright.api import shard
-from shardwright.assign.cost import CostModel
+from shardwright.assign.hardware import CostLike
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import PackageError, PlanError
 from shardwright.layout.mesh import Mesh
@@ -30,7 +30,7 @@ def reshard(
     inputs: Mapping[str, Any] | None = None,
     outputs: Any = None,
     budget: Mapping[str, int] | None = None,
-    cost: CostModel | None = None,
+    cost: CostLike | None = None,
     slack: float = 0.1,
     effort: float = 1.0,
     time_limit_s: float | None = None,
