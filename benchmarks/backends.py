@@ -37,19 +37,20 @@ PROMPT_LENGTH, CACHE_LENGTH = 64, 256
 def measure(path, rounds):
     """Seconds of every call, by backend and what is called; on every rank."""
     torch.set_num_threads(1)
-    calls = {"prefill": torch.arange(PROMPT_LENGTH), "step": torch.tensor([PROMPT_LENGTH])}
-    ids = {name: torch.full((1, len(positions)), 7) for name, positions in calls.items()}
+    calls = {"prefill": (PROMPT_LENGTH, PROMPT_LENGTH), "step": (1, PROMPT_LENGTH + 1)}
+    ids = {name: torch.full((1, tokens), 7) for name, (tokens, _) in calls.items()}
+    masks = {name: torch.ones(1, seen, dtype=torch.long) for name, (_, seen) in calls.items()}
     opened = {name: sw.load(path, backend=name) for name in BACKENDS}
     seconds = {name: {call: [] for call in calls} for name in BACKENDS}
     with torch.no_grad():
         for round_ in range(rounds + 1):
-            for call, positions in calls.items():
+            for call in calls:
                 logits = {}
                 for name, model in opened.items():
                     if dist.is_initialized():
                         dist.barrier()
                     start = time.perf_counter()
-                    logits[name] = model(input_ids=ids[call], positions=positions)
+                    logits[name] = model(input_ids=ids[call], attention_mask=masks[call])
                     if round_:
                         seconds[name][call].append(time.perf_counter() - start)
                 for name in BACKENDS:

@@ -89,6 +89,77 @@ def test_one_rank_needs_no_processes(checkpoint, tmp_path):
         list(sw.generate(loaded, []))
 
 
+KINDS = {
+    "grouped heads": ("llama", {}),
+    "heads of their own": ("llama", {"num_key_value_heads": 6}),
+    "one key-value head": ("llama", {"num_key_value_heads": 1}),
+    "a window": ("mistral", {"sliding_window": 5, "head_dim": 8}),
+    "windows in some layers": (
+        "gemma3_text",
+        {"sliding_window": 6, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "learned positions": ("gpt2", {"n_embd": 48, "n_head": 6, "n_layer": 2, "n_positions": 64}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_reads_what_is_written(tmp_path, kind):
+    """Prompts of one token to all that the cache holds, in one piece and in several, up to its last place."""
+    name, changes = KINDS[kind]
+    whole = write_checkpoint(tmp_path / "model", name, **changes)
+    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=1, cache_length=12)
+    loaded = sw.load(tmp_path / "p")
+    ids = torch.randint(3, 300, (1, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        wanted = whole(ids, use_cache=False).logits[0]
+        for ends in ([12], [1, 2, 3, 12], [5, 6, 11, 12], [11, 12]):
+            # What the text before has left behind does not matter.
+            for start, end in zip([0, *ends], ends, strict=False):
+                mask = torch.ones(1, end, dtype=torch.long)
+                found = loaded(input_ids=ids[:, start:end], attention_mask=mask)[0, 0]
+                torch.testing.assert_close(found, wanted[end - 1], rtol=1e-4, atol=1e-4)
+        # A token that the mask leaves out is not seen.
+        hidden = torch.ones(1, 12, dtype=torch.long)
+        hidden[0, 2] = 0
+        found = loaded(input_ids=ids, attention_mask=hidden)[0, 0]
+        torch.testing.assert_close(
+            found,
+            whole(ids, attention_mask=hidden, position_ids=torch.arange(12)[None]).logits[0, -1],
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    for length in (1, 7, 11, 12):
+        prompt = ids[0, :length].tolist()
+        text = greedy(whole, prompt, 13 - length)
+        assert list(sw.generate(loaded, prompt, max_new_tokens=20)) == text
+
+
+def test_a_cache_is_written_in_place(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
+    loaded = sw.load(tmp_path / "p")
+    assert not any(node.target is torch.ops.aten.copy_.default for node in loaded.module.graph.nodes)
+    caches = {name: buffer for name, buffer in loaded.module.named_buffers() if "cache" in name}
+    assert len(caches) == 4
+    list(sw.generate(loaded, [5, 6, 7], max_new_tokens=2))
+    for name, cache in loaded.module.named_buffers():
+        if name in caches:
+            assert cache is caches[name]
+            assert cache[0, 0, :4].any(1).all()
+            assert not cache[0, 0, 4:].any()
+
+
+def test_a_mask_of_fewer_tokens_than_are_given_is_an_error(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
+    loaded = sw.load(tmp_path / "p")
+    says = r"dim 1 of input 'input_ids' <= dim 1 of input 'attention_mask'; got .*: 2, .*: 3"
+    with pytest.raises(sw.InputError, match=says):
+        loaded(input_ids=torch.tensor([[5, 6, 7]]), attention_mask=torch.ones(1, 2, dtype=torch.long))
+    with pytest.raises(sw.InputError, match="dim 1 of input 'attention_mask' must be at most 8, got 9"):
+        loaded(input_ids=torch.tensor([[5]]), attention_mask=torch.ones(1, 9, dtype=torch.long))
+
+
 @pytest.mark.ranks
 def test_the_command_streams_text(checkpoint, package):
     folder, model = checkpoint
@@ -110,7 +181,7 @@ def command(*words):
 def test_a_checkpoint_on_the_command_line(checkpoint, tmp_path):
     folder, _ = checkpoint
     shown = json.loads(command("inspect", folder, "--json"))
-    assert shown["inputs"] == ["input_ids", "positions"]
+    assert shown["inputs"] == ["input_ids", "attention_mask"]
     plain = tmp_path / "plain"
     command("shard", folder, "--tp", 2, "--cache-length", 0, "--dtype", "bfloat16", "-o", plain)
     with pytest.raises(sw.InputError, match="holds no decoder with a key-value cache"):

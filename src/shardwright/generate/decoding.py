@@ -1,6 +1,7 @@
 """Decoding with a static key-value cache that lives, cut on heads, in the ranks' programs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -28,17 +29,17 @@ def generate(
     end_ids = set(decoder.end_ids)
     given, start = list(prompt), 0
     calls: int | None = None
-    # What an earlier text left in the cache lies at positions not yet written, which attention masks.
+    # What an earlier text left in the cache lies behind what was written of this one, and is not read.
     for _ in range(min(max_new_tokens, decoder.cache_length - len(prompt) + 1)):
-        positions = torch.arange(start, start + len(given))
+        seen = torch.ones(1, start + len(given), dtype=torch.long)
         if calls not in (None, model.num_calls):
             raise RunError(
                 "the model was called while this text was being written, so its cache holds something else now\n"
                 "  try: write one text to its end before the next, or load the package once for each"
             )
         with model.alone(), torch.no_grad():
-            logits = model(input_ids=torch.tensor([given]), positions=positions)
-            chosen = _agree(how.choose(logits[0, -1], randomness))
+            logits = model(input_ids=torch.tensor([given]), attention_mask=seen)
+            chosen = _agree(partial(how.choose, logits[0, -1], randomness))
         start, calls = start + len(given), model.num_calls
         if chosen in end_ids:
             return
@@ -66,10 +67,10 @@ def _check_prompt(decoder: DecoderEntry, prompt: Sequence[int]) -> None:
         )
 
 
-def _agree(token: int) -> int:
-    """Rank 0's choice: ranks that differ in a last bit must not go different ways."""
+def _agree(choose: Callable[[], int]) -> int:
+    """What rank 0 chooses: ranks that differ in a last bit must not go different ways."""
     if not dist.is_initialized():
-        return token
-    shared = torch.tensor([token])
+        return choose()
+    shared = torch.tensor([choose() if dist.get_rank() == 0 else 0])
     dist.broadcast(shared, 0)
     return int(shared)

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
+from shardwright.program.in_place import write_in_place
 from shardwright.program.read import user_input_names
 from shardwright.program.signature import Signature, arguments, bind_parameters, in_structure
 from shardwright.program.torch_private import pytree
@@ -31,7 +32,7 @@ class InferenceProgram(ExportedProgram):
 
     def module(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         """As `ExportedProgram.module`; the module raises `InputError` where a gradient would be asked for."""
-        made = super().module(*args, **kwargs)
+        made = write_in_place(super().module(*args, **kwargs))
         taken = arguments(self)
         keywords = [one.name for one in taken if not one.by_position]
         count = len(taken) - len(keywords)

@@ -96,6 +96,12 @@ def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]
     found: dict[Any, tuple[str, int]] = {}
     # Plain symbols first: what they stand for decides all sums and products of them.
     for where, expr, given in sorted(dims, key=lambda entry: not entry[1].is_symbol):
+        if expr.is_symbol and expr not in found:
+            found[expr] = (where, given)
+            problem = _out_of_range(program, expr, given)
+            if problem:
+                yield f"{where} {problem}, got {given}"
+            continue
         for symbol in expr.free_symbols - found.keys():
             value = _solved(expr, symbol, given)
             if value is not None:
@@ -108,6 +114,19 @@ def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]
         if not wanted.free_symbols and wanted != given and all(value >= 0 for value in known.values()):
             others = ", ".join(sorted({found[symbol][0] for symbol in known}))
             yield f"{where} must be {wanted} to fit {others}, got {given}"
+    yield from _laws_that_are_broken(program, found)
+
+
+def _laws_that_are_broken(program: Program, found: Mapping[Any, tuple[str, int]]) -> Iterator[str]:
+    """What the program asserts of its inputs' sizes and does not hold: torch's own words would name no input."""
+    for node in program.graph.nodes:
+        if node.target is not torch.ops.aten._assert_scalar.default or not isinstance(node.args[0], torch.fx.Node):
+            continue
+        law = node.args[0].meta["val"].node.expr
+        if law.free_symbols <= found.keys() and law.xreplace({s: found[s][1] for s in law.free_symbols}) == sympy.false:
+            text = str(law.xreplace({symbol: sympy.Symbol(found[symbol][0]) for symbol in law.free_symbols}))
+            got = ", ".join(f"{where}: {given}" for where, given in sorted(found[s] for s in law.free_symbols))
+            yield f"it must hold that {text}; got {got}"
 
 
 def _is_symbol(wanted: Any) -> bool:

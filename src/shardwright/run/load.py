@@ -22,6 +22,7 @@ from shardwright.layout.values import check_flag, check_number, check_path
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_manifest
 from shardwright.package.stored import make_zeros
+from shardwright.program.in_place import write_in_place
 from shardwright.program.inference import for_inference, refuse_gradients
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.program import Program, held_by
@@ -171,9 +172,10 @@ def load_rank(
 
 
 def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
+    module = write_in_place(exported.module())
     if backend == "eager":
-        return exported.module()
-    compiled: Any = torch.compile(exported.module())
+        return module
+    compiled: Any = torch.compile(module)
     return compiled
 
 

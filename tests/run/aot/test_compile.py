@@ -151,9 +151,9 @@ def test_a_decoder_on_one_rank(tmp_path):
         assert list(sw.generate(compiled, prompt, max_new_tokens=12)) == text
         assert len(text) > 3
     with pytest.raises(sw.InputError, match="inputs are on meta, the compiled program is on cpu"):
-        compiled(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), positions=torch.arange(4))
+        compiled(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"), attention_mask=torch.ones(1, 4).long())
     with pytest.raises(sw.InputError, match=r"dim 1 of input .* must be at most 40, got 41"):
-        compiled(input_ids=torch.zeros(1, 41, dtype=torch.long), positions=torch.arange(41))
+        compiled(input_ids=torch.zeros(1, 41, dtype=torch.long), attention_mask=torch.ones(1, 41).long())
 
 
 def test_the_archive_says_what_to_pass(package):

@@ -1,9 +1,11 @@
 """What is exported of a transformers model: its forward call as a program with plain tensor inputs.
 
 A decoder gets a static key-value cache: buffers ``key_cache_<layer>`` and ``value_cache_<layer>`` of shape
-(1, key-value heads, cache length, head size), written at the positions given. One program with any number of tokens
-from one to the cache's length serves prefill and decode. The model's own class is extended rather than wrapped, so
-parameters keep the names that the checkpoint, its plan and its users know.
+(1, key-value heads, cache length + 1, head size). Its inputs are those that transformers' own decoders take: the new
+tokens, and a mask over all tokens so far. The sizes of these two say where the new ones are written and how much of the
+cache is read, so that the two cannot contradict each other, and attention costs what is written, not what could be. One
+program with any number of tokens from one to the cache's length serves prefill and decode. The model's own class is
+extended rather than wrapped, so parameters keep the names that the checkpoint, its plan and its users know.
 """
 
 from typing import Any
@@ -16,35 +18,49 @@ from shardwright.errors import CheckpointError, first_line
 
 
 class _BufferLayer(StaticLayer):
-    """A cache layer over two buffers of the model, written at given positions."""
+    """A cache layer over two buffers of the model: written at ``positions``, read up to ``num_seen`` tokens."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, num_seen: int) -> None:
         super().__init__(max_cache_len=keys.shape[2])
         self.keys, self.values = keys, values
-        self.held, self.positions = (keys, values), positions
+        self.held, self.positions, self.num_seen = (keys, values), positions, num_seen
         self.dtype, self.device = keys.dtype, keys.device
-        self.cumulative_length = positions[0]
+        # Transformers reads here how many tokens came before these.
+        self.cumulative_length: Any = num_seen - positions.shape[0]
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self.held
-        return keys.index_copy_(2, self.positions, key_states), values.index_copy_(2, self.positions, value_states)
+        keys.index_copy_(2, self.positions, key_states)
+        values.index_copy_(2, self.positions, value_states)
+        return keys[:, :, : self.num_seen], values[:, :, : self.num_seen]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.num_seen, 0
 
 
 class _Decoding:
-    """Token ids (1, tokens) and their positions (tokens,) → logits (1, 1, vocabulary) of what follows the last."""
+    """Token ids (1, tokens) and the mask of all tokens so far, these among them (1, seen) → logits (1, 1, vocabulary)
+    of what follows the last.
+    """
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         model: Any = self
+        num_seen = attention_mask.shape[1]
+        torch._check(
+            num_seen >= input_ids.shape[1], lambda: "the mask is of all tokens so far, the new ones among them"
+        )
+        positions = torch.arange(num_seen - input_ids.shape[1], num_seen, device=input_ids.device)
         cache = StaticCache(model.config, max_cache_len=model.key_cache_0.shape[2])
         cache.layers = [
-            _BufferLayer(getattr(self, f"key_cache_{i}"), getattr(self, f"value_cache_{i}"), positions)
+            _BufferLayer(getattr(self, f"key_cache_{i}"), getattr(self, f"value_cache_{i}"), positions, num_seen)
             for i in range(len(cache.layers))
         ]
         found = super().forward(  # type: ignore[misc]
             input_ids=input_ids,
+            attention_mask=attention_mask,
             position_ids=positions[None],
             past_key_values=cache,
             use_cache=True,
@@ -85,15 +101,20 @@ def export_decoder(model: Any, mode: Any, cache_length: int) -> ExportedProgram:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if cache_length < 2 or (limit is not None and cache_length > limit):
         raise CheckpointError(f"a cache of {cache_length} tokens does not fit a model for 2 to {limit} positions")
-    for number, (keys, values) in enumerate(_cache_shapes(model, mode, cache_length)):
+    # One place is never used: what is read is then never the whole buffer, which alone would be contiguous. Torch asks
+    # for that while it exports, and an answer has to hold for all sizes.
+    for number, (keys, values) in enumerate(_cache_shapes(model, mode, cache_length + 1)):
         model.register_buffer(f"key_cache_{number}", torch.zeros(keys.shape, dtype=keys.dtype), persistent=False)
         model.register_buffer(f"value_cache_{number}", torch.zeros(values.shape, dtype=values.dtype), persistent=False)
     _extend(model, _Decoding)
     tokens = min(5, cache_length)
     with mode:
-        inputs = {"input_ids": torch.zeros(1, tokens, dtype=torch.long), "positions": torch.arange(tokens)}
-    dim = Dim("tokens", min=1, max=cache_length)
-    return _export(model, inputs, {"input_ids": {1: dim}, "positions": {0: dim}})
+        inputs = {
+            "input_ids": torch.zeros(1, tokens, dtype=torch.long),
+            "attention_mask": torch.ones(1, min(tokens + 2, cache_length), dtype=torch.long),
+        }
+    shapes = {"input_ids": {1: Dim("tokens", min=1, max=cache_length)}}
+    return _export(model, inputs, {**shapes, "attention_mask": {1: Dim("seen", min=1, max=cache_length)}})
 
 
 def export_scores(model: Any, mode: Any) -> ExportedProgram:
@@ -119,7 +140,9 @@ def _export_batches(model: Any, mode: Any, names: tuple[str, ...]) -> ExportedPr
 def _export(model: Any, inputs: dict[str, torch.Tensor], shapes: dict[str, Any]) -> ExportedProgram:
     try:
         with torch.no_grad():
-            return torch.export.export(model, (), inputs, dynamic_shapes=shapes)
+            return torch.export.export(
+                model, (), inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
+            )
     except Exception as error:
         # The exporter raises many kinds; all mean that the model's code cannot be exported as it is.
         raise CheckpointError(
