@@ -1,4 +1,4 @@
-"""Run a function on real processes over gloo, rendezvous through a file."""
+"""Run a function on real processes, rendezvous through a file."""
 
 import multiprocessing
 import os
@@ -18,10 +18,10 @@ if START_METHOD == "forkserver":
     multiprocessing.get_context(START_METHOD).set_forkserver_preload(["shardwright"])
 
 
-def on_ranks(num_ranks, function, *args):
+def on_ranks(num_ranks, function, *args, backend="shardwright"):
     """``function(rank, *args)`` on every rank; the list of results. A failure on any rank is raised with its text."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (num_ranks, folder, function, args)
+        arguments = (num_ranks, folder, function, args, backend)
         mp.start_processes(_entry, arguments, nprocs=num_ranks, start_method=START_METHOD)
         results = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(num_ranks)]
     failures = [f"rank {rank}:\n{text}" for rank, (text, _) in enumerate(results) if text]
@@ -29,10 +29,10 @@ def on_ranks(num_ranks, function, *args):
     return [value for _, value in results]
 
 
-def _entry(rank, num_ranks, folder, function, args):
+def _entry(rank, num_ranks, folder, function, args, backend):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_ranks)
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_ranks)
     try:
         result = ("", function(rank, *args))
     except Exception:

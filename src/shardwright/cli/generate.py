@@ -34,10 +34,9 @@ def generate(
     check_generates(manifest, package)
     sampling = Sampling(temperature, top_p, seed)
     request = TextRequest(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
-    how = {"backend": backend, "transport": transport}
-    found = launch(
-        manifest.num_ranks, write_text, str(package.resolve()), [request], how, timeout_s=timeout, threads=threads
-    )[0][0]
+    words = str(package.resolve()), [request], {"backend": backend}
+    how = {"timeout_s": timeout, "threads": threads, "transport": transport}
+    found = launch(manifest.num_ranks, write_text, *words, **how)[0][0]
     if as_json:
         print_text(json.dumps(asdict(found), indent=2))
         return

@@ -43,7 +43,7 @@ Threads = Annotated[
 
 Transport = Annotated[
     str | None,
-    typer.Option(help="What CPU ranks communicate through: auto, shared_memory or gloo; default: the environment's."),
+    typer.Option(help="What CPU ranks communicate through: auto, shared_memory, gloo; default: SHARDWRIGHT_TRANSPORT."),
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -32,9 +32,9 @@ def run(
     read_inputs(inputs, manifest.input_names(), manifest.constants())
     check_free(output, "the output")
     with spinner(f"running on {manifest.num_ranks} ranks"):
-        words = str(package.resolve()), str(inputs.resolve()), str(output.resolve())
-        how = {"backend": backend, "transport": transport}
-        results = launch(manifest.num_ranks, run_package, *words, how, timeout_s=timeout, threads=threads)
+        words = str(package.resolve()), str(inputs.resolve()), str(output.resolve()), {"backend": backend}
+        how = {"timeout_s": timeout, "threads": threads, "transport": transport}
+        results = launch(manifest.num_ranks, run_package, *words, **how)
     table = Table("Outputs", ("output", "shape", "dtype"), results[0])
     if as_json:
         print_json([table], output=str(output))

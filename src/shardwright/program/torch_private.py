@@ -49,7 +49,9 @@ __all__ = [
     "HigherOrderOperator",
     "OpOverload",
     "OpOverloadPacket",
+    "carrier_of",
     "compile_to_archive",
+    "cpu_backend_of",
     "drop_example_inputs",
     "enable_python_dispatcher",
     "has_schema",
@@ -126,11 +128,25 @@ def name_group(name: Any, group: dist.ProcessGroup) -> None:
     _register_process_group(name, group)
 
 
+def cpu_backend_of(group: dist.ProcessGroup) -> Any:
+    """What does a group's collectives of CPU tensors; None where nothing does."""
+    try:
+        return group._get_backend(torch.device("cpu"))
+    except RuntimeError:
+        return None
+
+
+def carrier_of(group: dist.ProcessGroup) -> str:
+    """The backend that does a group's collectives of CPU tensors; '' for none. Public functions name what was asked."""
+    backend = cpu_backend_of(group)
+    return "" if backend is None else backend.name()
+
+
 def timeout_of(group: dist.ProcessGroup) -> timedelta | None:
     """How long the collectives of a group wait; None for a backend that does not say. No public function asks."""
     try:
         return group._get_backend(group._device_types[0]).options._timeout
-    except RuntimeError:
+    except (RuntimeError, AttributeError):
         return None
 
 

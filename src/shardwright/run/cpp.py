@@ -13,9 +13,14 @@ import torch
 from shardwright.errors import PackageError
 
 
+def compiler_name() -> str:
+    """What the user calls the C++ compiler."""
+    return os.environ.get("CXX", "g++")
+
+
 def compiler() -> str:
     """The C++ compiler; raises `PackageError` when there is none."""
-    wanted = os.environ.get("CXX", "g++")
+    wanted = compiler_name()
     found = shutil.which(wanted)
     if found is None:
         raise PackageError(

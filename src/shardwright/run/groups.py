@@ -17,8 +17,18 @@ from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_names
 from shardwright.program.collectives import lowered_name
 from shardwright.program.nodes import graphs_of
-from shardwright.program.torch_private import name_group, timeout_of
-from shardwright.run.shared_memory import Agreement, agree, new_group
+from shardwright.program.torch_private import name_group
+from shardwright.run.transport import (
+    BACKEND,
+    Agreement,
+    agree,
+    chosen_transport,
+    common_wish,
+    goes_through,
+    new_group,
+    patience_of,
+    world_forum,
+)
 
 TIMEOUT_S = 600.0
 """How long a collective waits unless anybody says otherwise."""
@@ -27,13 +37,15 @@ TIMEOUT_S = 600.0
 def start_process_group(timeout_s: float = TIMEOUT_S) -> None:
     """Join the process group that the environment describes, if none is up; collectives wait ``timeout_s`` at most.
 
-    A group that was joined here is left when the program ends, unless that is done before.
+    Without GPUs, it communicates as the environment asks (see `transport`). A group that was joined here is left when
+    the program ends, unless that is done before.
     """
     if not dist.is_initialized():
         # Imported later, as `torch.export.load` does, this module of torch keeps the group for good: it is the default
         # of its functions' arguments, and `destroy_process_group` would leave gloo's threads running.
         importlib.import_module("torch.distributed.nn.functional")
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        on_cpu = "gloo" if chosen_transport() == "gloo" else BACKEND
+        backend = "nccl" if torch.cuda.is_available() else on_cpu
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         joined = dist.group.WORLD
         assert joined is not None, "a process group is up"
@@ -69,12 +81,13 @@ def make_groups(mesh: Mesh, **how: Any) -> dict[str, str]:
 
 
 def make_group_objects(
-    mesh: Mesh, *, transport: str = "gloo", timeout_s: float | None = None
+    mesh: Mesh, *, transport: str | None = None, timeout_s: float | None = None
 ) -> dict[str, dist.ProcessGroup]:
-    """As `make_groups`, the groups themselves; the default group for what spans the mesh and uses its backend.
+    """As `make_groups`, the groups themselves; the default group for what spans the mesh and communicates as wished.
 
-    ``transport``: see `shared_memory`. ``timeout_s``: how long a collective waits; absent: as long as the default
-    group's. An axis of one rank has no group: nothing is communicated along it.
+    ``transport``: one of `TRANSPORTS`; absent: groups are of the default group's backend. ``timeout_s``: how long a
+    collective waits; absent: as long as the default group's. An axis of one rank has no group: nothing is communicated
+    along it.
     """
     if dist.get_world_size() != mesh.num_ranks:
         raise ShardwrightError(
@@ -83,22 +96,32 @@ def make_group_objects(
         )
     world = dist.group.WORLD
     assert world is not None, "a process group is up"
-    axes = [axis for axis in mesh.group_names if mesh.size(axis) > 1]
-    agreement = Agreement()
-    if dist.get_backend() != "nccl":
-        ranks = [tuple(group) for axis in axes for group in mesh.rank_groups(axis)]
-        agreement = agree(list(dict.fromkeys(ranks)), transport)
-    usual = timeout_of(world) or timedelta(seconds=TIMEOUT_S)
+    usual = patience_of(world) or timedelta(seconds=TIMEOUT_S)
     timeout = usual if timeout_s is None else timedelta(seconds=timeout_s)
+    axes = {
+        axis: [tuple(sorted(ranks)) for ranks in mesh.rank_groups(axis)]
+        for axis in mesh.group_names
+        if mesh.size(axis) > 1
+    }
+    agreement, world_does = Agreement(), timeout == usual
+    if transport is not None:
+        forum = world_forum(timeout)
+        wish = common_wish(transport, forum)
+        world_does = world_does and goes_through(world, wish)
+        wanted = [ranks for axis, groups in axes.items() if not (world_does and _spans(mesh, axis)) for ranks in groups]
+        agreement = agree(list(dict.fromkeys(wanted)), wish, forum)
+    stands_in = timeout == usual and goes_through(world, "gloo")
     found: dict[str, Any] = {}
-    for axis in axes:
-        groups = [tuple(group) for group in mesh.rank_groups(axis)]
+    for axis, groups in axes.items():
         for ranks in groups:
             shares = ranks in agreement.files
-            if not shares and _spans(mesh, axis) and timeout == usual:
+            if _spans(mesh, axis) and (world_does or (stands_in and not shares)):
                 found[axis] = world
                 continue
-            group = new_group(ranks, agreement, timeout) if shares else dist.new_group(list(ranks), timeout=timeout)
+            if shares:
+                group = new_group(ranks, agreement, timeout)
+            else:
+                group = dist.new_group(list(ranks), timeout=timeout, backend="gloo" if transport else None)
             if dist.get_rank() in ranks:
                 found[axis] = group
     return found

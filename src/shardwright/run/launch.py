@@ -7,8 +7,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.elastic.multiprocessing import Std
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -16,8 +18,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from shardwright.errors import RunError, first_line
 from shardwright.layout.values import check_count, check_number
+from shardwright.run.groups import TIMEOUT_S
 from shardwright.run.rank import run_rank
-from shardwright.run.standing import has_begun
+from shardwright.run.shared_memory import prepare
+from shardwright.run.standing import has_begun, waking
+from shardwright.run.transport import chosen_transport
 
 _BLAMES = "RunError: "
 _START = (
@@ -27,20 +32,30 @@ _LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
 def launch(
-    num_ranks: int, function: Callable[..., Any], *args: Any, timeout_s: float = 600.0, threads: int | None = None
+    num_ranks: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout_s: float = TIMEOUT_S,
+    threads: int | None = None,
+    transport: str | None = None,
 ) -> dict[int, Any]:
     """``function(*args)`` on ``num_ranks`` processes of this machine, in one process group; each rank's result.
 
     A rank that dies or raises ends the job at once; one that hangs ends it when a collective has waited ``timeout_s``
     for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. ``threads``: of each rank,
     which then runs on any core; absent: every rank is bound to its share of the cores (see `cores`) and has as many
-    threads as those, or as the environment variable ``OMP_NUM_THREADS`` says. Raises `RunError` naming
-    the rank and its cause, or why no rank could be started, and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
+    threads as those, or as the environment variable ``OMP_NUM_THREADS`` says. ``transport``: what collectives of CPU
+    tensors go through, as in `load`. Raises `RunError` naming the rank and its cause, or why no rank could be started,
+    and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
     """
     check_count(num_ranks, "the number of ranks", least=1, error=RunError)
     check_number(timeout_s, "the timeout in seconds", above=0, error=RunError)
     if threads is not None:
         check_count(threads, "the number of threads", least=1, error=RunError)
+    transport = chosen_transport(transport)
+    if num_ranks > 1 and transport != "gloo" and not torch.cuda.is_available():
+        # Before any rank waits for another. Where it cannot be done, the ranks say so.
+        prepare()
     with tempfile.TemporaryDirectory(prefix="shardwright-") as folder, _restored_signals():
         config = LaunchConfig(
             min_nodes=1,
@@ -54,10 +69,10 @@ def launch(
             logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.NONE, tee=Std.NONE),
         )
         try:
-            with _quiet_launcher():
-                return elastic_launch(config, run_rank)(function, folder, timeout_s, threads, *args)
+            with _quiet_launcher(), waking(Path(folder), num_ranks):
+                return elastic_launch(config, run_rank)(function, folder, timeout_s, threads, transport, *args)
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
+            rank, failure = _first(error.failures)
             cause = _cause(failure)
             if not has_begun(folder, rank):
                 seen = cause if failure.exitcode < 0 else f"exit code {failure.exitcode}, its own error is above"
@@ -77,6 +92,13 @@ def launch(
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise RunError(f"stopped by {error.sigval.name}; all ranks were stopped") from None
+
+
+def _first(failures: dict[int, Any]) -> tuple[int, Any]:
+    """The failure that came first; of those within a second, which is all that is noted, one that blames a rank."""
+    order = {rank: (one.timestamp, not _cause(one).startswith(_BLAMES)) for rank, one in failures.items()}
+    rank = min(order, key=lambda one: order[one])
+    return rank, failures[rank]
 
 
 @contextmanager

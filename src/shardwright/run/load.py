@@ -34,7 +34,7 @@ from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
 from shardwright.run.devices import chosen_device, home_device, home_of, move
 from shardwright.run.groups import TIMEOUT_S, make_groups, name_groups, rebind, start_process_group
-from shardwright.run.shared_memory import chosen_transport
+from shardwright.run.transport import chosen_transport
 
 EXECUTION_BACKENDS = ("eager", "compile", "aoti")
 
@@ -105,7 +105,7 @@ def load(
     ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
     the package. ``transport``: what collectives of CPU tensors go through: ``"shared_memory"``; ``"gloo"``; ``"auto"``:
     shared memory where the ranks of a mesh axis are on one host, else gloo, with a line that says why; absent: what the
-    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"gloo"``.
+    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"auto"``.
 
     Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or compiled for
     something else; `RunError` for a transport that is not to be had.
@@ -129,7 +129,7 @@ def load(
     signature = manifest.signature()
     if signature is not None and not fits(signature, exported):
         raise PackageError(f"the package {folder} contradicts itself: its graph is not called as its manifest says")
-    how = {"transport": transport if home_of(exported).type == "cpu" else "gloo", "timeout_s": timeout_s}
+    how = {"transport": transport if home_of(exported).type == "cpu" else None, "timeout_s": timeout_s}
     if compiled is not None:
         if manifest.num_ranks > 1:
             name_groups(mesh, compiled.groups, **how)

@@ -13,21 +13,25 @@ import torch.distributed as dist
 from shardwright.errors import RunError
 from shardwright.run.cores import bind_cores
 from shardwright.run.groups import start_process_group
-from shardwright.run.standing import noted, resume, standings
+from shardwright.run.standing import noted, standings
+from shardwright.run.transport import TRANSPORT_SWITCH
 
 _SETTLE_S = 2.0
 
 
-def run_rank(function: Callable[..., Any], folder: str, timeout_s: float, threads: int | None, *args: Any) -> Any:
+def run_rank(
+    function: Callable[..., Any], folder: str, timeout_s: float, threads: int | None, transport: str, *args: Any
+) -> Any:
     """``function(*args)`` within a process group whose collectives wait ``timeout_s`` at most.
 
-    ``threads``: absent, this rank is bound to its share of the cores.
+    ``threads``: absent, this rank is bound to its share of the cores. ``transport``: of every group that is made here.
     Raises `RunError` naming the rank that did not come to a collective.
     """
     # The launcher passes Ctrl-C on; a rank then ends without a traceback of its own.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _take_threads(rank, num_ranks, threads)
+    os.environ[TRANSPORT_SWITCH] = transport
     with noted(Path(folder), rank):
         try:
             if num_ranks > 1:
@@ -59,8 +63,6 @@ def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float
         notes = standings(folder, num_ranks)
         absent = [note for note in notes if note.hangs]
         where = "; ".join(map(str, absent or notes))
-        for note in absent:
-            resume(folder, note.rank)
         raise RunError(
             f"a collective waited {timeout_s:g} s without an answer: {where}"
             + ("" if absent else "\n  every rank waits in a collective, but not in the same one")

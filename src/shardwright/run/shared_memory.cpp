@@ -1,456 +1,308 @@
-// A torch.distributed backend for ranks of one host: collectives through memory that the ranks share.
+// A torch.distributed backend for ranks of one host: collectives through memory that the ranks share (`phases.h`).
 //
-// The memory holds, for every rank, a control block and two slots. A collective is a few *phases*, numbered alike on
-// all ranks. In phase p a rank writes into its slot p % 2, publishes p, waits until every rank has published p, and
-// reads the others' slots. A rank that has published p has read what it needed of phase p - 1, so the slot of phase
-// p - 1 is free for phase p + 1: two slots suffice, and a small collective costs one round.
+// A collective is a few rounds, one a phase: write into my slot, meet, read the others' slots. What is reduced is
+// reduced in rank order, each element by one rank or by all in the same way, so that the bits are the same on all
+// ranks and in all runs (`reductions.h`).
 //
-// What is reduced is reduced in rank order, each element by one rank or by all in the same way, so that the bits are
-// the same on all ranks and in all runs; 16-bit numbers are summed in 32 bits and rounded once.
-//
-// A waiting rank spins for a moment and then sleeps on a futex; while it sleeps it looks whether its peers live. Once
-// a collective has failed, every later one of the group fails with the same words.
-
-#include <poll.h>
-#include <sched.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#include <linux/futex.h>
+// A call writes its first round and returns; what is left is done where its Work is waited for, or asked whether it is
+// done, or when a later call of the group comes to need it. There are no threads. What this backend has no collective
+// for (single messages between two ranks) is left to another backend, where one is given.
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include <deque>
+#include <functional>
 #include <mutex>
-#include <sstream>
-#include <string>
-#include <vector>
+#include <optional>
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/stack.h>
 #include <pybind11/chrono.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <torch/csrc/utils/pybind.h>
 
+#include "phases.h"
+#include "reductions.h"
+
+namespace shardwright {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Tensors = std::vector<at::Tensor>;
 
-constexpr size_t kLine = 128;  // bytes that two ranks never both write
 constexpr size_t kSmall = 32 << 10;  // all-reduces up to this many bytes take one round
-constexpr auto kSpin = std::chrono::microseconds(50);  // about what falling asleep and waking takes
-constexpr int kSleepMs = 20;
-constexpr size_t kWords = 256;
+constexpr size_t kBlock = 16 << 10;  // what is copied once more while it is in the processor's cache
 
-enum class Kind : uint32_t { none, all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, barrier };
+// One collective. `write`: a round's part into my slot; `read`: out of the others' slots, and whether a round follows.
+struct Rounds {
+  Call call;
+  std::function<void(size_t)> write;
+  std::function<bool(size_t)> read;
+};
 
-const char* name_of(Kind kind) {
-  static const char* names[] = {"nothing", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "barrier"};
-  return names[static_cast<uint32_t>(kind)];
+struct Part {
+  char* data;
+  size_t bytes;
+};
+
+size_t divided_up(size_t bytes, size_t by) {
+  return (bytes + by - 1) / by;
 }
 
-// What a rank says of its call; the ranks of a group must agree. `bytes`: of one rank's part, 0 where parts differ.
-struct Call {
-  Kind kind = Kind::none;
-  int32_t dtype = -1;
-  int32_t op = -1;
-  int32_t root = -1;
-  uint64_t bytes = 0;
-
-  bool operator==(const Call& other) const {
-    return kind == other.kind && dtype == other.dtype && op == other.op && root == other.root && bytes == other.bytes;
-  }
-
-  std::string text() const {
-    std::ostringstream out;
-    out << name_of(kind);
-    if (dtype >= 0) out << " of " << c10::toString(static_cast<c10::ScalarType>(dtype));
-    if (kind != Kind::barrier && kind != Kind::all_to_all) out << ", " << bytes << " bytes";
-    if (op >= 0) out << ", reduction " << op;
-    if (root >= 0) out << ", from rank " << root;
-    return out.str();
-  }
-};
-
-struct alignas(kLine) Control {
-  alignas(kLine) std::atomic<uint32_t> published{0};
-  std::atomic<uint32_t> sleepers{0};
-  alignas(kLine) std::atomic<int32_t> process{0};
-  std::atomic<uint32_t> failed{0};
-  char words[kWords] = {};
-  alignas(kLine) Call call[2];
-};
-
-static_assert(std::atomic<uint32_t>::is_always_lock_free, "ranks share these words");
-
-void pause_processor() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
+size_t rounds_for(size_t bytes, size_t a_round) {
+  return std::max<size_t>(1, divided_up(bytes, a_round));
 }
 
-long futex(std::atomic<uint32_t>* word, int what, uint32_t value, const timespec* timeout) {
-  return syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), what, value, timeout, nullptr, 0);
+// What of `bytes` lies in a window of `length` from `start`.
+size_t within(size_t bytes, size_t start, size_t length) {
+  return bytes > start ? std::min(length, bytes - start) : 0;
 }
 
-int processors() {
-  cpu_set_t mine;
-  CPU_ZERO(&mine);
-  return sched_getaffinity(0, sizeof(mine), &mine) == 0 ? CPU_COUNT(&mine) : 1;
+void copy(char* to, const char* from, size_t bytes) {
+  if (to != from && bytes > 0) std::memcpy(to, from, bytes);
 }
 
-// --- reductions: out[i] = in[0][i] ∘ in[1][i] ∘ … in rank order -------------------------------------------------
+class SharedMemory;
 
-template <typename T>
-struct Wide {
-  using type = T;
-};
-template <>
-struct Wide<c10::Half> {
-  using type = float;
-};
-template <>
-struct Wide<c10::BFloat16> {
-  using type = float;
-};
-
-struct Sum {
-  template <typename T>
-  static T apply(T a, T b) {
-    return static_cast<T>(a + b);
-  }
-};
-struct Product {
-  template <typename T>
-  static T apply(T a, T b) {
-    return static_cast<T>(a * b);
-  }
-};
-// A NaN on any rank is the result, as torch's own maximum and minimum have it.
-struct Max {
-  template <typename T>
-  static T apply(T a, T b) {
-    return (a > b || a != a) ? a : b;
-  }
-};
-struct Min {
-  template <typename T>
-  static T apply(T a, T b) {
-    return (a < b || a != a) ? a : b;
-  }
-};
-struct Or {
-  template <typename T>
-  static T apply(T a, T b) {
-    return static_cast<T>(a | b);
-  }
-};
-struct And {
-  template <typename T>
-  static T apply(T a, T b) {
-    return static_cast<T>(a & b);
-  }
-};
-
-template <typename T, typename Op>
-void reduce_as(const std::vector<const char*>& from, char* to, size_t bytes, double divisor) {
-  using W = typename Wide<T>::type;
-  constexpr size_t block = 2048;
-  W held[block];
-  T* out = reinterpret_cast<T*>(to);
-  const size_t count = bytes / sizeof(T);
-  for (size_t start = 0; start < count; start += block) {
-    const size_t n = std::min(block, count - start);
-    const T* first = reinterpret_cast<const T*>(from[0]) + start;
-    for (size_t i = 0; i < n; ++i) held[i] = static_cast<W>(first[i]);
-    for (size_t r = 1; r < from.size(); ++r) {
-      const T* next = reinterpret_cast<const T*>(from[r]) + start;
-      for (size_t i = 0; i < n; ++i) held[i] = Op::template apply<W>(held[i], static_cast<W>(next[i]));
-    }
-    if constexpr (!std::is_integral_v<W>) {
-      if (divisor != 1.0) {
-        for (size_t i = 0; i < n; ++i) held[i] = static_cast<W>(held[i] / static_cast<W>(divisor));
-      }
-    }
-    for (size_t i = 0; i < n; ++i) out[start + i] = static_cast<T>(held[i]);
-  }
-}
-
-using Reduce = void (*)(const std::vector<const char*>&, char*, size_t, double);
-
-template <typename T>
-Reduce ordered(c10d::ReduceOp::RedOpType op) {
-  switch (op) {
-    case c10d::ReduceOp::SUM:
-    case c10d::ReduceOp::AVG:
-      return reduce_as<T, Sum>;
-    case c10d::ReduceOp::PRODUCT:
-      return reduce_as<T, Product>;
-    case c10d::ReduceOp::MAX:
-      return reduce_as<T, Max>;
-    case c10d::ReduceOp::MIN:
-      return reduce_as<T, Min>;
-    default:
-      return nullptr;
-  }
-}
-
-template <typename T>
-Reduce integral(c10d::ReduceOp::RedOpType op) {
-  switch (op) {
-    case c10d::ReduceOp::AVG:
-      return nullptr;
-    case c10d::ReduceOp::BOR:
-      return reduce_as<T, Or>;
-    case c10d::ReduceOp::BAND:
-      return reduce_as<T, And>;
-    default:
-      return ordered<T>(op);
-  }
-}
-
-template <typename T>
-Reduce unordered(c10d::ReduceOp::RedOpType op) {
-  switch (op) {
-    case c10d::ReduceOp::SUM:
-    case c10d::ReduceOp::AVG:
-      return reduce_as<T, Sum>;
-    case c10d::ReduceOp::PRODUCT:
-      return reduce_as<T, Product>;
-    default:
-      return nullptr;
-  }
-}
-
-// The sum of truth values is whether any is true.
-Reduce of_truth(c10d::ReduceOp::RedOpType op) {
-  switch (op) {
-    case c10d::ReduceOp::SUM:
-    case c10d::ReduceOp::MAX:
-    case c10d::ReduceOp::BOR:
-      return reduce_as<uint8_t, Or>;
-    case c10d::ReduceOp::PRODUCT:
-    case c10d::ReduceOp::MIN:
-    case c10d::ReduceOp::BAND:
-      return reduce_as<uint8_t, And>;
-    default:
-      return nullptr;
-  }
-}
-
-Reduce reduction(c10::ScalarType dtype, c10d::ReduceOp::RedOpType op) {
-  Reduce found = nullptr;
-  switch (dtype) {
-    case at::kFloat:
-      found = ordered<float>(op);
-      break;
-    case at::kDouble:
-      found = ordered<double>(op);
-      break;
-    case at::kHalf:
-      found = ordered<c10::Half>(op);
-      break;
-    case at::kBFloat16:
-      found = ordered<c10::BFloat16>(op);
-      break;
-    case at::kChar:
-      found = integral<int8_t>(op);
-      break;
-    case at::kByte:
-      found = integral<uint8_t>(op);
-      break;
-    case at::kShort:
-      found = integral<int16_t>(op);
-      break;
-    case at::kUInt16:
-      found = integral<uint16_t>(op);
-      break;
-    case at::kInt:
-      found = integral<int32_t>(op);
-      break;
-    case at::kUInt32:
-      found = integral<uint32_t>(op);
-      break;
-    case at::kLong:
-      found = integral<int64_t>(op);
-      break;
-    case at::kUInt64:
-      found = integral<uint64_t>(op);
-      break;
-    case at::kBool:
-      found = of_truth(op);
-      break;
-    case at::kComplexFloat:
-      found = unordered<c10::complex<float>>(op);
-      break;
-    case at::kComplexDouble:
-      found = unordered<c10::complex<double>>(op);
-      break;
-    default:
-      break;
-  }
-  TORCH_CHECK(
-      found != nullptr,
-      "the shared-memory backend has no reduction ",
-      static_cast<int>(op),
-      " (torch.distributed.ReduceOp) of ",
-      c10::toString(dtype));
-  return found;
-}
-
-// --- the group --------------------------------------------------------------------------------------------------
-
-class Done : public c10d::Work {
+// A call, from when it is made until it is done.
+class Operation : public c10d::Work {
  public:
-  Done(int rank, c10d::OpType type, std::vector<at::Tensor> results)
-      : Work(rank, type), results_(std::move(results)) {
-    finish();
-  }
+  Operation(int rank, c10d::OpType type, Milliseconds timeout, Tensors results)
+      : Work(rank, type), timeout_(timeout), results_(std::move(results)) {}
 
-  bool wait(std::chrono::milliseconds) override {
-    return true;
-  }
+  bool isCompleted() override;
+  bool wait(Milliseconds timeout) override;
 
-  std::vector<at::Tensor> result() override {
+  Tensors result() override {
     return results_;
   }
 
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
+    // Nothing but a wait would bring the call on.
+    wait(kNoTimeout);
     auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
     future->markCompleted(c10::IValue(results_));
     return future;
   }
 
  private:
-  std::vector<at::Tensor> results_;
+  friend class SharedMemory;
+
+  c10::intrusive_ptr<SharedMemory> group_;
+  Milliseconds timeout_;
+  Tensors results_;
+  std::vector<Rounds> parts_;
+  std::vector<std::pair<at::Tensor, at::Tensor>> drafts_;  // results that do not lie densely, and where they are made
+  Tensors held_;
+  size_t part_ = 0, round_ = 0;
+  bool is_published_ = false;
+  bool is_done_ = false;
+
+  // The tensor as dense memory, which lives as long as the call.
+  at::Tensor dense(const at::Tensor& tensor) {
+    TORCH_CHECK(tensor.device().is_cpu(), "the shared-memory backend takes CPU tensors, not ", tensor.device());
+    TORCH_CHECK(tensor.layout() == at::kStrided, "the shared-memory backend takes strided tensors");
+    at::AutoDispatchBelowADInplaceOrView guard;
+    held_.push_back(tensor.resolve_conj().resolve_neg().contiguous());
+    return held_.back();
+  }
+
+  // Its memory is only read.
+  char* input(const at::Tensor& tensor) {
+    return const_cast<char*>(static_cast<const char*>(dense(tensor).const_data_ptr()));
+  }
+
+  // Dense memory for a result of the same dtype as `like`.
+  char* output(const at::Tensor& tensor, const at::Tensor& like) {
+    TORCH_CHECK(
+        tensor.scalar_type() == like.scalar_type(),
+        "an output is of ", c10::toString(tensor.scalar_type()), ", the input of ", c10::toString(like.scalar_type()));
+    auto draft = tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg()
+        ? tensor
+        : at::empty_like(tensor.resolve_conj().resolve_neg(), at::MemoryFormat::Contiguous);
+    return draft_of(tensor, draft);
+  }
+
+  // Dense memory with what the tensor holds, which becomes the result.
+  char* in_place(const at::Tensor& tensor) {
+    return draft_of(tensor, dense(tensor));
+  }
+
+  char* draft_of(const at::Tensor& tensor, const at::Tensor& draft) {
+    if (!draft.is_same(tensor)) drafts_.emplace_back(tensor, draft);
+    held_.push_back(draft);
+    return static_cast<char*>(draft.mutable_data_ptr());
+  }
+
+  void give_results() {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    for (auto& [result, draft] : drafts_) {
+      if (result.data_ptr() != draft.data_ptr()) result.copy_(draft);
+    }
+  }
+
+  void end(const std::exception_ptr& failure) {
+    if (!failure) give_results();
+    is_done_ = true;
+    finish(failure);
+    parts_.clear();
+    drafts_.clear();
+    held_.clear();
+  }
 };
+
+using Pending = c10::intrusive_ptr<Operation>;
 
 class SharedMemory : public c10d::Backend {
  public:
-  // `file`: of the shared memory, which is `bytes(size, slot)` long and zero when the first rank maps it. `names`: what
-  // messages call the ranks of the group.
+  // `rest`: what does what this backend cannot; or nothing. For the others, see `Phases`.
   SharedMemory(
-      int rank, int size, int file, size_t slot, std::chrono::milliseconds timeout, std::vector<int64_t> names)
-      : Backend(rank, size), slot_(slot), timeout_(timeout), length_(bytes(size, slot)), names_(std::move(names)) {
-    TORCH_CHECK(static_cast<int>(names_.size()) == size, "a name a rank is needed");
-    TORCH_CHECK(slot % kLine == 0 && slot >= kSmall && slot / kLine >= static_cast<size_t>(size), "odd slot size ", slot);
-    void* place = mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    TORCH_CHECK(place != MAP_FAILED, "cannot map the shared memory: ", std::strerror(errno));
-    base_ = static_cast<char*>(place);
-    // With more ranks than processors, the one that is waited for needs the processor.
-    spins_ = processors() >= size;
-    peers_.assign(size, -1);
-    control(rank).process.store(static_cast<int32_t>(getpid()));
-  }
-
-  ~SharedMemory() override {
-    for (int peer : peers_) {
-      if (peer >= 0) close(peer);
-    }
-    munmap(base_, length_);
-  }
-
-  static size_t bytes(int size, size_t slot) {
-    return size * (sizeof(Control) + 2 * slot);
+      int rank,
+      int size,
+      int file,
+      size_t slot,
+      Milliseconds timeout,
+      std::vector<int64_t> names,
+      c10::intrusive_ptr<c10d::Backend> rest)
+      : Backend(rank, size),
+        phases_(rank, size, file, slot, std::move(names)),
+        options_(c10::make_intrusive<Options>("shardwright", timeout)),
+        rest_(std::move(rest)),
+        from_(size) {
+    TORCH_CHECK(slot % kLine == 0 && slot >= 2 * kSmall && slot / kLine >= 2 * from_.size(), "odd slot size ", slot);
   }
 
   const std::string getBackendName() const override {
     return "shardwright";
   }
 
-  void setTimeout(std::chrono::milliseconds timeout) override {
-    timeout_ = timeout;
+  c10::intrusive_ptr<Options> getBackendOptions() override {
+    return options_;
+  }
+
+  void setTimeout(Milliseconds timeout) override {
+    options_->timeout = timeout;
+    if (rest_) rest_->setTimeout(timeout);
   }
 
   void setSequenceNumberForGroup() override {}
 
   uint64_t getSequenceNumberForGroup() override {
-    return phase_;
+    return phases_.number();
   }
 
-  c10::intrusive_ptr<c10d::Work> allreduce(
-      std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions& options) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (auto& tensor : tensors) all_reduce(tensor, options.reduceOp);
-    return done(c10d::OpType::ALLREDUCE, tensors);
+  void shutdown() override {
+    std::lock_guard<std::mutex> lock(guard_);
+    drop(std::make_exception_ptr(std::runtime_error("the process group was shut down")));
+    if (rest_) rest_->shutdown();
+  }
+
+  // --- torch's calls -------------------------------------------------------------------------------------------
+
+  Pending called(c10d::OpType type, const Milliseconds& timeout, const Tensors& results) {
+    return c10::make_intrusive<Operation>(getRank(), type, timeout, results);
+  }
+
+  c10::intrusive_ptr<c10d::Work> allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
+    return reduce_all(called(c10d::OpType::ALLREDUCE, options.timeout, tensors), options.reduceOp);
   }
 
   c10::intrusive_ptr<c10d::Work> allreduce_coalesced(
-      std::vector<at::Tensor>& tensors, const c10d::AllreduceCoalescedOptions& options) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (auto& tensor : tensors) all_reduce(tensor, options.reduceOp);
-    return done(c10d::OpType::ALLREDUCE_COALESCED, tensors);
+      Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) override {
+    return reduce_all(called(c10d::OpType::ALLREDUCE_COALESCED, options.timeout, tensors), options.reduceOp);
+  }
+
+  c10::intrusive_ptr<c10d::Work> reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
+    auto call = called(c10d::OpType::REDUCE, options.timeout, tensors);
+    const int root = root_of(options.rootRank);
+    for (auto& tensor : tensors) {
+      // The tensors of other ranks stay as they are.
+      char* data = getRank() == root ? call->in_place(tensor) : call->input(tensor.clone());
+      all_reduce(*call, {data, tensor.nbytes()}, tensor, options.reduceOp, root);
+    }
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> _allgather_base(
-      at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions&) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    all_gather_into(output, input);
-    return done(c10d::OpType::_ALLGATHER_BASE, {output});
+      at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions& options) override {
+    auto call = called(c10d::OpType::_ALLGATHER_BASE, options.timeout, {output});
+    gather_into(*call, output, input);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> allgather_into_tensor_coalesced(
-      std::vector<at::Tensor>& outputs, std::vector<at::Tensor>& inputs, const c10d::AllgatherOptions&) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (size_t i = 0; i < inputs.size(); ++i) all_gather_into(outputs[i], inputs[i]);
-    return done(c10d::OpType::ALLGATHER_COALESCED, outputs);
+      Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions& options) override {
+    auto call = called(c10d::OpType::ALLGATHER_COALESCED, options.timeout, outputs);
+    TORCH_CHECK(outputs.size() == inputs.size(), "all_gather takes an output for every input");
+    for (size_t i = 0; i < inputs.size(); ++i) gather_into(*call, outputs[i], inputs[i]);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> allgather(
-      std::vector<std::vector<at::Tensor>>& outputs,
-      std::vector<at::Tensor>& inputs,
-      const c10d::AllgatherOptions&) override {
-    std::lock_guard<std::mutex> lock(mutex_);
+      std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& options) override {
+    TORCH_CHECK(outputs.size() == inputs.size(), "all_gather takes a list of outputs for every input");
+    auto call = called(c10d::OpType::ALLGATHER, options.timeout, outputs.empty() ? Tensors{} : outputs[0]);
     for (size_t i = 0; i < inputs.size(); ++i) {
-      auto input = dense(inputs[i]);
-      std::vector<char*> to;
-      std::vector<at::Tensor> drafts;
-      for (auto& output : outputs[i]) {
-        TORCH_CHECK(output.nbytes() == input.nbytes(), "all_gather: an output has another size than the input");
-        drafts.push_back(output.is_contiguous() ? output : at::empty_like(output, at::MemoryFormat::Contiguous));
-        to.push_back(static_cast<char*>(drafts.back().mutable_data_ptr()));
-      }
-      all_gather(input, to);
-      for (size_t r = 0; r < drafts.size(); ++r) copy_back(outputs[i][r], drafts[r]);
+      gather(*call, Kind::all_gather, parts_of(*call, outputs[i], inputs[i]), inputs[i], -1);
     }
-    return done(c10d::OpType::ALLGATHER, outputs.empty() ? std::vector<at::Tensor>{} : outputs[0]);
+    return start(call);
+  }
+
+  c10::intrusive_ptr<c10d::Work> gather(
+      std::vector<Tensors>& outputs, Tensors& inputs, const c10d::GatherOptions& options) override {
+    TORCH_CHECK(inputs.size() == 1, "gather takes one input");
+    const int root = root_of(options.rootRank);
+    auto call = called(c10d::OpType::GATHER, options.timeout, getRank() == root ? outputs.at(0) : Tensors{});
+    // Other ranks name no outputs: theirs are as long as their input.
+    auto parts = getRank() == root ? parts_of(*call, outputs[0], inputs[0])
+                                   : std::vector<Part>(getSize(), Part{nullptr, inputs[0].nbytes()});
+    gather(*call, Kind::gather, parts, inputs[0], root);
+    return start(call);
+  }
+
+  c10::intrusive_ptr<c10d::Work> scatter(
+      Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ScatterOptions& options) override {
+    TORCH_CHECK(outputs.size() == 1, "scatter takes one output");
+    const int root = root_of(options.rootRank);
+    auto call = called(c10d::OpType::SCATTER, options.timeout, outputs);
+    std::vector<Part> parts;
+    if (getRank() == root) {
+      TORCH_CHECK(static_cast<int>(inputs.at(0).size()) == getSize(), "scatter takes an input for every rank");
+      for (auto& input : inputs[0]) {
+        TORCH_CHECK(input.nbytes() == outputs[0].nbytes(), "scatter: an input has another size than the output");
+        parts.push_back({call->input(input), input.nbytes()});
+      }
+    }
+    scatter(*call, parts, {call->output(outputs[0], parts.empty() ? outputs[0] : inputs[0][0]), outputs[0].nbytes()}, outputs[0], root);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> _reduce_scatter_base(
       at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& options) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    reduce_scatter_into(output, input, options.reduceOp);
-    return done(c10d::OpType::_REDUCE_SCATTER_BASE, {output});
+    auto call = called(c10d::OpType::_REDUCE_SCATTER_BASE, options.timeout, {output});
+    reduce_scatter_into(*call, output, input, options.reduceOp);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> reduce_scatter_tensor_coalesced(
-      std::vector<at::Tensor>& outputs,
-      std::vector<at::Tensor>& inputs,
-      const c10d::ReduceScatterOptions& options) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (size_t i = 0; i < inputs.size(); ++i) reduce_scatter_into(outputs[i], inputs[i], options.reduceOp);
-    return done(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, outputs);
+      Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& options) override {
+    auto call = called(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, options.timeout, outputs);
+    TORCH_CHECK(outputs.size() == inputs.size(), "reduce_scatter takes an output for every input");
+    for (size_t i = 0; i < inputs.size(); ++i) reduce_scatter_into(*call, outputs[i], inputs[i], options.reduceOp);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> reduce_scatter(
-      std::vector<at::Tensor>& outputs,
-      std::vector<std::vector<at::Tensor>>& inputs,
-      const c10d::ReduceScatterOptions& options) override {
-    std::lock_guard<std::mutex> lock(mutex_);
+      Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& options) override {
+    auto call = called(c10d::OpType::REDUCE_SCATTER, options.timeout, outputs);
+    TORCH_CHECK(outputs.size() == inputs.size(), "reduce_scatter takes a list of inputs for every output");
     for (size_t i = 0; i < outputs.size(); ++i) {
-      auto whole = at::stack(inputs[i]);
-      reduce_scatter_into(outputs[i], whole, options.reduceOp);
+      TORCH_CHECK(static_cast<int>(inputs[i].size()) == getSize(), "reduce_scatter takes an input for every rank");
+      std::vector<Part> parts;
+      for (auto& input : inputs[i]) parts.push_back({call->input(input), input.nbytes()});
+      reduce_scatter(*call, parts, outputs[i], inputs[i][0], options.reduceOp);
     }
-    return done(c10d::OpType::REDUCE_SCATTER, outputs);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> alltoall_base(
@@ -458,416 +310,457 @@ class SharedMemory : public c10d::Backend {
       at::Tensor& input,
       std::vector<int64_t>& output_splits,
       std::vector<int64_t>& input_splits,
-      const c10d::AllToAllOptions&) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    auto from = dense(input);
-    auto to = output.is_contiguous() ? output : at::empty_like(output, at::MemoryFormat::Contiguous);
-    all_to_all(
-        from, parts(from, input_splits, "input"), static_cast<char*>(to.mutable_data_ptr()), parts(to, output_splits, "output"));
-    copy_back(output, to);
-    return done(c10d::OpType::ALLTOALL_BASE, {output});
+      const c10d::AllToAllOptions& options) override {
+    auto call = called(c10d::OpType::ALLTOALL_BASE, options.timeout, {output});
+    auto sent = split(call->input(input), input, input_splits, "input");
+    auto received = split(call->output(output, input), output, output_splits, "output");
+    all_to_all(*call, std::move(sent), std::move(received), input);
+    return start(call);
   }
 
   c10::intrusive_ptr<c10d::Work> alltoall(
-      std::vector<at::Tensor>& outputs, std::vector<at::Tensor>& inputs, const c10d::AllToAllOptions&) override {
-    std::lock_guard<std::mutex> lock(mutex_);
+      Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions& options) override {
     TORCH_CHECK(
-        outputs.size() == inputs.size() && inputs.size() == static_cast<size_t>(getSize()),
-        "all_to_all takes a tensor a rank");
-    std::vector<at::Tensor> flat, drafts;
-    std::vector<uint64_t> sent, received;
-    int64_t total = 0;
-    for (auto& input : inputs) {
-      flat.push_back(input.reshape({-1}));
-      sent.push_back(input.nbytes());
-    }
-    for (auto& output : outputs) {
-      received.push_back(output.nbytes());
-      total += output.numel();
-    }
-    auto from = dense(at::cat(flat));
-    auto to = at::empty({total}, outputs[0].options());
-    all_to_all(from, sent, static_cast<char*>(to.mutable_data_ptr()), received);
-    int64_t at = 0;
-    for (auto& output : outputs) {
-      output.copy_(to.narrow(0, at, output.numel()).view(output.sizes()));
-      at += output.numel();
-    }
-    return done(c10d::OpType::ALLTOALL, outputs);
+        outputs.size() == inputs.size() && static_cast<int>(inputs.size()) == getSize(),
+        "all_to_all takes a tensor for every rank");
+    auto call = called(c10d::OpType::ALLTOALL, options.timeout, outputs);
+    std::vector<Part> sent, received;
+    for (auto& input : inputs) sent.push_back({call->input(input), input.nbytes()});
+    for (auto& output : outputs) received.push_back({call->output(output, inputs[0]), output.nbytes()});
+    all_to_all(*call, std::move(sent), std::move(received), inputs[0]);
+    return start(call);
   }
 
-  c10::intrusive_ptr<c10d::Work> broadcast(
-      std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (auto& tensor : tensors) broadcast_from(tensor, static_cast<int>(options.rootRank));
-    return done(c10d::OpType::BROADCAST, tensors);
+  c10::intrusive_ptr<c10d::Work> broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override {
+    auto call = called(c10d::OpType::BROADCAST, options.timeout, tensors);
+    for (auto& tensor : tensors) {
+      broadcast(*call, {call->in_place(tensor), tensor.nbytes()}, tensor, root_of(options.rootRank));
+    }
+    return start(call);
   }
 
-  c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions&) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    Call call;
-    call.kind = Kind::barrier;
-    begin(call);
-    meet(&call);
-    return done(c10d::OpType::BARRIER, {});
+  c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions& options) override {
+    auto call = called(c10d::OpType::BARRIER, options.timeout, {});
+    call->parts_.push_back({{Kind::barrier}, [](size_t) {}, [](size_t) { return false; }});
+    return start(call);
+  }
+
+  c10::intrusive_ptr<c10d::Work> allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& options) override {
+    return rest("sparse all_reduce").allreduce_sparse(tensors, options);
+  }
+
+  c10::intrusive_ptr<c10d::Work> send(Tensors& tensors, int to, int tag) override {
+    return rest("send").send(tensors, to, tag);
+  }
+
+  c10::intrusive_ptr<c10d::Work> recv(Tensors& tensors, int from, int tag) override {
+    return rest("recv").recv(tensors, from, tag);
+  }
+
+  c10::intrusive_ptr<c10d::Work> recvAnysource(Tensors& tensors, int tag) override {
+    return rest("recv").recvAnysource(tensors, tag);
+  }
+
+  void monitoredBarrier(const c10d::BarrierOptions& options, bool wait_for_all) override {
+    rest("monitored_barrier").monitoredBarrier(options, wait_for_all);
+  }
+
+  // --- what an operation asks ----------------------------------------------------------------------------------
+
+  // Do all of a call, and of those before it.
+  void complete(Operation& call, Milliseconds timeout) {
+    std::lock_guard<std::mutex> lock(guard_);
+    if (timeout.count() <= 0) timeout = call.timeout_.count() > 0 ? call.timeout_ : options_->timeout;
+    while (!call.is_done_) {
+      auto& first = *calls_.front();
+      try {
+        if (!advance(first)) phases_.await_all(first.parts_[first.part_].call.kind, timeout);
+      } catch (...) {
+        drop(std::current_exception());
+      }
+    }
+  }
+
+  // Do what can be done without waiting, unless another thread is at it.
+  void try_to_complete() {
+    std::unique_lock<std::mutex> lock(guard_, std::try_to_lock);
+    if (lock.owns_lock()) progress();
   }
 
  private:
-  char* base_ = nullptr;
-  size_t slot_;
-  std::chrono::milliseconds timeout_;
-  size_t length_;
-  std::vector<int64_t> names_;
-  bool spins_ = false;
-  uint32_t phase_ = 0;
-  Kind doing_ = Kind::none;
-  std::vector<int> peers_;
-  std::mutex mutex_;
+  Phases phases_;
+  c10::intrusive_ptr<Options> options_;
+  c10::intrusive_ptr<c10d::Backend> rest_;
+  std::mutex guard_;
+  std::deque<Pending> calls_;  // not done yet; the first has begun
+  std::vector<const char*> from_;
 
-  Control& control(int rank) {
-    return reinterpret_cast<Control*>(base_)[rank];
+  c10d::Backend& rest(const char* what) {
+    TORCH_CHECK(rest_, "the shared-memory group has no ", what, "; a group of the backend 'gloo' has");
+    return *rest_;
   }
 
-  // The slot of `rank` in the phase that comes next or is on.
-  char* slot(int rank) {
-    return base_ + getSize() * sizeof(Control) + (2 * rank + (phase_ & 1)) * slot_;
+  int root_of(int64_t rank) {
+    TORCH_CHECK(0 <= rank && rank < getSize(), "there is no rank ", rank, " in the group");
+    return static_cast<int>(rank);
   }
 
-  c10::intrusive_ptr<c10d::Work> done(c10d::OpType type, std::vector<at::Tensor> results) {
-    doing_ = Kind::none;
-    return c10::make_intrusive<Done>(getRank(), type, std::move(results));
+  // --- calls in order ------------------------------------------------------------------------------------------
+
+  c10::intrusive_ptr<c10d::Work> start(const Pending& call) {
+    std::lock_guard<std::mutex> lock(guard_);
+    call->group_ = c10::intrusive_ptr<SharedMemory>::unsafe_reclaim_from_nonowning(this);
+    calls_.push_back(call);
+    progress();
+    return call;
   }
 
-  static at::Tensor dense(const at::Tensor& tensor) {
-    TORCH_CHECK(tensor.device().is_cpu(), "the shared-memory backend takes CPU tensors, not ", tensor.device());
-    TORCH_CHECK(tensor.layout() == at::kStrided, "the shared-memory backend takes strided tensors");
-    return tensor.resolve_conj().resolve_neg().contiguous();
+  void progress() {
+    try {
+      phases_.check();
+      while (!calls_.empty() && advance(*calls_.front())) {
+      }
+    } catch (...) {
+      drop(std::current_exception());
+    }
   }
 
-  static void copy_back(at::Tensor& tensor, const at::Tensor& draft) {
-    if (!tensor.is_same(draft) && tensor.data_ptr() != draft.data_ptr()) tensor.copy_(draft);
-  }
-
-  // --- phases ---
-
-  void begin(const Call& call) {
-    doing_ = call.kind;
-    ++phase_;
-    control(getRank()).call[phase_ & 1] = call;
-  }
-
-  // Publish the phase that is on, and wait until every rank has. `call`: what every rank must be doing.
-  void meet(const Call* call = nullptr) {
-    auto& mine = control(getRank());
-    mine.published.store(phase_, std::memory_order_seq_cst);
-    if (mine.sleepers.load(std::memory_order_seq_cst) != 0) futex(&mine.published, FUTEX_WAKE, INT32_MAX, nullptr);
-    for (int step = 1; step < getSize(); ++step) await((getRank() + step) % getSize());
-    if (call != nullptr) agree(*call);
-  }
-
-  bool has_come(int rank) {
-    return static_cast<int32_t>(control(rank).published.load(std::memory_order_acquire) - phase_) >= 0;
-  }
-
-  void await(int rank) {
-    if (has_come(rank)) return;
-    const auto start = Clock::now();
-    while (spins_ && Clock::now() - start < kSpin) {
-      for (int turn = 0; turn < 16; ++turn) {
-        if (has_come(rank)) return;
-        pause_processor();
+  // Bring the first call on as far as it goes without waiting; whether it is done, and gone.
+  bool advance(Operation& call) {
+    while (call.part_ < call.parts_.size()) {
+      auto& part = call.parts_[call.part_];
+      if (!call.is_published_) {
+        phases_.begin(call.round_ == 0 ? &part.call : nullptr);
+        part.write(call.round_);
+        phases_.publish();
+        call.is_published_ = true;
+      }
+      if (!phases_.all_have_come()) return false;
+      if (call.round_ == 0) phases_.agree(part.call);
+      call.is_published_ = false;
+      if (part.read(call.round_)) {
+        ++call.round_;
+      } else {
+        ++call.part_;
+        call.round_ = 0;
       }
     }
-    auto& other = control(rank);
-    const auto deadline = start + timeout_;
-    other.sleepers.fetch_add(1, std::memory_order_seq_cst);
-    std::string trouble;
-    for (;;) {
-      const uint32_t seen = other.published.load(std::memory_order_seq_cst);
-      if (static_cast<int32_t>(seen - phase_) >= 0) break;
-      const timespec nap{0, kSleepMs * 1000000L};
-      futex(&other.published, FUTEX_WAIT, seen, &nap);
-      if (has_come(rank)) break;
-      trouble = trouble_of(rank, deadline);
-      if (!trouble.empty()) break;
-    }
-    other.sleepers.fetch_sub(1, std::memory_order_seq_cst);
-    if (!trouble.empty()) fail(trouble);
+    end(nullptr);
+    return true;
   }
 
-  std::string trouble_of(int rank, Clock::time_point deadline) {
-    for (int one = 0; one < getSize(); ++one) {
-      if (one != getRank() && control(one).failed.load(std::memory_order_acquire)) return std::string(control(one).words);
-    }
-    if (has_ended(rank) && !has_come(rank)) {
-      return c10::str("rank ", names_[rank], " ended, and rank ", names_[getRank()], " waited for it in ", name_of(doing_));
-    }
-    if (Clock::now() < deadline) return "";
-    std::ostringstream absent;
-    for (int one = 0; one < getSize(); ++one) {
-      if (!has_come(one)) absent << (absent.tellp() > 0 ? ", " : "") << names_[one];
-    }
-    return c10::str(
-        name_of(doing_), " timed out: rank ", names_[getRank()], " waited ", timeout_.count() / 1000.0, " s for rank ", absent.str());
+  // Take the first call out.
+  void end(const std::exception_ptr& failure) {
+    auto call = std::move(calls_.front());
+    calls_.pop_front();
+    call->end(failure);
   }
 
-  // Whether a peer's process has ended, also where its parent has not asked for its exit code yet.
-  bool has_ended(int rank) {
-    if (peers_[rank] < 0) {
-      const int process = control(rank).process.load();
-      if (process == 0) return false;
-      peers_[rank] = static_cast<int>(syscall(SYS_pidfd_open, process, 0));
-      if (peers_[rank] < 0) return errno == ESRCH;
-    }
-    pollfd one{peers_[rank], POLLIN, 0};
-    return poll(&one, 1, 0) > 0;
+  void drop(const std::exception_ptr& failure) {
+    while (!calls_.empty()) end(failure);
   }
 
-  [[noreturn]] void fail(const std::string& trouble) {
-    auto& mine = control(getRank());
-    if (!mine.failed.load()) {
-      std::strncpy(mine.words, trouble.c_str(), kWords - 1);
-      mine.failed.store(1, std::memory_order_release);
-    }
-    TORCH_CHECK_WITH(DistBackendError, false, trouble);
+  // --- collectives ---------------------------------------------------------------------------------------------
+
+  static int32_t code(const at::Tensor& tensor) {
+    return static_cast<int32_t>(tensor.scalar_type());
   }
 
-  void agree(const Call& call) {
-    for (int rank = 0; rank < getSize(); ++rank) {
-      const Call& theirs = control(rank).call[phase_ & 1];
-      if (!(theirs == call)) {
-        fail(c10::str(
-            "the ranks of a group meet at different collectives: rank ",
-            names_[std::min(rank, getRank())],
-            " at ",
-            (rank < getRank() ? theirs : call).text(),
-            "; rank ",
-            names_[std::max(rank, getRank())],
-            " at ",
-            (rank < getRank() ? call : theirs).text()));
-      }
-    }
+  static Reduce reduction(const at::Tensor& tensor, const c10d::ReduceOp& op) {
+    auto found = reduction_of(tensor.scalar_type(), op);
+    TORCH_CHECK(
+        found != nullptr,
+        "the shared-memory backend has no reduction ", static_cast<int>(op.op_), " (torch.distributed.ReduceOp) of ",
+        c10::toString(tensor.scalar_type()));
+    return found;
   }
 
-  // --- collectives ---
+  double divisor(const c10d::ReduceOp& op) const {
+    return op.op_ == RedOp::AVG ? getSize() : 1.0;
+  }
 
-  void all_reduce(at::Tensor& tensor, const c10d::ReduceOp& op) {
-    auto held = dense(tensor);
-    const auto reduce = reduction(held.scalar_type(), op);
-    const double divisor = op == c10d::ReduceOp::AVG ? getSize() : 1.0;
-    char* data = static_cast<char*>(held.mutable_data_ptr());
-    const size_t total = held.nbytes();
-    Call call{Kind::all_reduce, static_cast<int32_t>(held.scalar_type()), static_cast<int32_t>(op.op_), -1, total};
-    begin(call);
-    if (total <= kSmall) {
-      std::memcpy(slot(getRank()), data, total);
-      meet(&call);
-      std::vector<const char*> from;
-      for (int rank = 0; rank < getSize(); ++rank) from.push_back(slot(rank));
-      reduce(from, data, total, divisor);
+  c10::intrusive_ptr<c10d::Work> reduce_all(const Pending& call, const c10d::ReduceOp& op) {
+    for (auto& tensor : call->results_) all_reduce(*call, {call->in_place(tensor), tensor.nbytes()}, tensor, op, -1);
+    return start(call);
+  }
+
+  // `root`: of a reduction that only one rank needs; -1: all do.
+  void all_reduce(Operation& call, Part whole, const at::Tensor& tensor, const c10d::ReduceOp& op, int root) {
+    const auto reduce = reduction(tensor, op);
+    const Kind kind = root < 0 ? Kind::all_reduce : Kind::reduce;
+    const Call said{kind, code(tensor), static_cast<int32_t>(op.op_), root, whole.bytes};
+    if (whole.bytes <= kSmall) {
+      call.parts_.push_back(
+          {said,
+           [=, this](size_t) { copy(phases_.slot(getRank()), whole.data, whole.bytes); },
+           [=, this, by = divisor(op)](size_t) {
+             for (int rank = 0; rank < getSize(); ++rank) from_[rank] = phases_.slot(rank);
+             reduce(from_.data(), from_.size(), whole.data, whole.bytes, by);
+             return false;
+           }});
     } else {
-      all_reduce_in_slices(data, total, held.element_size(), reduce, divisor, call);
+      all_reduce_in_slices(call, said, whole, reduce, divisor(op));
     }
-    copy_back(tensor, held);
   }
 
-  // Every rank reduces one slice of each chunk; the first phase brings a slice's summands, the second its result.
+  // Every rank reduces one slice of each chunk. A round brings the summands of a chunk, and the results of the one
+  // before: a slot holds a chunk, and behind it a slice.
   void all_reduce_in_slices(
-      char* data, size_t total, size_t element, Reduce reduce, double divisor, const Call& call) {
-    const size_t size = getSize();
-    const size_t chunk = slot_ / kLine * kLine;
-    bool is_first = true;
-    for (size_t start = 0; start < total; start += chunk) {
-      const size_t here = std::min(chunk, total - start);
-      const size_t share = (here / element + size - 1) / size * element;
-      auto begins = [&](size_t rank) { return std::min(rank * share, here); };
-      auto length = [&](size_t rank) { return begins(rank + 1) - begins(rank); };
-      if (!is_first) ++phase_;
-      const size_t mine = getRank();
-      for (size_t rank = 0; rank < size; ++rank) {
-        if (rank != mine) std::memcpy(slot(mine) + begins(rank), data + start + begins(rank), length(rank));
+      Operation& call, const Call& said, Part whole, Reduce reduce, double divisor) {
+    const size_t size = getSize(), mine = getRank();
+    const size_t share_most = phases_.slot_bytes() / (size + 1) / kLine * kLine;
+    const size_t chunks = rounds_for(whole.bytes, share_most * size);
+    // Chunks of one length, so that the last is no stub; `kLine` is a multiple of every element's size.
+    const size_t share = divided_up(divided_up(divided_up(whole.bytes, chunks), size), kLine) * kLine;
+    const size_t chunk = share * size;
+    auto begins = [=](size_t at, size_t rank) { return at * chunk + rank * share; };
+    auto length = [=](size_t at, size_t rank) { return within(whole.bytes, begins(at, rank), share); };
+    auto write = [=, this](size_t round) {
+      if (round > 0) {
+        const size_t start = begins(round - 1, mine), bytes = length(round - 1, mine);
+        char* result = phases_.slot(mine) + chunk;
+        for (size_t at = 0; at < bytes; at += kBlock) {
+          const size_t here = std::min(kBlock, bytes - at);
+          for (size_t rank = 0; rank < size; ++rank) from_[rank] = phases_.last_slot(rank) + mine * share + at;
+          from_[mine] = whole.data + start + at;
+          reduce(from_.data(), size, whole.data + start + at, here, divisor);
+          copy(result + at, whole.data + start + at, here);
+        }
       }
-      meet(is_first ? &call : nullptr);
-      is_first = false;
-      std::vector<const char*> from;
+      if (round == chunks) return;
       for (size_t rank = 0; rank < size; ++rank) {
-        from.push_back((rank == mine ? data + start : slot(rank)) + begins(mine));
+        if (rank != mine) copy(phases_.slot(mine) + rank * share, whole.data + begins(round, rank), length(round, rank));
       }
-      ++phase_;
-      char* result = slot(mine);
-      reduce(from, result, length(mine), divisor);
-      std::memcpy(data + start + begins(mine), result, length(mine));
-      meet();
-      for (size_t rank = 0; rank < size; ++rank) {
-        if (rank != mine) std::memcpy(data + start + begins(rank), slot(rank), length(rank));
+    };
+    auto read = [=, this](size_t round) {
+      for (size_t rank = 0; round > 0 && rank < size; ++rank) {
+        if (rank != mine) copy(whole.data + begins(round - 1, rank), phases_.slot(rank) + chunk, length(round - 1, rank));
       }
-    }
+      return round < chunks;
+    };
+    call.parts_.push_back({said, write, read});
   }
 
-  void all_gather_into(at::Tensor& output, const at::Tensor& given) {
-    auto input = dense(given);
+  // Outputs for what every rank brings; this rank brings `input`.
+  std::vector<Part> parts_of(Operation& call, const Tensors& outputs, const at::Tensor& input) {
+    TORCH_CHECK(static_cast<int>(outputs.size()) == getSize(), "all_gather and gather take an output for every rank");
+    std::vector<Part> parts;
+    for (auto& output : outputs) parts.push_back({call.output(output, input), output.nbytes()});
+    TORCH_CHECK(
+        parts[getRank()].bytes == input.nbytes(),
+        "the input holds ", input.nbytes(), " bytes, the output for it ", parts[getRank()].bytes);
+    return parts;
+  }
+
+  void gather_into(Operation& call, const at::Tensor& output, const at::Tensor& input) {
     TORCH_CHECK(
         output.nbytes() == input.nbytes() * getSize(),
         "all_gather: the output holds ", output.nbytes(), " bytes, ", getSize(), " times the input's ", input.nbytes(), " are needed");
-    auto draft = output.is_contiguous() ? output : at::empty_like(output, at::MemoryFormat::Contiguous);
-    std::vector<char*> to;
-    for (int rank = 0; rank < getSize(); ++rank) {
-      to.push_back(static_cast<char*>(draft.mutable_data_ptr()) + rank * input.nbytes());
+    char* to = call.output(output, input);
+    std::vector<Part> parts;
+    for (int rank = 0; rank < getSize(); ++rank) parts.push_back({to + rank * input.nbytes(), input.nbytes()});
+    gather(call, Kind::all_gather, parts, input, -1);
+  }
+
+  // `outputs`: what every rank brings, and where it goes; null: nowhere.
+  void gather(Operation& call, Kind kind, const std::vector<Part>& outputs, const at::Tensor& input, int root) {
+    const char* mine = call.input(input);
+    const size_t bytes = input.nbytes(), slot = phases_.slot_bytes();
+    size_t most = 0, all = 0;
+    for (auto& output : outputs) {
+      most = std::max(most, output.bytes);
+      all += output.bytes;
     }
-    all_gather(input, to);
-    copy_back(output, draft);
+    const size_t rounds = rounds_for(most, slot);
+    call.parts_.push_back(
+        {{kind, code(input), -1, root, all},
+         [=, this](size_t round) {
+           copy(phases_.slot(getRank()), mine + round * slot, within(bytes, round * slot, slot));
+         },
+         [=, this](size_t round) {
+           for (int rank = 0; rank < getSize(); ++rank) {
+             if (outputs[rank].data == nullptr) continue;
+             const char* from = rank == getRank() ? mine + round * slot : phases_.slot(rank);
+             copy(outputs[rank].data + round * slot, from, within(outputs[rank].bytes, round * slot, slot));
+           }
+           return round + 1 < rounds;
+         }});
   }
 
-  void all_gather(const at::Tensor& input, const std::vector<char*>& to) {
-    const char* data = static_cast<const char*>(input.const_data_ptr());
-    const size_t total = input.nbytes();
-    Call call{Kind::all_gather, static_cast<int32_t>(input.scalar_type()), -1, -1, total};
-    begin(call);
-    bool is_first = true;
-    size_t start = 0;
-    do {
-      const size_t here = std::min(slot_, total - start);
-      if (!is_first) ++phase_;
-      std::memcpy(slot(getRank()), data + start, here);
-      meet(is_first ? &call : nullptr);
-      is_first = false;
-      for (int rank = 0; rank < getSize(); ++rank) {
-        const char* from = rank == getRank() ? data + start : slot(rank);
-        if (to[rank] + start != from) std::memcpy(to[rank] + start, from, here);
-      }
-      start += here;
-    } while (start < total);
-  }
-
-  void reduce_scatter_into(at::Tensor& output, const at::Tensor& given, const c10d::ReduceOp& op) {
-    auto input = dense(given);
+  void reduce_scatter_into(Operation& call, const at::Tensor& output, const at::Tensor& input, const c10d::ReduceOp& op) {
     TORCH_CHECK(
         input.nbytes() == output.nbytes() * getSize(),
         "reduce_scatter: the input holds ", input.nbytes(), " bytes, ", getSize(), " times the output's ", output.nbytes(), " are needed");
-    auto draft = output.is_contiguous() ? output : at::empty_like(output, at::MemoryFormat::Contiguous);
-    const auto reduce = reduction(input.scalar_type(), op);
-    const double divisor = op == c10d::ReduceOp::AVG ? getSize() : 1.0;
-    const char* data = static_cast<const char*>(input.const_data_ptr());
-    char* to = static_cast<char*>(draft.mutable_data_ptr());
-    const size_t size = getSize(), total = draft.nbytes(), mine = getRank();
-    Call call{Kind::reduce_scatter, static_cast<int32_t>(input.scalar_type()), static_cast<int32_t>(op.op_), -1, total};
-    begin(call);
-    // A slot holds a piece for every rank.
-    const size_t piece = slot_ / size / kLine * kLine;
-    bool is_first = true;
-    size_t start = 0;
-    do {
-      const size_t here = std::min(piece, total - start);
-      if (!is_first) ++phase_;
-      for (size_t rank = 0; rank < size; ++rank) {
-        if (rank != mine) std::memcpy(slot(mine) + rank * piece, data + rank * total + start, here);
-      }
-      meet(is_first ? &call : nullptr);
-      is_first = false;
-      std::vector<const char*> from;
-      for (size_t rank = 0; rank < size; ++rank) {
-        from.push_back(rank == mine ? data + mine * total + start : slot(rank) + mine * piece);
-      }
-      reduce(from, to + start, here, divisor);
-      start += here;
-    } while (start < total);
-    copy_back(output, draft);
+    char* data = call.input(input);
+    std::vector<Part> parts;
+    for (int rank = 0; rank < getSize(); ++rank) parts.push_back({data + rank * output.nbytes(), output.nbytes()});
+    reduce_scatter(call, parts, output, input, op);
   }
 
-  // Bytes for (or from) every rank, from sizes of the first dim; none: equal parts.
-  std::vector<uint64_t> parts(const at::Tensor& tensor, const std::vector<int64_t>& splits, const char* which) {
-    std::vector<uint64_t> found;
-    if (splits.empty()) {
-      TORCH_CHECK(
-          tensor.dim() > 0 && tensor.size(0) % getSize() == 0,
-          "all_to_all: the first dim of the ", which, " does not divide by ", getSize());
-      found.assign(getSize(), tensor.nbytes() / getSize());
-      return found;
+  void reduce_scatter(
+      Operation& call,
+      const std::vector<Part>& inputs,
+      const at::Tensor& output,
+      const at::Tensor& input,
+      const c10d::ReduceOp& op) {
+    char* to = call.output(output, input);
+    const auto reduce = reduction(input, op);
+    const size_t mine = getRank(), piece = phases_.slot_bytes() / getSize() / kLine * kLine;
+    TORCH_CHECK(
+        inputs[mine].bytes == output.nbytes(),
+        "reduce_scatter: the output holds ", output.nbytes(), " bytes, the input for it ", inputs[mine].bytes);
+    size_t most = 0, all = 0;
+    for (auto& part : inputs) {
+      most = std::max(most, part.bytes);
+      all += part.bytes;
     }
-    TORCH_CHECK(static_cast<int>(splits.size()) == getSize(), "all_to_all: a size a rank is needed for the ", which);
-    const uint64_t rows = tensor.dim() > 0 ? tensor.size(0) : 1;
-    const uint64_t row = rows > 0 ? tensor.nbytes() / rows : 0;
-    uint64_t sum = 0;
-    for (int64_t one : splits) {
+    const size_t rounds = rounds_for(most, piece);
+    call.parts_.push_back(
+        {{Kind::reduce_scatter, code(input), static_cast<int32_t>(op.op_), -1, all},
+         [=, this](size_t round) { write_pieces(inputs, piece, round); },
+         [=, this, by = divisor(op)](size_t round) {
+           for (int rank = 0; rank < getSize(); ++rank) from_[rank] = phases_.slot(rank) + mine * piece;
+           from_[mine] = inputs[mine].data + round * piece;
+           reduce(from_.data(), from_.size(), to + round * piece, within(inputs[mine].bytes, round * piece, piece), by);
+           return round + 1 < rounds;
+         }});
+  }
+
+  // A slot holds a piece for every rank.
+  void write_pieces(const std::vector<Part>& parts, size_t piece, size_t round, size_t offset = 0) {
+    char* slot = phases_.slot(getRank()) + offset;
+    for (int rank = 0; rank < getSize(); ++rank) {
+      const auto& part = parts[rank];
+      if (rank != getRank()) copy(slot + rank * piece, part.data + round * piece, within(part.bytes, round * piece, piece));
+    }
+  }
+
+  // Parts for (or from) every rank, by sizes of the first dim; none: equal parts.
+  std::vector<Part> split(char* data, const at::Tensor& tensor, const std::vector<int64_t>& sizes, const char* which) {
+    std::vector<Part> found;
+    const int64_t rows = tensor.dim() > 0 ? tensor.size(0) : 1;
+    if (sizes.empty()) {
+      TORCH_CHECK(
+          rows % getSize() == 0, "all_to_all: the first dim of the ", which, " (", rows, ") does not divide by ", getSize());
+    }
+    TORCH_CHECK(
+        sizes.empty() || static_cast<int>(sizes.size()) == getSize(), "all_to_all: a size for every rank is needed for the ", which);
+    const size_t row = rows > 0 ? tensor.nbytes() / rows : 0;
+    int64_t sum = 0;
+    for (int rank = 0; rank < getSize(); ++rank) {
+      const int64_t one = sizes.empty() ? rows / getSize() : sizes[rank];
       TORCH_CHECK(one >= 0, "all_to_all: a negative size for the ", which);
-      found.push_back(static_cast<uint64_t>(one) * row);
+      found.push_back({data + sum * row, one * row});
       sum += one;
     }
     TORCH_CHECK(sum == rows, "all_to_all: the sizes sum to ", sum, ", the ", which, " has ", rows, " rows");
     return found;
   }
 
-  void all_to_all(
-      const at::Tensor& input, const std::vector<uint64_t>& sent, char* to, const std::vector<uint64_t>& received) {
+  // A slot also says what its rank sends to every rank, and expects: all ranks find the same mistakes, and know how
+  // many rounds there are.
+  void all_to_all(Operation& call, std::vector<Part> sent, std::vector<Part> received, const at::Tensor& input) {
     const size_t size = getSize(), mine = getRank();
-    const char* data = static_cast<const char*>(input.const_data_ptr());
-    Call call{Kind::all_to_all, static_cast<int32_t>(input.scalar_type()), -1, -1, 0};
-    begin(call);
-    // What every rank sends to every rank, so that all know how many rounds there are.
-    std::memcpy(slot(mine), sent.data(), size * sizeof(uint64_t));
-    meet(&call);
-    uint64_t most = 0;
-    std::string trouble;
-    for (size_t rank = 0; rank < size; ++rank) {
-      const auto* theirs = reinterpret_cast<const uint64_t*>(slot(rank));
-      most = std::max(most, *std::max_element(theirs, theirs + size));
-      if (theirs[mine] != received[rank] && trouble.empty()) {
-        trouble = c10::str(
-            "all_to_all: rank ", names_[rank], " sends ", theirs[mine], " bytes to rank ", names_[mine], ", which expects ", received[rank]);
-      }
-    }
-    if (!trouble.empty()) fail(trouble);
-    std::vector<uint64_t> from_at(size, 0), to_at(size, 0);
-    for (size_t rank = 1; rank < size; ++rank) {
-      from_at[rank] = from_at[rank - 1] + sent[rank - 1];
-      to_at[rank] = to_at[rank - 1] + received[rank - 1];
-    }
-    const uint64_t piece = slot_ / size / kLine * kLine;
-    for (uint64_t start = 0; start < most; start += piece) {
-      ++phase_;
-      auto here = [&](uint64_t bytes) { return bytes > start ? std::min(piece, bytes - start) : 0; };
+    const size_t header = divided_up(2 * size * sizeof(uint64_t), kLine) * kLine;
+    const size_t piece = (phases_.slot_bytes() - header) / size / kLine * kLine;
+    auto write = [=, this](size_t round) {
+      auto* sizes = reinterpret_cast<uint64_t*>(phases_.slot(mine));
       for (size_t rank = 0; rank < size; ++rank) {
-        if (rank != mine) std::memcpy(slot(mine) + rank * piece, data + from_at[rank] + start, here(sent[rank]));
+        sizes[rank] = sent[rank].bytes;
+        sizes[size + rank] = received[rank].bytes;
       }
-      meet();
+      write_pieces(sent, piece, round, header);
+    };
+    auto read = [=, this](size_t round) {
+      const uint64_t most = most_sent();
       for (size_t rank = 0; rank < size; ++rank) {
-        const char* from = rank == mine ? data + from_at[mine] + start : slot(rank) + mine * piece;
-        std::memcpy(to + to_at[rank] + start, from, here(received[rank]));
+        const char* from = rank == mine ? sent[mine].data + round * piece : phases_.slot(rank) + header + mine * piece;
+        copy(received[rank].data + round * piece, from, within(received[rank].bytes, round * piece, piece));
       }
-    }
+      return (round + 1) * piece < most;
+    };
+    call.parts_.push_back({{Kind::all_to_all, code(input)}, write, read});
   }
 
-  void broadcast_from(at::Tensor& tensor, int root) {
-    TORCH_CHECK(0 <= root && root < getSize(), "broadcast: there is no rank ", root, " in the group");
-    auto held = dense(tensor);
-    char* data = static_cast<char*>(held.mutable_data_ptr());
-    const size_t total = held.nbytes();
-    Call call{Kind::broadcast, static_cast<int32_t>(held.scalar_type()), -1, root, total};
-    begin(call);
-    bool is_first = true;
-    size_t start = 0;
-    do {
-      const size_t here = std::min(slot_, total - start);
-      if (!is_first) ++phase_;
-      if (getRank() == root) std::memcpy(slot(root), data + start, here);
-      meet(is_first ? &call : nullptr);
-      is_first = false;
-      if (getRank() != root) std::memcpy(data + start, slot(root), here);
-      start += here;
-    } while (start < total);
-    copy_back(tensor, held);
+  // The most bytes that a rank sends to another, as the slots say; fails where another number is expected.
+  uint64_t most_sent() {
+    const size_t size = getSize();
+    uint64_t most = 0;
+    for (size_t from = 0; from < size; ++from) {
+      for (size_t to = 0; to < size; ++to) {
+        const auto sends = reinterpret_cast<const uint64_t*>(phases_.slot(from))[to];
+        const auto expects = reinterpret_cast<const uint64_t*>(phases_.slot(to))[size + from];
+        most = std::max(most, sends);
+        if (sends == expects) continue;
+        phases_.fail(c10::str(
+            "all_to_all: rank ", phases_.name(from), " sends ", sends, " bytes to rank ", phases_.name(to), ", which expects ", expects));
+      }
+    }
+    return most;
+  }
+
+  void broadcast(Operation& call, Part whole, const at::Tensor& tensor, int root) {
+    const size_t slot = phases_.slot_bytes(), rounds = rounds_for(whole.bytes, slot);
+    call.parts_.push_back(
+        {{Kind::broadcast, code(tensor), -1, root, whole.bytes},
+         [=, this](size_t round) {
+           if (getRank() == root) copy(phases_.slot(root), whole.data + round * slot, within(whole.bytes, round * slot, slot));
+         },
+         [=, this](size_t round) {
+           if (getRank() != root) copy(whole.data + round * slot, phases_.slot(root), within(whole.bytes, round * slot, slot));
+           return round + 1 < rounds;
+         }});
+  }
+
+  // `inputs`: for every rank, on the root.
+  void scatter(Operation& call, const std::vector<Part>& inputs, Part output, const at::Tensor& tensor, int root) {
+    const size_t mine = getRank(), piece = phases_.slot_bytes() / getSize() / kLine * kLine;
+    const size_t rounds = rounds_for(output.bytes, piece);
+    call.parts_.push_back(
+        {{Kind::scatter, code(tensor), -1, root, output.bytes},
+         [=, this](size_t round) {
+           if (getRank() == root) write_pieces(inputs, piece, round);
+         },
+         [=, this](size_t round) {
+           const char* from = getRank() == root ? inputs[mine].data + round * piece : phases_.slot(root) + mine * piece;
+           copy(output.data + round * piece, from, within(output.bytes, round * piece, piece));
+           return round + 1 < rounds;
+         }});
   }
 };
 
+bool Operation::isCompleted() {
+  group_->try_to_complete();
+  return Work::isCompleted();
+}
+
+bool Operation::wait(Milliseconds timeout) {
+  group_->complete(*this, timeout);
+  if (exception_) std::rethrow_exception(exception_);
+  return true;
+}
+
 }  // namespace
+}  // namespace shardwright
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.def("bytes", &SharedMemory::bytes, "The length of the memory for a group of `size` ranks with slots of `slot` bytes.");
+  using namespace shardwright;
+  m.def("bytes", &Phases::bytes, "The length of the memory for a group of `size` ranks with slots of `slot` bytes.");
   m.def(
       "make",
-      [](int rank, int size, int file, size_t slot, std::chrono::milliseconds timeout, std::vector<int64_t> names) {
-        return c10::static_intrusive_pointer_cast<c10d::Backend>(
-            c10::make_intrusive<SharedMemory>(rank, size, file, slot, timeout, std::move(names)));
+      [](int rank,
+         int size,
+         int file,
+         size_t slot,
+         std::chrono::milliseconds timeout,
+         std::vector<int64_t> names,
+         c10::intrusive_ptr<c10d::Backend> rest) {
+        return c10::static_intrusive_pointer_cast<c10d::Backend>(c10::make_intrusive<SharedMemory>(
+            rank, size, file, slot, timeout, std::move(names), std::move(rest)));
       },
       "One rank's side of a group.");
+  m.def(
+      "timeout",
+      [](const c10::intrusive_ptr<c10d::Backend>& backend) { return backend->getBackendOptions()->timeout; },
+      "How long the collectives of a group wait.");
 }

@@ -22,6 +22,7 @@ from typing import Any
 from shardwright.program.atomic import written_whole
 from shardwright.program.torch_private import OpOverload, OpOverloadPacket, packet_name
 from shardwright.run.aot.machine import NAMESPACE
+from shardwright.run.transport import Forum
 
 _INTERVAL_S = 0.5
 _OLD_S = 3.0
@@ -68,6 +69,9 @@ def noted(folder: Path, rank: int) -> Iterator[None]:
     watcher.start()
     try:
         yield
+    except BaseException:
+        (folder / f"failed-{rank}").touch()
+        raise
     finally:
         stop.set()
         watcher.join()
@@ -78,11 +82,39 @@ def has_begun(folder: str, rank: int) -> bool:
     return (Path(folder) / f"begun-{rank}").exists()
 
 
-def resume(folder: Path, rank: int) -> None:
-    """Let a process that is stopped go on: while it is, it does not end when it is asked to."""
-    if has_begun(str(folder), rank):
-        with suppress(ProcessLookupError):
-            os.kill(int((folder / f"begun-{rank}").read_text()), signal.SIGCONT)
+@contextmanager
+def waking(folder: Path, num_ranks: int) -> Iterator[None]:
+    """In the launcher: once a rank has failed and is gone, let ranks that are stopped go on.
+
+    The launcher asks all ranks to end then, which a process that is stopped does not heed.
+    """
+    over = threading.Event()
+
+    def wake() -> None:
+        gone_for = 0
+        while not over.wait(_INTERVAL_S):
+            gone_for += any(_has_failed(folder, rank) for rank in range(num_ranks))
+            # By the third look, the launcher has seen it too.
+            for rank in range(num_ranks) if gone_for > 2 else ():
+                with suppress(ProcessLookupError, FileNotFoundError):
+                    os.kill(_process(folder, rank), signal.SIGCONT)
+
+    watcher = threading.Thread(target=wake, name="shardwright-waking", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _has_failed(folder: Path, rank: int) -> bool:
+    """Whether a rank has said that it failed, and its process has ended."""
+    return (folder / f"failed-{rank}").exists() and not Path(f"/proc/{_process(folder, rank)}/exe").exists()
+
+
+def _process(folder: Path, rank: int) -> int:
+    return int((folder / f"begun-{rank}").read_text())
 
 
 def standings(folder: Path, num_ranks: int) -> list[Standing]:
@@ -115,7 +147,7 @@ def _place(frame: FrameType) -> str:
 
 
 def _waits(frame: FrameType) -> bool:
-    if frame.f_code.co_filename.endswith("distributed_c10d.py"):
+    if frame.f_code.co_filename.endswith("distributed_c10d.py") or frame.f_code is Forum.everybody.__code__:
         return True
     called = frame.f_locals.get("self")
     # Nothing else is asked for its name: another thread's objects may be half made.
