@@ -7,7 +7,7 @@ split says "these parts, each cut", a key-value group says "queries go with thei
 which index, so where sizes divide, all of these are one candidate.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from shardwright.assign.bonds import Bonds
@@ -42,6 +42,10 @@ class Candidates:
     """Choices of each site that were looked at, those that no strategy makes among them."""
     num_spread: list[int] = field(default_factory=list)
     """How many choices of each site have become cuts of its dims."""
+    sides: list[Sides] = field(default_factory=list)
+    """The operands and results of each site, as its rule names their dims; of one without a rule, none."""
+    num_taken: list[dict[ValueDim, int]] = field(default_factory=list)
+    """How many cuts of each dim that a site touches have become its choices."""
     bonds: Bonds[DimCut] = field(default_factory=Bonds)
     packs: list[Pack] = field(default_factory=list)
 
@@ -68,7 +72,12 @@ def find_candidates(
     """
     sites = range(len(folded.sites))
     found = Candidates(
-        num_ranks, choices=[{} for _ in sites], tried=[set() for _ in sites], num_spread=[0 for _ in sites]
+        num_ranks,
+        choices=[{} for _ in sites],
+        tried=[set() for _ in sites],
+        num_spread=[0 for _ in sites],
+        sides=[[] if rule is None else _sides(site, rule) for site, rule in zip(folded.sites, rules, strict=True)],
+        num_taken=[{} for _ in sites],
     )
     neighbours = _neighbours(folded, links)
     for site, layout in pinned.items():
@@ -81,7 +90,7 @@ def find_candidates(
                 choice = {name: Cut.even(rule.sizes[name], num_ranks) for name in group}  # type: ignore[union-attr]
                 _choose(found, site, rule, choice)  # type: ignore[arg-type]
     joining = [(s, rule) for s, rule in zip(folded.sites, rules, strict=True) if rule is not None and rule.joint]
-    found.packs = find_packs((rule, _sides(site, rule)) for site, rule in joining)
+    found.packs = find_packs((rule, found.sides[site.index]) for site, rule in joining)
     pending = dict.fromkeys(sites)
     while pending:
         _settle(found, folded, rules, links, neighbours, pending)
@@ -140,14 +149,13 @@ def _drop_excess(found: Candidates, folded: Folded, rules: list[Rule | None], pi
         rule = rules[site.index]
         if rule is None:
             continue
-        described = _sides(site, rule)
         found.choices[site.index] = {
             items: None
             for items in found.choices[site.index]
             if all(
                 (cut := term_cut(term, dict(items), rule.sizes)) is None
                 or any((value, dim) not in excess or cut in found.dims[(value, dim)] for value in values)
-                for values, dims in described
+                for values, dims in found.sides[site.index]
                 for dim, term in enumerate(dims)
             )
         }
@@ -193,16 +201,9 @@ def _sides(site: Site, rule: Rule) -> Sides:
 
 
 def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
-    """Turn the cuts of a site's dims into factor choices, and those into cuts of its other dims."""
+    """Turn the cuts of a site's dims into factor choices, and those into cuts of its other dims; each of them once."""
     joint = {name for group in rule.joint if len(group) > 1 for name in group}
-    for values, dims in _sides(site, rule):
-        for dim, term in enumerate(dims):
-            for value in values:
-                for cut in list(found.dims.get((value, dim), ())):
-                    for choice in factor_cuts(term, cut, rule.sizes):
-                        # What a part of a packed dim knows waits for what the others know.
-                        if len(choice) > 1 or not choice.keys() & joint:
-                            _choose(found, site, rule, choice, is_asked=cut.largest_fraction >= 1)
+    _take(found, site, rule, joint)
     changed = False
     choices = found.choices[site.index]
     unspread = list(choices)[found.num_spread[site.index] :]
@@ -210,16 +211,37 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
     for choice_items in unspread:
         choice = dict(choice_items)
         cuts: list[tuple[ValueDim, Cut]] = []
-        for values, dims in _sides(site, rule):
+        for values, dims in found.sides[site.index]:
             for dim, term in enumerate(dims):
                 cut = term_cut(term, choice, rule.sizes)
                 if cut is not None:
                     cuts += [((value, dim), cut) for value in values]
+        is_asked = _leaves_all_to_one(choice)
         for (value, dim), cut in cuts:
-            changed |= _note(found, value, dim, cut, is_asked=_leaves_all_to_one(choice))
+            changed |= _note(found, value, dim, cut, is_asked=is_asked)
         if not choice.keys() & joint:
             found.bonds.join(cuts)
     return changed
+
+
+def _take(found: Candidates, site: Site, rule: Rule, joint: Collection[str]) -> None:
+    """Make choices of the cuts of a site's dims that are new since it was asked last.
+
+    ``joint``: the factors that are parts of a packed dim.
+    """
+    num_taken = found.num_taken[site.index]
+    for values, dims in found.sides[site.index]:
+        for dim, term in enumerate(dims):
+            for value in values:
+                cuts = list(found.dims.get((value, dim), ()))
+                for cut in cuts[num_taken.get((value, dim), 0) :]:
+                    for choice in factor_cuts(term, cut, rule.sizes):
+                        # What a part of a packed dim knows waits for what the others know.
+                        if len(choice) > 1 or not choice.keys() & joint:
+                            _choose(found, site, rule, choice, is_asked=cut.largest_fraction >= 1)
+    for values, dims in found.sides[site.index]:
+        for dim in range(len(dims)):
+            num_taken.update(((value, dim), len(found.dims.get((value, dim), ()))) for value in values)
 
 
 def _choose(found: Candidates, site: Site, rule: Rule, choice: Mapping[str, Cut], *, is_asked: bool = False) -> None:

@@ -94,7 +94,7 @@ class Cut:
     @property
     def is_shared(self) -> bool:
         """Whether every rank holds some of the indices."""
-        return any(owner == EVERY for owner, _ in self.runs)
+        return EVERY in [owner for owner, _ in self.runs]
 
     @property
     def is_whole(self) -> bool:
@@ -149,7 +149,7 @@ class Cut:
     @property
     def largest_fraction(self) -> float:
         """The share of the rank that owns most."""
-        return max(self._owned_by_rank()) / max(self.period, 1)
+        return _largest_fraction(self)
 
     @property
     def is_even(self) -> bool:
@@ -233,6 +233,11 @@ class Cut:
             kept.append((owner, max(0, min(stop, position + length) - max(start, position))))
             position += length
         return Cut.of(self.num_ranks, kept)
+
+
+@lru_cache(maxsize=65536)
+def _largest_fraction(cut: Cut) -> float:
+    return max(cut._owned_by_rank()) / max(cut.period, 1)
 
 
 @dataclass(frozen=True, slots=True)
