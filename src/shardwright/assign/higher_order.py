@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.bonds import Bonds
 from shardwright.assign.problem import Solution
-from shardwright.assign.rebase import rule_of_call, step_call
+from shardwright.assign.rebase import call_of_step, rule_of_call
 from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
@@ -101,7 +101,7 @@ class CutSubgraphs:
             steps=steps,
             strategies=strategies,
             rules=self.rules[number],
-            calls=[step_call(step) for step in steps.items],
+            calls=[call_of_step(step) for step in steps.items],
             layouts={s.node.name: strategies[s.index].results[0] for s in steps.items if s.kind is StepKind.INPUT},  # type: ignore[union-attr]
             fallbacks=[],
             solution=Solution([], 0.0, 0.0, 0.0),
@@ -185,7 +185,7 @@ def _program(subgraph: Subgraph) -> Program:
 def _rule(step: Step) -> Rule | None:
     if step.kind is not StepKind.CALL or not step.vals:
         return None
-    call = step_call(step)
+    call = call_of_step(step)
     return rule_of_call(call) if call is not None else subgraph_rule(step)
 
 

@@ -62,9 +62,9 @@ class _Rows:
         pending = list(self.owner)
         while pending:
             for index, _ in readers.get(pending.pop(), ()):
-                pending += self._at(self.folded.sites[self.folded.site_of[index]])
+                pending += self._pass_on(self.folded.sites[self.folded.site_of[index]])
 
-    def _at(self, site: Site) -> list[Value]:
+    def _pass_on(self, site: Site) -> list[Value]:
         """Add the strategies of a site that reads such rows; the values that are such rows now."""
         rule = self.rules[site.index]
         held = self._held(site.step)

@@ -52,7 +52,7 @@ def rebase(leader: Assignment, program: Program) -> Assignment | None:
     strategies, rules, calls = list(leader.strategies), list(leader.rules), list(leader.calls)
     at_odds = []
     for step in steps.items:
-        call = step_call(step) if calls[step.index] is not None else None
+        call = call_of_step(step) if calls[step.index] is not None else None
         if call is None or call == calls[step.index]:
             continue
         # The pass before left this rank other constants than the leader (where its slice starts), so other factors.
@@ -73,7 +73,7 @@ def cuts_what_is_left_out(strategy: Strategy | None, rule: Rule | None) -> bool:
     return strategy is not None and rule is not None and any(name in rule.dropped for name, _ in strategy.cuts)
 
 
-def step_call(step: Step) -> Call | None:
+def call_of_step(step: Step) -> Call | None:
     """The call of a step, as rules see it; None for a step that has no rules."""
     if step.kind is not StepKind.CALL or not step.vals:
         return None

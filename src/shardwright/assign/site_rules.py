@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shardwright.assign.folding import Site
 from shardwright.assign.higher_order import is_subgraph_call, subgraph_rule
-from shardwright.assign.rebase import step_call
+from shardwright.assign.rebase import call_of_step
 from shardwright.assign.steps import Step, StepKind
 from shardwright.errors import RuleError
 from shardwright.program.nodes import op_name
@@ -26,7 +26,7 @@ class SiteRules:
 
 def read_rules(sites: Sequence[Site]) -> SiteRules:
     """Look up the rule of every site."""
-    calls = [step_call(site.step) for site in sites]
+    calls = [call_of_step(site.step) for site in sites]
     found = [_rule_of(site, call) for site, call in zip(sites, calls, strict=True)]
     reasons = {index: reason for index, (_, reason) in enumerate(found) if reason is not None}
     return SiteRules(calls, [rule for rule, _ in found], reasons)

@@ -11,9 +11,9 @@ from shardwright.assign.steps import build_steps
 from shardwright.errors import PlanError, ShardwrightError, collecting, raise_findings, raise_together
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_number
-from shardwright.plan.accept import PlanLike, per_axis, plan_entries, resolve_axis, tensors_of
+from shardwright.plan.accept import PlanLike, per_axis, plan_entries, tensors_of
 from shardwright.plan.pins import Pins, make_pins
-from shardwright.plan.resolve import Pin, Plan, ResolvedPlan, resolve_names
+from shardwright.plan.resolve import Pin, Plan, ResolvedPlan, resolve_names, resolve_plan
 from shardwright.program.program import Program
 
 _SUMMARY = "the plan does not fit the program"
@@ -67,7 +67,8 @@ class AxisRequest:
         # Where an axis was split, scarce heads have cut these as far as they go.
         short = [str(item.target) for item in program.inputs if item.name in self.may_stay_whole]
         summary = f"the plan does not fit {left}"
-        return resolve_axis(program, self.plan, self.num_ranks, may_be_short=short, summary=summary)
+        tensors, modules = tensors_of(program), program.modules()
+        return resolve_plan(self.plan, tensors, modules, self.num_ranks, may_be_short=short, summary=summary)
 
     def pins(self, program: Program) -> Pins:
         """The pins on a program as this axis sees it; raises as `resolve` does."""

@@ -34,7 +34,7 @@ def merge_collectives(program: Program, axis: str, parts: Sequence[str], rank: i
             continue
         merged = _merged(first, second, axis, outer, inner, rank)
         if merged is not None:
-            _put(made, first, second, merged, axis)
+            _replace_both(made, first, second, merged, axis)
     return check(made, Stage.MERGED)
 
 
@@ -48,24 +48,24 @@ def _merged(first: fx.Node, second: fx.Node, axis: str, outer: str, inner: str, 
         return (x, op, axis) if goes else None
     if first.target is all_gather:
         x, dim, cut, one, _ = ours
-        both = _both(theirs[2], cut) if (one, theirs[3]) == (inner, outer) and theirs[1] == dim else None
+        both = _chunks_of_both(theirs[2], cut) if (one, theirs[3]) == (inner, outer) and theirs[1] == dim else None
         return (x, dim, both, axis, rank) if both is not None else None
     if first.target is reduce_scatter:
         x, op, dim, cut, one, _ = ours
         goes = (one, theirs[4]) == (outer, inner) and theirs[1:3] == (op, dim)
-        both = _both(cut, theirs[3]) if goes else None
+        both = _chunks_of_both(cut, theirs[3]) if goes else None
         return (x, op, dim, both, axis, rank) if both is not None else None
     return None
 
 
-def _both(outer: Cut, inner: Cut) -> Cut | None:
+def _chunks_of_both(outer: Cut, inner: Cut) -> Cut | None:
     """The cut of a dim cut by ``outer`` and each piece by ``inner``; None unless both are equal chunks."""
     if not all(cut.is_even and cut.is_chunked for cut in (outer, inner)):
         return None
     return Cut.even(outer.size, outer.num_ranks * inner.num_ranks)
 
 
-def _put(program: Program, first: fx.Node, second: fx.Node, args: tuple[Any, ...], axis: str) -> None:
+def _replace_both(program: Program, first: fx.Node, second: fx.Node, args: tuple[Any, ...], axis: str) -> None:
     second.args = args
     # What is scattered twice is smaller the second time.
     record = max((one.meta["collective"] for one in (first, second)), key=lambda one: one.num_bytes)

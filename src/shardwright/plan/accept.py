@@ -12,13 +12,8 @@ from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
 from shardwright.plan.huggingface import plan_of_classes
 from shardwright.plan.plan_files import read_plan
-from shardwright.plan.resolve import ResolvedPlan, TensorInfo, made_by_parametrization, resolve_plan
+from shardwright.plan.resolve import TensorInfo, made_by_parametrization
 from shardwright.program.program import Program
-
-
-def resolve_axis(program: Program, entries: Mapping[str, Any], num_ranks: int, **options: Any) -> ResolvedPlan:
-    """Plan entries resolved against a program's tensors and modules; ``options`` as of `resolve_plan`."""
-    return resolve_plan(entries, tensors_of(program), program.modules(), num_ranks, **options)
 
 
 def tensors_of(program: Program) -> dict[str, TensorInfo]:

@@ -7,7 +7,7 @@ operators whose rule depends on argument values. ``UNSUPPORTED`` tables name ope
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -79,6 +79,30 @@ def einsum(
     return Entry(build, notation)
 
 
+class Algebra(TypedDict, total=False):
+    """What a rule says besides its dims; the fields of `Rule` of these names."""
+
+    added: frozenset[int]
+    independent: frozenset[int]
+    is_written_out: bool
+    linear: tuple[frozenset[int], ...]
+    localize: Localizer | None
+    localize_whole: bool
+    moves: bool
+    multiplies: tuple[tuple[str, ...], ...] | None
+    scattered: frozenset[int]
+    size_arg: str | None
+
+
+class ReducedAlgebra(Algebra, total=False):
+    """With what `rule_of` makes of factors that no result carries."""
+
+    dropped: tuple[str, ...]
+    fixed: tuple[str, ...]
+    joint: tuple[tuple[str, ...], ...]
+    reduce: str
+
+
 def rule_of(
     bound: Bound,
     *,
@@ -86,7 +110,7 @@ def rule_of(
     joint: tuple[tuple[str, ...], ...] = (),
     fixed: tuple[str, ...] = (),
     dropped: tuple[str, ...] = (),
-    **algebra: Any,
+    **algebra: Unpack[Algebra],
 ) -> Rule:
     """A rule from a bound pattern: factors that no result carries are reduced by ``reduce``, unless ``dropped``."""
     carried = {name for dims in bound.results for term in dims for name in term.factors}
@@ -103,8 +127,13 @@ def rule_of(
     )
 
 
-def notation_rule(text: str, operands: list[tuple[Size, ...]], results: list[tuple[Size, ...]], **algebra: Any) -> Rule:
-    """The rule of a line of notation for given shapes: what builders use once they have spelled their call."""
+def notation_rule(
+    text: str,
+    operands: list[tuple[Size, ...]],
+    results: list[tuple[Size, ...]],
+    **algebra: Unpack[ReducedAlgebra],
+) -> Rule:
+    """The rule of a line of notation for given shapes: what builders use once they have written their call so."""
     return rule_of(bind_shapes(parse(text), operands, results), **algebra)
 
 

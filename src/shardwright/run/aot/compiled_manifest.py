@@ -72,11 +72,11 @@ def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool
         version = msgspec.json.decode(path.read_bytes(), type=dict[str, Any]).get("format_version")
         if version != COMPILED_VERSION:
             raise PackageError(
-                f"{path} has format version {version!r}; this Shardwright reads {COMPILED_VERSION}\n{_again(folder)}"
+                f"{path} has format version {version!r}; this Shardwright reads {COMPILED_VERSION}\n{_remedy(folder)}"
             )
         found = msgspec.json.decode(path.read_bytes(), type=CompiledManifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PackageError(f"{path} is damaged: {error}\n{_again(folder)}") from error
+        raise PackageError(f"{path} is damaged: {error}\n{_remedy(folder)}") from error
     files = {entry.name: entry for entry in found.files}
     graph = {entry.name: entry.sha256 for entry in manifest.files}[manifest.graphs[rank]]
     problems = []
@@ -89,7 +89,7 @@ def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool
     problems += misfits(found.target)
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise PackageError(f"{place} does not fit:{lines}\n{_again(folder)}")
+        raise PackageError(f"{place} does not fit:{lines}\n{_remedy(folder)}")
     check_file_names(files, path)
     entry = found.programs[found.ranks[rank]]
     missing = [name for name in (entry.file, found.runner) if name not in files]
@@ -99,5 +99,5 @@ def find_compiled(folder: Path, manifest: Manifest, rank: int, *, contents: bool
     return CompiledRank(program, runner, entry, found.groups, found.target.get("device", "cpu"))
 
 
-def _again(folder: Path) -> str:
+def _remedy(folder: Path) -> str:
     return f"  try: remove {folder / COMPILED_FOLDER} and run `shardwright compile {folder}` on this machine"
