@@ -1,4 +1,4 @@
-"""What is no exported program is said in words, before torch is asked."""
+"""A file that is not an exported program is refused in words, before torch reads it."""
 
 import zipfile
 

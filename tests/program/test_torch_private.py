@@ -29,7 +29,7 @@ def is_private(name: str) -> bool:
 
 
 def dotted(node: ast.AST) -> list[str]:
-    """``torch.ops.aten._to_copy`` as its parts; an empty list where the root is no name."""
+    """``torch.ops.aten._to_copy`` as its parts; an empty list where the root is not a name."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

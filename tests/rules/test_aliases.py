@@ -58,7 +58,7 @@ ARGUMENTS = {
     "aten::trapz.dx": (t(4, 6),),
     "aten::trapz.x": (t(4, 6), positive(6).cumsum(0)),
 }
-"""Where tensors of one shape, or a tensor and a number, are no arguments."""
+"""Where tensors of one shape, or a tensor and a number, are not arguments."""
 
 KEYWORDS = {
     "aten::divide.Scalar_mode": {"rounding_mode": "floor"},

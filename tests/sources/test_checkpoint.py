@@ -247,9 +247,9 @@ DAMAGE = {
         "transformers cannot read it",
     ),
     "no configuration": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "a configuration that is none": (lambda f: (f / "config.json").write_text("{"), "transformers cannot read it"),
+    "a malformed configuration": (lambda f: (f / "config.json").write_text("{"), "transformers cannot read it"),
     "only pickles": (pickle_only, "pickled .*never opened"),
-    "an index that is none": (lambda f: (f / INDEX).write_text("[]"), "not an index"),
+    "a malformed index": (lambda f: (f / INDEX).write_text("[]"), "not an index"),
     "an index that leads outside": (
         lambda f: edit(f / INDEX, lambda i: i["weight_map"].update(x="../x.safetensors")),
         "outside its folder",

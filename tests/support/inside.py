@@ -38,7 +38,7 @@ class OneBranch(Layers):
 
 
 class Curved(Layers):
-    """What follows the block inside is no sum of parts."""
+    """What follows the block inside is not a sum of parts."""
 
     def forward(self, x):
         return torch.cond(x.sum() > 0, lambda x: self.block(x).relu(), lambda x: self.other(x).sin(), (x,))

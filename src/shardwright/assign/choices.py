@@ -60,7 +60,7 @@ def _is_seed(task: Task, rules: Sequence[Rule | None], site: Site, group: tuple[
     rule = rules[site.index]
     assert rule is not None, "only rules have factors"
     if rule.dropped & set(group) and any(_is_uneven(rule.sizes[name], task.num_ranks) for name in group):
-        # A slice of a packed dim takes whole parts; one row of a matrix, or all before the i-th, is no structure.
+        # A slice of a packed dim takes whole parts; one row of a matrix, or all before the i-th, is not a structure.
         return False
     terms = [term for dims in (*rule.operands, *rule.results) if dims is not None for term in dims]
     if any(len(term.factors) > 1 and name in term.factors for term in terms for name in group):

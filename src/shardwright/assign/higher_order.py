@@ -51,7 +51,7 @@ class Port:
 class Subgraph:
     """One graph that a call runs: attribute ``name``, argument number ``position``.
 
-    ``inputs``: its placeholders' ports, None for numbers. ``outputs``: every output's ports: none where it is no
+    ``inputs``: its placeholders' ports, None for numbers. ``outputs``: every output's ports: none where it is not a
     tensor, two where it is carried to the next round.
     """
 
@@ -145,7 +145,7 @@ def _read(step: Step, layouts: Sequence[Layout]) -> list[Layout]:
 
 
 def is_subgraph_call(node: fx.Node) -> bool:
-    """Whether a node calls a higher-order operator that can be cut inside, spelled as exported programs spell it."""
+    """Whether a node calls a higher-order operator that can be cut inside, in the form that exported programs have."""
     return higher_order_name(node) in _READERS and not node.kwargs
 
 

@@ -244,7 +244,7 @@ def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: _Wa
 
 
 def _taken(status: Any, what: str) -> None:
-    """Raise where HiGHS did not take what it was given; a warning (a coefficient too small to count) is no refusal."""
+    """Raise where HiGHS did not take what it was given; it also warns (of tiny coefficients)."""
     if status == highspy.HighsStatus.kError:
         raise NoAnswerError(f"HiGHS did not take {what}")
 

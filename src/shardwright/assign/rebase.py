@@ -1,4 +1,4 @@
-"""One rank's choices for another rank's program: the same layouts, spelled in that program's own factors.
+"""One rank's choices for another rank's program: the same layouts, written in that program's own factors.
 
 After an axis is cut, the ranks' programs differ in constants (where a slice starts), and with them in what the factors
 of a rule are. Layouts are what the ranks must agree on, so that their collectives meet.

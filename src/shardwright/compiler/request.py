@@ -41,7 +41,7 @@ class AxisRequest:
     """What is asked for on one axis: `Request` by its name.
 
     ``plan``: entries, or None where the solver is free (``"auto"``). ``named``: placeholder → its pin, the layout as
-    the plan spells it. ``before``: the axes whose cuts its program has.
+    the plan writes it. ``before``: the axes whose cuts its program has.
     """
 
     axis: str
@@ -78,7 +78,7 @@ class AxisRequest:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for, by axis: plan entries or "auto", pins as spelled, layouts of inputs and outputs.
+    """What is asked for, by axis: plan entries or "auto", pins as the plan writes them, layouts of inputs and outputs.
 
     ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go. ``searches``: those that
     parts of a split axis have of their own.
@@ -135,16 +135,16 @@ def accept(program: Program, mesh: Mesh, plan: PlanLike, inputs: Any, outputs: A
 
 
 def _check_axis(program: Program, asked: AxisRequest, errors: list[ShardwrightError]) -> Mapping[str, Pin]:
-    """An axis's pins by placeholder, layouts as the plan spells them; what does not fit goes to ``errors``."""
-    resolved = spelled = ResolvedPlan()
+    """An axis's pins by placeholder, layouts as the plan writes them; what does not fit goes to ``errors``."""
+    resolved = as_written = ResolvedPlan()
     with collecting(errors):
         resolved = ResolvedPlan() if asked.before else asked.resolve(program)
     with collecting(errors):
         if asked.plan is not None:
-            spelled = resolve_names(asked.plan, tensors_of(program), program.modules())
+            as_written = resolve_names(asked.plan, tensors_of(program), program.modules())
     with collecting(errors):
         make_pins(program, resolved, asked.inputs, asked.outputs)
-    if spelled.boundaries:
+    if as_written.boundaries:
         with collecting(errors):
-            raise_findings(PlanError, build_steps(program, spelled.boundaries)[1], summary=_SUMMARY)
-    return {item.name: spelled.pins[item.target] for item in program.inputs if item.target in spelled.pins}
+            raise_findings(PlanError, build_steps(program, as_written.boundaries)[1], summary=_SUMMARY)
+    return {item.name: as_written.pins[item.target] for item in program.inputs if item.target in as_written.pins}

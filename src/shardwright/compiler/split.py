@@ -51,7 +51,7 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
             if better:
                 check_ranks(candidate)
         except ShardwrightError:
-            # What the whole axis can be cut by (a dim that divides, a layout spelled for it) need not suit its parts,
+            # What the whole axis can be cut by (a dim that divides, a layout written for it) need not suit its parts,
             # and the whole axis is compiled already.
             continue
         best = (candidate, halved) if better else best

@@ -2,7 +2,7 @@
 
 When outputs differ, intermediate values are compared too: each rank's local values are put together from their
 layouts and held against the original's. Nodes are sampled, the first wrong sample narrows the range, and so on, so
-only a few values are kept at a time. What rounding alone explains is no difference (`compiler.rounding`); that is
+only a few values are kept at a time. What rounding alone explains is not a difference (`compiler.rounding`); that is
 worked out only where an error exceeds the tolerance.
 """
 
@@ -195,7 +195,7 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def _scale(wanted: torch.Tensor) -> float:
-    """The largest finite value; 1 where there is none but 0, and for what is no number with a fraction."""
+    """The largest finite value; 1 where all are 0 and for dtypes without fractions."""
     if not (wanted.is_floating_point() or wanted.is_complex()):
         return 1.0
     finite = wanted[wanted.isfinite()]

@@ -40,7 +40,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A parameter, buffer or constant: global shape, dtype, and its layout on each mesh axis as plan files spell it.
+    """A parameter, buffer or constant: global shape, dtype, and its layout on each mesh axis as plan files write it.
 
     ``alias_of``: the name that a tied tensor is stored under. ``zeros``: it is not stored but made on loading.
     ``in_state``: whether it is part of the original's state dict.
@@ -154,7 +154,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a package folder; raises `PackageError` saying what is missing or wrong."""
     path = Path(folder) / MANIFEST_NAME
     if not Path(folder).is_dir():
-        raise PackageError(f"{folder} is no package folder: there is no such folder")
+        raise PackageError(f"{folder} is not a package folder: there is no such folder")
     check_regular(path)
     try:
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Read a package back before it gets its name: what cannot be opened is no package."""
+"""Read a package back before it gets its name: what cannot be opened is not a package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +34,10 @@ def _check_header(path: Path, slots: Sequence[TensorSlot]) -> None:
     wanted = {slot.name: (stored_shape(slot.shape, slot.dtype), DTYPES.get(slot.dtype)) for slot in slots}
     try:
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
             found = {name: (tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
     except SafetensorError as error:
-        raise PackageError(f"{path.name} is no safetensors file: {error}") from error
+        raise PackageError(f"{path.name} is not a safetensors file: {error}") from error
     if found != wanted:
         odd = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
         raise PackageError(f"{path.name} holds other tensors than were written: {', '.join(odd[:5])}")

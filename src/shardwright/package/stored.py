@@ -78,7 +78,7 @@ class StoredWeights:
         if piece.file not in self._headers:
             try:
                 with safe_open(piece.file, framework="pt") as file:
-                    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+                    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
                     self._headers[piece.file] = {
                         name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()
                     }

@@ -49,7 +49,7 @@ def write_tensors(
     order = sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))
     header = _header(order)
     digest = hashlib.sha256(header)
-    # Whatever has the name is no file of this run: a link would lead elsewhere.
+    # Whatever has the name is not a file of this run: a link would lead elsewhere.
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(header)

@@ -1,4 +1,4 @@
-"""What is said of a collective, and why it is there: which layouts met, and the plan entry that forced them."""
+"""What is recorded of a collective, and why it is there: which layouts met, and the plan entry that forced them."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def collective_of(
     axis: str,
     names: Names,
 ) -> Collective:
-    """What is said of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
+    """What is recorded of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
     maker = assignment.steps.items[value[0]]
     whole, fake_mode = maker.vals[value[1]], assignment.program.fake_mode
     why = _Why(assignment, names.plan_keys, names.targets)

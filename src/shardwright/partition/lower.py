@@ -1,4 +1,4 @@
-"""`lower`: spell the compiler's collectives in ``_c10d_functional`` operators.
+"""`lower`: write the compiler's collectives as ``_c10d_functional`` operators.
 
 Those gather, scatter and exchange along dim 0 only and in equal shares, so other dims are moved to the front and back,
 and uneven shards are padded to the longest: still one collective each. What is sent has a dtype that every backend

@@ -78,7 +78,7 @@ def resolve_plan(
 
 
 def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mapping[str, str]) -> ResolvedPlan:
-    """What a plan pins, layouts as they are spelled, where sizes are not known yet.
+    """What a plan pins, layouts as the plan writes them, where sizes are not known yet.
 
     Raises as `resolve_plan` does, sizes and entries that disagree aside.
     """
@@ -113,7 +113,7 @@ def made_by_parametrization(tensors: Mapping[str, TensorInfo]) -> dict[str, list
 
 
 class _Resolution:
-    """``num_ranks``: None where sizes are not known; then a pin is taken as it is spelled."""
+    """``num_ranks``: None where sizes are not known; then a pin is taken as the plan writes it."""
 
     def __init__(
         self,
@@ -221,11 +221,11 @@ class _Resolution:
 
     def _unfit(self, key: str, style: Any, path: str, own: list[str]) -> Finding:
         kind = self.modules.get(path) or "a container"
-        spelled = style if isinstance(style, str) else getattr(style, "__name__", type(style).__name__)
+        name = style if isinstance(style, str) else getattr(style, "__name__", type(style).__name__)
         inside = [m for m in self.modules if m.startswith(f"{path}.") and m.count(".") == path.count(".") + 1]
         remedies = [f"{generalize(m)!r}" for m in inside[:3]] + [f"{n!r}: Shard(dim)" for n in own[:2]]
         return Finding(
-            f"plan entry {key!r}: the style {spelled!r} does not fit module {path!r} ({kind}), which has no weight",
+            f"plan entry {key!r}: the style {name!r} does not fit module {path!r} ({kind}), which has no weight",
             remedies=tuple(remedies),
         )
 

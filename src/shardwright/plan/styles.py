@@ -32,7 +32,7 @@ class StyleSpec:
 
     ``weights``: tensor name within the module → layout. ``exact``: the cut is as given; else the dim is pinned and its
     parts and units come from the graph. ``sides``: (side, position, layout) for what enters or leaves the module.
-    ``whole``: every other tensor of the module is replicated. ``along``: for a tensor that is named itself and is no
+    ``whole``: every other tensor of the module is replicated. ``along``: for a tensor that is named itself and is not a
     layer's weight or bias (experts stacked in one tensor, attention sinks), the dim that is cut: ``"out"`` the last but
     one or only dim, ``"in"`` the last, ``"first"`` the first. ``blocks``: in which proportions the weight's cut dim is
     made of parts; the graph says where they lie, so they are only held against its size.

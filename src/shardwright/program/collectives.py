@@ -1,7 +1,7 @@
 """The compiler's own collectives: small functions with a dim and an axis name, used in graphs until they are lowered.
 
 Called on fake tensors they give a result of the right shape; they never run on data. `partition.redistribute` is the
-only place that creates them, and `partition.lower` spells them in ``_c10d_functional`` operators.
+only place that creates them, and `partition.lower` writes them as ``_c10d_functional`` operators.
 """
 
 from dataclasses import dataclass

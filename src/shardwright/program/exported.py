@@ -42,7 +42,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
 
 
 def _holds_program(file: Path) -> bool:
-    """Whether an archive has an entry for a program, as torch has spelled it since its first versions."""
+    """Whether an archive has an entry for a program, as torch has named it since its first versions."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

@@ -25,7 +25,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
         return exported.run_decompositions({})
     except Exception as error:
         # Tracing its own graph anew, torch trips over sizes that depend on data, and over tensors that are written but
-        # are no buffers of the program: an error of torch's, or an assertion.
+        # are not buffers of the program: an error of torch's, or an assertion.
         raise ProgramError(
             f"torch cannot take the mutation out of this program ({type(error).__name__}: {first_line(error)})"
             f"{_aliases(exported)}\n"

@@ -44,7 +44,7 @@ def bind_inputs(
         sizes = [(paths[name], val, given[name]) for name, val in wanted]
         findings = [Finding(problem) for problem in _sizes_that_disagree(program, sizes)]
     raise_findings(InputError, findings, summary="the inputs do not fit the program")
-    # What is as good as a constant (a member of an enumeration of strings) is none to torch.
+    # torch does not count every constant as one (a member of an enumeration of strings).
     return [fixed.get(item.name, given[item.name]) for item in program.user_inputs()]
 
 

@@ -134,7 +134,7 @@ def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[
 def format_constant(value: Any) -> str:
     """A constant as text: equal for what a program cannot tell apart, so 1, 1.0 and True differ; '' for anything else.
 
-    Members of an enumeration of strings or numbers are spelled as these.
+    Members of an enumeration of strings or numbers are written as these.
     """
     if value is None:
         return "None"
@@ -207,12 +207,12 @@ def _was_left_out(parameter: Parameter, value: Any) -> Finding:
 
 
 def _other_structure(one: CallArgument, value: Any) -> Finding:
-    def spelled(spec: Any) -> str:
+    def text_of(spec: Any) -> str:
         return " ".join(str(spec).split())[:200]
 
     return Finding(
         f"input {one.name!r} has another structure than at export\n"
-        f"  expected: {spelled(one.spec)}\n  got:      {spelled(pytree.tree_structure(value))}"
+        f"  expected: {text_of(one.spec)}\n  got:      {text_of(pytree.tree_structure(value))}"
     )
 
 
@@ -297,7 +297,7 @@ def _paths(spec: Any) -> list[str]:
 def _steps(kind: Any, context: Any) -> list[str] | None:
     """How the parts of a container are reached; None where that is by number."""
     if is_dataclass(kind):
-        # Fields that were None are no leaves, and are listed apart.
+        # Fields that were None are not leaves, and are listed apart.
         return [f".{field}" for field in context[0]]
     fields = getattr(context, "_fields", None)
     if fields is not None:

@@ -36,7 +36,7 @@ def register_rule(
     ``"b s d, d! -> b s d"``, tensor arguments in the order of the operator's schema, keyword ones and optional ones
     included. ``linear``: sets of tensor arguments in which the operator is jointly linear, so that partial sums pass;
     absent: none do. ``added``: tensor arguments added to what is summed. ``reduce``: how factors that no result
-    carries are reduced. ``size_arg``: the argument that spells the result's shape.
+    carries are reduced. ``size_arg``: the argument that gives the result's shape.
     A rule that the operator has, ours or yours, is replaced.
 
     Raises `RuleError` when the notation is malformed or the operator does not exist. Check the rule with `check_rule`.

@@ -113,7 +113,7 @@ class _Sample:
             return None
 
     def size_arguments(self) -> list[str]:
-        """The arguments that spell the shape of the result."""
+        """The arguments that give the shape of the result."""
         shape = list(self.results[0].shape)
         return [n for n, v in self.arguments.items() if isinstance(v, (list, tuple)) and list(v) == shape]
 

@@ -29,7 +29,7 @@ def localize(local: Local) -> Any:
 def local_sizes(local: Local, sizes: Any, layout: Layout) -> Any:
     """A shape argument with the entry of the cut dim made local; ``-1`` stays, as it follows from the rest.
 
-    On a rank whose piece may be empty ``-1`` is spelled, since nothing follows from no elements.
+    On a rank whose piece may be empty ``-1`` is written out, since nothing follows from no elements.
     """
     if not isinstance(layout, Shard):
         return sizes

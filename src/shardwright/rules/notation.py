@@ -62,7 +62,7 @@ def _parse(text: str) -> Pattern:
     if len(sides) != 2:
         raise RuleError(f"rule {text!r} needs exactly one '->' between operands and results")
     fixed: set[str] = set()
-    # Nothing left of the arrow is no operand; nothing right of it is a result without dims.
+    # Nothing left of the arrow: no operands. Nothing right of it: one result without dims.
     left = sides[0].split(",") if sides[0].strip() else []
     operands = tuple(_parse_tensor(part, text, fixed) for part in left)
     results = tuple(_parse_tensor(part, text, fixed) for part in sides[1].split(","))
@@ -94,11 +94,11 @@ def bind_shapes(
     count = len(pairs)
     pairs += list(zip(pattern.results, results, strict=True))
     width = max((len(shape) - len(dims) + 1 for dims, shape in pairs if _ELLIPSIS in dims), default=0)
-    spelled = [(_expand(dims, shape, width, pattern.text), tuple(shape)) for dims, shape in pairs]
-    sizes = _solve_sizes(spelled, pattern.text)
+    expanded = [(_expand(dims, shape, width, pattern.text), tuple(shape)) for dims, shape in pairs]
+    sizes = _solve_sizes(expanded, pattern.text)
     tensors = tuple(
         tuple(Term() if size == 1 and _larger(term, sizes) else term for term, size in zip(dims, shape, strict=True))
-        for dims, shape in spelled
+        for dims, shape in expanded
     )
     return Bound(tensors[:count], tensors[count:], sizes, pattern.fixed)
 
@@ -137,8 +137,8 @@ def _larger(term: Term, sizes: Mapping[str, Size]) -> bool:
     return any(sizes[name] != 1 for name in term.factors)
 
 
-def _solve_sizes(spelled: Sequence[tuple[Dims, tuple[Size, ...]]], text: str) -> dict[str, Size]:
-    pairs = [(term, size) for dims, shape in spelled for term, size in zip(dims, shape, strict=True)]
+def _solve_sizes(expanded: Sequence[tuple[Dims, tuple[Size, ...]]], text: str) -> dict[str, Size]:
+    pairs = [(term, size) for dims, shape in expanded for term, size in zip(dims, shape, strict=True)]
     names = dict.fromkeys(name for term, _ in pairs for name in term.factors)
     sizes: dict[str, Size] = {}
     for term, size in pairs:

@@ -137,7 +137,7 @@ class Rule:
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
     any reduction passes. ``multiplies``: the factors of each product it computes, one multiply-add an index of all of
     them; absent: all factors where something is reduced. ``()`` is a lookup, which reads as much as it gives.
-    ``size_arg``: the argument that spells the result's shape. ``localize``: emits one rank's
+    ``size_arg``: the argument that gives the result's shape. ``localize``: emits one rank's
     side where needed; ``localize_whole``: also where nothing is cut, as memory may lie otherwise than the original's.
     ``is_written_out``: everywhere, as the operator is the compiler's own.
     """

@@ -107,13 +107,13 @@ ODD = {
     "texts with a line's end": (set_argument(as_strings=["a", "b\n"]), "the text"),
     "two kinds of argument": (set_argument(as_int=1, as_bool=True), "one kind of value"),
     "no kind of argument": (set_argument(), "one kind of value"),
-    "a name that is none": (set_argument(as_tensor={"name": "a b"}), "regex"),
+    "a malformed name": (set_argument(as_tensor={"name": "a b"}), "regex"),
     "a size of an unknown function": (set_size("Invented(Integer(3))"), "it uses 'Invented'"),
     "an unknown field": (lambda model: model.update(invented=1), "invented"),
     "a field of another type": (lambda model: model["schema_version"].update(major="8"), "schema_version.major"),
     "another version": (lambda model: model["schema_version"].update(major=9), "schema_version.major"),
     "a path with a quote": (lambda model: model["graph_module"]["module_call_graph"][0].update(fqn='a"b'), "fqn"),
-    "a tree that is none": (set_tree("[]"), "nesting of inputs"),
+    "a malformed tree": (set_tree("[]"), "nesting of inputs"),
     "a tree of another protocol": (set_tree(json.dumps([2, tree("builtins.tuple")])), "nesting of inputs"),
     "a leaf with children": (set_tree(json.dumps([1, tree(None, None, [tree(None, None)])])), "leaf holds nothing"),
     "an unknown enumeration": (
@@ -134,7 +134,7 @@ ODD = {
         ),
         "nesting of inputs",
     ),
-    "a keyword that is no name": (
+    "a keyword that is not a name": (
         set_tree(
             json.dumps([1, tree("builtins.tuple", "null", [tree("builtins.tuple"), tree("builtins.dict", '["a b"]')])])
         ),

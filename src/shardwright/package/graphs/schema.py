@@ -1,8 +1,8 @@
 """What may be in a graph file: torch's archive schema, cut down to what sharded programs need, as strict types.
 
-Decoding checks everything and spells anew what torch would interpret: sizes (`sizes`), nestings (`trees`), traces
-(`texts`). What decodes can be encoded and given to torch; unknown fields, kinds and operators raise. The names of
-structs and fields are torch's (`torch/_export/serde/schema.py`, major version 8).
+Decoding checks everything and writes anew what torch would interpret: sizes (`size_expressions`), nestings (`trees`),
+traces (`texts`). What decodes can be encoded and given to torch; unknown fields, kinds and operators raise. The names
+of structs and fields are torch's (`torch/_export/serde/schema.py`, major version 8).
 """
 # ruff: noqa: D101 - the names are torch's, and most say all there is to say
 
@@ -35,7 +35,7 @@ class Part(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class Kinds(Struct, gc=False, forbid_unknown_fields=True):
-    """A union as torch spells it: one field, named after the kind of its value."""
+    """A union as torch writes it: one field, named after the kind of its value."""
 
     def __post_init__(self) -> None:
         given = [field for field in self.__struct_fields__ if getattr(self, field) is not UNSET]

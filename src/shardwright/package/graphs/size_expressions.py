@@ -1,4 +1,4 @@
-"""Symbolic sizes as graph files spell them: a small grammar, read by a parser of our own and spelled anew.
+"""Symbolic sizes as graph files write them: a small grammar, read by a parser of our own and written anew.
 
 ::
 

@@ -1,4 +1,4 @@
-"""How inputs and outputs nest, as graph files spell it: trees of containers that are registered by name here."""
+"""How inputs and outputs nest, as graph files write it: trees of containers that are registered by name here."""
 
 import functools
 import sys

@@ -23,9 +23,9 @@ def batched(*cores: int, columns: bool = False) -> Entry:
         own = [[f"o{i}d{d}!" for d in range(core)] for i, core in enumerate(cores)]
         if columns:
             own[0][-1] = own[len(call.operands)][-1] = "k"
-        spelled = [" ".join(["...", *names]) for names in own]
+        written = [" ".join(["...", *names]) for names in own]
         count = len(call.operands)
-        text = f"{', '.join(spelled[:count])} -> {', '.join(spelled[count:])}"
+        text = f"{', '.join(written[:count])} -> {', '.join(written[count:])}"
         return notation_rule(text, [t.shape for t in call.operands], [t.shape for t in tensors[count:]])
 
     return Entry(build)

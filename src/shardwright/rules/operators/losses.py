@@ -15,7 +15,7 @@ from shardwright.rules.rule import Call, Local, Rule
 aten = torch.ops.aten
 
 NONE, MEAN, SUM = 0, 1, 2
-"""``reduction`` as operators spell it."""
+"""``reduction`` as operators write it."""
 
 
 def elementwise_loss(call: Call) -> Rule | None:

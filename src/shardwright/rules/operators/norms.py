@@ -66,7 +66,7 @@ def _group_rule(call: Call, groups: int) -> Rule:
 
 
 def local_group_norm(local: Local) -> Any:
-    """The norm over this rank's groups; the native form also spells sizes."""
+    """The norm over this rank's groups; the native form also gives sizes."""
     layout = local.strategy.operands[0]
     if not isinstance(layout, Shard):
         return local.run_call()

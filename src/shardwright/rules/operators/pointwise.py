@@ -83,7 +83,7 @@ def dropout_rule(call: Call) -> Rule | None:
     # Left out, `train` means that it does.
     if call["train"] in (None, True) and call["p"]:
         return None
-    # A mask that comes along is no sum.
+    # A mask that comes along is not a sum.
     return pointwise_rule(call, moves=len(call.results) == 1)
 
 

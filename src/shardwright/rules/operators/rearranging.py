@@ -36,7 +36,7 @@ def pad_rule(call: Call) -> Rule:
     ndim, pad = call.operands[0].ndim, call["pad"]
     touched = {ndim - 1 - i // 2 for i, amount in enumerate(pad) if not (isinstance(amount, int) and amount == 0)}
     is_constant = call.arguments.get("mode", "constant") == "constant"
-    # What a constant pads is no reduction of the ranks' values, unless it is the sum of zeros.
+    # What a constant pads is not a reduction of the ranks' values, unless it is the sum of zeros.
     return touched_rule(call, touched, is_linear=not is_constant or not call["value"], moves=not is_constant)
 
 

@@ -44,7 +44,7 @@ def local_view(local: Local) -> Any:
 
 
 def _view_sizes(local: Local, source: Any, name: str) -> list[Any]:
-    """The view's sizes; a -1 of symbolic size is spelled where the piece is empty, as nothing follows from it."""
+    """The view's sizes; a -1 of symbolic size is written out where the piece is empty, as nothing follows from it."""
     sizes, layout = list(local.arguments[name]), local.strategy.results[0]
     is_empty = isinstance(layout, Shard) and cut_of(layout).fraction(local.rank) == 0
     for dim, (entry, size) in enumerate(zip(sizes, local.call.result.shape, strict=True)):
@@ -54,7 +54,7 @@ def _view_sizes(local: Local, source: Any, name: str) -> list[Any]:
 
 
 def _result_sizes(local: Local, source: Any) -> list[Any]:
-    """The local result shape of a view that does not spell it: numbers, sizes of the source, at most one -1."""
+    """The local result shape of a view that does not give it: numbers, sizes of the source, at most one -1."""
     layout = local.strategy.results[0]
     sizes: list[Any] = []
     for dim, size in enumerate(local.call.result.shape):
@@ -105,7 +105,7 @@ def local_squeeze(local: Local) -> Any:
 
 
 def unflatten_rule(call: Call) -> Rule:
-    """``unflatten``: a view that spells only the new dims."""
+    """``unflatten``: a view that gives only the new dims."""
     return replace(view_rule(call), localize=local_unflatten)
 
 

@@ -89,7 +89,7 @@ def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[U
         architecture = read_field(reader, "general.architecture")[0]
     except Exception as error:
         # The reader checks nothing: a short file surfaces as whatever numpy makes of it.
-        raise CheckpointError(f"{path} is no GGUF file, or it is truncated: {error}") from error
+        raise CheckpointError(f"{path} is not a GGUF file, or it is truncated: {error}") from error
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
     tables = Tables(get_gguf_hf_weights_map(model, processor), processor)
     wanted = {name: tuple(held.shape) for name, held in model.state_dict().items()}
