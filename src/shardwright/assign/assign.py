@@ -24,6 +24,7 @@ from shardwright.assign.site_rules import SiteRules, read_rules
 from shardwright.assign.steps import StepKind
 from shardwright.assign.subgraph_choices import SubgraphSolver
 from shardwright.assign.task import Task, make_task
+from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout
 from shardwright.plan.pins import Pins
 from shardwright.program.program import Program
@@ -55,16 +56,16 @@ def assign_layouts(
     options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "uncut": frozenset(uncut)}
     budget = budget or Budget()
     found = _assign(program, pins, num_ranks, budget=budget, **options)
-    names = gathered_composites(found.steps, found.strategies)
+    gathered = gathered_composites(found.steps, found.strategies)
     sequences = whole_sequences(found) if auto else []
     few_steps = [node.name for node in sequences if can_write_out(node)]
     # What is behind a gather that the search ended too early to avoid says nothing about composites.
-    if budget.is_spent or not (few_steps or (names and found.solution.gap <= GAP_TO_EXPAND)):
+    if budget.is_spent or not (few_steps or (gathered and found.solution.gap <= GAP_TO_EXPAND)):
         return with_long_sequences(found, sequences)
     better_than = None if few_steps else found.solution
     try:
-        expanded = expand(program, {*names, *few_steps})
-        other = _assign(expanded, pins, num_ranks, budget=budget, better_than=better_than, **options)
+        names: dict[str, Cut | None] = {**dict.fromkeys(few_steps), **gathered}
+        other = _assign(expand(program, names), pins, num_ranks, budget=budget, better_than=better_than, **options)
     except (NothingBelowError, NoAnswerError):
         return with_long_sequences(found, sequences)
     if auto:
@@ -72,8 +73,7 @@ def assign_layouts(
         better = fewer or other.cost_us < found.cost_us
     else:
         better = other.solution.communication_us < found.solution.communication_us
-    written_out = tuple(dict.fromkeys([*names, *few_steps]))
-    best = replace(other, expanded=written_out, whole_work_us=found.whole_work_us) if better else found
+    best = replace(other, expanded=names, whole_work_us=found.whole_work_us) if better else found
     return with_long_sequences(best, whole_sequences(best) if auto else [])
 
 

@@ -8,6 +8,7 @@ from torch import fx
 from shardwright.assign.cost import CostModel
 from shardwright.assign.problem import Solution
 from shardwright.assign.steps import Steps
+from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout
 from shardwright.plan.resolve import Boundary
 from shardwright.program.nodes import module_path, op_name, source_line
@@ -52,7 +53,8 @@ class Assignment:
     solution: Solution
     num_sites: int = 0
     boundaries: Sequence[Boundary] = ()
-    expanded: tuple[str, ...] = ()
+    expanded: Mapping[str, Cut | None] = field(default_factory=dict)
+    """The names of nodes that were written out, each with the cut of what stood behind a gather before it."""
     weights: frozenset[str] = frozenset()
     """The names of placeholders that are weights: the program's own, or of the call that runs it as a subgraph."""
     scarce: Mapping[int, frozenset[str]] = field(default_factory=dict)

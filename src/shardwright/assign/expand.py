@@ -5,7 +5,7 @@ program with those written out. `assign_layouts` then solves again and keeps the
 """
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from shardwright.assign.steps import StepKind, Steps
-from shardwright.layout.layout import REPLICATE, Shard
+from shardwright.assign.steps import StepKind, Steps, Value
+from shardwright.layout.cut import Cut
+from shardwright.layout.layout import REPLICATE, Shard, cut_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.operators.expansions import EXPANSIONS, Expansion
+from shardwright.rules.operators.scan_expansions import CUT
 from shardwright.rules.operators.unrolled import RECURRENT, ROUND
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Strategy
@@ -35,46 +37,59 @@ def expansion_of(op: Any) -> Expansion | None:
     return next((_TABLE[name] for name in op_names(op) if name in _TABLE), None)
 
 
-def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> list[str]:
-    """The names of nodes that could be written out and stand behind a gather, in order of the program."""
-    near: dict[tuple[int, int], int] = {}
-    found = []
+def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> dict[str, Cut]:
+    """The nodes that could be written out and stand behind a gather, in order of the program, and what it gathers."""
+    near: dict[Value, tuple[int, Cut]] = {}
+    found = {}
     for step in steps.items:
         strategy = strategies[step.index]
         if strategy is None or step.kind not in (StepKind.CALL, StepKind.CONSTRAINT):
             continue
-        reach = 0
+        reach: tuple[int, Cut] | None = None
         for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands, strict=False)):
             if number in step.unread:
                 continue
             maker = strategies[value[0]]
             made = maker.results[value[1]] if maker is not None else REPLICATE
             # All steps that read a gathered value count, whoever had it gathered.
-            gathered = isinstance(made, Shard) and made != wanted
-            reach = max(reach, _REACH if gathered else near.get(value, 0))
-        if not reach:
+            one = (_REACH, cut_of(made)) if isinstance(made, Shard) and made != wanted else near.get(value)
+            if one is not None and (reach is None or one[0] > reach[0]):
+                reach = one
+        if reach is None:
             continue
-        near.update({(step.index, i): reach - 1 for i in range(len(step.vals))})
+        left, cut = reach
+        if left > 1:
+            near.update({(step.index, i): (left - 1, cut) for i in range(len(step.vals))})
         if step.kind is StepKind.CALL and has_schema(step.node.target) and expansion_of(step.node.target):
-            found.append(step.node.name)
+            found[step.node.name] = cut
     return found
 
 
-def expand(program: Program, names: Collection[str]) -> Program:
-    """The program with the named nodes written out; those that cannot be are left as they are."""
+def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
+    """The program with the named nodes written out, each for the cut of what it reads; others are left as they are."""
     graph = fx.Graph(program.owner)  # type: ignore[arg-type]
     env: dict[fx.Node, Any] = {}
+    copied: list[fx.Node] = []
     for node in program.graph.nodes:
         if node.op == "output":
-            copied = graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
-            copied.meta = dict(node.meta)
+            output = graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
+            output.meta = dict(node.meta)
         elif node.name in names:
-            env[node] = _write_out(graph, node, env, program.fake_mode)
+            env[node] = _write_out(graph, node, env, program.fake_mode, names[node.name])
         elif node.target is operator.getitem and isinstance(env[node.args[0]], list):
             env[node] = env[node.args[0]][int(node.args[1])]
         else:
             env[node] = _copy(graph, node, env)
+            copied.append(node)
+    _drop_unread(graph, {env[node] for node in copied})
     return replace(program, graph=graph)
+
+
+def _drop_unread(graph: fx.Graph, copied: Collection[fx.Node]) -> None:
+    """Erase, in place, what was written out for a result that nothing reads (the places of a maximum)."""
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not node.users and node not in copied:
+            graph.erase_node(node)
 
 
 def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
@@ -86,7 +101,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
     return copied
 
 
-def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mode: Any) -> Any:
+def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mode: Any, cut: Cut | None) -> Any:
     _, bound = bind_call(node.target, node.args, node.kwargs)
     operands = [leaf for leaf in leaves(list(bound.values())) if isinstance(leaf, fx.Node)]
     function = expansion_of(node.target)
@@ -94,7 +109,7 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
 
     def run(*values: Any) -> Any:
         given = iter(values)
-        return function(map_values(bound, lambda v: next(given) if isinstance(v, fx.Node) else v))
+        return function({**map_values(bound, lambda v: next(given) if isinstance(v, fx.Node) else v), CUT: cut})
 
     with fake_mode, torch.no_grad(), preserve_node_meta():
         traced = make_fx(run)(*(operand.meta["val"] for operand in operands))

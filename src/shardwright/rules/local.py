@@ -85,13 +85,28 @@ def fill_results(local: Local) -> Any:
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
         assert meta is not None, "only calls whose results are all tensors are filled"
         shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
-        value = REDUCTIONS[layout.op].neutral if isinstance(layout, Partial) else 0.0
-        if not meta.dtype.is_floating_point and math.isinf(value):
-            info = torch.iinfo(meta.dtype)
-            value = info.min if value < 0 else info.max
-        number = value if meta.dtype.is_floating_point else int(value)
+        number = number_in(REDUCTIONS[layout.op].neutral if isinstance(layout, Partial) else 0.0, meta.dtype)
         found.append(local.run(torch.ops.aten.new_full.default, source, shape, number, dtype=meta.dtype))
     return found if len(found) > 1 else found[0]
+
+
+def number_in(value: float, dtype: torch.dtype) -> float:
+    """A number as one of a dtype: an infinity as the least or most that it holds."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return value
+    if dtype == torch.bool:
+        return value > 0
+    if not math.isinf(value):
+        return int(value)
+    return torch.iinfo(dtype).min if value < 0 else torch.iinfo(dtype).max
+
+
+class Eager:
+    """What runs operators at once where a `Local` is asked for."""
+
+    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run ``op``."""
+        return op(*args, **kwargs)
 
 
 def _is_empty(local: Local) -> bool:

@@ -132,6 +132,8 @@ class Rule:
     A factor may be carried by one result and reduced in another (a gradient of a weight).
     ``added``: operands added to what is reduced (a bias).
     ``independent``: results that are the same whatever is cut.
+    ``pieces``: factors with one index for each rank's piece of another factor: that factor, and the only cut of it that
+    is meant.
     ``scattered``: results whose entries are each right on one rank where a factor is reduced, so that nothing can read
     them. ``linear``: sets of operands in which the call is jointly
     linear, so ``Partial("sum")`` operands give a ``Partial("sum")`` result. ``moves``: the call only moves data, so
@@ -150,6 +152,7 @@ class Rule:
     reduces: Mapping[str, str] = field(default_factory=dict)
     added: frozenset[int] = frozenset()
     dropped: frozenset[str] = frozenset()
+    pieces: Mapping[str, tuple[str, Cut]] = field(default_factory=dict)
     linear: tuple[frozenset[int], ...] = ()
     independent: frozenset[int] = frozenset()
     scattered: frozenset[int] = frozenset()
@@ -260,6 +263,11 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
             raise ValueError("one tensor is cut on two dims")
         return Shard(*found[0]) if found else None
 
+    for piece, (name, cut) in rule.pieces.items():
+        if name in cuts and cuts[name] != cut:
+            return None
+        if name in cuts:
+            cuts = {**cuts, piece: Cut.even(cut.num_ranks, cut.num_ranks)}
     if any(cut.is_shared and name in rule.reduces for name, cut in cuts.items()):
         # What every rank holds would be counted once a rank.
         return None
@@ -296,7 +304,9 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
 
 
 def _carried(rule: Rule, name: str) -> bool:
-    return any(name in term.factors for dims in rule.results if dims is not None for term in dims)
+    return name in rule.pieces or any(
+        name in term.factors for dims in rule.results if dims is not None for term in dims
+    )
 
 
 def whole_strategy(rule: Rule) -> Strategy:

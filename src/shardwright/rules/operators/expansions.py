@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shardwright.rules.operators.distance_expansions import DISTANCES, dims_given
 from shardwright.rules.operators.norm_expansions import NORMS
+from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 
 Expansion = Callable[[Mapping[str, Any]], Any]
 
@@ -262,4 +263,4 @@ REDUCTION_EXPANSIONS: dict[str, Expansion] = {
     "aten::var_mean": _in_single(variance(root=False, with_mean=True)),
 }
 
-EXPANSIONS: dict[str, Expansion] = {**REDUCTION_EXPANSIONS, **NORMS, **DISTANCES}
+EXPANSIONS: dict[str, Expansion] = {**REDUCTION_EXPANSIONS, **NORMS, **DISTANCES, **EXPANDED_SCANS}

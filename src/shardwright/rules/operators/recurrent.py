@@ -14,7 +14,7 @@ from torch import Tensor, library
 from shardwright.layout.cut import Cut
 from shardwright.layout.sizes import Size
 from shardwright.rules.call import map_values
-from shardwright.rules.local import dense, own_piece
+from shardwright.rules.local import Eager, dense, own_piece
 from shardwright.rules.operators.dims import named_dims, put
 from shardwright.rules.registry import Entry
 from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
@@ -147,13 +147,6 @@ def local_gates(local: Local) -> Any:
     return _GATE_WRITERS[local.call.schema_name](local, *local.arguments.values())
 
 
-class _Eager:
-    """What runs operators at once where a `Local` is asked for."""
-
-    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
-        return op(*args, **kwargs)
-
-
 _GATE_WRITERS: dict[str, Callable[..., Any]] = {
     "shardwright::gru_gates": _write_gru_gates,
     "shardwright::lstm_gates": _write_lstm_gates,
@@ -166,12 +159,12 @@ library.define("shardwright::lstm_gates", "(Tensor given, Tensor known, Tensor c
 
 @library.impl("shardwright::gru_gates", "CompositeExplicitAutograd")
 def _gru_gates(given: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
-    return _write_gru_gates(_Eager(), given, known, hidden)  # type: ignore[arg-type]
+    return _write_gru_gates(Eager(), given, known, hidden)  # type: ignore[arg-type]
 
 
 @library.impl("shardwright::lstm_gates", "CompositeExplicitAutograd")
 def _lstm_gates(given: Tensor, known: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    hidden, after = _write_lstm_gates(_Eager(), given, known, cell)  # type: ignore[arg-type]
+    hidden, after = _write_lstm_gates(Eager(), given, known, cell)  # type: ignore[arg-type]
     return hidden, after
 
 
