@@ -48,6 +48,16 @@ class Mode(str, enum.Enum):  # noqa: UP042 - its text is what it is spelled as
     FAST = "fast"
 
 
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Count(enum.IntEnum):
+    ONE = 1
+    TWO = 2
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
@@ -239,6 +249,54 @@ def test_constants_that_python_calls_equal_are_not():
     assert format_constant(Mode.FAST) == format_constant("fast")
     assert format_constant(torch.tensor(1)) == ""
     assert format_constant([1, object()]) == ""
+
+
+class Chosen(nn.Module):
+    def forward(self, x, choice, *, dtype=torch.float32):
+        return (x * 2 if choice in (Colour.RED, Count.TWO, "fast") else x + 1).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("value", "same", "others"),
+    [
+        (Colour.RED, Colour.RED, (Colour.BLUE, 1, None)),
+        (Count.TWO, 2, (Count.ONE, 2.0)),
+        (Mode.FAST, "fast", ("slow",)),
+    ],
+)
+def test_members_of_enumerations_are_constants(value, same, others):
+    exported = torch.export.export(Chosen(), (X, value))
+    program = sw.shard(exported, mesh=2)
+    for given in (value, same):
+        assert sw.verify(program, exported, (X, given)).ok
+    for given in others:
+        with pytest.raises(sw.InputError, match=r"'choice' was the constant \S+ at export.*; got"):
+            program.simulate(X, given)
+
+
+def test_a_dtype_that_was_left_out_is_compared():
+    exported = torch.export.export(Chosen(), (X, "fast"))
+    program = sw.shard(exported, mesh=2)
+    assert sw.verify(program, exported, (X, "fast"), {"dtype": torch.float32}).ok
+    with pytest.raises(sw.InputError, match=r"its default, torch.float32; got torch.float64"):
+        program.simulate(X, "fast", dtype=torch.float64)
+
+
+def test_a_module_of_a_rank_compares_constants_as_every_caller_does():
+    x, options = torch.randn(2, 3), {"scale": [2.0, None], "inner": {"bias": torch.randn(2, 3), "name": "a"}}
+    weight = torch.randn(3)
+    exported = torch.export.export(Nested(), (x, options, Options(3.0, weight)))
+    module = sw.shard(exported, mesh=1).exported(0).module()
+    other_order = {"inner": dict(reversed(options["inner"].items())), "scale": [2.0, None]}
+    wanted = exported.module()(x, options, Options(3.0, weight))
+    torch.testing.assert_close(module(x, other_order, Options(3.0, weight)), wanted)
+    for given, one, says in [
+        ({**options, "scale": [2.0, x]}, Options(3.0, weight), r"\"options\['scale'\]\[1\]\" was the constant None"),
+        (options, Options(4.0, weight), r"'one\.scale' was the constant 3.0 at export.*got 4.0"),
+        ({**options, "scale": (2.0, None)}, Options(3.0, weight), "'options' has another structure than at export"),
+    ]:
+        with pytest.raises(sw.InputError, match=says):
+            module(x, given, one)
 
 
 @pytest.mark.parametrize("value", [math.inf, -0.0, 1e-300, "fast"])

@@ -15,8 +15,8 @@ from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
 from shardwright.program.in_place import write_in_place
-from shardwright.program.read import user_input_names
-from shardwright.program.signature import Signature, arguments, bind_parameters, in_structure
+from shardwright.program.read import constant_inputs, user_input_names
+from shardwright.program.signature import Signature, arguments, bind_parameters, in_structure, other_constants
 from shardwright.program.torch_private import pytree
 
 _DETACH = torch.ops.aten.detach.default
@@ -39,8 +39,9 @@ class InferenceProgram(ExportedProgram):
 
         def before(module: nn.Module, given: Any, named: Any) -> Any:
             refuse_gradients(module, given, named)
-            # A call in the form of the export stays as it is: compilers follow it to here.
-            return None if len(given) == count and list(named) == keywords else self._as_exported(given, named)
+            # Compilers follow a call to here; one in the form of the export stays as it is for them.
+            is_as_exported = len(given) == count and list(named) == keywords
+            return None if is_as_exported and torch.compiler.is_compiling() else self._as_exported(given, named)
 
         # torch's own checks, which are hooks as well, look at what this one gives.
         made.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
@@ -51,10 +52,13 @@ class InferenceProgram(ExportedProgram):
         return for_inference(super().run_decompositions(*args, **kwargs), self.parameters_of_forward)
 
     def _as_exported(self, args: Any, kwargs: Any) -> Any:
-        """Another call in the form of the export."""
+        """A call in the form of the export, once its constants are found to be those of the export."""
         flat, findings = bind_parameters(self.parameters_of_forward, self, args, kwargs)
+        findings += other_constants(self, flat)
         raise_findings(InputError, findings, summary="the inputs do not fit the program")
-        return in_structure(self, [flat[name] for name in user_input_names(self)])
+        # What is as good as a constant (a member of an enumeration of strings) is none to torch.
+        known = {**flat, **constant_inputs(self)}
+        return in_structure(self, [known[name] for name in user_input_names(self)])
 
 
 def for_inference(exported: ExportedProgram, signature: Signature) -> InferenceProgram:

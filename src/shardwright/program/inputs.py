@@ -13,8 +13,8 @@ from shardwright.program.signature import (
     Signature,
     arguments,
     bind_parameters,
-    format_constant,
     leaf_paths,
+    other_constants,
     show_value,
     signature_of,
 )
@@ -35,10 +35,9 @@ def bind_inputs(
     paths = {name: path for one in arguments(source) for name, path in leaf_paths(one).items()}
     fixed = constant_inputs(source)
     wanted = [(item.name, nodes[item.name].meta.get("val")) for item in program.user_inputs() if item.name in given]
+    findings += other_constants(source, given)
     for name, val in wanted:
-        if name in fixed:
-            findings += _not_the_constant(paths[name], fixed[name], given[name])
-        elif problem := _mismatch(val, given[name]):
+        if name not in fixed and (problem := _mismatch(val, given[name])):
             findings.append(Finding(f"input {paths[name]!r} {problem}"))
     if not findings:
         sizes = [(paths[name], val, given[name]) for name, val in wanted]
@@ -46,17 +45,6 @@ def bind_inputs(
     raise_findings(InputError, findings, summary="the inputs do not fit the program")
     # torch does not count every constant as one (a member of an enumeration of strings).
     return [fixed.get(item.name, given[item.name]) for item in program.user_inputs()]
-
-
-def _not_the_constant(name: str, wanted: Any, value: Any) -> Iterator[Finding]:
-    """A finding unless ``value`` is the constant that was given at export: its type counts too."""
-    if format_constant(value) != format_constant(wanted):
-        text = format_constant(wanted)
-        yield Finding(
-            f"input {name!r} was the constant {text} at export, and the program computes with that; "
-            f"got {show_value(value)}",
-            remedies=(f"give {text}", f"export the model with the other {name!r}"),
-        )
 
 
 def _mismatch(wanted: Any, value: Any) -> str:

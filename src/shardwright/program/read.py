@@ -1,5 +1,6 @@
 """From an `ExportedProgram`, or a file of one, to a `Program`."""
 
+from enum import Enum
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ConstantArgument,
+    CustomObjArgument,
     InputKind,
     OutputKind,
 )
@@ -110,6 +112,12 @@ def user_input_names(exported: ExportedProgram) -> list[str]:
 
 
 def constant_inputs(exported: ExportedProgram) -> dict[str, Any]:
-    """The user inputs that were constants at export (flags, numbers, text, None): placeholder → value."""
-    specs = (spec for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
-    return {spec.arg.name: spec.arg.value for spec in specs if isinstance(spec.arg, ConstantArgument)}
+    """The user inputs that were constants at export (flags, numbers, text, None, members of enumerations): placeholder
+    → value.
+    """
+    given = [spec.arg for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    found: dict[str, Any] = {arg.name: arg.value for arg in given if isinstance(arg, ConstantArgument)}
+    # torch keeps a member of an enumeration as it keeps script objects.
+    members = ((arg.name, arg.fake_val) for arg in given if isinstance(arg, CustomObjArgument))
+    found.update((name, member) for name, member in members if isinstance(member, Enum))
+    return {arg.name: found[arg.name] for arg in given if arg.name in found}

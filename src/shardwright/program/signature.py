@@ -9,6 +9,7 @@ came by name must come by name again, and every constant must be given.
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from enum import Enum
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,9 @@ BY_EITHER: How = "either"
 BY_POSITION: How = "position"
 
 BY_NAME: How = "name"
+
+
+_OF_TORCH = (torch.device, torch.dtype, torch.layout, torch.memory_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,23 @@ def bind_parameters(
     return flat, findings
 
 
+def other_constants(exported: ExportedProgram, flat: Mapping[str, Any]) -> Iterator[Finding]:
+    """A finding for every input that is not the constant it was at export: its type counts too.
+
+    ``flat``: what is given, by placeholder.
+    """
+    constants = constant_inputs(exported)
+    paths = {name: path for one in arguments(exported) for name, path in leaf_paths(one).items()}
+    for name, value in flat.items():
+        text = format_constant(constants[name]) if name in constants else ""
+        if name in constants and format_constant(value) != text:
+            yield Finding(
+                f"input {paths[name]!r} was the constant {text} at export, and the program computes with that; "
+                f"got {show_value(value)}",
+                remedies=(f"give {text}", f"export the model with the other {paths[name]!r}"),
+            )
+
+
 def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword inputs, as the program was exported with, from flat ones."""
     spec = exported.call_spec.in_spec
@@ -134,7 +155,7 @@ def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[
 def format_constant(value: Any) -> str:
     """A constant as text: equal for what a program cannot tell apart, so 1, 1.0 and True differ; '' for anything else.
 
-    Members of an enumeration of strings or numbers are written as these.
+    Members of an enumeration of strings or numbers are written as these, those of others by their name.
     """
     if value is None:
         return "None"
@@ -145,7 +166,11 @@ def format_constant(value: Any) -> str:
         parts = [f"{key!r}: {format_constant(one)}" for key, one in value.items()]
         return "{" + ", ".join(parts) + "}" if all(map(format_constant, value.values())) else ""
     kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
-    return "" if kind is None else kind.__repr__(value)
+    if kind is not None:
+        return kind.__repr__(value)
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    return repr(value) if isinstance(value, _OF_TORCH) else ""
 
 
 def show_value(value: Any) -> str:
