@@ -117,7 +117,7 @@ def _is_empty(local: Local) -> bool:
     if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
         return False
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
-        if meta is None or not isinstance(layout, (Shard, Partial, Owned)):
+        if meta is None or not (isinstance(layout, (Shard, Partial, Owned)) or 0 in meta.shape):
             return False
         if not all(isinstance(size, int) for size in meta.shape):
             return False

@@ -34,7 +34,11 @@ SAMPLES = {
         (aten.index.Tensor, (t(4, 8, 6, 5), [None, mask(8, 6), ints(5, 1)]), {}),
         (aten.index.Tensor, (t(4, 8, 6), [torch.tensor([True, False, True, True]), None, ints(6, 2, 3)]), {}),
     ],
-    "aten::index_add": [(aten.index_add.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6)), {})],
+    "aten::index_add": [
+        (aten.index_add.default, (t(4, 8, 6), 1, ints(8, 3), t(4, 3, 6)), {}),
+        (aten.index_add.default, (t(5, 3), 0, ints(5, 11), t(11, 3)), {"alpha": 2}),
+        (aten.index_add.default, (ints(9, 5), 0, ints(5, 8), ints(9, 8)), {}),
+    ],
     "aten::index_copy": [(aten.index_copy.default, (t(4, 8, 6), 1, torch.tensor([2, 5, 7]), t(4, 3, 6)), {})],
     "aten::index_fill.int_Scalar": [(aten.index_fill.int_Scalar, (t(4, 8, 6), 1, ints(8, 3), 2.0), {})],
     "aten::index_fill.int_Tensor": [(aten.index_fill.int_Tensor, (t(4, 8, 6), 1, ints(8, 3), torch.tensor(2.0)), {})],
@@ -75,9 +79,13 @@ SAMPLES = {
     "aten::scatter_add": [
         (aten.scatter_add.default, (t(4, 8, 6), 1, ints(8, 4, 3, 6), t(4, 3, 6)), {}),
         (aten.scatter_add.default, (t(5, 7), 0, ints(5, 3, 6), t(3, 6)), {}),
+        (aten.scatter_add.default, (t(5), 0, ints(5, 13), t(13)), {}),
+        (aten.scatter_add.default, (ints(9, 5), 0, ints(5, 8), ints(9, 8)), {}),
     ],
     "aten::scatter_reduce.two": [
         (aten.scatter_reduce.two, (t(4, 8), 1, ints(8, 4, 3), t(4, 3), "amax"), {}),
+        *((aten.scatter_reduce.two, (t(5), 0, ints(5, 13), t(13), how), {}) for how in ("sum", "prod", "mean", "amin")),
+        (aten.scatter_reduce.two, (t(5), 0, ints(5, 13), t(13), "amax"), {"include_self": False}),
     ],
     "aten::take": [(aten.take.default, (t(4, 6), ints(24, 8, 3)), {})],
     "aten::take_along_dim": [

@@ -39,24 +39,28 @@ def dist_rule(call: Call) -> Rule | None:
 
 
 def membership_rule(call: Call) -> Rule | None:
-    """``isin``: every element against all test elements, which are whole."""
+    """``isin``: every element against all test elements; found among some of them is found."""
     if len(call.operands) < 2:
         return None
     dims, sizes = named_dims(call.operands[0].shape)
     tests, own = named_dims(call.operands[1].shape, "t")
-    return Rule((dims, tests), (dims,), {**sizes, **own}, frozenset(own))
+    fixed = frozenset(own) if call["invert"] else frozenset()
+    return Rule((dims, tests), (dims,), {**sizes, **own}, fixed, reduces={} if fixed else dict.fromkeys(own, "sum"))
 
 
 def search_rule(call: Call) -> Rule:
-    """``searchsorted``: values in one sorted row, which is whole, or each row's values in a row of its own."""
+    """``searchsorted``: values in one sorted row, or each row's values in a row of its own.
+
+    How many lie before a value adds up over any parts of a sorted row; not where a sorter says where its elements are.
+    """
     row, *rest = call.operands
-    if row.ndim != 1:
-        return notation_rule(
-            ", ".join(["... n!", "... m", "... n!"][: len(call.operands)]) + " -> ... m", *_shapes(call)
-        )
     values = isinstance(call["self"], TensorMeta)
-    sides = ["n!", *(["..."] if values else []), *(["n!"] if len(rest) > values else [])]
-    return notation_rule(f"{', '.join(sides)} -> {'...' if values else ''}", *_shapes(call))
+    n = "n!" if len(rest) > values else "n"
+    if row.ndim != 1:
+        sides = [f"... {n}", "... m", f"... {n}"][: len(call.operands)]
+        return notation_rule(f"{', '.join(sides)} -> ... m", *_shapes(call), multiplies=())
+    sides = [n, *(["..."] if values else []), *([n] if len(rest) > values else [])]
+    return notation_rule(f"{', '.join(sides)} -> {'...' if values else ''}", *_shapes(call), multiplies=())
 
 
 def _shapes(call: Call) -> tuple[list[tuple[Size, ...]], list[tuple[Size, ...]]]:
@@ -64,7 +68,7 @@ def _shapes(call: Call) -> tuple[list[tuple[Size, ...]], list[tuple[Size, ...]]]
 
 
 RULES: dict[str, Entry] = {
-    "aten::bucketize.Tensor": einsum("..., n! -> ..."),
+    "aten::bucketize.Tensor": einsum("..., n -> ...", multiplies=()),
     "aten::cosine_similarity": Entry(similarity_rule),
     "aten::dist": Entry(dist_rule),
     "aten::isin.Tensor_Tensor": Entry(membership_rule),

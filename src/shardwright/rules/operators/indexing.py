@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from shardwright.layout.sizes import Size
-from shardwright.rules.operators.dims import dim_of, named_dims
+from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.operators.lookup import look_up, without_others
 from shardwright.rules.registry import Entry, notation_rule
 from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
@@ -197,7 +197,31 @@ def scatter_rule(call: Call) -> Rule:
     name = call.schema_name
     adds = name == "aten::scatter_add" or (name == "aten::scatter" and call.arguments.get("reduce") is None)
     linear = (frozenset({0, 2}),) if adds and len(operands) == 3 else ()
-    return Rule(tuple(operands), (dims,), sizes, frozenset(fixed), linear=linear)
+    entries, how = f"x0{dim}", _combined(call)
+    if how and operands[1] and call.operands[1].shape[dim] == call.operands[2].shape[dim]:
+        operands[2] = put(operands[2], dim, Term((entries,)))
+        del sizes[f"x1{dim}"]
+        fixed -= {entries, f"x1{dim}"}
+        how["reduces"] = {entries: how["reduces"]}
+    else:
+        how = {}
+    return Rule(tuple(operands), (dims,), sizes, frozenset(fixed), linear=linear, **how)
+
+
+def _combined(call: Call) -> dict[str, Any]:
+    """How what several entries write to one place is combined, and with it what ranks write that have some of them.
+
+    Sums start from what was there on one rank, extremes on every rank.
+    """
+    name, reduce = call.schema_name, call.arguments.get("reduce")
+    if name in ("aten::scatter_add", "aten::index_add") or (name == "aten::scatter_reduce" and reduce == "sum"):
+        found = {"reduces": "sum", "added": frozenset({0})}
+    elif name in ("aten::scatter_reduce", "aten::index_reduce") and reduce in ("amax", "amin"):
+        found = {"reduces": reduce[1:]}
+    else:
+        return {}
+    keeps = call.arguments.get("include_self", True) and call.operands[0].dtype != torch.bool
+    return {**found, "multiplies": ()} if keeps else {}
 
 
 def take_rule(call: Call) -> Rule:
@@ -257,7 +281,10 @@ def take_along_rule(call: Call) -> Rule | None:
 
 
 def rows_rule(call: Call) -> Rule:
-    """``index_copy``, ``index_add``, ``index_fill``: written along one dim, which is whole; the others pass."""
+    """``index_copy``, ``index_add``, ``index_fill``: written along one dim, which is whole; the others pass.
+
+    What is added up may be cut by entries.
+    """
     source, dim = call.operands[0], int(call["dim"]) % max(call.operands[0].ndim, 1)
     dims, sizes = named_dims(source.shape)
     rows = call.operands[1].shape[0] if call.operands[1].ndim else 1
@@ -273,7 +300,11 @@ def rows_rule(call: Call) -> Rule:
             else (Term(),) * call.operands[2].ndim
         )
         linear = (frozenset({0, 2}),) if full and is_linear else ()
-    return Rule(tuple(operands), (dims,), sizes, frozenset({f"d{dim}", "n"}), linear=linear)
+    how = _combined(call) if len(call.operands) > 2 and call.operands[1].ndim else {}
+    if how:
+        how["reduces"] = {"n": how["reduces"]}
+    fixed = frozenset({f"d{dim}"} if how else {f"d{dim}", "n"})
+    return Rule(tuple(operands), (dims,), sizes, fixed, linear=linear, **how)
 
 
 _ROWS, _SCATTER = Entry(rows_rule), Entry(scatter_rule)

@@ -115,9 +115,11 @@ def batch_norm_rule(call: Call) -> Rule:
         else:
             results.append((Term(("c",)),) if product(result.shape) != 0 else (Term(),))
     operands = (dims, *((Term(("c",)),) for _ in call.operands[1:]))
-    if not takes and any(r is not None and r.ndim == 1 for r in call.results[1:]):
+    # Without statistics taken, those that are a result too are empty.
+    empty = {index for index, r in enumerate(call.results) if r is not None and product(r.shape) == 0}
+    if not takes and any(r is not None and r.ndim == 1 and i not in empty for i, r in enumerate(call.results)):
         fixed |= {"s0"}
-    return Rule(operands, tuple(results), sizes, frozenset(fixed))
+    return Rule(operands, tuple(results), sizes, frozenset(fixed), independent=frozenset(empty - {0}))
 
 
 def layer_norm_backward_rule(call: Call) -> Rule:
