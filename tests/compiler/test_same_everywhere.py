@@ -39,10 +39,10 @@ def results(seeds):
 
 
 @pytest.mark.ranks
-def test_six_processes_find_the_same_whatever_their_hash_seeds_threads_and_load():
+def test_four_processes_find_the_same_whatever_their_hash_seeds_threads_and_load():
     first, second = results([0, 1])
     with load(2):
-        others = results([2, 3, 4, 5])
+        others = results([2, 3])
     for other in (second, *others):
         assert other == first
     little, more = ([float.fromhex(case["gap"]) for case in first[effort].values()] for effort in EFFORTS)
