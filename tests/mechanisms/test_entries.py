@@ -52,3 +52,13 @@ def test_entries_add_up(name, num_ranks):
     assert {c.kind for c in sharded.collectives} == {"all_reduce"}
     assert all(c.num_bytes <= 6 * 4 * 8 for c in sharded.collectives)
     assert kinds is None or [c.kind for c in sharded.collectives] == kinds
+
+
+def test_a_view_of_a_piece():
+    """A rank's input is dense: what views it runs."""
+    exported = torch.export.export(
+        Call(lambda x, i, whole: x.view(4 * EDGES).cos() + whole), (X.clone(), INDEX, X[0, 0])
+    )
+    sharded = sw.shard(exported, mesh=2, plan={}, inputs={"x": sw.Shard(1)})
+    report = sw.verify(sharded, exported, (X, INDEX, X[0, 0]), tolerance=1e-9)
+    assert report.ok, str(report)

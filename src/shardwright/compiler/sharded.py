@@ -159,7 +159,8 @@ class ShardedProgram:
                 for assignment, coordinate in zip(assignments, self._coordinate(rank), strict=True):
                     layout = assignment.layouts.get(item.name, REPLICATE)
                     if isinstance(pieces[position], torch.Tensor) and layout != REPLICATE:
-                        pieces[position] = take_shard(pieces[position], layout, coordinate)
+                        # Dense, as a rank's program is written for; a part of a whole has gaps.
+                        pieces[position] = take_shard(pieces[position], layout, coordinate).clone()
             found.append(pieces)
         return found
 
