@@ -92,6 +92,7 @@ def shard(
     sharded = ShardedProgram(
         compiled, plan=request.plans, cost=search.cost, discovered=discovered, hit_time_limit=hit_time_limit
     )
+    stages.lean(compiled, sharded.schedule)
     advise(sharded, time_limit_s)
     check_budget(sharded, budget)
     return sharded

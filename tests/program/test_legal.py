@@ -10,6 +10,9 @@ from torch.export.graph_signature import OutputKind
 
 import shardwright as sw
 from shardwright.layout.layout import Shard, resolve
+from shardwright.lean.arrange import arrange
+from shardwright.lean.schedule import make_schedule
+from shardwright.partition.lower import lower
 from shardwright.program.collectives import all_reduce
 from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import CHECK_SWITCH, IllegalProgramError, Stage, check, check_laws
@@ -38,7 +41,9 @@ def programs():
     sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
     compiled = sharded.compiled.finished((1,))
     found = {Stage.READ: sharded.program, Stage.PARTITIONED: compiled, Stage.MERGED: compiled}
-    return {**found, Stage.LOWERED: sharded.rank_program(1)}
+    found[Stage.ARRANGED] = arrange(compiled, make_schedule([compiled]))
+    lowered = lower(compiled, {"tp": "tp"})
+    return {**found, Stage.LOWERED: lowered, Stage.LEAN: sharded.rank_program(1)}
 
 
 def node(program, text):
@@ -180,6 +185,16 @@ def test_a_collective_is_left_or_not_waited_for(programs):
         check_laws(programs[Stage.PARTITIONED], Stage.LOWERED)
     with pytest.raises(IllegalProgramError, match="waited for"):
         check_laws(not_waited_for(own(programs[Stage.LOWERED])), Stage.LOWERED)
+
+
+def test_values_of_one_message_that_stand_apart_are_named(programs):
+    broken = own(programs[Stage.ARRANGED])
+    first = node(broken, "all_reduce")
+    first.meta["collective"] = replace(first.meta["collective"], message=1)
+    again = insert(broken, first.next.next, all_reduce, first.args, **first.meta)
+    assert again.prev is not first
+    with pytest.raises(IllegalProgramError, match="one message stands together"):
+        check_laws(broken, Stage.ARRANGED)
 
 
 def test_the_laws_are_asked_where_the_switch_is_on(programs, monkeypatch):

@@ -143,12 +143,12 @@ def check_ranks(compiled: Compiled) -> None:
     Ranks are of one kind where all their pieces have the same lengths. One program of each kind is kept.
     """
     groups = {axis: axis for axis in compiled.mesh.group_names}
-    for where in _kinds(compiled):
+    for where in kinds(compiled):
         check_lowering(compiled.finished(where, keep=True), groups)
 
 
-def _kinds(compiled: Compiled) -> list[Coordinates]:
-    """The first rank of each kind."""
+def kinds(compiled: Compiled) -> list[Coordinates]:
+    """The first rank of each kind, the first rank of all before the others."""
     places: list[Coordinates] = [()]
     for depth, (_, num_ranks) in enumerate(compiled.mesh):
         places = [

@@ -8,7 +8,10 @@
     04-tp-assignment.txt   the strategy of every step, and what it costs
     05-tp-partitioned.txt  the first rank's program after the axis
     06-merged.txt          collectives along both parts of a split axis as one
-    07-lowered.txt         the first rank's program as it is exported
+    07-arranged.txt        collectives in the order of all ranks, as soon as can be, those sent together side by side
+    08-lowered.txt         torch's collectives
+    09-lean.txt            values waited for where they are first read: the first rank's program as it is exported
+    10-counts.txt          after each of these passes: calls, and those among them that communicate
 
 A file of an axis is repeated for every axis of the mesh, in order.
 """
@@ -23,7 +26,8 @@ from shardwright.assign.steps import Step
 from shardwright.compiler.axes import Compiled, CompiledAxis
 from shardwright.errors import ShardwrightError
 from shardwright.layout.values import check_path
-from shardwright.partition.lower import lower
+from shardwright.lean.lean import count, passes
+from shardwright.lean.schedule import Schedule
 from shardwright.plan.pins import Pins
 from shardwright.program.format import format_program, format_value
 from shardwright.program.nodes import op_name
@@ -50,7 +54,7 @@ class Dump:
             self._write("program", format_program(program))
 
     def compiled(self, compiled: Compiled) -> None:
-        """Write every axis and, after the last one, the first rank's program as it is exported."""
+        """Write every axis and, after the last one, the first rank's program."""
         if self.folder is None:
             return
         first = (0,) * len(compiled.axes)
@@ -59,15 +63,30 @@ class Dump:
             self._write(f"{one.axis}-steps", format_steps(one.assignment))
             self._write(f"{one.axis}-assignment", format_assignment(one.assignment))
             self._write(f"{one.axis}-partitioned", format_program(compiled.program_after(first[:depth])))
-        finished = compiled.finished(first)
-        self._write("merged", format_program(finished))
-        self._write("lowered", format_program(lower(finished, {axis: axis for axis in compiled.mesh.group_names})))
+        self._write("merged", format_program(compiled.finished(first)))
+
+    def lean(self, compiled: Compiled, schedule: Schedule) -> None:
+        """Write the first rank's program after each pass that makes it lean; the last is as it is exported."""
+        if self.folder is None:
+            return
+        program = compiled.finished((0,) * len(compiled.axes))
+        counts = [format_count("merged", program)]
+        for name, after in passes(program, schedule, {axis: axis for axis in compiled.mesh.group_names}):
+            self._write(name, format_program(after))
+            counts.append(format_count(name, after))
+        self._write("counts", "\n".join(counts) + "\n")
 
     def _write(self, stage: str, text: str) -> None:
         assert self.folder is not None, "asked before"
         self.count += 1
         name = re.sub(r"[^\w.-]", "_", stage)
         (self.folder / f"{self.count:02}-{name}.txt").write_text(text, encoding="utf-8")
+
+
+def format_count(name: str, program: Program) -> str:
+    """``lowered  12 calls, 2 communicate``."""
+    calls, communicate = count(program)
+    return f"{name:10}{calls} calls, {communicate} communicate"
 
 
 def format_pins(one: CompiledAxis) -> str:

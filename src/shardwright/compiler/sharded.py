@@ -10,17 +10,20 @@ from torch.export import ExportedProgram
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import CostModel
 from shardwright.assign.gathered import GatheredWeight, gathered_weights
-from shardwright.compiler.axes import Compiled
+from shardwright.compiler.axes import Compiled, kinds
 from shardwright.compiler.prediction import Prediction, predict
 from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layouts
 from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import REPLICATE
 from shardwright.layout.pieces import take_shard
 from shardwright.layout.values import check_names
+from shardwright.lean.arrange import arrange
+from shardwright.lean.lean import lean
+from shardwright.lean.schedule import make_schedule
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, WeightSource
 from shardwright.package.save import save as write_package
-from shardwright.partition.lower import lower
+from shardwright.partition.partition import collectives_of
 from shardwright.program.collectives import Collective
 from shardwright.program.inference import for_inference
 from shardwright.program.inputs import bind_inputs
@@ -54,7 +57,10 @@ class ShardedProgram:
         """Whether `shard`'s time limit ended the solver, so that another run may give another program."""
         self.signature: Signature = signature_of(self.program.source)
         """How the original's ``forward`` is called."""
-        self._collectives = compiled.collectives()
+        self.schedule = make_schedule([compiled.finished(where) for where in kinds(compiled)])
+        """In which order all ranks communicate, and what they send together."""
+        first = compiled.finished((0,) * len(compiled.axes))
+        self._collectives = collectives_of(arrange(first, self.schedule))
 
     @one_at_a_time
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
@@ -83,7 +89,7 @@ class ShardedProgram:
         if unknown:
             raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
         names.update(given)
-        return lower(self.compiled.finished(self._coordinate(rank)), names)
+        return lean(self.compiled.finished(self._coordinate(rank)), self.schedule, names)
 
     @property
     def assignment(self) -> Assignment:
@@ -107,7 +113,10 @@ class ShardedProgram:
 
     @property
     def collectives(self) -> list[Collective]:
-        """Every collective of the program, in order, with its cause."""
+        """Every collective of the program, with its cause, in the order in which all ranks communicate.
+
+        Each stands for one value; those with one ``message`` above 0 are sent together.
+        """
         return list(self._collectives)
 
     @property

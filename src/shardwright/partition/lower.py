@@ -2,7 +2,9 @@
 
 Those gather, scatter and exchange along dim 0 only and in equal shares, so other dims are moved to the front and back,
 and uneven shards are padded to the longest: still one collective each. What is sent has a dtype that every backend
-takes (`carry`).
+takes (`carry`). Values that are sent as one message, which stand side by side, become one collective (`message`).
+
+Each kind is lowered by a generator that yields what is to be sent, a `Sent`, and is given what came of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +16,15 @@ from torch import fx
 from shardwright.layout.cut import Cut
 from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
+from shardwright.partition.message import UNPACKS, Lowering, Sent, c10d, send
 from shardwright.partition.periods import contiguous, join_period, over, period_dim, period_of, split_period, times
-from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, reduce_scatter
+from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, message_of, reduce_scatter
 from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
 aten = torch.ops.aten
-c10d = torch.ops._c10d_functional
 
 
 def lower(program: Program, group_names: Mapping[str, str]) -> Program:
@@ -37,17 +39,32 @@ def _lower_graph(program: Program, graph: fx.Graph, fake_mode: Any, group_names:
     owner: Any = program.owner if graph is program.graph else graph.owning_module
     emit = Emitter(owner, fake_mode)
     emit.graph = graph
-    for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in COLLECTIVES:
-            emit.meta = {k: v for k, v in node.meta.items() if k not in ("val", "torch_fn", "collective")}
-            with graph.inserting_before(node):
-                result = _lower_one(emit, node, group_names)
+    for nodes in _messages(graph):
+        with graph.inserting_before(nodes[0]):
+            results = _lower_all(emit, nodes, group_names)
+        for node, result in zip(nodes, results, strict=True):
             node.replace_all_uses_with(result)
             graph.erase_node(node)
             if graph is program.graph and node.name in program.origins:
                 program.origins[result.name] = program.origins.pop(node.name)
     if isinstance(owner, fx.GraphModule):
         owner.recompile()
+
+
+def _messages(graph: fx.Graph) -> list[list[fx.Node]]:
+    """The collectives of a graph, those of one message together."""
+    found: list[list[fx.Node]] = []
+    last = 0
+    for node in graph.nodes:
+        if node.op != "call_function" or node.target not in COLLECTIVES:
+            continue
+        number = message_of(node)
+        if number and number == last:
+            found[-1].append(node)
+        else:
+            found.append([node])
+        last = number
+    return found
 
 
 def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:
@@ -68,43 +85,67 @@ def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:
             given.meta = x.meta
             alike = emit.graph.call_function(node.target, (given, *rest))
             alike.meta = node.meta
-            _lower_one(emit, alike, group_names)
+            _lower_all(emit, [alike], group_names)
 
 
-def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str]) -> fx.Node:
+def _lower_all(emit: Emitter, nodes: Sequence[fx.Node], group_names: Mapping[str, str]) -> list[fx.Node]:
+    """The values of collectives that are sent as one; nodes are written under the metadata of the collective."""
+    runs = [_lower_one(emit, node, group_names) for node in nodes]
+    sent = []
+    for node, run in zip(nodes, runs, strict=True):
+        emit.meta = _kept_meta(node)
+        sent.append(next(run))
+    emit.meta = _kept_meta(nodes[0])
+    results = []
+    for node, run, given in zip(nodes, runs, send(emit, sent), strict=True):
+        emit.meta = {**_kept_meta(node), UNPACKS: True}
+        try:
+            run.send(given)
+        except StopIteration as stop:
+            results.append(stop.value)
+    assert len(results) == len(nodes), "a collective is sent once"
+    return results
+
+
+def _kept_meta(node: fx.Node) -> dict[str, Any]:
+    return {key: value for key, value in node.meta.items() if key not in ("val", "torch_fn", "collective")}
+
+
+def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str]) -> Lowering:
     x: Any = node.args[0]
     is_reduction = node.target in (all_reduce, reduce_scatter)
     form = form_for(node, kind_of(node.target), str(node.args[1]) if is_reduction else "")
     rest: list[Any] = [form.op, *node.args[2:]] if is_reduction else list(node.args[1:])
-    sent = _send(emit, node.target, pack(emit, x, form), rest, group_names)
-    return unpack(emit, sent, form, x.meta["val"].dtype)
+    whole = yield from _lower_kind(emit, node.target, pack(emit, x, form), rest, group_names)
+    return unpack(emit, whole, form, x.meta["val"].dtype)
 
 
-def _send(emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_names: Mapping[str, str]) -> fx.Node:
+def _lower_kind(
+    emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_names: Mapping[str, str]
+) -> Lowering:
     """One collective of ``x``; ``rest``: its arguments after the first."""
     if target is all_reduce:
         op, axis = rest
-        return _wait(emit, c10d.all_reduce.default, contiguous(emit, x), op, group_names[axis])
+        return (yield Sent(c10d.all_reduce.default, contiguous(emit, x), (op, group_names[axis])))
     if target is all_gather:
         dim, cut, axis, rank = rest
-        return lower_all_gather(emit, x, dim, cut, group_names[axis], rank)
+        return (yield from lower_all_gather(emit, x, dim, cut, group_names[axis], rank))
     if target is reduce_scatter:
         op, dim, cut, axis, rank = rest
-        return lower_reduce_scatter(emit, x, op, dim, cut, group_names[axis], rank)
+        return (yield from lower_reduce_scatter(emit, x, op, dim, cut, group_names[axis], rank))
     dim, cut, new_dim, _, axis, _ = rest
-    return lower_all_to_all(emit, x, dim, new_dim, cut.num_ranks, group_names[axis])
+    return (yield from lower_all_to_all(emit, x, dim, new_dim, cut.num_ranks, group_names[axis]))
 
 
-def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
+def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> Lowering:
     """One all-gather; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
         inside = split_period(emit, x, dim, cut, cut.owned(rank))
-        return join_period(
-            emit, lower_all_gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank), dim, cut
-        )
+        gathered = yield from lower_all_gather(emit, inside, period_dim(dim, cut), period_of(cut), group, rank)
+        return join_period(emit, gathered, dim, cut)
     padded = x if cut.is_even else _pad(emit, x, dim, max(cut.local_sizes()) - cut.local_size(rank))  # type: ignore[type-var]
-    whole = _wait(emit, c10d.all_gather_into_tensor.default, contiguous(emit, padded), num_ranks, group)
+    whole = yield Sent(c10d.all_gather_into_tensor.default, contiguous(emit, padded), (num_ranks, group))
     if repeat is not None:
         return _from_front(emit, whole, emit.sizes(padded), dim, num_ranks, repeat)
     rows = emit.sizes(padded)[0]
@@ -117,17 +158,16 @@ def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, 
     return parts[0] if len(parts) == 1 else emit.call(aten.cat.default, parts, dim)
 
 
-def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int) -> fx.Node:
+def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int) -> Lowering:
     """One reduce-scatter; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
         inside = split_period(emit, x, dim, cut, cut.period)
-        return join_period(
-            emit, lower_reduce_scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank), dim, cut
-        )
+        mine = yield from lower_reduce_scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank)
+        return join_period(emit, mine, dim, cut)
     if repeat is not None:
         front = _to_front(emit, x, dim, num_ranks, repeat)
-        return _wait(emit, c10d.reduce_scatter_tensor.default, front, op, num_ranks, group)
+        return (yield Sent(c10d.reduce_scatter_tensor.default, front, (op, num_ranks, group)))
     longest = max(cut.local_sizes())  # type: ignore[type-var]
     blocks = []
     for owner in range(num_ranks):
@@ -136,17 +176,17 @@ def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut,
         block = parts[0] if len(parts) == 1 else emit.call(aten.cat.default, parts, dim)
         blocks.append(_pad(emit, block, dim, longest - cut.local_size(owner)))  # type: ignore[operator]
     front = emit.call(aten.cat.default, blocks, 0)
-    mine = _wait(emit, c10d.reduce_scatter_tensor.default, front, op, num_ranks, group)
+    mine = yield Sent(c10d.reduce_scatter_tensor.default, front, (op, num_ranks, group))
     return emit.call(aten.slice.Tensor, mine, dim, 0, cut.local_size(rank))
 
 
-def lower_all_to_all(emit: Emitter, x: fx.Node, dim: int, new_dim: int, num_ranks: int, group: str) -> fx.Node:
+def lower_all_to_all(emit: Emitter, x: fx.Node, dim: int, new_dim: int, num_ranks: int, group: str) -> Lowering:
     """One all-to-all that gathers ``dim`` and cuts ``new_dim``, both in equal shares."""
     block = emit.sizes(x)
     front = _to_front(emit, x, new_dim, num_ranks, 1)
     block[new_dim] = over(emit, block[new_dim], num_ranks)
     split_sizes = [block[0]] * num_ranks
-    swapped = _wait(emit, c10d.all_to_all_single.default, front, split_sizes, split_sizes, group)
+    swapped = yield Sent(c10d.all_to_all_single.default, front, (split_sizes, split_sizes, group))
     return _from_front(emit, swapped, block, dim, num_ranks, 1)
 
 
@@ -194,7 +234,3 @@ def _pad(emit: Emitter, x: fx.Node, dim: int, amount: int) -> fx.Node:
         return x
     ndim = x.meta["val"].dim()
     return emit.call(aten.constant_pad_nd.default, x, [0, 0] * (ndim - 1 - dim) + [0, amount])
-
-
-def _wait(emit: Emitter, op: Any, *args: Any) -> fx.Node:
-    return emit.call(c10d.wait_tensor.default, emit.call(op, *args))

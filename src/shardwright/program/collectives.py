@@ -86,6 +86,7 @@ class Collective:
     """One collective of a sharded program, and why it is there.
 
     ``num_bytes``: of the whole value, on every rank. ``cause``: which layouts met, and the plan entry that forced it.
+    ``message``: values of one number above 0 are sent together, as one message; 0: it is sent alone.
     """
 
     kind: CollectiveKind
@@ -97,3 +98,10 @@ class Collective:
     node: str
     cause: str
     plan_key: str = ""
+    message: int = 0
+
+
+def message_of(node: fx.Node) -> int:
+    """The number of the message that a node's value is sent in with others; 0 where it is sent alone, or not at all."""
+    record = node.meta.get("collective") if node.target in COLLECTIVES else None
+    return record.message if isinstance(record, Collective) else 0

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from shardwright.errors import Finding, ShardwrightError, raise_findings
-from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.collectives import COLLECTIVES, message_of
 from shardwright.program.nodes import describe_node, subgraph_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import schema_of
@@ -29,7 +29,9 @@ class Stage(Enum):
     READ = "read"
     PARTITIONED = "partitioned"
     MERGED = "merged"
+    ARRANGED = "arranged"
     LOWERED = "lowered"
+    LEAN = "lean"
 
 
 class IllegalProgramError(ShardwrightError):
@@ -132,6 +134,18 @@ def _has_cause(node: fx.Node, _: _Scope) -> Iterator[str]:
             yield f"{describe_node(node)} is recorded as {record}"
 
 
+def _stands_together(node: fx.Node, _: _Scope) -> Iterator[str]:
+    message = message_of(node)
+    if message and message_of(node.prev) != message and message in _messages_before(node):
+        yield f"{describe_node(node)} is apart from the others of message {message}"
+
+
+def _messages_before(node: fx.Node) -> Iterator[int]:
+    while node.prev.op != "root":
+        node = node.prev
+        yield message_of(node)
+
+
 def _is_waited_for(node: fx.Node, _: _Scope) -> Iterator[str]:
     schema = schema_of(node.target)
     if schema is None or not schema.name.startswith("_c10d_functional::") or node.target is _WAIT:
@@ -206,14 +220,17 @@ _EVERY_PROGRAM: Mapping[str, _ProgramLaw] = {
     "what has an origin is in the graph": _origins_are_nodes,
 }
 _COMPILED: Mapping[str, _NodeLaw] = {"every collective has a record of its kind, axis and cause": _has_cause}
+_LOWERED: Mapping[str, _NodeLaw] = {
+    "no collective of the compiler's is left": _is_no_collective,
+    "torch's collectives are waited for": _is_waited_for,
+}
 
 _NODES: Mapping[Stage, Mapping[str, _NodeLaw]] = {
     Stage.READ: {"a program that was read has no collective of the compiler's": _is_no_collective},
     Stage.PARTITIONED: _COMPILED,
     Stage.MERGED: _COMPILED,
-    Stage.LOWERED: {
-        "no collective of the compiler's is left": _is_no_collective,
-        "torch's collectives are waited for": _is_waited_for,
-    },
+    Stage.ARRANGED: {**_COMPILED, "what is sent as one message stands together": _stands_together},
+    Stage.LOWERED: _LOWERED,
+    Stage.LEAN: _LOWERED,
 }
 _PROGRAMS: Mapping[Stage, Mapping[str, _ProgramLaw]] = {Stage.READ: {"no weight is cut": _nothing_is_cut}}

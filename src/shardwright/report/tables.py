@@ -68,15 +68,18 @@ def weights_table(sharded: ShardedProgram, *, merge: bool = True) -> Table:
 
 
 def collectives_table(sharded: ShardedProgram) -> Table:
-    """Every collective with its cause; those that differ only in layer numbers share a row."""
-    groups: dict[tuple[Any, ...], int] = {}
+    """Every collective with its cause; those that differ only in layer numbers share a row.
+
+    ``messages``: as how many they are sent, as small values may go together.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for c in sharded.collectives:
         source = c.source.rsplit("/", 1)[-1]
         key = (c.kind, c.axis, c.num_bytes, _starred(c.module), source, _starred(c.cause))
-        groups[key] = groups.get(key, 0) + 1
-    rows = [(count, *key) for key, count in groups.items()]
-    columns = ("count", "kind", "axis", "bytes each", "module", "source", "cause")
-    return Table("Collectives", columns, rows, frozenset({"count", "bytes each"}))
+        groups.setdefault(key, []).append(c.message)
+    rows = [(len(sent), sent.count(0) + len({*sent} - {0}), *key) for key, sent in groups.items()]
+    columns = ("count", "messages", "kind", "axis", "bytes each", "module", "source", "cause")
+    return Table("Collectives", columns, rows, frozenset({"count", "messages", "bytes each"}))
 
 
 def memory_table(sharded: ShardedProgram) -> Table:

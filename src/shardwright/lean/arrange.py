@@ -1,0 +1,111 @@
+"""`arrange`: one rank's program in the order of a schedule, the values of one message side by side."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import fx
+
+from shardwright.lean.dependences import Sources, is_collective, sources_of
+from shardwright.lean.schedule import Schedule
+from shardwright.program.duplicate import duplicate
+from shardwright.program.legal import Stage, check
+from shardwright.program.program import Program
+
+
+def arrange(program: Program, schedule: Schedule) -> Program:
+    """The program with its collectives in the schedule's order, each as soon as its operand exists.
+
+    Everything else keeps its order, but for what a message needs of later nodes. ``program`` is not lowered.
+    """
+    made = duplicate(program)
+    nodes = [node for node in made.graph.nodes if is_collective(node)]
+    for number, message in enumerate((one for one in schedule.messages if len(one.members) > 1), 1):
+        for member in message.members:
+            nodes[member].meta["collective"] = replace(nodes[member].meta["collective"], message=number)
+    messages = [_Message([nodes[member] for member in one.members], one.early) for one in schedule.messages]
+    resequence(made.graph, _Arranging(made.graph, messages).run())
+    return check(made, Stage.ARRANGED)
+
+
+def resequence(graph: fx.Graph, order: Sequence[fx.Node]) -> None:
+    """Put the nodes of a graph in another order, in place."""
+    last = order[0]
+    if last is not next(iter(graph.nodes)):
+        next(iter(graph.nodes)).prepend(last)
+    for node in order[1:]:
+        if last.next is not node:
+            last.append(node)
+        last = node
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    nodes: list[fx.Node]
+    early: bool
+
+
+@dataclass(slots=True)
+class _Arranging:
+    graph: fx.Graph
+    messages: list[_Message]
+    order: list[fx.Node] = field(default_factory=list)
+    done: set[fx.Node] = field(default_factory=set)
+    issued: int = 0
+    sources: Sources = field(init=False)
+    of: dict[fx.Node, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sources = sources_of(self.graph)
+        self.of = {node: number for number, one in enumerate(self.messages) for node in one.nodes}
+
+    def run(self) -> list[fx.Node]:
+        """All nodes: inputs first, then the rest in turn, and after each what can be sent."""
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self._place(node)
+        for node in self.graph.nodes:
+            self._make(node)
+            while self._is_ready():
+                self._make(self.messages[self.issued].nodes[0])
+        return self.order
+
+    def _is_ready(self) -> bool:
+        """Whether the next message is to be sent as soon as it can be, and the operand of a member exists."""
+        if self.issued == len(self.messages) or not self.messages[self.issued].early:
+            return False
+        return any(self.done.issuperset(self.sources[node]) for node in self.messages[self.issued].nodes)
+
+    def _make(self, wanted: fx.Node) -> None:
+        """Place a node after all that it needs."""
+        waiting, seen = [wanted], set[fx.Node]()
+        while waiting:
+            node = waiting[-1]
+            needed = [] if node in self.done else [one for one in self._needs(node) if one not in self.done]
+            if needed:
+                assert node not in seen, f"{node.name} needs itself"
+                seen.add(node)
+                waiting.extend(reversed(needed))
+                continue
+            waiting.pop()
+            if node not in self.done:
+                self._place(node)
+
+    def _needs(self, node: fx.Node) -> Iterator[fx.Node]:
+        """What must come first: for a collective, what all members of its message read, and the message before."""
+        number = self.of.get(node)
+        if number is None:
+            yield from self.sources[node]
+            return
+        for member in self.messages[number].nodes:
+            yield from self.sources[member]
+        if number > self.issued:
+            yield self.messages[number - 1].nodes[0]
+
+    def _place(self, node: fx.Node) -> None:
+        number = self.of.get(node)
+        placed = [node] if number is None else self.messages[number].nodes
+        self.order += placed
+        self.done.update(placed)
+        if number is not None:
+            assert number == self.issued, "messages are sent in order"
+            self.issued += 1

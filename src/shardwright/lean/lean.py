@@ -1,0 +1,32 @@
+"""`lean`: from a partitioned program to the one a rank runs: arranged, lowered, then rid of what it need not do."""
+
+from collections.abc import Iterator, Mapping
+
+from shardwright.lean.arrange import arrange
+from shardwright.lean.dependences import is_collective
+from shardwright.lean.schedule import Schedule
+from shardwright.lean.waits import wait_late
+from shardwright.partition.lower import lower
+from shardwright.program.collectives import lowered_name
+from shardwright.program.program import Program
+
+
+def lean(program: Program, schedule: Schedule, group_names: Mapping[str, str]) -> Program:
+    """One rank's program, lowered. ``program``: not lowered, of any rank; ``schedule``: all ranks'."""
+    *_, (_, last) = passes(program, schedule, group_names)
+    return last
+
+
+def passes(program: Program, schedule: Schedule, group_names: Mapping[str, str]) -> Iterator[tuple[str, Program]]:
+    """The program after each pass, with what it is then; the last one is what a rank runs."""
+    arranged = arrange(program, schedule)
+    yield "arranged", arranged
+    lowered = lower(arranged, group_names)
+    yield "lowered", lowered
+    yield "lean", wait_late(lowered)
+
+
+def count(program: Program) -> tuple[int, int]:
+    """How many calls a program's own graph has, and how many of them communicate."""
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    return len(calls), sum(is_collective(node) or lowered_name(node) not in ("", "wait_tensor") for node in calls)

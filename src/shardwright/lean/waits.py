@@ -1,0 +1,40 @@
+"""`wait_late`: every collective is waited for where its value is first read, so that what does not need it goes on."""
+
+from torch import fx
+
+from shardwright.lean.arrange import resequence
+from shardwright.partition.message import UNPACKS
+from shardwright.program.duplicate import duplicate
+from shardwright.program.legal import Stage, check
+from shardwright.program.program import Program
+
+
+def wait_late(program: Program) -> Program:
+    """The lowered program with each ``wait_tensor``, and what brings a value into its form after it, put off.
+
+    Subgraphs stay as they are.
+    """
+    made = duplicate(program)
+    resequence(made.graph, _late(made.graph))
+    return check(made, Stage.LEAN)
+
+
+def _late(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes of a graph, those that can be put off before their first readers."""
+    order: list[fx.Node] = []
+    late: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if UNPACKS in node.meta:
+            late[node] = None
+            continue
+        waiting = [*reversed(late), node] if node.op == "output" else [node]
+        while waiting:
+            needed = [source for source in waiting[-1].all_input_nodes if source in late]
+            if needed:
+                waiting.extend(reversed(needed))
+                continue
+            last = waiting.pop()
+            if last in late or last is node:
+                late.pop(last, None)
+                order.append(last)
+    return order
