@@ -146,7 +146,7 @@ all_reduce_default  float32[2, 4] = _c10d_functional.all_reduce.default(linear_1
 wait_tensor_default  float32[2, 4] = _c10d_functional.wait_tensor.default(all_reduce_default)  # down
 return  wait_tensor_default
 
-== 09-lean.txt
+== 09-dropped.txt
 program of 1 input, 1 output
 weight  p_up_weight  float32[4, 4]  up.weight  of [8, 4]: Shard(0) rank 0
 weight  p_up_bias  float32[4]  up.bias  of [8]: Shard(0) rank 0
@@ -160,17 +160,32 @@ all_reduce_default  float32[2, 4] = _c10d_functional.all_reduce.default(linear_1
 wait_tensor_default  float32[2, 4] = _c10d_functional.wait_tensor.default(all_reduce_default)  # down
 return  wait_tensor_default
 
-== 10-counts.txt
+== 10-lean.txt
+program of 1 input, 1 output
+weight  p_up_weight  float32[4, 4]  up.weight  of [8, 4]: Shard(0) rank 0
+weight  p_up_bias  float32[4]  up.bias  of [8]: Shard(0) rank 0
+weight  p_down_weight  float32[4, 4]  down.weight  of [4, 8]: Shard(1) rank 0
+weight  p_down_bias  float32[4]  down.bias  of [4]: Partial() rank 0
+input   x  float32[2, 4]
+linear  float32[2, 4] = aten.linear.default(x, p_up_weight, p_up_bias)  # up
+relu  float32[2, 4] = aten.relu.default(linear)
+linear_1  float32[2, 4] = aten.linear.default(relu, p_down_weight, p_down_bias)  # down
+all_reduce_default  float32[2, 4] = _c10d_functional.all_reduce.default(linear_1, 'sum', 'tp')  # down
+wait_tensor_default  float32[2, 4] = _c10d_functional.wait_tensor.default(all_reduce_default)  # down
+return  wait_tensor_default
+
+== 11-counts.txt
 merged    4 calls, 1 communicate
 arranged  4 calls, 1 communicate
 lowered   5 calls, 1 communicate
+dropped   5 calls, 1 communicate
 lean      5 calls, 1 communicate
 """,
         )
 
     def test_the_second_axis_reads_what_the_first_wrote(self):
         found = self.stages(mesh={"dp": 2, "tp": 2}, plan={"dp": {}, "tp": PLAN}, inputs={"dp": {"x": sw.Shard(0)}})
-        names = ["02-dp-pins.txt", "05-dp-partitioned.txt", "08-tp-assignment.txt", "13-lean.txt"]
+        names = ["02-dp-pins.txt", "05-dp-partitioned.txt", "08-tp-assignment.txt", "14-lean.txt"]
         self.assertExpectedInline(
             "\n".join(f"== {name}\n{found[name]}" for name in names),
             """\
@@ -203,7 +218,7 @@ return  all_gather
    9  output      output 0  Replicate() -> -
 collectives 10 us, work 0.0001024 us, gap 0.00%
 
-== 13-lean.txt
+== 14-lean.txt
 program of 1 input, 1 output
 weight  p_up_weight  float32[4, 4]  up.weight  of [8, 4]: Shard(0) rank 0
 weight  p_up_bias  float32[4]  up.bias  of [8]: Shard(0) rank 0
@@ -246,12 +261,12 @@ def test_a_compilation_that_fails_leaves_the_stages_before(tmp_path):
 
 
 def test_an_earlier_dump_is_replaced_and_other_files_are_left_alone(tmp_path):
-    assert len(stages(tmp_path, mesh={"dp": 1, "tp": 1}, plan={})) == 14
-    assert len(stages(tmp_path, mesh=1, plan={})) == 10
+    assert len(stages(tmp_path, mesh={"dp": 1, "tp": 1}, plan={})) == 15
+    assert len(stages(tmp_path, mesh=1, plan={})) == 11
     (tmp_path / "01-notes.md").write_text("mine")
     with pytest.raises(sw.ShardwrightError, match=r"holds other files: 01-notes\.md"):
         stages(tmp_path, mesh=1, plan={})
-    assert len(list(tmp_path.iterdir())) == 11
+    assert len(list(tmp_path.iterdir())) == 12
     with pytest.raises(sw.ShardwrightError, match="cannot be written"):
         stages(tmp_path / "01-notes.md", mesh=1, plan={})
 

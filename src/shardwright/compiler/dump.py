@@ -10,8 +10,9 @@
     06-merged.txt          collectives along both parts of a split axis as one
     07-arranged.txt        collectives in the order of all ranks, as soon as can be, those sent together side by side
     08-lowered.txt         torch's collectives
-    09-lean.txt            values waited for where they are first read: the first rank's program as it is exported
-    10-counts.txt          after each of these passes: calls, and those among them that communicate
+    09-dropped.txt         calls that do nothing left out
+    10-lean.txt            values waited for where they are first read: the first rank's program as it is exported
+    11-counts.txt          after each of these passes: calls, and those among them that communicate
 
 A file of an axis is repeated for every axis of the mesh, in order.
 """

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from shardwright.lean.arrange import arrange
 from shardwright.lean.dependences import is_collective
+from shardwright.lean.drop import drop_no_ops
 from shardwright.lean.schedule import Schedule
 from shardwright.lean.waits import wait_late
 from shardwright.partition.lower import lower
@@ -23,7 +24,9 @@ def passes(program: Program, schedule: Schedule, group_names: Mapping[str, str])
     yield "arranged", arranged
     lowered = lower(arranged, group_names)
     yield "lowered", lowered
-    yield "lean", wait_late(lowered)
+    dropped = drop_no_ops(lowered)
+    yield "dropped", dropped
+    yield "lean", wait_late(dropped)
 
 
 def count(program: Program) -> tuple[int, int]:

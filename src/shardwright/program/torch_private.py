@@ -56,6 +56,7 @@ __all__ = [
     "enable_python_dispatcher",
     "has_schema",
     "load_pt2",
+    "may_decompose",
     "name_group",
     "packet_name",
     "pytree",
@@ -93,6 +94,11 @@ def registered_schema(name: str, overload: str) -> Any:
         return torch._C._get_schema(name, overload)
     except RuntimeError:
         return None
+
+
+def may_decompose(op: OpOverload) -> bool:
+    """Whether an operator is composed of others: it may return its operand then, whatever its schema says."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
 
 
 def packet_name(packet: OpOverloadPacket) -> str:
