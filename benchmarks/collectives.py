@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ from shardwright.report.tables import Table
 from shardwright.run.aot.machine import CompiledProgram, runner_bytes
 from shardwright.run.groups import make_group_objects
 from shardwright.run.launch import launch
+from shardwright.run.timing import seconds_in_turn
 
 SIZES = {4 << 10: 600, 64 << 10: 200, 512 << 10: 100, 4 << 20: 30}
 """Bytes of the whole tensor → rounds in a block."""
@@ -61,16 +63,8 @@ for size, rounds in {sizes}.items():
 
 def in_turn(groups, calls, rounds):
     """Median seconds by call and transport; ``calls``: name → a function of a group."""
-    seconds = {(name, kind): [] for name in calls for kind in groups}
-    for turn in range(rounds + 3):
-        for name, call in calls.items():
-            for kind, group in groups.items():
-                dist.barrier(group=group)
-                start = time.perf_counter()
-                call(group)
-                took = time.perf_counter() - start
-                if turn >= 3:
-                    seconds[name, kind].append(took)
+    timed = {(name, kind): partial(call, groups[kind]) for name, call in calls.items() for kind in groups}
+    seconds = seconds_in_turn(timed, rounds, warm_up=3, before=lambda key: dist.barrier(group=groups[key[1]]))
     return {f"{name} {kind}": statistics.median(found) for (name, kind), found in seconds.items()}
 
 

@@ -44,6 +44,7 @@ from shardwright.program.simulate import Simulation
 from shardwright.rules.custom import check_rule, discover_rule, register_rule
 from shardwright.rules.discover import Discovery
 from shardwright.run.aot.compile import compile_package
+from shardwright.run.calibrate import calibrate
 from shardwright.run.groups import rebind
 from shardwright.run.load import RankModule, load
 from shardwright.sources.checkpoint import shard_checkpoint
@@ -95,6 +96,7 @@ __all__ = [
     "WeightLayout",
     "WeightSource",
     "autodeploy_plan",
+    "calibrate",
     "check_rule",
     "compile_package",
     "cost_model",

@@ -51,6 +51,20 @@ def test_plans_are_priced_for_the_hardware_that_is_named(folder):
     assert "slower than one rank: 1.2 ms of latencies" in shown.stdout
 
 
+@pytest.mark.ranks
+def test_what_is_measured_prices_plans(folder):
+    words = "--ranks", 2, "--threads", 1, "--transport", "gloo", "-o", "cost.json"
+    measured = shardwright(folder, "calibrate", *words, "--json")
+    assert measured.returncode == 0, measured.stderr
+    constants = {row["constant"]: row["value"] for row in json.loads(measured.stdout)["constants"]}
+    assert constants == json.loads((folder / "cost.json").read_text())["constants"]
+    found = shardwright(folder, "inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cost.json", "--json")
+    assert found.returncode == 0, found.stderr
+    prediction = json.loads(found.stdout)["prediction"]
+    assert prediction["hardware"] == "2 × CPU through gloo"
+    assert prediction["latency_us"] == pytest.approx(4 * constants["latency_us"])
+
+
 def test_plan_verify_shard_run(folder):
     assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml").returncode == 0
     again = shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml")
@@ -86,6 +100,7 @@ BAD = {
     "a model without a plan of its own": (("verify", "model.pt2", "--plan", "hf"), "plan='hf' found no plan"),
     "no such hardware": (("shard", "model.pt2", "--hardware", "h10", "-o", "new"), "try: 'h100'"),
     "a cost file that is none": (("plan", "model.pt2", "--hardware", "./notes.txt"), "is not a cost model"),
+    "a cost file that exists": (("calibrate", "-o", "notes.txt"), "the cost model notes.txt exists already"),
     "hardware without a plan": (("inspect", "model.pt2", "--hardware", "l4"), "--hardware prices a plan"),
     "inputs of the wrong shape": (("verify", "model.pt2", "-i", "short.safetensors"), "must have shape (2, 8)"),
     "no safetensors": (("verify", "model.pt2", "-i", "notes.txt"), "cannot read inputs"),

@@ -50,7 +50,7 @@ def write_cost_model(path: str | os.PathLike[str], model: CostModel, measured: M
     """Write a cost model, whole or not at all. ``measured``: how its constants were found."""
     data = {MARK: COST_FILE_VERSION, "name": model.name, "constants": model.constants(), "measured": dict(measured)}
     with written_whole(check_path(path, "the cost model")) as draft:
-        draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -49,12 +49,12 @@ _MODELS = (
     _gpu("l4", memory_tb_s=0.3, bfloat16_tflops=121, float32_tflops=30.3, link_gb_s=32, latency_us=20),
     CostModel(
         name="cpu",
-        latency_us=40,
-        link_bytes_per_us=2.5e3,
+        latency_us=45,
+        link_bytes_per_us=3e3,
         memory_bytes_per_us=2e4,
         flops_per_us=2e5,
         float32_flops_per_us=6e4,
-        call_us=3,
+        call_us=2.4,
     ),
     CostModel(
         name="cpu-gloo",
@@ -64,7 +64,7 @@ _MODELS = (
         flops_per_us=2e5,
         float32_flops_per_us=6e4,
         reduce_scatter_passes=2,
-        call_us=3,
+        call_us=2.4,
     ),
 )
 

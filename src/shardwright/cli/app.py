@@ -1,4 +1,6 @@
-"""The command line: ``shardwright inspect | plan | shard | verify | compile | run | generate | gather | reshard``."""
+"""The command line: ``shardwright inspect | plan | shard | verify | compile | run | generate | gather | reshard``, and
+``calibrate``.
+"""
 
 import sys
 import warnings
@@ -6,6 +8,7 @@ from typing import Any
 
 import typer
 
+from shardwright.cli.calibrate import calibrate
 from shardwright.cli.compile import compile_
 from shardwright.cli.console import err
 from shardwright.cli.gather import gather
@@ -26,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _command in (inspect, plan, shard, verify, compile_, run, generate, gather, reshard):
+for _command in (inspect, plan, shard, verify, compile_, run, generate, gather, reshard, calibrate):
     app.command(_command.__name__.rstrip("_"))(_command)
 
 
