@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives ops zoo fuzz clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives bench-predictions ops zoo fuzz clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -56,6 +56,9 @@ bench-backends: $(READY)  ## Measure a decoder eager, under torch.compile and co
 
 bench-collectives: $(READY)  ## Measure collectives of two ranks through shared memory and through gloo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.collectives
+
+bench-predictions: $(READY)  ## Measure twelve plans of one model beside what a cost model of this machine predicts
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.predictions
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results/ (an hour; resumes)
 	$(BIN)/python -m evals.operators.sweep
