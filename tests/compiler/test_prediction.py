@@ -47,6 +47,22 @@ def test_ranks_that_are_slower_than_one_are_told_so_with_the_reason(program):
     assert "predicted for a cost model of the caller's" in str(fast)
 
 
+def test_what_is_sent_together_has_one_latency():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 16), nn.ModuleList(nn.Linear(16, 8, bias=False) for _ in range(2))
+
+        def forward(self, x):
+            hidden = self.up(x).relu()
+            return self.down[0](hidden), self.down[1](hidden)
+
+    program = torch.export.export(Twice(), (torch.randn(4, 8),))
+    found = sw.shard(program, mesh=2, plan={"up": "colwise", "down.*": "rowwise"}, cost=COST).prediction
+    assert (found.num_collectives, found.latency_us) == (2, 100)
+    assert found.communication_us == pytest.approx(100 + 2 * 4 * 4 * 8 / 10)
+
+
 def test_what_is_whole_on_every_rank_is_as_fast_as_one(program):
     found = sw.shard(program, mesh=2, plan={}, cost=COST).prediction
     assert not found.is_slower

@@ -1,5 +1,6 @@
 """The time of a call by the cost model, on every rank and on one rank alone: what cutting is predicted to gain."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -7,7 +8,7 @@ from torch import fx
 from shardwright.assign.cost import CostModel
 from shardwright.compiler.axes import Compiled
 from shardwright.compiler.split import costs_us
-from shardwright.program.collectives import COLLECTIVES
+from shardwright.program.collectives import COLLECTIVES, Collective
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
@@ -17,10 +18,10 @@ from shardwright.program.torch_private import has_schema
 class Prediction:
     """Microseconds of one call by a cost model; of the busiest rank.
 
-    ``communication_us``: of ``num_collectives``, ``latency_us`` of which are their latencies. ``work_us``: what
-    operators read, write and compute; ``repeated_us`` of it is beyond a rank's even share: what several ranks do alike,
-    or one rank more than others. ``calls_us``: what calls take whatever their size. ``alone_us``: all of it on one
-    rank that holds everything whole, with the memory and threads of one rank.
+    ``communication_us``: of ``num_collectives``, ``latency_us`` of which are latencies, one for each message.
+    ``work_us``: what operators read, write and compute; ``repeated_us`` of it is beyond a rank's even share: what
+    several ranks do alike, or one rank more than others. ``calls_us``: what calls take whatever their size.
+    ``alone_us``: all of it on one rank that holds everything whole, with the memory and threads of one rank.
     """
 
     hardware: str
@@ -60,17 +61,17 @@ class Prediction:
         )
 
 
-def predict(compiled: Compiled, cost: CostModel) -> Prediction:
-    """What the cost model says of a compiled program."""
-    communication_us, work_us = costs_us(compiled, cost)
+def predict(compiled: Compiled, collectives: Sequence[Collective], cost: CostModel) -> Prediction:
+    """What the cost model says of a compiled program and its collectives, those that are sent together marked so."""
+    apart_us, work_us = costs_us(compiled, cost)
     alone_us = compiled.axes[0].assignment.whole_work_us
-    num_collectives = len(compiled.collectives())
+    num_messages = len({one.message for one in collectives} - {0}) + sum(not one.message for one in collectives)
     return Prediction(
         hardware=cost.name or "a cost model of the caller's",
         num_ranks=compiled.mesh.num_ranks,
-        num_collectives=num_collectives,
-        communication_us=communication_us,
-        latency_us=num_collectives * cost.latency_us,
+        num_collectives=len(collectives),
+        communication_us=apart_us - (len(collectives) - num_messages) * cost.latency_us,
+        latency_us=num_messages * cost.latency_us,
         work_us=work_us,
         repeated_us=max(work_us - alone_us / compiled.mesh.num_ranks, 0.0),
         calls_us=cost.call_us * _num_calls(compiled.finished((0,) * len(compiled.axes))),

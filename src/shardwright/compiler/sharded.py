@@ -109,7 +109,7 @@ class ShardedProgram:
     @property
     def prediction(self) -> Prediction:
         """The time of a call by the cost model, beside that of one rank alone. It ranks plans; it is no promise."""
-        return predict(self.compiled, self.cost)
+        return predict(self.compiled, self._collectives, self.cost)
 
     @property
     def collectives(self) -> list[Collective]:
