@@ -15,9 +15,11 @@ from shardwright.assign.rebase import RanksDifferError, cuts_what_is_left_out, d
 from shardwright.compiler.request import AxisRequest, Request
 from shardwright.errors import AssignmentError
 from shardwright.layout.mesh import Mesh
+from shardwright.partition.group_queries import group_queries
 from shardwright.partition.lower import check_lowering
 from shardwright.partition.merge import merge_collectives
 from shardwright.partition.partition import collectives_of, partition
+from shardwright.partition.share_masks import share_masks
 from shardwright.plan.pins import Pins
 from shardwright.program.collectives import Collective
 from shardwright.program.program import Program
@@ -103,7 +105,8 @@ class Compiled:
         )
 
     def finished(self, where: Coordinates, *, keep: bool = False) -> Program:
-        """The program of a rank after all axes, collectives along the parts of a split axis merged; not lowered.
+        """The program of a rank after all axes, collectives along the parts of a split axis merged, its attention over
+        what is held once; not lowered.
 
         The first rank's is kept, and others where ``keep`` says so.
         """
@@ -114,6 +117,7 @@ class Compiled:
         for axis, parts in self.mesh.unions:
             rank = coordinate[parts[0]] * self.mesh.size(parts[1]) + coordinate[parts[1]]
             program = merge_collectives(program, axis, parts, rank)
+        program = group_queries(share_masks(program))
         if keep or not any(where):
             self._finished[where] = program
         return program
