@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives bench-predictions ops zoo fuzz clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives bench-predictions bench-step ops zoo fuzz clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -59,6 +59,14 @@ bench-collectives: $(READY)  ## Measure collectives of two ranks through shared 
 
 bench-predictions: $(READY)  ## Measure twelve plans of one model beside what a cost model of this machine predicts
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.predictions
+
+$(VENV)/.step: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib==3.11.2 accelerate==1.15.0
+	touch $@
+
+bench-step: $(VENV)/.step  ## Measure one step of a Llama beside the hand-written model, transformers and DTensor
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.step --plot docs/step.svg
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results/ (an hour; resumes)
 	$(BIN)/python -m evals.operators.sweep

@@ -10,6 +10,7 @@ Run: ``python -m benchmarks.step``; ``--work FOLDER`` keeps the packages for the
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -26,6 +27,7 @@ from rich.console import Console
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from transformers.distributed import DistributedConfig
 
 import shardwright as sw
 from benchmarks.hand_written import COLUMNS, HandWritten
@@ -82,15 +84,14 @@ def prepare(folder, lengths, num_ranks):
 def by_dtensor(folder, num_ranks):
     """torch's own tensor parallelism of the same model, on the same layers."""
     model = whole_model(folder)
-    names = {name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, nn.Linear)}
-    styles = {name: ColwiseParallel() if name in COLUMNS else RowwiseParallel() for name in names}
-    plan = {f"layers.*.{part}.{name}": styles[name] for name in names for part in ("self_attn", "mlp")}
-    found = {
-        key: style
-        for key, style in plan.items()
-        if hasattr(getattr(model.layers[0], key.split(".")[2]), key.split(".")[3])
+    layer = dict(model.layers[0].named_modules())
+    # In one order on all ranks, which communicate while their weights are cut.
+    names = [name for name, one in layer.items() if isinstance(one, nn.Linear)]
+    plan = {
+        f"layers.*.{name}": ColwiseParallel() if name.rpartition(".")[2] in COLUMNS else RowwiseParallel()
+        for name in names
     }
-    return Body(parallelize_module(model, init_device_mesh("cpu", (num_ranks,)), found))
+    return Body(parallelize_module(model, init_device_mesh("cpu", (num_ranks,)), plan))
 
 
 def contenders(folder, length, num_ranks):
@@ -107,7 +108,10 @@ def contenders(folder, length, num_ranks):
         for backend, kind in (("eager", "eager"), ("compile", "compiled"), ("aoti", "AOTInductor")):
             opened = sw.load(folder / f"{length}-{num_ranks}", backend=backend, transport=name)
             found[f"ours, {kind}, {shown}"] = opened
-    found["transformers tp_plan, eager, gloo"] = Body(whole_model(model, tp_plan="auto"))
+    if importlib.util.find_spec("accelerate"):
+        # Without that package transformers opens no model by a plan.
+        plan = DistributedConfig(tp_plan="auto", tp_size=num_ranks)
+        found["transformers tp_plan, eager, gloo"] = Body(whole_model(model, distributed_config=plan))
     found["DTensor, eager, gloo"] = by_dtensor(model, num_ranks)
     alone = {"one process, eager": whole, "one process, compiled": torch.compile(whole)}
     floors = {"floor: compute of one rank, eager": HandWritten(whole.model, rank, num_ranks, None)}
@@ -186,11 +190,14 @@ def plot(source, path):
     import matplotlib as mpl
 
     mpl.use("svg")
+    # The same file for the same figures, with letters as text.
+    mpl.rcParams.update({"svg.hashsalt": "step", "svg.fonttype": "none"})
     from matplotlib import pyplot
 
     read = json.loads(source.read_text(encoding="utf-8"))
-    figure, axes = pyplot.subplots(1, len(read["steps"]), figsize=(6 * len(read["steps"]), 6), layout="constrained")
-    for axis, (length, rows) in zip(axes, read["steps"].items(), strict=True):
+    number = len(read["steps"])
+    figure, axes = pyplot.subplots(1, number, figsize=(6 * number, 6), sharey=True, squeeze=False, layout="constrained")
+    for axis, (length, rows) in zip(axes[0], read["steps"].items(), strict=True):
         names = list(rows)[::-1]
         middle = [rows[name]["median_ms"] for name in names]
         spread = [
@@ -204,8 +211,6 @@ def plot(source, path):
         axis.axvline(rows[REFERENCE]["median_ms"], color="black", linewidth=0.8, linestyle="--")
         axis.set_title(f"{length} token{'s' if length != '1' else ''}, {read['ranks']} ranks, {read['cores']} cores")
         axis.set_xlabel("ms (median of the slower rank, quartiles)")
-        if axis is not axes[0]:
-            axis.set_yticklabels([])
     figure.savefig(path, metadata={"Date": None})
 
 
