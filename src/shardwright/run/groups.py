@@ -25,6 +25,7 @@ from shardwright.run.transport import (
     chosen_transport,
     common_wish,
     goes_through,
+    is_fake,
     new_group,
     patience_of,
     world_forum,
@@ -104,6 +105,7 @@ def make_group_objects(
         if mesh.size(axis) > 1
     }
     agreement, world_does = Agreement(), timeout == usual
+    transport = None if is_fake(world) else transport
     if transport is not None:
         forum = world_forum(timeout)
         wish = common_wish(transport, forum)

@@ -115,6 +115,11 @@ def agree(groups: Sequence[Ranks], wish: str, forum: Forum) -> Agreement:
     return Agreement(files, reason)
 
 
+def is_fake(group: dist.ProcessGroup) -> bool:
+    """Whether the other ranks of a group are only thought of (torch's backend ``"fake"``): nobody to agree with."""
+    return carrier_of(group) == "fake"
+
+
 def goes_through(group: dist.ProcessGroup, wish: str) -> bool:
     """Whether a group does already what its ranks wish, or has tried."""
     carrier = carrier_of(group)
