@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives bench-predictions bench-step ops zoo fuzz clean
+.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -67,6 +67,9 @@ $(VENV)/.step: $(READY)
 bench-step: $(VENV)/.step  ## Measure one step of a Llama beside the hand-written model, transformers and DTensor
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.step --plot docs/step.svg
+
+bench-generate: $(READY)  ## Measure what a token takes, on one and two ranks, against transformers' generate
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.generate
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results/ (an hour; resumes)
 	$(BIN)/python -m evals.operators.sweep

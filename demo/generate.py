@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from shardwright.sources.checkpoint import open_checkpoint
 
 OUT = Path(__file__).parent / "out"
 NUM_TOKENS = 40
+HOW = {"transport": "auto"}
 PROMPTS = [
     "What is the capital of France?",
     "Write a haiku about the sea.",
@@ -58,14 +60,37 @@ def load_original(file: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def original_text(model: torch.nn.Module, prompt: list[int], end_ids: list[int]) -> list[int]:
-    """The unsharded model's greedy answer, by transformers' own generation."""
+def original_text(model: torch.nn.Module, prompt: list[int], end_ids: list[int]) -> tuple[list[int], float, int]:
+    """The unsharded model's greedy answer by transformers' own generation; the seconds after its first token, and the
+    steps that they are for.
+    """
     ids = torch.tensor([prompt])
-    settings = {"do_sample": False, "max_new_tokens": NUM_TOKENS, "eos_token_id": end_ids, "pad_token_id": end_ids[0]}
-    with torch.no_grad():
-        found = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    settings = {"do_sample": False, "eos_token_id": end_ids, "pad_token_id": end_ids[0]}
+    seconds = []
+    for count in (1, NUM_TOKENS):
+        start = time.perf_counter()
+        with torch.no_grad():
+            found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **settings)
+        seconds.append(time.perf_counter() - start)
     answer = found[0, len(prompt) :].tolist()
-    return answer[:-1] if answer and answer[-1] in end_ids else answer
+    text = answer[:-1] if answer and answer[-1] in end_ids else answer
+    return text, seconds[1] - seconds[0], len(answer) - 1
+
+
+def steps_of(text: Text) -> int:
+    """The steps after the first token: an answer that ends early took one more, which gave its end."""
+    return len(text.ids) - (len(text.ids) == NUM_TOKENS)
+
+
+def show_times(texts: dict[int, list[Text]], wanted: list[tuple[list[int], float, int]]) -> None:
+    """Print what a token takes after the prompt, on average over the answers."""
+    times = {"transformers": sum(seconds for _, seconds, _ in wanted) / sum(steps for _, _, steps in wanted)}
+    for num_ranks, found in texts.items():
+        name = f"{num_ranks} rank{'s' if num_ranks > 1 else ''}"
+        times[name] = sum(text.decode_s for text in found) / sum(map(steps_of, found))
+    threads = os.environ.get("OMP_NUM_THREADS", "any number of")
+    shown = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in times.items())
+    console.print(f"a token takes ({threads} thread a process): {shown}")
 
 
 def main() -> None:
@@ -84,7 +109,9 @@ def main() -> None:
         requests = [TextRequest(prompt, NUM_TOKENS, stream=False) for prompt in PROMPTS]
         found = timed(
             f"write {len(PROMPTS)} answers on {num_ranks} real processes",
-            lambda n=num_ranks, to=package, asked=requests: launch(n, write_text, str(to), asked),
+            lambda n=num_ranks, to=package, asked=requests: launch(
+                n, write_text, str(to), asked, {"transport": "auto"}
+            ),
         )
         texts[num_ranks] = found[0]
     model = timed("load the unsharded model with transformers", lambda: load_original(file))
@@ -94,7 +121,7 @@ def main() -> None:
     for column in ("prompt", "answer", "tokens", "1 rank", "2 ranks", "3 ranks"):
         table.add_column(column)
     equal = True
-    for number, ids in enumerate(wanted):
+    for number, (ids, _, _) in enumerate(wanted):
         marks = [texts[num_ranks][number].ids == ids for num_ranks in texts]
         equal &= all(marks)
         cells = ("[green]equal[/green]" if mark else "[red]differs[/red]" for mark in marks)
@@ -104,6 +131,7 @@ def main() -> None:
     if not equal:
         raise SystemExit("the sharded model writes another text than the original")
     console.print("every rank count writes what the unsharded model writes")
+    show_times(texts, wanted)
     console.print(f"[dim]try: {Path(sys.executable).parent / 'shardwright'} generate {package} --prompt '…'[/dim]")
 
 
