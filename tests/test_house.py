@@ -19,12 +19,14 @@ LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlin
 MAX_FILE, MAX_FUNCTION = 400, 60
 
 JUDGED_ELSEWHERE = {
+    "assign/agreed.py": "mechanisms/test_meshes.py",
     "assign/assign.py": "test_api.py",
     "assign/assignment.py": "assign/test_gathered.py",
     "assign/candidates.py": "mechanisms/test_packed.py",
     "assign/cost.py": "compiler/test_room.py",
     "assign/effort.py": "compiler/test_same_everywhere.py",
     "assign/held.py": "mechanisms/test_slack.py",
+    "assign/kinds.py": "mechanisms/test_meshes.py",
     "assign/inside.py": "mechanisms/test_inside.py",
     "assign/owned.py": "mechanisms/test_experts.py",
     "assign/packed.py": "mechanisms/test_packed.py",

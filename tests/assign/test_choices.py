@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from shardwright.assign.agreed import Agreed
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Partial, Shard
 from shardwright.plan.pins import Pins
@@ -42,7 +43,7 @@ def test_a_plan_that_gives_the_dim_leaves_the_cut_to_what_reads_it():
 
 
 def test_nodes_that_may_not_be_cut_are_whole_or_partial():
-    found = layouts(task_of(nn.Linear(6, 8), (X,), uncut={"linear"}), "linear")
+    found = layouts(task_of(nn.Linear(6, 8), (X,), agreed=Agreed(uncut=frozenset({"linear"}))), "linear")
     assert found
     assert not any(isinstance(layout, Shard) for strategy in found for layout in strategy)
 

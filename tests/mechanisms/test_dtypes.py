@@ -78,11 +78,12 @@ def test_what_no_backend_takes_is_said_by_shard():
 
 
 def test_what_only_other_ranks_cannot_be_is_said_by_shard():
-    """Seven features on the first axis are four and three, which the second axis cuts differently."""
+    """Seven features on the first axis are four and three, of which the second axis is asked to cut pairs."""
     exported = torch.export.export(nn.Sequential(nn.Linear(4, 7), nn.Linear(7, 4)), (torch.randn(2, 4),))
-    megatron = {"0": "colwise", "1": "rowwise"}
-    with pytest.raises(sw.AssignmentError, match="axis 'a' is cut unevenly and axis 'b' follows it"):
-        sw.shard(exported, mesh={"a": 2, "b": 2}, plan={"a": megatron, "b": megatron})
+    plan = {"a": {"0.weight": Shard(0)}, "b": {"0.weight": Shard(0, sw.Blocks(unit=2))}}
+    with pytest.raises(sw.PlanError, match=r"plan entry '0.weight'.*of shape \(3, 4\).* at multiples of 2") as raised:
+        sw.shard(exported, mesh={"a": 2, "b": 2}, plan=plan)
+    assert "what the axes ['a'] left of the program on the ranks at 1 along 'a'" in str(raised.value)
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])

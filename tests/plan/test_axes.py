@@ -1,5 +1,7 @@
 """Plans of several axes: each is resolved on the sizes that its axis sees."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -71,7 +73,7 @@ def test_inputs_and_outputs_are_cut_on_every_axis(program):
     ],
 )
 def test_what_does_not_fit_what_is_left_is_an_error_of_the_plan(program, second, words):
-    plan = {"a": {"up.weight": sw.Shard(0)}, "b": {"up.weight": second, "up.bias": second}}
+    plan = {axis: {"up.weight": cut, "up.bias": cut} for axis, cut in (("a", sw.Shard(0)), ("b", second))}
     with pytest.raises(sw.PlanError, match=words) as raised:
         sw.shard(program, mesh=MESH, plan=plan)
     assert "the plan does not fit what the axes ['a'] left of the program" in str(raised.value)
@@ -84,6 +86,23 @@ def test_what_does_not_fit_what_is_left_is_an_error_of_the_plan(program, second,
 def test_an_output_that_does_not_fit_what_is_left_is_named(program, last):
     with pytest.raises(sw.PlanError, match=r"output '\w+' of shape \(\d, 8\): .*(dim|parts)"):
         sw.shard(program, mesh=MESH, plan={"a": "auto", "b": "auto"}, outputs={"a": sw.Shard(1), "b": last})
+
+
+SIX = [sw.Shard(0, sw.Blocks(unit=2)), sw.Shard(0, sw.Blocks((3, 3)))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "second"), [*product((2, 3, 6), ("colwise", sw.Shard(0))), *product((6,), SIX)], ids=str
+)
+def test_a_free_weight_is_not_cut_so_that_a_later_axis_cannot_cut_it_as_planned(rows, second):
+    program = torch.export.export(Up(rows=rows), (X,))
+    key = "up" if isinstance(second, str) else "up.weight"
+    for first in ("auto", {}):
+        sharded = sw.shard(program, mesh=MESH, plan={"a": first, "b": {key: second}})
+        assert sw.verify(sharded, program, (X,)).ok
+        (weight,) = (one for one in sharded.weights if one.name == "up.weight")
+        assert isinstance(weight.layouts["b"], sw.Shard)
+        assert weight.layouts["b"].dim == 0
 
 
 def test_a_dim_that_is_used_up_is_an_error_of_the_plan():

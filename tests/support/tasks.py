@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from shardwright.assign.agreed import Agreed
 from shardwright.assign.assign import assign_layouts, subgraph_solver
 from shardwright.assign.choices import find_choices
 from shardwright.assign.given import read_given
@@ -14,9 +15,9 @@ from shardwright.plan.pins import Pins
 from shardwright.program.read import read
 
 
-def task_of(model, args, num_ranks=2, *, auto=True, pins=None, uncut=()):
+def task_of(model, args, num_ranks=2, *, auto=True, pins=None, agreed=None):
     program = read(torch.export.export(model.eval(), args))
-    return make_task(program, pins or Pins(), num_ranks, auto=auto, cost=None, uncut=uncut)
+    return make_task(program, pins or Pins(), num_ranks, auto=auto, cost=None, agreed=agreed or Agreed())
 
 
 def choices_of(task):

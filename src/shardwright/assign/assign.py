@@ -1,10 +1,11 @@
 """`assign_layouts`: from a program and pinned layouts to a strategy for every step."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from shardwright.assign.agreed import Agreed
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.choices import Choices, find_choices
 from shardwright.assign.cost import CostModel
@@ -44,16 +45,16 @@ def assign_layouts(
     cost: CostModel | None = None,
     slack: float = 0.1,
     budget: Budget | None = None,
-    uncut: Collection[str] = (),
+    agreed: Agreed | None = None,
 ) -> Assignment:
     """Choose a strategy for every step of ``program`` on one mesh axis of ``num_ranks`` ranks.
 
     ``auto``: parameters are free and their bytes a rank are kept within ``slack`` of the least; otherwise the plan's
     pins hold and communication is minimised before work. Composite operators behind a gather are tried written out,
     and stay so where that communicates less (``auto``: takes less time). Raises `AssignmentError` when nothing
-    satisfies the pins. ``uncut``: names of nodes of which no factor may be cut. ``budget``: of all that is solved.
+    satisfies the pins. ``agreed``: what other ranks leave open. ``budget``: of all that is solved.
     """
-    options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "uncut": frozenset(uncut)}
+    options: dict[str, Any] = {"auto": auto, "cost": cost, "slack": slack, "agreed": agreed or Agreed()}
     budget = budget or Budget()
     found = _assign(program, pins, num_ranks, budget=budget, **options)
     gathered = gathered_composites(found.steps, found.strategies)
@@ -86,11 +87,11 @@ def _assign(
     cost: CostModel | None,
     slack: float,
     budget: Budget,
-    uncut: frozenset[str],
+    agreed: Agreed,
     better_than: Solution | None = None,
 ) -> Assignment:
     """Assign a program as it is written."""
-    task = make_task(program, pins, num_ranks, auto=auto, cost=cost, uncut=uncut)
+    task = make_task(program, pins, num_ranks, auto=auto, cost=cost, agreed=agreed)
     described = read_rules(task.folded.sites)
     given = read_given(task)
     free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True, cost=task.cost)

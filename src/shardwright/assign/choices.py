@@ -9,6 +9,7 @@ from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
 from shardwright.assign.higher_order import is_subgraph_call
 from shardwright.assign.owned import add_owned
+from shardwright.assign.rebase import same_layouts
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.subgraph_choices import SubgraphSolver, subgraph_ways
 from shardwright.assign.task import Task
@@ -34,7 +35,8 @@ class Choices:
 def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver: SubgraphSolver) -> Choices:
     """Discover the candidate cuts, then make the strategies: of calls, of the placeholders they read, of outputs."""
     seeds = partial(_is_seed, task, rules)
-    candidates = find_candidates(task.folded, list(rules), given.links, given.pinned, task.num_ranks, seeds)
+    pinned = {**given.pinned, **{index: strategy.results[0] for index, strategy in given.held.items()}}
+    candidates = find_candidates(task.folded, list(rules), given.links, pinned, task.num_ranks, seeds)
     strategies: list[list[Strategy]] = []
     inside_us: dict[tuple[int, Strategy], float] = {}
     for site in task.folded.sites:
@@ -45,6 +47,7 @@ def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver:
         strategies.append(list(dict.fromkeys([*found, *ways])))
         inside_us.update(((site.index, way), time_us) for way, time_us in ways.items())
     add_owned(task.steps, task.folded, rules, strategies)
+    _keep_agreed(task, rules, given, strategies)
     _add_inputs_and_outputs(task, given, candidates, strategies)
     return Choices(candidates, strategies, inside_us)
 
@@ -89,18 +92,24 @@ def _strategies(task: Task, given: Given, candidates: Candidates, site: Site, ru
         return [Strategy((), (REPLICATE,) * len(site.reads), (REPLICATE,) * max(len(step.vals), 1))]
     if task.num_ranks == 1:
         return [whole_strategy(rule)]
-    cut = site_strategies(candidates, site, rule) if _may_cut(task, site) else []
+    cut = site_strategies(candidates, site, rule) if task.agreed.may_cut(site) else []
     return [*(one for one in cut if _can_be_reduced(one, step)), whole_strategy(rule), *partial_strategies(rule)]
-
-
-def _may_cut(task: Task, site: Site) -> bool:
-    return not any(step.node.name in task.uncut for step in site.steps)
 
 
 def _may_communicate_inside(task: Task, site: Site, rules: Sequence[Rule | None]) -> bool:
     """Whether a site calls subgraphs that may communicate."""
     is_call = site.step.kind is StepKind.CALL and rules[site.index] is not None
-    return is_call and task.num_ranks > 1 and _may_cut(task, site) and is_subgraph_call(site.step.node)
+    return is_call and task.num_ranks > 1 and task.agreed.may_cut(site) and is_subgraph_call(site.step.node)
+
+
+def _keep_agreed(task: Task, rules: Sequence[Rule | None], given: Given, strategies: list[list[Strategy]]) -> None:
+    """Leave, in place, collectives that other ranks meet the layouts that all of these ranks can have."""
+    for site in task.folded.sites:
+        strategies[site.index] = [one for one in strategies[site.index] if task.agreed.allows(site.step, one)]
+    for index, settled in given.held.items():
+        found = same_layouts(rules[index], settled)
+        assert found is not None, f"{task.folded.sites[index].step.node} cannot lie as on other ranks: {settled}"
+        strategies[index] = [found]
 
 
 def _can_be_reduced(strategy: Strategy, step: Step) -> bool:
@@ -143,9 +152,17 @@ def _read_as_partial(sites: Sequence[Site], strategies: Sequence[Sequence[Strate
 def _free_layouts(
     task: Task, given: Given, candidates: Candidates, site: Site, summed: Collection[int]
 ) -> list[Layout]:
-    """The layouts that a free parameter, buffer or constant may have."""
+    """The layouts that a free parameter, buffer or constant may have, and that axes after this one can go on from."""
     if task.num_ranks == 1:
         return [REPLICATE]
+    shape, name = tensor_meta(site.step.vals[0]).shape, site.step.node.name
+    found = _layouts_here(task, given, candidates, site, summed)
+    return [layout for layout in found if task.pins.leaves_enough(name, layout, shape)] or found
+
+
+def _layouts_here(
+    task: Task, given: Given, candidates: Candidates, site: Site, summed: Collection[int]
+) -> list[Layout]:
     value, name = site.step.vals[0], site.step.node.name
     cuts = candidates.layouts((site.index, 0), value.dim())
     if name in task.pins.free_cut:

@@ -56,7 +56,7 @@ class Folded:
 
 
 def fold_steps(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -> Folded:
-    """Group equal steps. ``targets``: placeholder name → FQN; ``pins``: placeholder name → pinned layout."""
+    """Group equal steps. ``targets``: placeholder name → FQN; ``pins``: node name → pinned layout."""
     units: dict[tuple[str, str], list[Step]] = {}
     place: dict[int, tuple[tuple[str, str], int]] = {}
     for step in steps.items:
@@ -159,7 +159,7 @@ def _step_key(
         wiring.append((owner[1], result) if owner is not None and owner[0] == unit else outside)
     constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
     path = _relative(module_path(node), unit)
-    return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
+    return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout, pins.get(node.name))
 
 
 def _constant(leaf: Any) -> Any:

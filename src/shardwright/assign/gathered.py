@@ -32,6 +32,11 @@ class GatheredWeight:
     reader: str
     plan_key: str = ""
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What it is, whatever its size: what is gathered along which axis, and where it is read."""
+        return self.weights, self.axis, self.module, self.source, self.reader
+
     def __str__(self) -> str:
         place = f" in {self.module}" if self.module else ""
         return f"{' with '.join(self.weights)} ({self.num_bytes:,} bytes, read by {self.reader}{place})"

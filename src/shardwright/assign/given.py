@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardwright.assign.folding import Site
 from shardwright.assign.steps import Step, StepKind
@@ -11,6 +11,7 @@ from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.layout import REPLICATE, Layout, resolve
 from shardwright.program.nodes import describe_node
 from shardwright.rules.call import tensor_meta
+from shardwright.rules.rule import Strategy
 
 Links = Mapping[int, tuple[int, int]]
 """Site → (placeholder site that has the same layout, number of dims)."""
@@ -22,7 +23,8 @@ class Given:
 
     ``links``: of outputs that mutate buffers, and of tied weights; ``linked``: the sites on both sides of them.
     ``free_state``: placeholders of state that the plan leaves free, wholly or in how their dim is cut. ``pinned``: the
-    layouts of constraints and of all other placeholders. ``unread``: placeholders that nothing reads, under their own
+    layouts of constraints and of all other placeholders. ``held``: collectives that other ranks meet and have settled.
+    ``unread``: placeholders that nothing reads, under their own
     name or that of a tensor they are tied to.
     """
 
@@ -31,6 +33,7 @@ class Given:
     free_state: frozenset[int]
     pinned: Mapping[int, Layout]
     unread: frozenset[int]
+    held: Mapping[int, Strategy] = field(default_factory=dict)
 
 
 def read_given(task: Task) -> Given:
@@ -43,7 +46,8 @@ def read_given(task: Task) -> Given:
     pinned = {index: layout for index, layout in pins if layout is not None}
     linked = frozenset(index for site, (placeholder, _) in links.items() for index in (site, placeholder))
     inputs = {site.index for site in sites if site.step.kind is StepKind.INPUT}
-    return Given(links, linked, free_state, pinned, frozenset(inputs - read - linked))
+    held = {site.index: one for site in sites if (one := task.agreed.held.get(site.step.node.name)) is not None}
+    return Given(links, linked, free_state, pinned, frozenset(inputs - read - linked), held)
 
 
 def _mutations(task: Task) -> dict[int, tuple[int, int]]:

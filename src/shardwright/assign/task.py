@@ -1,11 +1,12 @@
 """What is to be assigned: a program with its steps folded, its pins, one mesh axis, and how a choice is priced."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from shardwright.assign.agreed import Agreed
 from shardwright.assign.cost import CostModel
 from shardwright.assign.folding import Folded, Site, fold_steps
 from shardwright.assign.steps import Step, StepKind, Steps, build_steps
@@ -21,7 +22,7 @@ class Task:
     """One program on one axis of ``num_ranks`` ranks, as every stage of the assignment reads it.
 
     ``inputs``: the program's, by placeholder; ``weights``: the placeholders that are weights, here or of the call that
-    runs this program as a subgraph. ``auto``: parameters are free. ``uncut``: nodes of which no factor may be cut.
+    runs this program as a subgraph. ``auto``: parameters are free. ``agreed``: what other ranks leave open.
     """
 
     program: Program
@@ -33,7 +34,7 @@ class Task:
     weights: frozenset[str]
     auto: bool
     cost: CostModel
-    uncut: frozenset[str]
+    agreed: Agreed
 
     def is_state(self, step: Step) -> bool:
         """Whether a step is the placeholder of a parameter, buffer or constant."""
@@ -62,7 +63,7 @@ class Task:
 
 
 def make_task(
-    program: Program, pins: Pins, num_ranks: int, *, auto: bool, cost: CostModel | None, uncut: Collection[str]
+    program: Program, pins: Pins, num_ranks: int, *, auto: bool, cost: CostModel | None, agreed: Agreed
 ) -> Task:
     """Build and fold the steps of a program; raises `PlanError` for boundaries that match nothing."""
     steps, findings = build_steps(program, pins.boundaries)
@@ -73,10 +74,10 @@ def make_task(
         pins=pins,
         num_ranks=num_ranks,
         steps=steps,
-        folded=fold_steps(steps, targets, {**pins.state, **pins.inputs}),
+        folded=fold_steps(steps, targets, {**pins.state, **pins.inputs, **agreed.layouts()}),
         inputs={item.name: item for item in program.inputs},
         weights=pins.weights | {item.name for item in program.inputs if item.is_state},
         auto=auto,
         cost=cost or CostModel(),
-        uncut=frozenset(uncut),
+        agreed=agreed,
     )

@@ -6,6 +6,7 @@
     02-tp-pins.txt         what the plan pins on the axis, placeholder by placeholder
     03-tp-steps.txt        the steps of the graph with their rules
     04-tp-assignment.txt   the strategy of every step, and what it costs
+                           (04-tp-assignment-at-1.txt: another one, of ranks that an axis before left other sizes)
     05-tp-partitioned.txt  the first rank's program after the axis
     06-merged.txt          collectives along both parts of a split axis as one
     07-arranged.txt        collectives in the order of all ranks, as soon as can be, those sent together side by side
@@ -35,7 +36,7 @@ from shardwright.program.nodes import op_name
 from shardwright.program.program import Program
 from shardwright.rules.rule import Rule, Strategy
 
-_OWN = re.compile(r"\d\d-.*\.txt")
+_OWN = re.compile(r"\d\d+-.*\.txt")
 
 
 class Dump:
@@ -62,7 +63,10 @@ class Dump:
         for depth, one in enumerate(compiled.axes, 1):
             self._write(f"{one.axis}-pins", format_pins(one))
             self._write(f"{one.axis}-steps", format_steps(one.assignment))
-            self._write(f"{one.axis}-assignment", format_assignment(one.assignment))
+            for place, assignment in one.assignments.items():
+                if not any(place) or assignment.solution is not one.assignment.solution:
+                    at = f"-at-{'-'.join(map(str, place))}" if any(place) else ""
+                    self._write(f"{one.axis}-assignment{at}", format_assignment(assignment))
             self._write(f"{one.axis}-partitioned", format_program(compiled.program_after(first[:depth])))
         self._write("merged", format_program(compiled.finished(first)))
 

@@ -9,10 +9,11 @@ from shardwright.assign.effort import Budget, Clock
 from shardwright.assign.hardware import CostLike, cost_model
 from shardwright.assign.steps import build_steps
 from shardwright.errors import PlanError, ShardwrightError, collecting, raise_findings, raise_together
-from shardwright.layout.mesh import Mesh
+from shardwright.layout.layout import Layout, Shard
+from shardwright.layout.mesh import Coordinates, Mesh
 from shardwright.layout.values import check_number
 from shardwright.plan.accept import PlanLike, per_axis, plan_entries, tensors_of
-from shardwright.plan.pins import Pins, make_pins
+from shardwright.plan.pins import Pins, follow, make_pins
 from shardwright.plan.resolve import Pin, Plan, ResolvedPlan, resolve_names, resolve_plan
 from shardwright.program.program import Program
 
@@ -41,7 +42,7 @@ class AxisRequest:
     """What is asked for on one axis: `Request` by its name.
 
     ``plan``: entries, or None where the solver is free (``"auto"``). ``named``: placeholder → its pin, the layout as
-    the plan writes it. ``before``: the axes whose cuts its program has.
+    the plan writes it. ``before``: the axes whose cuts its program has; ``later``: what is asked for after it.
     """
 
     axis: str
@@ -53,27 +54,51 @@ class AxisRequest:
     named: Mapping[str, Pin] = field(default_factory=dict)
     may_stay_whole: frozenset[str] = frozenset()
     before: tuple[str, ...] = ()
+    later: tuple["AxisRequest", ...] = ()
 
     @property
     def plan_keys(self) -> dict[str, str]:
         """Placeholder → the plan entry that pins it."""
         return {name: pin.key for name, pin in self.named.items()}
 
-    def resolve(self, program: Program) -> ResolvedPlan:
-        """The plan on a program as this axis sees it; raises `PlanError` for what does not fit its sizes."""
+    def resolve(self, program: Program, place: Coordinates = ()) -> ResolvedPlan:
+        """The plan on the program of the ranks at ``place`` on the axes before (absent: the first ones).
+
+        Raises `PlanError` for what does not fit its sizes.
+        """
         if self.plan is None:
             return ResolvedPlan()
-        left = f"what the axes {list(self.before)} left of the program" if self.before else "the program"
-        # Where an axis was split, scarce heads have cut these as far as they go.
-        short = [str(item.target) for item in program.inputs if item.name in self.may_stay_whole]
-        summary = f"the plan does not fit {left}"
+        # Where an axis was split, scarce heads have cut these as far as they go. Ranks that got less than the first
+        # ones on an axis before may have none for some ranks of this one, as the last ranks of one long axis have.
+        short = [str(item.target) for item in program.inputs if any(place) or item.name in self.may_stay_whole]
+        summary = f"the plan does not fit {self._left(place)}"
         tensors, modules = tensors_of(program), program.modules()
         return resolve_plan(self.plan, tensors, modules, self.num_ranks, may_be_short=short, summary=summary)
 
-    def pins(self, program: Program) -> Pins:
-        """The pins on a program as this axis sees it; raises as `resolve` does."""
-        pins = make_pins(program, self.resolve(program), self.inputs, self.outputs)
-        return replace(pins, may_stay_whole=self.may_stay_whole)
+    def pins(self, program: Program, place: Coordinates = (), layouts: Mapping[str, Layout] | None = None) -> Pins:
+        """The pins on the program of the ranks at ``place``; raises as `resolve` does.
+
+        ``layouts``: what ranks with pieces of other sizes have for their placeholders.
+        """
+        pins = make_pins(program, self.resolve(program, place), self.inputs, self.outputs)
+        pins = replace(pins, may_stay_whole=self.may_stay_whole, reserved=self._reserved())
+        return follow(pins, program, layouts, self.num_ranks, is_auto=self.plan is None) if layouts else pins
+
+    def _reserved(self) -> dict[str, list[tuple[Shard, int]]]:
+        """What the plan leaves free here and cuts on a later axis."""
+        found: dict[str, list[tuple[Shard, int]]] = {}
+        for one in self.later:
+            for name, pin in one.named.items():
+                if name not in self.named and isinstance(pin.layout, Shard):
+                    found.setdefault(name, []).append((pin.layout, one.num_ranks))
+        return found
+
+    def _left(self, place: Coordinates) -> str:
+        if not self.before:
+            return "the program"
+        left = f"what the axes {list(self.before)} left of the program"
+        where = " and ".join(f"{rank} along {axis!r}" for axis, rank in zip(self.before, place, strict=False))
+        return f"{left} on the ranks at {where}" if any(place) else left
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +121,11 @@ class Request:
     def on(self, mesh: Mesh) -> list[AxisRequest]:
         """What is asked for on each axis of a mesh, in order; both parts of a split axis are asked the same."""
         unions = {part: union for union, parts in mesh.unions for part in parts}
-        return [self._on(axis, unions.get(axis, axis), size, mesh.names[:n]) for n, (axis, size) in enumerate(mesh)]
+        found: list[AxisRequest] = []
+        for depth, (axis, size) in reversed(list(enumerate(mesh))):
+            one = self._on(axis, unions.get(axis, axis), size, mesh.names[:depth])
+            found.insert(0, replace(one, later=tuple(found)))
+        return found
 
     def _on(self, axis: str, asked: str, num_ranks: int, before: tuple[str, ...]) -> AxisRequest:
         return AxisRequest(

@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import CostModel
 from shardwright.assign.gathered import GatheredWeight, gathered_weights
-from shardwright.compiler.axes import Compiled, kinds
+from shardwright.compiler.axes import Compiled
 from shardwright.compiler.prediction import Prediction, predict
 from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layouts
 from shardwright.errors import ShardwrightError
@@ -57,10 +57,10 @@ class ShardedProgram:
         """Whether `shard`'s time limit ended the solver, so that another run may give another program."""
         self.signature: Signature = signature_of(self.program.source)
         """How the original's ``forward`` is called."""
-        self.schedule = make_schedule([compiled.finished(where) for where in kinds(compiled)])
+        self.schedule = make_schedule([compiled.finished(where) for where in compiled.kinds()])
         """In which order all ranks communicate, and what they send together."""
         first = compiled.finished((0,) * len(compiled.axes))
-        self._collectives = collectives_of(arrange(first, self.schedule))
+        self._collectives = [*collectives_of(arrange(first, self.schedule)), *compiled.other_collectives()]
 
     @one_at_a_time
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
@@ -113,9 +113,10 @@ class ShardedProgram:
 
     @property
     def collectives(self) -> list[Collective]:
-        """Every collective of the program, with its cause, in the order in which all ranks communicate.
+        """Every collective of the program, with its cause: the first rank's, in the order in which all communicate.
 
-        Each stands for one value; those with one ``message`` above 0 are sent together.
+        Each stands for one value; those with one ``message`` above 0 are sent together. What only ranks with pieces of
+        other sizes need comes last.
         """
         return list(self._collectives)
 
@@ -123,19 +124,23 @@ class ShardedProgram:
     def fallbacks(self) -> list[Fallback]:
         """Operators that run whole on every rank for want of a rule."""
         seen: dict[str, Fallback] = {}
-        for assignment in self.assignments.values():
-            for fallback in assignment.fallbacks:
-                seen.setdefault(fallback.node, fallback)
+        for one in self.compiled.axes:
+            for assignment in one.assignments.values():
+                for fallback in assignment.fallbacks:
+                    seen.setdefault(fallback.node, fallback)
         return list(seen.values())
 
     @property
     def gathered_weights(self) -> list[GatheredWeight]:
         """Weights that are cut, and brought together at every call, by name with their bytes and what reads them."""
-        return [
-            found
-            for one in self.compiled.axes
-            for found in gathered_weights(one.assignment, one.axis, one.request.plan_keys)
-        ]
+        found: list[GatheredWeight] = []
+        for one in self.compiled.axes:
+            for assignment in one.assignments.values():
+                # On ranks of another kind most are the same gathers, of pieces of other sizes.
+                known = {one.identity for one in found}
+                gathered = gathered_weights(assignment, one.axis, one.request.plan_keys)
+                found += [one for one in gathered if one.identity not in known]
+        return found
 
     @property
     def weights(self) -> list[WeightLayout]:
@@ -160,13 +165,12 @@ class ShardedProgram:
 
     def rank_inputs(self, flat: Sequence[Any]) -> list[list[Any]]:
         """Every rank's inputs for flat whole inputs: the pieces where ``inputs=`` cut them."""
-        assignments = list(self.assignments.values())
         found = []
         for rank in range(self.mesh.num_ranks):
             pieces = list(flat)
+            place = self._coordinate(rank)
             for position, item in enumerate(self.program.user_inputs()):
-                for assignment, coordinate in zip(assignments, self._coordinate(rank), strict=True):
-                    layout = assignment.layouts.get(item.name, REPLICATE)
+                for layout, coordinate in zip(self.compiled.layouts(item.name, place), place, strict=True):
                     if isinstance(pieces[position], torch.Tensor) and layout != REPLICATE:
                         # Dense, as a rank's program is written for; a part of a whole has gaps.
                         pieces[position] = take_shard(pieces[position], layout, coordinate).clone()

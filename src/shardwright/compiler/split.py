@@ -11,14 +11,17 @@ from dataclasses import replace
 
 from torch.export.graph_signature import OutputKind
 
+from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import CostModel
 from shardwright.assign.held import bytes_allowed, held_bytes, room_beside
 from shardwright.assign.steps import StepKind
-from shardwright.compiler.axes import Compiled, CompiledAxis, check_ranks, compile_axes
+from shardwright.compiler.axes import Compiled, CompiledAxis, check_ranks, compile_axis
 from shardwright.compiler.request import Request
 from shardwright.errors import ShardwrightError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
+from shardwright.layout.mesh import Mesh
+from shardwright.program.program import Program
 
 GAP_WORTH_SAYING = 1e-3
 """A proven gap above this share of the cost is a search that ended early."""
@@ -42,20 +45,31 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
         mesh = compiled.mesh.split(axis, outer)
         halved = _for_parts(request, mesh.parts(axis), _axis(compiled, axis), outer)
         try:
-            candidate = compile_axes(compiled.program, mesh, halved)
+            candidate = _compile_parts(compiled.program, mesh, halved, mesh.parts(axis)[0])
             better = (
-                _is_even_on(candidate, mesh.parts(axis)[0])
+                candidate is not None
                 and _is_within_bounds(candidate, mesh.parts(axis), _axis(compiled, axis))
                 and _is_cheaper(candidate, best[0], request.search.cost, is_auto=_axis(compiled, axis).is_auto)
             )
-            if better:
-                check_ranks(candidate)
+            if candidate is None or not better:
+                continue
+            check_ranks(candidate)
         except ShardwrightError:
             # What the whole axis can be cut by (a dim that divides, a layout written for it) need not suit its parts,
             # and the whole axis is compiled already.
             continue
-        best = (candidate, halved) if better else best
+        best = candidate, halved
     return best
+
+
+def _compile_parts(program: Program, mesh: Mesh, request: Request, first: str) -> Compiled | None:
+    """The program on a mesh with an axis in two parts; None where the ``first`` part cuts unevenly."""
+    compiled = Compiled(program, mesh)
+    for asked in request.on(mesh):
+        compiled = compile_axis(compiled, asked, request)
+        if asked.axis == first and not _is_even_on(compiled, first):
+            return None
+    return compiled
 
 
 def _for_parts(request: Request, parts: Sequence[str], whole: CompiledAxis, outer: int) -> Request:
@@ -110,7 +124,10 @@ def _is_even_on(compiled: Compiled, axis: str) -> bool:
     """Whether all ranks get pieces of equal size along ``axis``, and cut them out of whole values by the same number
     of slices, so that one assignment on the next axis serves all.
     """
-    assignment = _axis(compiled, axis).assignment
+    return all(_cuts_evenly(assignment) for assignment in _axis(compiled, axis).assignments.values())
+
+
+def _cuts_evenly(assignment: Assignment) -> bool:
     for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True):
         if strategy is None:
             continue

@@ -9,6 +9,7 @@ worked out only where an error exceeds the tolerance.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
+from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import StepKind
 from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
@@ -171,11 +173,12 @@ class _Original:
             torch.set_rng_state(self.drawn)
 
 
-def join_on_mesh(values: Sequence[torch.Tensor], layouts: Sequence[Layout], mesh: Mesh) -> torch.Tensor:
-    """The whole tensor from every rank's value, given its layout on each mesh axis."""
-    sizes = [size for _, size in mesh]
-    for layout, size in zip(reversed(layouts), reversed(sizes), strict=True):
-        values = [join_shards(values[start : start + size], layout) for start in range(0, len(values), size)]
+def join_on_mesh(values: Sequence[torch.Tensor], layouts: Sequence[Sequence[Layout]], mesh: Mesh) -> torch.Tensor:
+    """The whole tensor from every rank's value, given its layout on each mesh axis, as each rank sees it."""
+    for depth, (_, size) in reversed(list(enumerate(mesh))):
+        starts = range(0, len(values), size)
+        values = [join_shards(values[start : start + size], layouts[start][depth]) for start in starts]
+        layouts = [layouts[start] for start in starts]
     return values[0]
 
 
@@ -225,7 +228,7 @@ def _compare_outputs(
             for rank, value in enumerate(values):
                 yield position, OutputCheck(name, rank, 0.0, "" if value == whole else f"is {value!r}, not {whole!r}")
             continue
-        layouts = _output_layouts(sharded, simulation, position)
+        layouts = _output_layouts(sharded, position)
         joined = [join_on_mesh(values, layouts, sharded.mesh)] if _is_cut(layouts) else values
         for rank, value in enumerate(joined):
             if value.shape != whole.shape or value.dtype != whole.dtype:
@@ -259,33 +262,40 @@ def _with_rounding(
     ]
 
 
-def _output_layouts(sharded: ShardedProgram, simulation: Simulation, position: int) -> tuple[Layout, ...]:
-    found = []
-    for assignment in sharded.assignments.values():
-        step = next((s for s in assignment.steps.items if s.kind is StepKind.OUTPUT and s.output == position), None)
-        strategy = assignment.strategies[step.index] if step is not None else None
-        assert strategy is not None, f"output {position} has no layout"
-        found.append(strategy.operands[0])
-    return tuple(found)
+def _output_layouts(sharded: ShardedProgram, position: int) -> list[list[Layout]]:
+    """The layout of an output on each mesh axis, as each rank sees it."""
+    compiled = sharded.compiled
+    by_axis = [
+        {kind: _output_layout(assignment, position) for kind, assignment in one.assignments.items()}
+        for one in compiled.axes
+    ]
+    kinds = [compiled.kind(place) for place in product(*(range(size) for _, size in sharded.mesh))]
+    return [[layouts[kind[:depth]] for depth, layouts in enumerate(by_axis)] for kind in kinds]
 
 
-def _is_cut(layouts: Sequence[Layout]) -> bool:
-    return any(layout != REPLICATE for layout in layouts)
+def _output_layout(assignment: Assignment, position: int) -> Layout:
+    step = next((s for s in assignment.steps.items if s.kind is StepKind.OUTPUT and s.output == position), None)
+    strategy = assignment.strategies[step.index] if step is not None else None
+    assert strategy is not None, f"output {position} has no layout"
+    return strategy.operands[0]
+
+
+def _is_cut(layouts: Sequence[Sequence[Layout]]) -> bool:
+    return any(layout != REPLICATE for one in layouts for layout in one)
 
 
 def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float) -> WrongNode | None:
     simulation = sharded.simulation()
-    layouts: dict[str, tuple[Layout, ...]] = {}
+    layouts: dict[str, list[tuple[Layout, ...]]] = {}
     local_names: list[dict[str, str]] = []
     for one in simulation.programs:
         names: dict[str, str] = {}
         for local, (origin, held) in one.origins.items():
             if origin not in names:
                 names[origin] = local
-                layouts.setdefault(origin, held)
+                layouts.setdefault(origin, []).append(held)
         local_names.append({local: origin for origin, local in names.items()})
-    # Rows that each rank holds for its own experts only make no whole.
-    joins = {name for name, held in layouts.items() if not any(isinstance(o, Owned) for o in held)}
+    joins = {name for name, held in layouts.items() if _makes_a_whole(held, len(local_names))}
     order = [n for n in original.program.graph.nodes if n.name in joins and n.op == "call_function"]
     low, high, wrong = 0, len(order), None
     while low < high:
@@ -302,7 +312,7 @@ def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float)
             module=module_path(bad),
             source=source_line(bad),
             error=errors[bad.name],
-            layouts=tuple(map(str, layouts[bad.name])),
+            layouts=tuple(map(str, layouts[bad.name][0])),
         )
         high = order.index(bad)
         low = max(low, high - step + 1)
@@ -311,11 +321,16 @@ def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float)
     return wrong
 
 
+def _makes_a_whole(held: Sequence[Sequence[Layout]], num_ranks: int) -> bool:
+    """Whether all ranks hold a value: rows that each rank holds for its own experts only make no whole."""
+    return len(held) == num_ranks and not any(isinstance(one, Owned) for layouts in held for one in layouts)
+
+
 def _errors(
     original: _Original,
     sharded: ShardedProgram,
     picked: Sequence[fx.Node],
-    layouts: Mapping[str, tuple[Layout, ...]],
+    layouts: Mapping[str, Sequence[Sequence[Layout]]],
     local_names: Sequence[Mapping[str, str]],
     tolerance: float,
 ) -> dict[str, float]:
@@ -347,7 +362,9 @@ def _errors(
     return {n: 0.0 if error * scales[n] <= floors.get(n, 0.0) else error for n, error in errors.items()}
 
 
-def _joined_error(pieces: Sequence[torch.Tensor], layouts: Sequence[Layout], mesh: Mesh, whole: torch.Tensor) -> float:
+def _joined_error(
+    pieces: Sequence[torch.Tensor], layouts: Sequence[Sequence[Layout]], mesh: Mesh, whole: torch.Tensor
+) -> float:
     try:
         joined = join_on_mesh(pieces, layouts, mesh)
     except RuntimeError:

@@ -1,18 +1,23 @@
 """Where every parameter, buffer and constant of a compiled program lives, and how many bytes a rank holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 
 from shardwright.compiler.axes import Compiled
 from shardwright.layout.layout import REPLICATE, Layout
-from shardwright.program.program import Weight
+from shardwright.layout.mesh import Coordinates
 
 
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
-    """Where a parameter, buffer or constant lives: one layout a mesh axis, and the bytes each rank holds."""
+    """Where a parameter, buffer or constant lives: one layout a mesh axis, and the bytes each rank holds.
+
+    ``layouts``: as the first rank sees it; on ranks that an axis before left fewer indices the same is said of those.
+    ``elsewhere``: axis → place on the axes before → layout, where something else is said there.
+    """
 
     name: str
     kind: str
@@ -22,17 +27,17 @@ class WeightLayout:
     num_bytes: int
     rank_bytes: tuple[int, ...]
     plan_key: str = ""
+    elsewhere: Mapping[str, Mapping[Coordinates, Layout]] = field(default_factory=dict)
 
 
 def weight_layouts(compiled: Compiled) -> list[WeightLayout]:
     """Every parameter, buffer and constant, in order of the program's inputs."""
-    ranks = [_pieces(compiled, rank) for rank in range(compiled.mesh.num_ranks)]
+    held, kinds = _bytes_by_kind(compiled), _kind_of_rank(compiled)
     found = []
     for item in compiled.program.inputs:
         if not item.is_state or item.target is None:
             continue
         tensor = compiled.program.weights[item.target].tensor
-        layouts = {one.axis: one.assignment.layouts.get(item.name, REPLICATE) for one in compiled.axes}
         keys = (one.request.named[item.name].key for one in compiled.axes if item.name in one.request.named)
         found.append(
             WeightLayout(
@@ -40,10 +45,11 @@ def weight_layouts(compiled: Compiled) -> list[WeightLayout]:
                 kind=item.kind.name.lower(),
                 shape=tuple(tensor.shape),
                 dtype=tensor.dtype,
-                layouts=layouts,
+                layouts={one.axis: one.assignment.layouts.get(item.name, REPLICATE) for one in compiled.axes},
                 num_bytes=tensor.numel() * tensor.element_size(),
-                rank_bytes=tuple(pieces[item.target].num_bytes for pieces in ranks),
+                rank_bytes=tuple(held[kind][item.target] for kind in kinds),
                 plan_key=next(keys, ""),
+                elsewhere=_elsewhere(compiled, item.name),
             )
         )
     return found
@@ -51,18 +57,40 @@ def weight_layouts(compiled: Compiled) -> list[WeightLayout]:
 
 def rank_bytes(compiled: Compiled) -> list[int]:
     """The bytes of weights that every rank holds."""
-    return [
-        sum(piece.num_bytes for piece in _pieces(compiled, rank).values()) for rank in range(compiled.mesh.num_ranks)
-    ]
+    totals = {kind: sum(pieces.values()) for kind, pieces in _bytes_by_kind(compiled).items()}
+    return [totals[kind] for kind in _kind_of_rank(compiled)]
 
 
-def _pieces(compiled: Compiled, rank: int) -> dict[str, Weight]:
-    """What one rank holds of every weight."""
-    pieces = dict(compiled.program.weights)
-    coordinate = compiled.mesh.coordinate(rank)
-    for one in compiled.axes:
-        for item in compiled.program.inputs:
-            if item.is_state and item.target is not None:
-                layout = one.assignment.layouts.get(item.name, REPLICATE)
-                pieces[item.target] = pieces[item.target].with_cut(layout, coordinate[one.axis])
-    return pieces
+def _kind_of_rank(compiled: Compiled) -> list[Coordinates]:
+    """The kind of every rank: as many as the mesh has, and few of them distinct."""
+    return list(product(*(one.alike for one in compiled.axes)))
+
+
+def _bytes_by_kind(compiled: Compiled) -> dict[Coordinates, dict[str, int]]:
+    """What a rank of each kind holds of every weight, in bytes."""
+    state = [(item.name, item.target) for item in compiled.program.inputs if item.is_state and item.target is not None]
+    found: dict[Coordinates, dict[str, int]] = {}
+    for place in compiled.kinds():
+        pieces = found[place] = {}
+        for name, target in state:
+            piece = compiled.program.weights[target]
+            for layout, coordinate in zip(compiled.layouts(name, place), place, strict=True):
+                piece = piece.with_cut(layout, coordinate)
+            pieces[target] = piece.num_bytes
+    return found
+
+
+def _elsewhere(compiled: Compiled, name: str) -> dict[str, dict[Coordinates, Layout]]:
+    found: dict[str, dict[Coordinates, Layout]] = {}
+    for depth, one in enumerate(compiled.axes):
+        # Layouts that print alike are the same of what there is to cut.
+        first = repr(one.assignment.layouts.get(name, REPLICATE))
+        others = {
+            kind: layout
+            for kind, assignment in one.assignments.items()
+            if repr(layout := assignment.layouts.get(name, REPLICATE)) != first
+        }
+        if others:
+            places = product(*(range(size) for _, size in compiled.mesh.axes[:depth]))
+            found[one.axis] = {at: others[compiled.kind(at)] for at in places if compiled.kind(at) in others}
+    return found

@@ -8,6 +8,9 @@ from typing import Any
 from shardwright.errors import ShardwrightError
 from shardwright.layout.values import is_count
 
+Coordinates = tuple[int, ...]
+"""Where a rank is on the first mesh axes: a number on each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mesh:

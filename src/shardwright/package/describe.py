@@ -19,6 +19,7 @@ from shardwright.package.manifest import (
     ParameterEntry,
     TensorEntry,
     ValueEntry,
+    format_coordinates,
 )
 from shardwright.plan.plan_files import style_to_yaml
 from shardwright.plan.styles import packed_style
@@ -67,6 +68,10 @@ def describe(
                 shape=list(w.shape),
                 dtype=str(w.dtype).removeprefix("torch."),
                 layouts={axis: style_to_yaml(layout) for axis, layout in w.layouts.items()},
+                elsewhere={
+                    axis: {format_coordinates(at): style_to_yaml(layout) for at, layout in others.items()}
+                    for axis, others in w.elsewhere.items()
+                },
                 alias_of=tied.get(w.name, ""),
                 zeros=w.name in zeros,
                 in_state=w.name in state,

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import math
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A parameter, buffer or constant: global shape, dtype, and its layout on each mesh axis as plan files write it.
 
-    ``alias_of``: the name that a tied tensor is stored under. ``zeros``: it is not stored but made on loading.
-    ``in_state``: whether it is part of the original's state dict.
+    ``elsewhere``: axis → coordinates on the axes before (``"1,0"``) → its layout there, where another is said than in
+    ``layouts``. ``alias_of``: the name that a tied tensor is stored under. ``zeros``: it is not stored but made on
+    loading. ``in_state``: whether it is part of the original's state dict.
     """
 
     name: str
@@ -54,6 +55,17 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alias_of: str = ""
     zeros: bool = False
     in_state: bool = True
+    elsewhere: dict[str, dict[str, Any]] = {}
+
+    def layout_on(self, axis: str, before: Sequence[int]) -> Any:
+        """Its layout on an axis, for the ranks at these coordinates on the axes before."""
+        at = format_coordinates(before)
+        return self.elsewhere.get(axis, {}).get(at, self.layouts.get(axis, "replicate"))
+
+
+def format_coordinates(coordinates: Sequence[int]) -> str:
+    """Coordinates as a key."""
+    return ",".join(map(str, coordinates))
 
 
 class ValueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -175,7 +175,10 @@ def _job(sharded: "ShardedProgram", source: WeightSource) -> str:
         str(torch.__version__),
         list(sharded.mesh.axes),
         plan_to_yaml(sharded.plan),
-        [(w.name, {axis: repr(layout) for axis, layout in w.layouts.items()}) for w in sharded.weights],
+        [
+            (w.name, {axis: repr(layout) for axis, layout in w.layouts.items()}, repr(w.elsewhere))
+            for w in sharded.weights
+        ],
         fingerprint(sharded.program),
         source.fingerprint,
     ]

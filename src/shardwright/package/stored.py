@@ -108,8 +108,9 @@ def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh, folder: 
     shape: tuple[Any, ...] = tuple(entry.shape)
     found: list[tuple[str, Layout]] = []
     try:
-        for axis, size in mesh:
-            layout = resolve(read_layout(entry.layouts.get(axis, "replicate"), size), shape, size)
+        for depth, (axis, size) in enumerate(mesh):
+            held = entry.layout_on(axis, [where[name] for name in mesh.names[:depth]])
+            layout = resolve(read_layout(held, size), shape, size)
             assert isinstance(layout, (Replicate, Partial, Shard)), "resolve gives a layout"
             found.append((axis, layout))
             region = region_of(shape, [(layout, where[axis])])

@@ -25,6 +25,9 @@ def redistribute(
     """
     assert not isinstance(source, Owned), f"no collective leads from {source}"
     assert not isinstance(target, Owned), f"no collective leads to {target}"
+    if 0 in [size for size in whole.shape if isinstance(size, int)]:
+        # Of nothing nothing is sent.
+        return emit.call(aten.new_zeros.default, x, piece_sizes(whole, target, rank))
     if isinstance(target, Partial):
         assert isinstance(source, Replicate) and target.op == "sum", f"no collective leads from {source} to {target}"
         return spread(emit, x, rank)

@@ -1,11 +1,13 @@
 """A plan and the caller's layouts as pins of a program: by placeholder, output position and module boundary."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
-from shardwright.layout.layout import Layout
+from shardwright.layout.layout import Layout, Shard, cut_of, resolve
+from shardwright.layout.sizes import Size
 from shardwright.layout.values import is_count
 from shardwright.plan.resolve import Boundary, ResolvedPlan
 from shardwright.plan.styles import as_layout
@@ -30,6 +32,22 @@ class Pins:
     may_stay_whole: frozenset[str] = frozenset()
     """Placeholders that need not be cut though the plan or the bound on bytes asks for it: an axis before this one
     has cut them as far as their heads allow."""
+    reserved: Mapping[str, Sequence[tuple[Shard, int]]] = field(default_factory=dict)
+    """Placeholders that are free here and that axes after this one cut: how, and in how many."""
+
+    def leaves_enough(self, name: str, layout: Layout, shape: Sequence[Size]) -> bool:
+        """Whether the axes after this one can cut what this layout of a free placeholder leaves of it."""
+        along = [
+            (later, num_ranks)
+            for later, num_ranks in self.reserved.get(name, ())
+            if isinstance(layout, Shard) and later.dim % len(shape) == layout.dim
+        ]
+        if not along or not isinstance(layout, Shard):
+            return True
+        sizes = [size for size in set(cut_of(layout).local_sizes()) if isinstance(size, int)]
+        if sizes and max(sizes) < math.prod(num_ranks for _, num_ranks in along):
+            return False
+        return all(_can_lie(*along[0], (*shape[: layout.dim], size, *shape[layout.dim + 1 :])) for size in sizes)
 
 
 def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: Any) -> Pins:
@@ -53,6 +71,36 @@ def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: An
         pins.outputs[out_names[name]] = layout
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
     return pins
+
+
+def follow(pins: Pins, program: Program, layouts: Mapping[str, Layout], num_ranks: int, *, is_auto: bool) -> Pins:
+    """The pins of ranks that hold pieces of other sizes than those whose ``layouts``, by placeholder, are known.
+
+    What the plan cuts and is shorter than the ranks are many may stay whole. Under the automatic plan what those ranks
+    cut is cut on the same dims where it is long enough, and what they do not cut may stay whole: they hold the most.
+    """
+    shapes = {item.name: program.weights[str(item.target)].shape for item in program.inputs if item.is_state}
+    state, free, short = dict(pins.state), set(pins.free_cut), set(pins.may_stay_whole)
+    for name, shape in shapes.items():
+        layout = layouts.get(name) if is_auto and name not in state else None
+        if isinstance(layout, Shard) and shape[layout.dim] >= num_ranks:
+            state[name] = Shard(layout.dim)
+            free.add(name)
+        elif layout is not None and not isinstance(layout, Shard):
+            short.add(name)
+        pinned = state.get(name)
+        if name in free and isinstance(pinned, Shard) and shape[pinned.dim] < num_ranks:
+            short.add(name)
+    return replace(pins, state=state, free_cut=frozenset(free), may_stay_whole=frozenset(short))
+
+
+def _can_lie(layout: Layout, num_ranks: int, shape: Sequence[Size]) -> bool:
+    """Whether a tensor of this shape can lie so on so many ranks."""
+    try:
+        resolve(layout, shape, num_ranks)
+    except LayoutError:
+        return False
+    return True
 
 
 def _pin_ties(program: Program, pins: Pins, resolved: ResolvedPlan, findings: list[Finding]) -> None:

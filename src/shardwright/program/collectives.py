@@ -74,6 +74,11 @@ def kind_of(collective: Any) -> CollectiveKind:
     return CollectiveKind(collective.__name__)
 
 
+def axis_of(node: fx.Node) -> str:
+    """The mesh axis that one of `COLLECTIVES` runs along; '' for any other node."""
+    return str(node.meta["collective"].axis) if node.target in COLLECTIVES else ""
+
+
 def lowered_name(node: fx.Node) -> str:
     """The name of the ``_c10d_functional`` operator that a node calls; '' for any other node."""
     schema = schema_of(node.target)
@@ -99,6 +104,11 @@ class Collective:
     cause: str
     plan_key: str = ""
     message: int = 0
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where in the model it is, whatever the sizes of a rank's pieces."""
+        return self.kind, self.axis, self.module, self.source
 
 
 def message_of(node: fx.Node) -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from shardwright.compiler.sharded import ShardedProgram
+from shardwright.compiler.weights import WeightLayout
 from shardwright.layout.layout import Layout, Replicate
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 
@@ -56,7 +57,7 @@ def weights_table(sharded: ShardedProgram, *, merge: bool = True) -> Table:
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for w in sharded.weights:
         name = _starred(w.name) if merge else w.name
-        layout = ", ".join(f"{axis}: {format_layout(one)}" for axis, one in w.layouts.items())
+        layout = ", ".join(f"{axis}: {_format_axis(w, axis)}" for axis in w.layouts)
         key = (name, str(tuple(w.shape)), layout, w.plan_key)
         groups.setdefault(key, []).append(w)
     rows = [
@@ -117,6 +118,12 @@ def unused_table(unused: Sequence[Unused]) -> Table:
     """What a checkpoint holds and nothing reads."""
     rows = [(one.name or "(the whole file)", one.file, one.why) for one in unused]
     return Table("Not read from the checkpoint", ("tensor", "file", "reason"), rows)
+
+
+def _format_axis(weight: WeightLayout, axis: str) -> str:
+    """A weight's layout on an axis, and what it is elsewhere."""
+    others = dict.fromkeys(format_layout(one) for one in weight.elsewhere.get(axis, {}).values())
+    return " or ".join([format_layout(weight.layouts[axis]), *others])
 
 
 def format_layout(layout: Layout) -> str:

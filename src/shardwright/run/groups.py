@@ -148,6 +148,12 @@ def _spans(mesh: Mesh, axis: str) -> bool:
     return mesh.size(axis) == mesh.num_ranks
 
 
+def groups_in(exported: ExportedProgram) -> set[str]:
+    """The names of the groups that a program's collectives run in."""
+    nodes = (node for graph in graphs_of(exported.graph) for node in graph.nodes)
+    return {str(node.args[-1]) for node in nodes if lowered_name(node) not in ("", "wait_tensor")}
+
+
 def rebind(exported: ExportedProgram, group_names: Mapping[str, str]) -> ExportedProgram:
     """Give an exported program's collectives other process groups, in place: old name → new name.
 

@@ -33,7 +33,7 @@ from shardwright.run.alone import GROUPS, alone, settle
 from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
 from shardwright.run.devices import chosen_device, home_device, home_of, move
-from shardwright.run.groups import TIMEOUT_S, make_groups, name_groups, rebind, start_process_group
+from shardwright.run.groups import TIMEOUT_S, groups_in, make_groups, name_groups, rebind, start_process_group
 from shardwright.run.transport import chosen_transport
 
 EXECUTION_BACKENDS = ("eager", "compile", "aoti")
@@ -134,7 +134,8 @@ def load(
         if manifest.num_ranks > 1:
             name_groups(mesh, compiled.groups, **how)
     elif manifest.num_ranks > 1:
-        used = {c.axis for c in manifest.collectives}
+        # Where shares are uneven, not all ranks need meet along all axes.
+        used = groups_in(exported)
         names = make_groups(mesh, **how)
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
     try:

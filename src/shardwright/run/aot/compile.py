@@ -30,7 +30,7 @@ from shardwright.run.aot.compiled_manifest import (
 from shardwright.run.aot.machine import runner_bytes, this_machine
 from shardwright.run.cpp import compiler
 from shardwright.run.devices import home_of
-from shardwright.run.groups import compiled_group_name, rebind
+from shardwright.run.groups import compiled_group_name, groups_in, rebind
 
 _RUNNER = "runner.so"
 _INDUCTOR = {
@@ -70,7 +70,9 @@ def compile_package(
             report(f"rank {', '.join(ranks)}", number, len(graphs) + 1)
             exported = read_graph(check_package_file(folder, entries[name]))
             try:
-                stateless = without_state(rebind(exported, groups), aliases)
+                used = groups_in(exported)
+                own = {axis: name for axis, name in groups.items() if axis in used}
+                stateless = without_state(rebind(exported, own), aliases)
             except ProgramError as error:
                 raise PackageError(f"{folder / name} cannot be compiled: {error}") from error
             devices.add(home_of(stateless.exported).type)
