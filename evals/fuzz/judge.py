@@ -22,15 +22,11 @@ TOLERANCE = 1e-9
 """Of the largest value of an output in float64."""
 SMALLEST = 1e-3
 """Outputs smaller than this are held against it: the exact value of a mean of normalised values is 0."""
-UNEVEN = "the ranks would not agree on collectives"
-"""Known: on several axes, what one leaves uneven the next may refuse."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``word``: ``right``, ``words``, ``uneven`` (refused for what is known) or ``fault``; ``kind``: of the words, or
-    of the fault; ``said``: all of it.
-    """
+    """``word``: ``right``, ``words`` or ``fault``; ``kind``: of the words, or of the fault; ``said``: all of it."""
 
     word: str
     kind: str = ""
@@ -52,7 +48,7 @@ def refusal(error: Exception) -> Verdict:
     is_ours = isinstance(error, sw.ShardwrightError) and said and not isinstance(error, (sw.RuleError, sw.RunError))
     if not is_ours:
         return Verdict("fault", name, "".join(traceback.format_exception(error)[-6:]))
-    return Verdict("uneven" if UNEVEN in said else "words", name, said)
+    return Verdict("words", name, said)
 
 
 def judge(model: nn.Module, example: tuple[torch.Tensor, ...], asked: Asked) -> Verdict:
