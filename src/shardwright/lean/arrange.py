@@ -64,6 +64,10 @@ class _Arranging:
             if node.op == "placeholder":
                 self._place(node)
         for node in self.graph.nodes:
+            if node.op == "output":
+                # What this rank reads of no message others may read: a rank without a share of an operator.
+                while self.issued < len(self.messages):
+                    self._make(self.messages[self.issued].nodes[0])
             self._make(node)
             while self._is_ready():
                 self._make(self.messages[self.issued].nodes[0])

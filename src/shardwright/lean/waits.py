@@ -27,7 +27,8 @@ def _late(graph: fx.Graph) -> list[fx.Node]:
         if UNPACKS in node.meta:
             late[node] = None
             continue
-        waiting = [*reversed(late), node] if node.op == "output" else [node]
+        # What nobody reads is waited for all the same, before the output.
+        waiting = [node, *reversed(late)] if node.op == "output" else [node]
         while waiting:
             needed = [source for source in waiting[-1].all_input_nodes if source in late]
             if needed:
