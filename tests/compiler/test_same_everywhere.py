@@ -12,8 +12,8 @@ import torch
 
 import shardwright as sw
 from shardwright.assign import effort
-
-EFFORTS = ("1e-5", "1e-2")
+from tests.support import same_everywhere
+from tests.support.same_everywhere import LITTLE, MORE
 
 
 def process(*args, seed=0):
@@ -33,21 +33,25 @@ def load(processes):
             one.communicate()
 
 
-def results(seeds):
-    started = [process("-m", "tests.support.same_everywhere", *EFFORTS, seed=seed) for seed in seeds]
+def results(path, seeds):
+    started = [process("-m", "tests.support.same_everywhere", path, seed=seed) for seed in seeds]
     return [json.loads(one.communicate()[0]) for one in started]
 
 
 @pytest.mark.ranks
-def test_four_processes_find_the_same_whatever_their_hash_seeds_threads_and_load():
-    first, second = results([0, 1])
-    with load(2):
-        others = results([2, 3])
+def test_six_processes_find_the_same_whatever_their_hash_seeds_threads_and_load(tmp_path):
+    path = str(tmp_path / "unet.pt2")
+    torch.export.save(same_everywhere.exported(), path)
+    first, second = results(path, [0, 1])
+    with load(1):
+        others = results(path, [2, 3, 4, 5])
     for other in (second, *others):
         assert other == first
-    little, more = ([float.fromhex(case["gap"]) for case in first[effort].values()] for effort in EFFORTS)
-    assert max(little) > 1e-3, "some search ended early"
-    assert max(more) < 1e-3
+    gaps = {
+        effort: [float.fromhex(one["gap"]) for one in first if one["effort"] == effort] for effort in (LITTLE, MORE)
+    }
+    assert max(gaps[LITTLE]) > 1e-3, "some search ended early"
+    assert max(gaps[MORE]) < 1e-3
 
 
 def test_a_time_limit_that_strikes_says_so(monkeypatch):

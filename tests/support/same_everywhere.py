@@ -1,6 +1,6 @@
 """What `shard` makes of one program, printed: the same whatever the process, its hash seed and the load.
 
-``python -m tests.support.same_everywhere``
+``python -m tests.support.same_everywhere PROGRAM``: of a file that holds what `exported` gives.
 """
 
 import hashlib
@@ -61,6 +61,11 @@ class UNet(nn.Module):
 
 
 PLAN = {"attention.[q,k,v]": "colwise", "attention.o": "rowwise", "middle.conv": "colwise"}
+LITTLE, MORE = 1e-5, 1e-2
+"""Efforts: the search ends early, and the search ends with a proof."""
+
+CASES = ((LITTLE, 2, "auto"), (LITTLE, 4, "auto"), (MORE, 2, "auto"), (MORE, 2, PLAN))
+"""Effort, number of ranks, plan."""
 
 
 def exported():
@@ -68,19 +73,17 @@ def exported():
     return torch.export.export(UNet().eval(), (torch.randn(2, 4, 8, 8), torch.randn(2, 16), torch.randn(2, 5, 8)))
 
 
-def made(program, effort):
-    """What is made of the UNet with this effort, on 2 and 4 ranks, and on 2 under a plan."""
-    found = {}
-    for num_ranks, asked in ((2, "auto"), (4, "auto"), (2, PLAN)):
-        sharded = sw.shard(program, mesh=num_ranks, plan=asked, effort=effort)
-        found[f"{num_ranks} {asked}"] = {
-            "gap": sharded.gap.hex(),
-            "strategies": [str(strategy) for strategy in sharded.assignment.strategies],
-            "weights": [str(weight) for weight in sharded.weights],
-            "collectives": [str(collective) for collective in sharded.collectives],
-            "programs": [_digest(sharded.exported(rank)) for rank in range(num_ranks)],
-        }
-    return found
+def made(program, effort, num_ranks, plan):
+    """What is made of the UNet in one of the `CASES`."""
+    sharded = sw.shard(program, mesh=num_ranks, plan=plan, effort=effort)
+    return {
+        "effort": effort,
+        "gap": sharded.gap.hex(),
+        "strategies": [str(strategy) for strategy in sharded.assignment.strategies],
+        "weights": [str(weight) for weight in sharded.weights],
+        "collectives": [str(collective) for collective in sharded.collectives],
+        "programs": [_digest(sharded.exported(rank)) for rank in range(num_ranks)],
+    }
 
 
 def _digest(exported):
@@ -93,5 +96,5 @@ def _digest(exported):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", sw.SolverWarning)
-    program = exported()
-    json.dump({effort: made(program, float(effort)) for effort in sys.argv[1:]}, sys.stdout)
+    program = torch.export.load(sys.argv[1])
+    json.dump([made(program, *case) for case in CASES], sys.stdout)
