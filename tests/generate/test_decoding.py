@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.generate.text import TextRequest, write_text
-from shardwright.run.launch import launch
 from tests.cli.test_app import shardwright
+from tests.support.ranks import on_ranks
 from tests.support.tiny import make_tokenizer, write_checkpoint
 
 PROMPTS = ["the cat sat", "one two three", "a dog and the sky"]
@@ -43,11 +43,15 @@ def greedy(model, ids, count):
     return found
 
 
+def written(rank, package, requests):
+    return write_text(package, requests)
+
+
 @pytest.mark.ranks
 def test_greedy_text_on_real_ranks(checkpoint, package):
     _, model = checkpoint
     requests = [TextRequest(prompt, 12, chat=chat, stream=False) for prompt in PROMPTS for chat in (True, False)]
-    texts = launch(2, write_text, str(package), requests)
+    texts = on_ranks(2, written, str(package), requests)
     tokenizer = make_tokenizer()
     assert texts[0][0].prompt_ids == tokenizer("<user> the cat sat <a> ")["input_ids"]
     assert texts[0][1].prompt_ids == tokenizer("the cat sat")["input_ids"]

@@ -12,6 +12,7 @@ import shardwright as sw
 from shardwright.package.manifest import read_manifest
 from shardwright.run.launch import launch
 from tests.support.models import MEGATRON, Cache, Decoder, LinearNorm, redraw, relative_error
+from tests.support.ranks import on_ranks
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
 
@@ -35,6 +36,12 @@ def run_loaded(path, *inputs):
         return module.rank, module(*inputs)
 
 
+def run_on(rank, path, *inputs):
+    own, got = run_loaded(path, *inputs)
+    assert own == rank
+    return got
+
+
 @pytest.mark.ranks
 def test_a_package_runs_on_real_ranks(package):
     wanted = redraw(Decoder(tied=True))(IDS)
@@ -47,7 +54,7 @@ def test_a_package_runs_on_real_ranks(package):
 def test_two_axes_on_real_ranks(tmp_path):
     sharded_decoder(mesh={"dp": 2, "tp": 2}, plan={"dp": MEGATRON, "tp": MEGATRON}).save(tmp_path / "p")
     wanted = redraw(Decoder())(IDS)
-    for _, got in launch(4, run_loaded, str(tmp_path / "p"), IDS).values():
+    for got in on_ranks(4, run_on, str(tmp_path / "p"), IDS):
         assert relative_error(got, wanted) < 1e-5
 
 
@@ -58,11 +65,11 @@ def test_scattered_sums_on_real_ranks(tmp_path):
     assert {c.kind for c in sharded.collectives} == {"reduce_scatter", "all_gather"}
     sharded.save(tmp_path / "p")
     wanted = redraw(Decoder())(IDS)
-    for _, got in launch(2, run_loaded, str(tmp_path / "p"), IDS).values():
+    for got in on_ranks(2, run_on, str(tmp_path / "p"), IDS):
         assert relative_error(got, wanted) < 1e-5
 
 
-def run_cache_three_times(path, x):
+def run_cache_three_times(rank, path, x):
     with torch.no_grad():
         module = sw.load(path)
         return [module(x, torch.tensor([step])) for step in range(3)]
@@ -76,22 +83,21 @@ def test_buffers_keep_their_values_on_real_ranks(tmp_path):
     model = redraw(Cache())
     with torch.no_grad():
         wanted = [model(x, torch.tensor([step])) for step in range(3)]
-    for found in launch(2, run_cache_three_times, str(tmp_path / "p"), x).values():
+    for found in on_ranks(2, run_cache_three_times, str(tmp_path / "p"), x):
         for got, want in zip(found, wanted, strict=True):
             torch.testing.assert_close(got, want)
 
 
-def compiled(rank_package, x):
-    torch.set_num_threads(1)
+def compiled(rank, package, x):
     with torch.no_grad():
-        module = sw.load(rank_package).module
+        module = sw.load(package).module
         return torch.compile(module, backend="aot_eager")(x)
 
 
 @pytest.mark.ranks
 def test_torch_compile_runs_a_rank(package):
     wanted = redraw(Decoder(tied=True))(IDS)
-    for got in launch(2, compiled, str(package), IDS).values():
+    for got in on_ranks(2, compiled, str(package), IDS):
         assert relative_error(got, wanted) < 1e-5
 
 
@@ -126,8 +132,8 @@ def test_loading_needs_as_many_ranks(package):
 
 @pytest.mark.ranks
 def test_the_wrong_number_of_ranks(package):
-    with pytest.raises(sw.RunError, match=r"rank \d failed: PackageError: the package is for 2 ranks"):
-        launch(3, run_loaded, str(package), IDS)
+    with pytest.raises(AssertionError, match=r"(?s)(rank \d:\n.*PackageError: the package is for 2 ranks.*){3}"):
+        on_ranks(3, run_on, str(package), IDS)
 
 
 @pytest.mark.ranks

@@ -15,9 +15,9 @@ from torch import nn
 import shardwright as sw
 from shardwright.program.read import read
 from shardwright.program.signature import format_constant, signature_of
-from shardwright.run.launch import launch
 from shardwright.run.tensor_files import example_inputs
 from shardwright.run.worker import run_package
+from tests.support.ranks import on_ranks
 
 PLAN = {"up": "colwise", "down": "rowwise"}
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
@@ -332,7 +332,7 @@ def test_numbers_that_may_change(tmp_path):
             module(x, wrong)
 
 
-def on_rank(folder, calls):
+def on_rank(rank, folder, calls):
     found = {}
     for backend in ("eager", "aoti"):
         module = sw.load(folder, backend=backend)
@@ -358,7 +358,7 @@ def test_packages_are_called_as_the_original_was(model, tmp_path):
         "double": ((X,), {"double": False}),
         "scale": ((X,), {"scale": 3}),
     }
-    for found in launch(2, on_rank, str(tmp_path / "again"), calls).values():
+    for found in on_ranks(2, on_rank, str(tmp_path / "again"), calls):
         assert len(found) == 12
         for (_, name), got in found.items():
             if isinstance(got, str):

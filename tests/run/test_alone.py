@@ -8,7 +8,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.run.alone import alone
-from shardwright.run.launch import launch
+from tests.support.ranks import on_ranks
 
 PLAN = {"0": "colwise", "2": "rowwise"}
 
@@ -89,12 +89,12 @@ def meet_inside(module, others, x):
         hook.remove()
 
 
-def two_threads(folder, x):
+def two_threads(rank, folder, x):
     first, other = sw.load(folder), sw.load(folder)
     at_home = meet_inside(first, (first, other), x)
     after = in_thread(first, 2 * x)
     # Rank 0 calls with other numbers than rank 1, as where two threads come in another order.
-    mixed = x * (1 + first.rank)
+    mixed = x * (1 + rank)
     elsewhere = in_thread(meet_inside, first, (first,), mixed)
     return at_home, after, elsewhere, in_thread(first, x), first(x)
 
@@ -105,7 +105,7 @@ def test_two_threads_on_real_ranks(tmp_path):
     model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)).eval().requires_grad_(False)
     x = torch.randn(4, 8)
     sw.shard(torch.export.export(model, (x,)), mesh=2, plan=PLAN).save(tmp_path / "p")
-    for found in launch(2, two_threads, str(tmp_path / "p"), x, timeout_s=60).values():
+    for found in on_ranks(2, two_threads, str(tmp_path / "p"), x):
         (got, refusals), after, (doubt, refused), later, at_last = found
         torch.testing.assert_close(got, model(x))
         assert [("another thread is in a call" in text) for text in refusals] == [True, True]

@@ -21,6 +21,7 @@ from shardwright.run.aot.machine import misfits, this_machine
 from shardwright.run.launch import launch
 from tests.support import inside
 from tests.support.models import GLU, Cache, redraw
+from tests.support.ranks import on_ranks
 from tests.support.tiny import write_checkpoint
 
 X = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1))
@@ -111,8 +112,7 @@ def run_branches(path, folder):
     return found[::13], total
 
 
-def run_rounds(path):
-    torch.set_num_threads(1)
+def run_rounds(rank, path):
     module = sw.load(path, backend="aoti")
     return [module(x) for x in (ROUNDS, -ROUNDS)]
 
@@ -123,7 +123,7 @@ def test_ranks_communicate_in_every_round_of_a_loop(tmp_path):
     path = package_of(inside.Loop(), (ROUNDS,), {}, 2, plan, tmp_path / "p")
     assert {c.kind for c in read_manifest(path).collectives} == {"all_gather"}
     wanted = [redraw(inside.Loop())(x) for x in (ROUNDS, -ROUNDS)]
-    for found in launch(2, run_rounds, str(path)).values():
+    for found in on_ranks(2, run_rounds, str(path)):
         torch.testing.assert_close(found, wanted)
 
 

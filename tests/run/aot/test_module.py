@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import shardwright as sw
-from shardwright.run.launch import launch
 from tests.support.models import Cache, redraw
+from tests.support.ranks import on_ranks
 
 X = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(1))
 
@@ -18,8 +18,7 @@ def package(tmp_path_factory):
     return path
 
 
-def run_three(path):
-    torch.set_num_threads(1)
+def run_three(rank, path):
     with torch.no_grad():
         module = sw.load(path, backend="compile")
         return [module(X, torch.tensor([step])) for step in range(3)]
@@ -30,7 +29,7 @@ def test_compiled_ranks_give_the_same_numbers(package):
     model = redraw(Cache())
     with torch.no_grad():
         wanted = [model(X, torch.tensor([step])) for step in range(3)]
-    for found in launch(2, run_three, str(package)).values():
+    for found in on_ranks(2, run_three, str(package)):
         for got, want in zip(found, wanted, strict=True):
             torch.testing.assert_close(got, want)
 
