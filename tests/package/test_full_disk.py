@@ -12,17 +12,14 @@ import pytest
 import torch
 
 import shardwright as sw
-from tests.support.models import MEGATRON, Decoder, redraw
+from tests.support.fill_disk import linears
 from tests.support.tiny import write_checkpoint
-
-IDS = torch.zeros(1, 8, dtype=torch.long)
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     path = tmp_path_factory.mktemp("disk") / "p"
-    exported = torch.export.export(redraw(Decoder(width=256, hidden=512)), (IDS,))
-    sw.shard(exported, mesh=2, plan=MEGATRON).save(path)
+    sw.shard(linears(512), mesh=2).save(path)
     return path
 
 

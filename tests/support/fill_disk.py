@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 
 import shardwright as sw
-from tests.support.models import MEGATRON, Decoder, redraw
+
+
+def linears(width, count=6):
+    """A program with ``count`` weights of ``width``² numbers."""
+    layers = [torch.nn.Linear(width, width, bias=False) for _ in range(count)]
+    return torch.export.export(torch.nn.Sequential(*layers).eval(), (torch.zeros(4, width),))
 
 
 def fill(disk, *, leave):
@@ -29,11 +34,7 @@ def fill(disk, *, leave):
 
 def main():
     disk, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
-    ids = torch.zeros(1, 8, dtype=torch.long)
-    small, large = (
-        sw.shard(torch.export.export(redraw(Decoder(width=width)), (ids,)), mesh=2, plan=MEGATRON)
-        for width in (64, 512)
-    )
+    small, large = (sw.shard(linears(width), mesh=2) for width in (128, 512))
     filled = []
 
     def fill_when_writing(doing, done, total):
