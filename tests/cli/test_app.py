@@ -34,6 +34,10 @@ def shardwright(folder, *words, preexec=None):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, preexec_fn=preexec)
 
 
+def stages(folder):
+    return sorted(path.name for path in (folder / "stages").iterdir())
+
+
 def test_inspect(folder):
     shown = shardwright(folder, "inspect", "model.pt2", "--tp", 4)
     assert shown.returncode == 0
@@ -66,17 +70,22 @@ def test_what_is_measured_prices_plans(folder):
 
 
 def test_plan_verify_shard_run(folder):
-    assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml").returncode == 0
+    assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml", "--dump", "stages").returncode == 0
+    assert stages(folder)[0] == "01-program.txt"
+    assert "by 'layers" not in (folder / "stages" / "02-tp-pins.txt").read_text()
     again = shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml")
     assert again.returncode == 1
     assert "exists already" in again.stderr
     spelled = json.loads(shardwright(folder, "plan", "model.pt2", "--json").stdout)
     assert spelled["layers.0.mlp.down_proj.weight"] == {"shard": 1}
-    verified = shardwright(folder, "verify", "model.pt2", "--plan", "auto.yaml")
+    verified = shardwright(folder, "verify", "model.pt2", "--plan", "auto.yaml", "--dump", "stages")
     assert verified.returncode == 0, verified.stderr
     assert "equal on every rank" in verified.stdout
-    sharded = shardwright(folder, "shard", "model.pt2", "--plan", "plan.yaml", "-o", "package", "--json")
+    assert "by 'layers.0.mlp.down_proj.weight'" in (folder / "stages" / "02-tp-pins.txt").read_text()
+    words = "--plan", "plan.yaml", "-o", "package", "--dump", "stages"
+    sharded = shardwright(folder, "shard", "model.pt2", *words, "--json")
     assert sharded.returncode == 0, sharded.stderr
+    assert "by 'layers.*.mlp.down_proj'" in (folder / "stages" / "02-tp-pins.txt").read_text()
     data = json.loads(sharded.stdout)
     assert [(row["kind"], row["count"]) for row in data["collectives"]] == [("all_reduce", 2), ("all_reduce", 2)]
     assert (data["prediction"]["hardware"], data["prediction"]["num_collectives"]) == ("h100", 4)
@@ -118,7 +127,12 @@ def test_bad_input_is_one_clear_message(folder, words, says):
     assert result.returncode == 1, result.stderr
     assert says in text
     assert "Traceback" not in result.stderr
-    assert {path.name for path in folder.iterdir()} - before <= {"auto.yaml", "package", "outputs.safetensors"}
+    assert {path.name for path in folder.iterdir()} - before <= {
+        "auto.yaml",
+        "package",
+        "stages",
+        "outputs.safetensors",
+    }
 
 
 def test_a_full_disk_leaves_nothing_behind(folder):

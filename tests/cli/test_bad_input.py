@@ -92,6 +92,8 @@ def bad():
     for option in ("--temperature", "--top-p", "--seed", "--max-tokens"):
         yield from ((*COMMANDS["generate"], option, number) for number in NUMBERS)
     yield from ((*COMMANDS[name], "--backend", kind) for name in ("run", "generate") for kind in ("", "eagre", "EAGER"))
+    for name in ("plan", "verify", "shard"):
+        yield from ((*COMMANDS[name], "--dump", path) for path in ("", "package", "empty", "empty/below", "loop"))
     yield from ((*COMMANDS["shard"], "--dtype", kind) for kind in ("float33", "", "int8", "float32"))
     yield from ((*COMMANDS["shard"], "--cache-length", number) for number in (*NUMBERS, "16"))
     yield from ((word,) for word in ("no-such-command", "", "--no-such-option"))

@@ -20,8 +20,8 @@ def is_checkpoint(model: Path) -> bool:
     return model.is_dir() or model.suffix == ".gguf"
 
 
-def shard_model(model: Path, num_ranks: int, plan: str, *, cost: str | None, slack: float, effort: float) -> Any:
-    """A model, sharded."""
+def shard_model(model: Path, num_ranks: int, plan: str, **options: Any) -> Any:
+    """A model, sharded; ``options``: further arguments of `shard`."""
     import shardwright
 
-    return shardwright.shard(load_model(model), mesh=num_ranks, plan=plan, cost=cost, slack=slack, effort=effort)
+    return shardwright.shard(load_model(model), mesh=num_ranks, plan=plan, **options)

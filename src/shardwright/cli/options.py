@@ -29,6 +29,11 @@ Hardware = Annotated[
     ),
 ]
 
+Dump = Annotated[
+    Path | None,
+    typer.Option(help="A folder for every stage of the compilation as numbered text; other files: refused."),
+]
+
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 
 Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]

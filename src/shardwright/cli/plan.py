@@ -8,7 +8,7 @@ import typer
 
 from shardwright.cli.console import err, print_text
 from shardwright.cli.models import shard_model
-from shardwright.cli.options import AsJson, Effort, Hardware, Model, NumRanks
+from shardwright.cli.options import AsJson, Dump, Effort, Hardware, Model, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.layout.values import check_free
 
@@ -24,6 +24,7 @@ def plan(
     ] = 0.1,
     effort: Effort = 1.0,
     hardware: Hardware = None,
+    dump: Dump = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the automatic plan and write it as YAML."""
@@ -34,7 +35,7 @@ def plan(
     if output is not None:
         check_free(output, "the output")
     with spinner("finding a plan"):
-        sharded = shard_model(model, tp, "auto", cost=hardware, slack=slack, effort=effort)
+        sharded = shard_model(model, tp, "auto", cost=hardware, slack=slack, effort=effort, dump=dump)
     found = {w.name: w.layouts["tp"] for w in sharded.weights if w.kind in ("parameter", "buffer")}
     if as_json:
         print_text(json.dumps({name: style_to_yaml(layout) for name, layout in found.items()}, indent=2))

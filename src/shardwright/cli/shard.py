@@ -1,11 +1,21 @@
 """``shardwright shard``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from shardwright.cli.models import is_checkpoint, shard_model
-from shardwright.cli.options import AsJson, Effort, Hardware, Model, NumRanks, OutputFolder, PlanOption, parse_dtype
+from shardwright.cli.options import (
+    AsJson,
+    Dump,
+    Effort,
+    Hardware,
+    Model,
+    NumRanks,
+    OutputFolder,
+    PlanOption,
+    parse_dtype,
+)
 from shardwright.cli.progress import bytes_bar
 from shardwright.cli.show import show_package
 from shardwright.errors import ShardwrightError
@@ -23,6 +33,7 @@ def shard(
     ] = 0.1,
     effort: Effort = 1.0,
     hardware: Hardware = None,
+    dump: Dump = None,
     dtype: Annotated[
         str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
     ] = None,
@@ -40,16 +51,17 @@ def shard(
     from shardwright.sources.checkpoint import open_checkpoint
 
     check_free(output, "the output folder")
+    options: dict[str, Any] = {"cost": hardware, "slack": slack, "effort": effort, "dump": dump}
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
             opened = open_checkpoint(model, dtype=parse_dtype(dtype), cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
-            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, cost=hardware, slack=slack, effort=effort)
+            sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, **options)
             opened.save(sharded, output, progress=step)
         elif dtype is not None or cache_length is not None:
             raise ShardwrightError(f"--dtype and --cache-length are for checkpoints; {model} is an exported program")
         else:
             opened = None
-            sharded = shard_model(model, tp, plan, cost=hardware, slack=slack, effort=effort)
+            sharded = shard_model(model, tp, plan, **options)
             sharded.save(str(output), progress=step)
     show_package(sharded, output, unused=opened.unused if opened is not None else (), as_json=as_json)

@@ -8,7 +8,7 @@ import typer
 
 from shardwright.cli.console import out, print_text
 from shardwright.cli.models import is_checkpoint, load_model
-from shardwright.cli.options import AsJson, Hardware, Model, NumRanks, PlanOption
+from shardwright.cli.options import AsJson, Dump, Hardware, Model, NumRanks, PlanOption
 from shardwright.cli.progress import spinner
 from shardwright.errors import ShardwrightError
 
@@ -20,6 +20,7 @@ def verify(
     inputs: Annotated[Path | None, typer.Option("--inputs", "-i", help="A safetensors file of inputs by name.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Allowed error over the largest value.")] = None,
     hardware: Hardware = None,
+    dump: Dump = None,
     as_json: AsJson = False,
 ) -> None:
     """Run all ranks in this process and compare with the original."""
@@ -33,7 +34,7 @@ def verify(
         )
     with spinner("verifying"):
         exported = load_model(model)
-        sharded = shardwright.shard(exported, mesh=tp, plan=plan, cost=hardware)
+        sharded = shardwright.shard(exported, mesh=tp, plan=plan, cost=hardware, dump=dump)
         args, kwargs = example_inputs(exported, inputs)
         report = shardwright.verify(sharded, exported, args, kwargs, tolerance=tolerance)
     if as_json:
