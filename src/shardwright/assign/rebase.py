@@ -19,7 +19,7 @@ from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Owned, Shard, cut_of
 from shardwright.layout.sizes import same_size
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import describe_node
+from shardwright.program.nodes import describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules import REGISTRY
@@ -122,7 +122,7 @@ def call_of_step(step: Step) -> Call | None:
         return None
     if not has_schema(step.node.target) and step.node.target not in COLLECTIVES:
         return None
-    values = map_values((step.node.args, step.node.kwargs), _fake)
+    values = map_values((step.node.args, step.node.kwargs), val_of)
     return make_call(step.node.target, values[0], values[1], step.node.meta["val"])
 
 
@@ -151,7 +151,3 @@ def same_layouts(rule: Rule | None, strategy: Strategy) -> Strategy | None:
             if found is not None and (found.operands, found.results) == (strategy.operands, strategy.results):
                 return found
     return None
-
-
-def _fake(value: object) -> object:
-    return value.meta.get("val") if isinstance(value, fx.Node) else value

@@ -23,6 +23,7 @@ from shardwright.package.manifest import (
 )
 from shardwright.plan.plan_files import style_to_yaml
 from shardwright.plan.styles import packed_style
+from shardwright.program.nodes import val_of
 from shardwright.program.program import Program, Weight
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant, output_names
@@ -146,7 +147,7 @@ def _is_zero(weight: Weight) -> bool:
 
 
 def _value(name: str, node: Any, constant: str | None = None) -> ValueEntry:
-    val = node.meta.get("val") if isinstance(node, torch.fx.Node) else node
+    val = val_of(node)
     if not isinstance(val, torch.Tensor):
         return ValueEntry(name, [], type(val).__name__, constant)
     shape = [size if isinstance(size, int) else str(size) for size in val.shape]

@@ -13,7 +13,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import graphs_of
+from shardwright.program.nodes import graphs_of, val_of
 from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
 from shardwright.rules.call import leaves, map_values
 
@@ -58,7 +58,7 @@ class Emitter:
         key = self._key(op, args, kwargs)
         if key is not None and key in self._seen:
             return map_values(self._seen[key], self._fresh)
-        fake_args, fake_kwargs = map_values((tuple(args), kwargs), lambda value: _runnable(_val(value)))
+        fake_args, fake_kwargs = map_values((tuple(args), kwargs), lambda value: _runnable(val_of(value)))
         if self.fake_mode is None or op == operator.getitem:
             result = op(*fake_args, **fake_kwargs)
         else:
@@ -87,7 +87,7 @@ class Emitter:
     def _key(self, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         parts: list[Any] = [op]
         for leaf in leaves((tuple(args), kwargs)):
-            value = leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf
+            value = val_of(leaf)
             if isinstance(value, torch.Tensor):
                 shape, stride = tuple(value.shape), value.stride()
                 if not all(type(size) is int for size in (*shape, *stride)):
@@ -142,10 +142,6 @@ def fake_like(fake_mode: Any, value: torch.Tensor) -> torch.Tensor:
     """Another fake tensor of the same shape, strides, dtype and device, with storage of its own."""
     meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     return FakeTensor(fake_mode, meta, value.device)
-
-
-def _val(value: Any) -> Any:
-    return value.meta.get("val") if isinstance(value, fx.Node) else value
 
 
 def _nesting(args: Any) -> Any:

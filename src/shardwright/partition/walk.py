@@ -26,7 +26,7 @@ from shardwright.partition.subgraphs import (
 )
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
-from shardwright.program.nodes import describe_node
+from shardwright.program.nodes import describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
@@ -114,7 +114,7 @@ class Walk:
         ]
         output = self.emit.graph.output(tuple(values))
         output.meta = dict(self.program.graph.output_node().meta)
-        output.meta["val"] = map_values(tuple(values), lambda v: v.meta.get("val") if isinstance(v, fx.Node) else v)
+        output.meta["val"] = map_values(tuple(values), val_of)
         for node in [n for n in self.emit.graph.nodes if n.op == "get_attr" and not n.users]:
             self.origins.pop(node.name, None)
             self.emit.graph.erase_node(node)

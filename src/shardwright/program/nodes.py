@@ -75,6 +75,11 @@ def op_name(target: Any) -> str:
     return str(target) if has_schema(target) else getattr(target, "__name__", str(target))
 
 
+def val_of(argument: Any) -> Any:
+    """What a node computes, as the exporter noted it (fake tensors, symbolic sizes); anything else is its own value."""
+    return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+
 def is_tensor(node: fx.Node) -> bool:
     """Whether a node's value is one tensor."""
-    return isinstance(node.meta.get("val"), torch.Tensor)
+    return isinstance(val_of(node), torch.Tensor)

@@ -11,6 +11,7 @@ from shardwright.errors import Finding, RuleError, first_line, near_misses, rais
 from shardwright.layout.reduce import REDUCTIONS
 from shardwright.layout.sizes import size_hint
 from shardwright.layout.values import check_count, check_list, check_number, is_count
+from shardwright.program.nodes import val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import OpOverloadPacket, has_schema, schema_of
 from shardwright.rules import REGISTRY
@@ -150,8 +151,7 @@ def _sample(node: fx.Node, fake_mode: Any) -> tuple[Any, Any] | None:
     generator = torch.Generator().manual_seed(0)
 
     def draw(value: Any) -> Any:
-        if isinstance(value, fx.Node):
-            value = value.meta.get("val")
+        value = val_of(value)
         if not isinstance(value, torch.Tensor):
             return size_hint(symbolic_size(value), fake_mode) if isinstance(value, torch.SymInt) else value
         # Asking a symbolic size for its number would pin it in the user's program.
