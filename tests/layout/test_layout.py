@@ -68,8 +68,6 @@ def test_slices_join_again(cut, data):
     left, right = cut.slice(0, at), cut.slice(at, cut.size)
     assert _owners(left) + _owners(right) == _owners(cut)
     assert Cut.join([left, right]) == cut
-    for rank in range(cut.num_ranks):
-        assert cut.owned_below(rank, at) == left.local_size(rank)
 
 
 @given(blocks(), RANKS)

@@ -187,10 +187,6 @@ class Cut:
                 offsets[rank] += length
         return found
 
-    def owned_below(self, rank: int, index: int) -> int:
-        """How many of the indices below ``index`` belong to ``rank``: the local position of a global index."""
-        return sum(max(0, min(stop, index) - start) for start, stop in self.intervals(rank))
-
     def scale(self, inner: Size) -> "Cut":
         """The cut of the product dim (this, inner): every index becomes ``inner`` indices with the same owner."""
         return self if inner == 1 else Cut.of(self.num_ranks, self.runs, self.repeat, self.inner * inner)

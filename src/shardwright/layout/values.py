@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from shardwright.errors import ShardwrightError, near_misses
+from shardwright.errors import ShardwrightError
 
 Error = type[ShardwrightError]
 
@@ -53,14 +53,6 @@ def check_flag(value: Any, name: str, *, error: Error = ShardwrightError) -> boo
     """True or False, and nothing that merely counts as one of them."""
     if not isinstance(value, bool):
         raise error(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def check_choice(value: Any, name: str, known: Sequence[str], *, error: Error = ShardwrightError) -> str:
-    """One of the ``known`` strings."""
-    if not isinstance(value, str) or value not in known:
-        close = near_misses(value, known) if isinstance(value, str) else []
-        raise error(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}" + _hint(close))
     return value
 
 
@@ -114,7 +106,3 @@ def check_free(value: Any, name: str, *, error: Error = ShardwrightError) -> Pat
     if os.path.lexists(path):
         raise error(f"{name} {path} exists already\n  try: another name, or remove it first")
     return path
-
-
-def _hint(close: Sequence[str]) -> str:
-    return f"\n  try: {' or '.join(map(repr, close))}" if close else ""
