@@ -86,7 +86,7 @@ def shard(
     compiled = compile_axes(program, axes, request)
     compiled = split_scarce_axes(compiled, request)
     stages.compiled(compiled)
-    # Everything a user can have asked wrongly is known now rather than at the first rank, or at one of them.
+    # What is wrong with a request is raised here, not when a rank's program is made.
     check_ranks(compiled)
     hit_time_limit = request.clock.has_struck
     sharded = ShardedProgram(

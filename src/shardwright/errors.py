@@ -89,12 +89,12 @@ class Finding:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of somebody else's says, or its kind when it says nothing."""
+    """The first line of another library's error message, or the error's class where the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 MOST_FINDINGS = 20
-"""So many findings are written out, about a screen; of the others their number is said."""
+"""At most this many findings are written out, about a screen; the others are counted."""
 
 
 def raise_findings(error: type[ShardwrightError], findings: Sequence[Finding], *, summary: str) -> None:

@@ -31,7 +31,7 @@ class Fallback:
 
     @staticmethod
     def of(node: fx.Node, reason: str) -> "Fallback":
-        """What is said of a node that runs whole."""
+        """The warning about a node that runs whole."""
         return Fallback(node.name, op_name(node.target), module_path(node), source_line(node), reason)
 
 

@@ -193,7 +193,7 @@ def _cuts_of_pinned_dim(task: Task, site: Site, cuts: Sequence[Layout]) -> list[
 
 
 def _output_layout(task: Task, step: Step) -> Layout:
-    """The layout that an output is asked to have; raises `PlanError` where it does not fit."""
+    """The layout that the caller wants of an output; raises `PlanError` where it does not fit."""
     asked = task.pins.outputs.get(step.output, REPLICATE)
     source, result = step.reads[0]
     shape = tuple(tensor_meta(task.steps.items[source].vals[result]).shape)

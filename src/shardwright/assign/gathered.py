@@ -1,7 +1,7 @@
 """Weights that are cut and yet brought together at every call, because something reads them otherwise.
 
 A gather of activations is what a plan costs; a gather of a weight is a plan that does not pay: memory is saved, and
-the whole weight is sent again for every call. Where nothing else works it happens, and it is said.
+the whole weight is sent again for every call. Where nothing else works it happens, with a warning.
 """
 
 import math

@@ -38,7 +38,7 @@ class InfeasibleError(Exception):
 
 
 class NothingBelowError(Exception):
-    """No values cost less than what was asked for."""
+    """No values cost less than the bound that was given."""
 
 
 class NoAnswerError(AssignmentError):

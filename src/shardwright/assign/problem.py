@@ -1,4 +1,4 @@
-"""What the solver is asked and what it answers: sites with their strategies, values that flow between them."""
+"""The solver's problem and its solution: sites with their strategies, values that flow between them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

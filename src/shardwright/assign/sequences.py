@@ -1,4 +1,4 @@
-"""Recurrent layers over sequences, as an assignment leaves them: which hold whole weights, and what is said of it."""
+"""Recurrent layers over sequences, as an assignment leaves them: which hold whole weights, and the warning about it."""
 
 from collections.abc import Sequence
 from dataclasses import replace

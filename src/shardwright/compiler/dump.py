@@ -82,7 +82,7 @@ class Dump:
         self._write("counts", "\n".join(counts) + "\n")
 
     def _write(self, stage: str, text: str) -> None:
-        assert self.folder is not None, "asked before"
+        assert self.folder is not None, "callers check it"
         self.count += 1
         name = re.sub(r"[^\w.-]", "_", stage)
         (self.folder / f"{self.count:02}-{name}.txt").write_text(text, encoding="utf-8")

@@ -119,7 +119,7 @@ class Request:
     searches: Mapping[str, Search] = field(default_factory=dict)
 
     def on(self, mesh: Mesh) -> list[AxisRequest]:
-        """What is asked for on each axis of a mesh, in order; both parts of a split axis are asked the same."""
+        """What is asked for on each axis of a mesh, in order; the same for both parts of a split axis."""
         unions = {part: union for union, parts in mesh.unions for part in parts}
         found: list[AxisRequest] = []
         for depth, (axis, size) in reversed(list(enumerate(mesh))):

@@ -1,4 +1,4 @@
-"""How many ranks a program has room for: asked before anything is done rank by rank."""
+"""How many ranks a program has room for: checked before anything is done rank by rank."""
 
 import math
 

@@ -66,7 +66,7 @@ class OutputCheck:
         return not self.problem and self.error <= max(tolerance, self.rounding)
 
     def excuse(self) -> str:
-        """What is said of an error that rounding explains."""
+        """The note on an error that rounding explains."""
         return (
             f"relative error {self.error:.2e} is rounding: larger values cancel here, and rounding them otherwise "
             f"moves the original by up to {self.rounding:.2e} as well"

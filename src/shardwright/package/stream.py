@@ -41,8 +41,8 @@ def write_tensors(
 ) -> FileEntry:
     """Write ``path`` from ``read(name)``, called once a slot; its size and SHA-256. The file is flushed to disk.
 
-    ``report`` is told the bytes of every tensor written. Raises `PackageError` for dtypes that safetensors lacks and
-    `OSError` when the disk is full.
+    ``report`` is called with the bytes of every tensor written. Raises `PackageError` for dtypes that safetensors lacks
+    and `OSError` when the disk is full.
     """
     check_storable({slot.name: (slot.dtype, slot.shape) for slot in slots}, PackageError)
     # Wide dtypes first, as the library does: then every tensor is aligned to its element size.

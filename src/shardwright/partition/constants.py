@@ -33,8 +33,8 @@ class RankConstants:
             self._made[key] = (name, tensor if self._device.type == "meta" else tensor.to(self._device), node)
         return self._made[key][2]
 
-    def asked(self) -> list[tuple[tuple[float, ...], torch.dtype]]:
-        """What was asked for: the numbers of all ranks, and their type."""
+    def requested(self) -> list[tuple[tuple[float, ...], torch.dtype]]:
+        """The numbers of all ranks that were requested, and their dtype."""
         return list(self._made)
 
     def put_last(self, per_rank: tuple[float, ...], dtype: torch.dtype) -> None:

@@ -55,7 +55,7 @@ def _assignments(walk: "Walk", step: Step, found: CutSubgraphs, strategy: Strate
 
 def _hoist_constants(walk: "Walk", children: "Sequence[Walk]") -> list[fx.Node]:
     """This rank's constants that any of the subgraphs needs, as further inputs of all of them; those of the call."""
-    wanted = dict.fromkeys(key for child in children for key in child.constants.asked())
+    wanted = dict.fromkeys(key for child in children for key in child.constants.requested())
     for child in children:
         for key in wanted:
             child.constants.put_last(*key)

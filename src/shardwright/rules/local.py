@@ -102,7 +102,7 @@ def number_in(value: float, dtype: torch.dtype) -> float:
 
 
 class Eager:
-    """What runs operators at once where a `Local` is asked for."""
+    """A `Local` that runs operators at once."""
 
     def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Run ``op``."""

@@ -67,5 +67,5 @@ METADATA: dict[str, Mapping[str, str]] = {
 
 
 def metadata_arguments(op: Any) -> Mapping[str, str]:
-    """The arguments of an operator that are not read, and what is asked of each: `DTYPE` or `SIZES`."""
+    """The arguments of an operator whose values are not read, and what is used of each: `DTYPE` or `SIZES`."""
     return next((METADATA[name] for name in op_names(op) if name in METADATA), {})

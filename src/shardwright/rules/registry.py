@@ -201,7 +201,7 @@ class Registry:
             self._unsupported[name] = reason
 
     def add_fallback(self, find: Callable[[Any], Entry | None]) -> None:
-        """Register a function asked for operators without an entry of their own (by tag, say)."""
+        """Register a function that finds entries for operators without one of their own (by tag, say)."""
         self._fallbacks.append(find)
 
     def entry(self, op: Any) -> Entry | None:

@@ -42,7 +42,7 @@ def launch(
     """``function(*args)`` on ``num_ranks`` processes of this machine, in one process group; each rank's result.
 
     A rank that dies or raises ends the job at once; one that hangs ends it when a collective has waited ``timeout_s``
-    for it. The other ranks are then stopped: they are asked to end, and after 30 s made to. ``threads``: of each rank,
+    for it. The other ranks are then stopped: they get SIGTERM, and SIGKILL after 30 s. ``threads``: of each rank,
     which then runs on any core; absent: every rank is bound to its share of the cores (see `cores`) and has as many
     threads as those, or as the environment variable ``OMP_NUM_THREADS`` says. ``transport``: what collectives of CPU
     tensors go through, as in `load`. Raises `RunError` naming the rank and its cause, or why no rank could be started,

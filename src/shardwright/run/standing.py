@@ -109,7 +109,7 @@ def waking(folder: Path, num_ranks: int) -> Iterator[None]:
 
 
 def _has_failed(folder: Path, rank: int) -> bool:
-    """Whether a rank has said that it failed, and its process has ended."""
+    """Whether a rank has noted that it failed, and its process has ended."""
     return (folder / f"failed-{rank}").exists() and not Path(f"/proc/{_process(folder, rank)}/exe").exists()
 
 
@@ -150,7 +150,7 @@ def _waits(frame: FrameType) -> bool:
     if frame.f_code.co_filename.endswith("distributed_c10d.py") or frame.f_code is Forum.everybody.__code__:
         return True
     called = frame.f_locals.get("self")
-    # Nothing else is asked for its name: another thread's objects may be half made.
+    # Of nothing else is the name read: another thread's objects may be half made.
     if isinstance(called, OpOverload):
         return called.namespace in _WAITING
     return isinstance(called, OpOverloadPacket) and packet_name(called).startswith(

@@ -46,7 +46,7 @@ def chosen_transport(given: str | None = None) -> str:
 
 
 class Forum:
-    """Ranks that tell each other things through a store; all must ask the same in the same order.
+    """Small values exchanged between ranks through a store; all ranks make the same calls in the same order.
 
     ``names``: what messages call the ranks. ``timeout``: how long to wait for one that says nothing.
     """

@@ -1,4 +1,4 @@
-"""What a graph node says about where it comes from, reduced to what tells a user: modules and lines of code."""
+"""Where a graph node comes from, reduced to what helps a user: modules and lines of code."""
 
 import re
 from collections.abc import Mapping

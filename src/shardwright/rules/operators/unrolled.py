@@ -132,7 +132,7 @@ def _run(
 ) -> tuple[Tensor, States]:
     """All steps of one layer in one direction: the hidden states stacked, and the states after the last step.
 
-    ``label``: tells the steps of one layer and direction from those of another.
+    ``label``: distinguishes the steps of one layer and direction from those of another.
     """
     of_input, of_state, input_bias, state_bias, *projection = [*weights, *[None] * (4 - len(weights))]
     assert of_input is not None, "a layer has weights"

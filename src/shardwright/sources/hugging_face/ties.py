@@ -90,7 +90,7 @@ def _place(model: Any, name: str) -> tuple[int, str]:
 
 
 def misshapen(model: Any, holders: Mapping[str, Holder]) -> list[Finding]:
-    """What is said of every tensor that is stored with another shape than the model's."""
+    """A finding for every tensor that is stored with another shape than the model's."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     findings = []
     for name, tensor in model.state_dict().items():
@@ -119,7 +119,7 @@ def _equal(one: Holder, other: Holder, parameter: torch.Tensor) -> bool:
 
 
 def _lacking(name: str, model: Any, holders: dict[str, Holder], unused: Sequence[Unused]) -> Finding:
-    """What is said of a parameter that the checkpoint has no tensor for."""
+    """A finding for a parameter that the checkpoint has no tensor for."""
     remedies = [f"{one.file} holds it, but is not read there: {one.why}" for one in unused if one.name == name]
     ties = getattr(model, "_tied_weights_keys", None)
     source = ties.get(name) if isinstance(ties, dict) else None
