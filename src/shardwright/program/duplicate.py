@@ -1,5 +1,6 @@
 """A second program that a pass may change freely, so that the first stays what it was."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,14 @@ def duplicate(program: Program) -> Program:
     """
     owner = own_holder(program.graph, program.owner)
     return replace(program, graph=_duplicate_graph(program.graph, owner), owner=owner, origins=dict(program.origins))
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """The same nodes under the same names, also where one is a Python name (``input``), which torch would number."""
+    made = copy.deepcopy(graph)
+    for copied, node in zip(made.nodes, graph.nodes, strict=True):
+        copied.name = node.name
+    return made
 
 
 def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:

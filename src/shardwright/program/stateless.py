@@ -25,6 +25,7 @@ from torch.export.graph_signature import (
 )
 
 from shardwright.errors import ProgramError
+from shardwright.program.duplicate import copy_graph
 from shardwright.program.program import STATE_KINDS
 from shardwright.program.torch_private import pytree
 
@@ -50,7 +51,7 @@ def without_state(exported: ExportedProgram, aliases: Mapping[str, str]) -> Stat
     Tied tensors are one input: a write to one must be seen through the other. Raises `ProgramError` for inputs and
     outputs that are symbolic numbers.
     """
-    graph = copy.deepcopy(exported.graph)
+    graph = copy_graph(exported.graph)
     nodes = {node.name: node for node in graph.nodes}
     state: dict[str, Any] = {}
     given: dict[int, Any] = {}

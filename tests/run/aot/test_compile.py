@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.package.manifest import read_manifest
+from shardwright.program.stateless import without_state
 from shardwright.run.aot import machine as native
 from shardwright.run.aot.compiled_manifest import CompiledManifest, find_compiled
 from shardwright.run.aot.machine import misfits, this_machine
@@ -139,6 +140,24 @@ def test_three_uneven_ranks(tmp_path):
         wanted = [model(wide, torch.tensor([step % 8]), total=total) for step in range(40)][::13]
     for found in launch(3, run_branches, str(path), tmp_path, timeout_s=90).values():
         torch.testing.assert_close(found, (wanted, total))
+
+
+def test_inputs_may_be_called_as_python_s_own_functions():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 6)
+
+        def forward(self, input, max):
+            max.add_(1)
+            return self.linear(input).minimum(max), input + 1
+
+    model, inputs, others = redraw(Named()), *((torch.ones(2, 4), torch.zeros(6)) for _ in range(2))
+    stateless = without_state(torch.export.export(model, inputs), {})
+    assert stateless.exported.graph_signature.user_inputs[-2:] == ("input", "max")
+    state = [model.get_parameter(name) for name in stateless.state]
+    torch.testing.assert_close(stateless.exported.module()(*state, *inputs), model(*others))
+    torch.testing.assert_close(inputs, others)
 
 
 def test_a_decoder_on_one_rank(tmp_path):
