@@ -35,53 +35,60 @@ def shardwright(folder, *words, preexec=None):
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, preexec_fn=preexec)
 
 
+@pytest.fixture
+def here(folder, monkeypatch, capfd):
+    """The command line in this process: words → exit code and what was printed."""
+    monkeypatch.chdir(folder)
+    return lambda *words: outcome(monkeypatch, capfd, words)
+
+
 def stages(folder):
     return sorted(path.name for path in (folder / "stages").iterdir())
 
 
-def test_inspect(folder):
+def test_inspect(folder, here):
     shown = shardwright(folder, "inspect", "model.pt2", "--tp", 4)
     assert shown.returncode == 0
     assert "0 … 1 (2 equal) Block" in shown.stdout
-    data = json.loads(shardwright(folder, "inspect", "model.pt2", "--json").stdout)
+    data = json.loads(here("inspect", "model.pt2", "--json")[1])
     embed = next(row for row in data["tensors"] if row["tensor"] == "embed.weight")
     assert (embed["kind"], embed["bytes"]) == ("parameter", 96 * 64 * 4)
     assert data["inputs"] == ["ids"]
 
 
-def test_plans_are_priced_for_the_hardware_that_is_named(folder):
-    shown = shardwright(folder, "inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cpu-gloo")
-    assert shown.returncode == 0, shown.stderr
-    assert "predicted for cpu-gloo: " in shown.stdout
-    assert "slower than one rank: 1.2 ms of latencies" in shown.stdout
+def test_plans_are_priced_for_the_hardware_that_is_named(here):
+    code, said = here("inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cpu-gloo")
+    assert code == 0, said
+    assert "predicted for cpu-gloo: " in said
+    assert "slower than one rank: 1.2 ms of latencies" in said
 
 
 @pytest.mark.ranks
-def test_what_is_measured_prices_plans(folder):
+def test_what_is_measured_prices_plans(folder, here):
     words = "--ranks", 2, "--threads", 1, "--transport", "gloo", "-o", "cost.json"
     measured = shardwright(folder, "calibrate", *words, "--json")
     assert measured.returncode == 0, measured.stderr
     constants = {row["constant"]: row["value"] for row in json.loads(measured.stdout)["constants"]}
     assert constants == json.loads((folder / "cost.json").read_text())["constants"]
-    found = shardwright(folder, "inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cost.json", "--json")
-    assert found.returncode == 0, found.stderr
-    prediction = json.loads(found.stdout)["prediction"]
+    code, said = here("inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cost.json", "--json")
+    assert code == 0, said
+    prediction = json.loads(said)["prediction"]
     assert prediction["hardware"] == "2 × CPU through gloo"
     assert prediction["latency_us"] == pytest.approx(4 * constants["latency_us"])
 
 
-def test_plan_verify_shard_run(folder):
+def test_plan_verify_shard_run(folder, here):
     assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml", "--dump", "stages").returncode == 0
     assert stages(folder)[0] == "01-program.txt"
     assert "by 'layers" not in (folder / "stages" / "02-tp-pins.txt").read_text()
-    again = shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml")
-    assert again.returncode == 1
-    assert "exists already" in again.stderr
-    spelled = json.loads(shardwright(folder, "plan", "model.pt2", "--json").stdout)
+    code, said = here("plan", "model.pt2", "-o", "auto.yaml")
+    assert code == 1
+    assert "exists already" in said
+    spelled = json.loads(here("plan", "model.pt2", "--json")[1])
     assert spelled["layers.0.mlp.down_proj.weight"] == {"shard": 1}
-    verified = shardwright(folder, "verify", "model.pt2", "--plan", "auto.yaml", "--dump", "stages")
-    assert verified.returncode == 0, verified.stderr
-    assert "equal on every rank" in verified.stdout
+    code, said = here("verify", "model.pt2", "--plan", "auto.yaml", "--dump", "stages")
+    assert code == 0, said
+    assert "equal on every rank" in said
     assert "by 'layers.0.mlp.down_proj.weight'" in (folder / "stages" / "02-tp-pins.txt").read_text()
     words = "--plan", "plan.yaml", "-o", "package", "--dump", "stages"
     sharded = shardwright(folder, "shard", "model.pt2", *words, "--json")
@@ -121,10 +128,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(("words", "says"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_clear_message(folder, monkeypatch, capfd, words, says):
-    monkeypatch.chdir(folder)
+def test_bad_input_is_one_clear_message(folder, here, words, says):
     before = {path.name for path in folder.iterdir()}
-    code, said = outcome(monkeypatch, capfd, words)
+    code, said = here(*words)
     assert code == 1, said
     assert says in " ".join(said.split())
     assert "Traceback" not in said
