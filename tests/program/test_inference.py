@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
+from shardwright.program import signature
 from shardwright.program.inference import InferenceProgram
 
 SAYS = "training is not supported yet"
@@ -74,6 +75,16 @@ def test_no_gradient_leaves_a_program_that_was_made_into_another(exported):
             assert not got.requires_grad, name
             torch.testing.assert_close(got, wanted)
     assert not torch.export.unflatten(rank)(x).requires_grad
+
+
+def test_a_call_does_not_work_out_again_what_the_program_takes(exported, tmp_path, monkeypatch):
+    x, sharded = torch.randn(4, 8), sw.shard(exported, mesh=1)
+    sharded.save(tmp_path / "p")
+    modules = [sharded.exported(0).module(), sw.load(tmp_path / "p")]
+    for name in ("arguments", "constant_inputs", "signature_of"):
+        monkeypatch.setattr(signature, name, None)
+    for module in modules:
+        torch.testing.assert_close(module(input=x), exported.module()(x))
 
 
 class Modes(nn.Module):

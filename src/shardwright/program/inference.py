@@ -15,8 +15,7 @@ from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
 from shardwright.program.in_place import write_in_place
-from shardwright.program.read import constant_inputs, user_input_names
-from shardwright.program.signature import Signature, arguments, bind_parameters, in_structure, other_constants
+from shardwright.program.signature import Signature, bind_parameters, call_form, in_structure, other_constants
 from shardwright.program.torch_private import pytree
 
 _DETACH = torch.ops.aten.detach.default
@@ -33,15 +32,23 @@ class InferenceProgram(ExportedProgram):
     def module(self, *args: Any, **kwargs: Any) -> nn.Module:  # type: ignore[override]
         """As `ExportedProgram.module`; the module raises `InputError` where a gradient would be asked for."""
         made = write_in_place(super().module(*args, **kwargs))
-        taken = arguments(self)
-        keywords = [one.name for one in taken if not one.by_position]
-        count = len(taken) - len(keywords)
+        form = call_form(self, self.parameters_of_forward)
+        keywords = [one.name for one in form.taken.values() if not one.by_position]
+        count = len(form.taken) - len(keywords)
+
+        def as_exported(args: Any, kwargs: Any) -> Any:
+            """A call in the form of the export, once its constants are found to be those of the export."""
+            flat, findings = bind_parameters(form, args, kwargs)
+            findings += other_constants(form, flat)
+            raise_findings(InputError, findings, summary="the inputs do not fit the program")
+            # What is as good as a constant (a member of an enumeration of strings) is none to torch.
+            return in_structure(form.taken.values(), {**flat, **form.constants})
 
         def before(module: nn.Module, given: Any, named: Any) -> Any:
             refuse_gradients(module, given, named)
             # Compilers follow a call to here; one in the form of the export stays as it is for them.
             is_as_exported = len(given) == count and list(named) == keywords
-            return None if is_as_exported and torch.compiler.is_compiling() else self._as_exported(given, named)
+            return None if is_as_exported and torch.compiler.is_compiling() else as_exported(given, named)
 
         # torch's own checks, which are hooks as well, look at what this one gives.
         made.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
@@ -50,15 +57,6 @@ class InferenceProgram(ExportedProgram):
     def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:
         """As `ExportedProgram.run_decompositions`, which makes plain copies of detached tensors."""
         return for_inference(super().run_decompositions(*args, **kwargs), self.parameters_of_forward)
-
-    def _as_exported(self, args: Any, kwargs: Any) -> Any:
-        """A call in the form of the export, once its constants are found to be those of the export."""
-        flat, findings = bind_parameters(self.parameters_of_forward, self, args, kwargs)
-        findings += other_constants(self, flat)
-        raise_findings(InputError, findings, summary="the inputs do not fit the program")
-        # What is as good as a constant (a member of an enumeration of strings) is none to torch.
-        known = {**flat, **constant_inputs(self)}
-        return in_structure(self, [known[name] for name in user_input_names(self)])
 
 
 def for_inference(exported: ExportedProgram, signature: Signature) -> InferenceProgram:

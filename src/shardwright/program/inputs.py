@@ -1,6 +1,7 @@
 """Check what a user passes against what the program was exported with, before anything runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -8,16 +9,51 @@ import torch
 
 from shardwright.errors import Finding, InputError, raise_findings
 from shardwright.program.program import Program
-from shardwright.program.read import constant_inputs
 from shardwright.program.signature import (
+    CallForm,
     Signature,
-    arguments,
     bind_parameters,
-    leaf_paths,
+    call_form,
     other_constants,
     show_value,
-    signature_of,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Dynamic:
+    """A size (``dim`` of a tensor) or a number (no dim) that may change from call to call, and what it is called."""
+
+    where: str
+    name: str
+    dim: int | None
+    expr: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedInputs:
+    """What a program takes, worked out once for all of its calls.
+
+    ``names``: the placeholders of its user inputs, in order; ``values``: the metadata of those that are no constants.
+    ``dynamic``: what may change, plain symbols first: they decide all sums and products of them. ``laws``: what the
+    program asserts of sizes.
+    """
+
+    program: Program
+    form: CallForm
+    names: tuple[str, ...]
+    values: Mapping[str, Any]
+    dynamic: tuple[_Dynamic, ...]
+    laws: tuple[Any, ...]
+
+
+def expected_inputs(program: Program, signature: Signature | None = None) -> ExpectedInputs:
+    """What ``program`` takes. ``signature``: how the original is called; absent, as far as the program itself knows."""
+    form = call_form(program.source, signature)
+    nodes = {node.name: node for node in program.placeholders()}
+    names = tuple(item.name for item in program.user_inputs())
+    values = {name: nodes[name].meta.get("val") for name in names if name not in form.constants}
+    dynamic = sorted(_dynamic(form, values), key=lambda one: (not one.expr.is_symbol, one.dim is None))
+    return ExpectedInputs(program, form, names, values, tuple(dynamic), tuple(_laws(program)))
 
 
 def bind_inputs(
@@ -29,22 +65,22 @@ def bind_inputs(
     naming every input that is missing, unknown, of another structure, rank, size or dtype, or not the constant that
     the program was exported with.
     """
-    source = program.source
-    given, findings = bind_parameters(signature or signature_of(source), source, args, kwargs)
-    nodes = {node.name: node for node in program.placeholders()}
-    paths = {name: path for one in arguments(source) for name, path in leaf_paths(one).items()}
-    fixed = constant_inputs(source)
-    wanted = [(item.name, nodes[item.name].meta.get("val")) for item in program.user_inputs() if item.name in given]
-    findings += other_constants(source, given)
-    for name, val in wanted:
-        if name not in fixed and (problem := _mismatch(val, given[name])):
-            findings.append(Finding(f"input {paths[name]!r} {problem}"))
+    return bind_expected(expected_inputs(program, signature), args, kwargs)
+
+
+def bind_expected(expected: ExpectedInputs, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """As `bind_inputs`, where many calls are held against one program."""
+    form = expected.form
+    given, findings = bind_parameters(form, args, kwargs)
+    findings += other_constants(form, given)
+    for name, wanted in expected.values.items():
+        if name in given and (problem := _mismatch(wanted, given[name])):
+            findings.append(Finding(f"input {form.path(name)!r} {problem}"))
     if not findings:
-        sizes = [(paths[name], val, given[name]) for name, val in wanted]
-        findings = [Finding(problem) for problem in _sizes_that_disagree(program, sizes)]
+        findings = [Finding(problem) for problem in _sizes_that_disagree(expected, given)]
     raise_findings(InputError, findings, summary="the inputs do not fit the program")
     # torch does not count every constant as one (a member of an enumeration of strings).
-    return [fixed.get(item.name, given[item.name]) for item in program.user_inputs()]
+    return [form.constants[name] if name in form.constants else given[name] for name in expected.names]
 
 
 def _mismatch(wanted: Any, value: Any) -> str:
@@ -71,22 +107,30 @@ def _mismatch_of_number(wanted: Any, value: Any) -> str:
     return ""
 
 
-def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
+def _dynamic(form: CallForm, values: Mapping[str, Any]) -> Iterator[_Dynamic]:
+    for name, wanted in values.items():
+        if isinstance(wanted, torch.SymInt):
+            yield _Dynamic(f"input {form.path(name)!r}", name, None, wanted.node.expr)
+        for dim, size in enumerate(wanted.shape if isinstance(wanted, torch.Tensor) else ()):
+            if isinstance(size, torch.SymInt):
+                yield _Dynamic(f"dim {dim} of input {form.path(name)!r}", name, dim, size.node.expr)
+
+
+def _laws(program: Program) -> Iterator[Any]:
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten._assert_scalar.default and isinstance(node.args[0], torch.fx.Node):
+            yield node.args[0].meta["val"].node.expr
+
+
+def _sizes_that_disagree(expected: ExpectedInputs, values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with dynamic sizes: outside their range, or not what another input's size makes them."""
-    dims = [
-        (f"dim {dim} of input {name!r}", size.node.expr, given.shape[dim])
-        for name, wanted, given in values
-        if isinstance(wanted, torch.Tensor)
-        for dim, size in enumerate(wanted.shape)
-        if isinstance(size, torch.SymInt)
-    ]
-    dims += [(f"input {name!r}", wanted.node.expr, given) for name, wanted, given in values if _is_symbol(wanted)]
     found: dict[Any, tuple[str, int]] = {}
-    # Plain symbols first: what they stand for decides all sums and products of them.
-    for where, expr, given in sorted(dims, key=lambda entry: not entry[1].is_symbol):
+    for one in expected.dynamic:
+        where, expr = one.where, one.expr
+        given = values[one.name] if one.dim is None else values[one.name].shape[one.dim]
         if expr.is_symbol and expr not in found:
             found[expr] = (where, given)
-            problem = _out_of_range(program, expr, given)
+            problem = _out_of_range(expected.program, expr, given)
             if problem:
                 yield f"{where} {problem}, got {given}"
             continue
@@ -94,7 +138,7 @@ def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]
             value = _solved(expr, symbol, given)
             if value is not None:
                 found[symbol] = (where, value)
-                problem = _out_of_range(program, symbol, found[symbol][1])
+                problem = _out_of_range(expected.program, symbol, value)
                 if problem:
                     yield f"{where} {problem}, got {given}"
         known = {symbol: found[symbol][1] for symbol in expr.free_symbols & found.keys()}
@@ -102,23 +146,16 @@ def _sizes_that_disagree(program: Program, values: Sequence[tuple[str, Any, Any]
         if not wanted.free_symbols and wanted != given and all(value >= 0 for value in known.values()):
             others = ", ".join(sorted({found[symbol][0] for symbol in known}))
             yield f"{where} must be {wanted} to fit {others}, got {given}"
-    yield from _laws_that_are_broken(program, found)
+    yield from _laws_that_are_broken(expected.laws, found)
 
 
-def _laws_that_are_broken(program: Program, found: Mapping[Any, tuple[str, int]]) -> Iterator[str]:
+def _laws_that_are_broken(laws: Sequence[Any], found: Mapping[Any, tuple[str, int]]) -> Iterator[str]:
     """What the program asserts of its inputs' sizes and does not hold: torch's own words would name no input."""
-    for node in program.graph.nodes:
-        if node.target is not torch.ops.aten._assert_scalar.default or not isinstance(node.args[0], torch.fx.Node):
-            continue
-        law = node.args[0].meta["val"].node.expr
+    for law in laws:
         if law.free_symbols <= found.keys() and law.xreplace({s: found[s][1] for s in law.free_symbols}) == sympy.false:
             text = str(law.xreplace({symbol: sympy.Symbol(found[symbol][0]) for symbol in law.free_symbols}))
             got = ", ".join(f"{where}: {given}" for where, given in sorted(found[s] for s in law.free_symbols))
             yield f"it must hold that {text}; got {got}"
-
-
-def _is_symbol(wanted: Any) -> bool:
-    return isinstance(wanted, torch.SymInt)
 
 
 def _solved(expr: Any, symbol: Any, given: int) -> int | None:

@@ -7,7 +7,7 @@ came by name must come by name again, and every constant must be given.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from typing import Any, Literal
@@ -62,6 +62,35 @@ class CallArgument:
 Signature = tuple[Parameter, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """How a program is called, worked out once for all of its calls.
+
+    ``parameters``: of ``forward``, by name; ``slots``: those of them that may come by position, in order. ``taken``:
+    what the program was exported with for them. ``constants``: placeholder → its value at export, and ``texts``: that
+    value as `format_constant` writes it.
+    """
+
+    parameters: Mapping[str, Parameter]
+    slots: tuple[str, ...]
+    taken: Mapping[str, CallArgument]
+    constants: Mapping[str, Any]
+    texts: Mapping[str, str]
+
+    def path(self, leaf: str) -> str:
+        """How a placeholder's value is reached from what is given: ``x``, ``options['scale'][0]``."""
+        return next(path for one in self.taken.values() for name, path in _leaf_paths(one) if name == leaf)
+
+
+def call_form(exported: ExportedProgram, signature: Signature | None = None) -> CallForm:
+    """How ``exported`` is called. ``signature``: absent, as far as the program itself knows."""
+    parameters = {one.name: one for one in signature or signature_of(exported)}
+    slots = tuple(name for name, one in parameters.items() if one.how != BY_NAME)
+    constants = constant_inputs(exported)
+    texts = {name: format_constant(value) for name, value in constants.items()}
+    return CallForm(parameters, slots, {one.name: one for one in arguments(exported)}, constants, texts)
+
+
 def arguments(exported: ExportedProgram) -> list[CallArgument]:
     """The arguments a program was exported with, in order of its user inputs."""
     leaves = iter(user_input_names(exported))
@@ -75,7 +104,8 @@ def arguments(exported: ExportedProgram) -> list[CallArgument]:
     keywords = list(named.context)
     count = len(specs) - len(keywords)
     if len(names) != len(specs):
-        names = [*(f"argument {number}" for number in range(count)), *keywords]
+        names = [f"argument {number}" for number in range(count)]
+    names = [*names[:count], *keywords]
     found = []
     for position, (name, one) in enumerate(zip(names, specs, strict=True)):
         found.append(CallArgument(name, one, tuple(next(leaves) for _ in range(one.num_leaves)), position < count))
@@ -101,55 +131,60 @@ def fits(signature: Signature, exported: ExportedProgram) -> bool:
 
 
 def bind_parameters(
-    signature: Signature, exported: ExportedProgram, args: Sequence[Any], kwargs: Mapping[str, Any]
+    form: CallForm, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Finding]]:
     """The value of every user input by its placeholder's name, and all that is wrong with the call's form."""
-    values, findings = _by_parameter(signature, args, kwargs)
-    constants = constant_inputs(exported)
-    taken = {one.name: one for one in arguments(exported)}
-    parameters = {one.name: one for one in signature}
+    values, findings = _by_parameter(form, args, kwargs)
     flat: dict[str, Any] = {}
-    for name, one in taken.items():
-        if name in values:
+    for name, one in form.taken.items():
+        if name not in values:
+            if form.parameters[name].optional:
+                flat.update((leaf, form.constants[leaf]) for leaf in one.leaves)
+            else:
+                findings.append(_missing(one, form.texts))
+        elif one.spec.is_leaf():
+            flat[one.leaves[0]] = values[name]
+        else:
             try:
                 flat.update(zip(one.leaves, one.spec.flatten_up_to(values[name]), strict=True))
             except ValueError:
                 findings.append(_other_structure(one, values[name]))
-        elif parameters[name].optional:
-            flat.update((leaf, constants[leaf]) for leaf in one.leaves)
-        else:
-            findings.append(_missing(one, constants))
-    for name in values.keys() - taken.keys():
-        wanted = parameters[name].default
-        if not wanted or format_constant(values[name]) != wanted:
-            findings.append(_was_left_out(parameters[name], values[name]))
+    for name, value in values.items():
+        wanted = "" if name in form.taken else form.parameters[name].default
+        if name not in form.taken and (not wanted or format_constant(value) != wanted):
+            findings.append(_was_left_out(form.parameters[name], value))
     return flat, findings
 
 
-def other_constants(exported: ExportedProgram, flat: Mapping[str, Any]) -> Iterator[Finding]:
+def other_constants(form: CallForm, flat: Mapping[str, Any]) -> Iterator[Finding]:
     """A finding for every input that is not the constant it was at export: its type counts too.
 
     ``flat``: what is given, by placeholder.
     """
-    constants = constant_inputs(exported)
-    paths = {name: path for one in arguments(exported) for name, path in leaf_paths(one).items()}
-    for name, value in flat.items():
-        text = format_constant(constants[name]) if name in constants else ""
-        if name in constants and format_constant(value) != text:
-            yield Finding(
-                f"input {paths[name]!r} was the constant {text} at export, and the program computes with that; "
-                f"got {show_value(value)}",
-                remedies=(f"give {text}", f"export the model with the other {paths[name]!r}"),
-            )
+    for name, text in form.texts.items():
+        # The same object needs no second look: no constant can be changed.
+        if name not in flat or flat[name] is form.constants[name] or format_constant(flat[name]) == text:
+            continue
+        path = form.path(name)
+        yield Finding(
+            f"input {path!r} was the constant {text} at export, and the program computes with that; "
+            f"got {show_value(flat[name])}",
+            remedies=(f"give {text}", f"export the model with the other {path!r}"),
+        )
 
 
-def in_structure(exported: ExportedProgram, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword inputs, as the program was exported with, from flat ones."""
-    spec = exported.call_spec.in_spec
-    if spec is None:
-        return tuple(flat), {}
-    args, kwargs = pytree.tree_unflatten(list(flat), spec)
-    return tuple(args), dict(kwargs)
+def in_structure(taken: Iterable[CallArgument], flat: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs, as a program was exported with, from values by placeholder."""
+    args, kwargs = [], {}
+    for one in taken:
+        # Most arguments are one value each, and trees are slow.
+        is_leaf = one.spec.is_leaf()
+        value = flat[one.leaves[0]] if is_leaf else pytree.tree_unflatten([flat[leaf] for leaf in one.leaves], one.spec)
+        if one.by_position:
+            args.append(value)
+        else:
+            kwargs[one.name] = value
+    return tuple(args), kwargs
 
 
 def format_constant(value: Any) -> str:
@@ -181,25 +216,23 @@ def show_value(value: Any) -> str:
     return text if 0 < len(text) <= 80 else f"a value of type {type(value).__name__}"
 
 
-def leaf_paths(one: CallArgument) -> dict[str, str]:
-    """Placeholder → how its leaf is reached from the argument: ``x``, ``options['scale'][0]``."""
-    return dict(zip(one.leaves, (one.name + path for path in _paths(one.spec)), strict=True))
+def _leaf_paths(one: CallArgument) -> Iterator[tuple[str, str]]:
+    return zip(one.leaves, (one.name + path for path in _paths(one.spec)), strict=True)
 
 
 def _by_parameter(
-    signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+    form: CallForm, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Finding]]:
-    slots = [one for one in signature if one.how != BY_NAME]
-    values: dict[str, Any] = {one.name: value for one, value in zip(slots, args, strict=False)}
+    values: dict[str, Any] = dict(zip(form.slots, args, strict=False))
     findings = []
-    if len(args) > len(slots):
-        rest = [one.name for one in signature if one.how == BY_NAME and one.name not in kwargs]
+    if len(args) > len(form.slots):
+        rest = [name for name, one in form.parameters.items() if one.how == BY_NAME and name not in kwargs]
         remedies = (f"give by name: {', '.join(rest)}",) if rest else ()
-        takes = f"{len(slots)} inputs by position{_listed(slots)}"
+        takes = f"{len(form.slots)} inputs by position{_listed(form.slots)}"
         findings.append(Finding(f"the program takes {takes}, got {len(args)}", remedies=remedies))
-    names = [one.name for one in signature if one.how != BY_POSITION]
     for name, value in kwargs.items():
-        if name not in names:
+        if name not in form.parameters or form.parameters[name].how == BY_POSITION:
+            names = [known for known, one in form.parameters.items() if one.how != BY_POSITION]
             close = near_misses(str(name), names) or names[:6]
             findings.append(Finding(f"the program takes no input {name!r} by name", remedies=tuple(map(repr, close))))
         elif name in values:
@@ -209,15 +242,15 @@ def _by_parameter(
     return values, findings
 
 
-def _listed(slots: Sequence[Parameter]) -> str:
-    return f" ({', '.join(one.name for one in slots)})" if slots else ""
+def _listed(slots: Sequence[str]) -> str:
+    return f" ({', '.join(slots)})" if slots else ""
 
 
-def _missing(one: CallArgument, constants: Mapping[str, Any]) -> Finding:
-    fixed = len(one.leaves) == 1 and one.leaves[0] in constants
+def _missing(one: CallArgument, texts: Mapping[str, str]) -> Finding:
+    fixed = len(one.leaves) == 1 and one.leaves[0] in texts
     if not fixed:
         return Finding(f"input {one.name!r} is missing")
-    value = format_constant(constants[one.leaves[0]])
+    value = texts[one.leaves[0]]
     remedy = f"{one.name}={value}" if one.name.isidentifier() else value
     return Finding(f"input {one.name!r} is missing; it was the constant {value} at export", remedies=(remedy,))
 

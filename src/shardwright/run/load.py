@@ -24,7 +24,7 @@ from shardwright.package.manifest import Manifest, check_package_file, read_mani
 from shardwright.package.stored import make_zeros
 from shardwright.program.in_place import write_in_place
 from shardwright.program.inference import for_inference, refuse_gradients
-from shardwright.program.inputs import bind_inputs
+from shardwright.program.inputs import ExpectedInputs, bind_expected, expected_inputs
 from shardwright.program.program import Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
@@ -48,6 +48,7 @@ class RankModule(nn.Module):
         self.signature = manifest.signature() or signature_of(exported)
         self.exported: ExportedProgram = for_inference(exported, self.signature)
         self.program: Program = read(self.exported)
+        self._expected: ExpectedInputs = expected_inputs(self.program, self.signature)
         self.module = module
         self.num_calls = 0
         """How often it was called: what it keeps from call to call has been written by as many."""
@@ -79,11 +80,12 @@ class RankModule(nn.Module):
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.num_calls += 1
-        flat = bind_inputs(self.program, args, kwargs, self.signature)
+        flat = bind_expected(self._expected, args, kwargs)
         with torch.no_grad():
             if isinstance(self.module, CompiledModule):
                 return self.module(flat)
-            args, kwargs = in_structure(self.exported, flat)
+            expected = self._expected
+            args, kwargs = in_structure(expected.form.taken.values(), dict(zip(expected.names, flat, strict=True)))
             return self.module(*args, **kwargs)
 
 
@@ -173,7 +175,9 @@ def load_rank(
 
 
 def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
-    module = write_in_place(exported.module())
+    module: Any = write_in_place(exported.module())
+    # Every call is held against what the program takes already, in words.
+    module.validate_inputs = False
     if backend == "eager":
         return module
     compiled: Any = torch.compile(module)

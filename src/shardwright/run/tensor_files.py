@@ -15,7 +15,7 @@ from shardwright.layout.dtypes import check_storable
 from shardwright.layout.values import check_file
 from shardwright.program.atomic import written_whole
 from shardwright.program.read import constant_inputs, user_input_names
-from shardwright.program.signature import format_constant, in_structure
+from shardwright.program.signature import arguments, format_constant, in_structure
 
 
 def read_inputs(
@@ -75,4 +75,4 @@ def named_inputs(
         # A file holds tensors only, so a number that may change is a tensor of one there.
         if not isinstance(symbols[name], torch.Tensor) and value.numel() == 1:
             values[name] = value.item()
-    return in_structure(exported, [values[name] for name in user_input_names(exported)])
+    return in_structure(arguments(exported), values)
