@@ -1,5 +1,6 @@
 """While a call runs, another thread's is refused: on real ranks their collectives would mix."""
 
+import asyncio
 import threading
 
 import pytest
@@ -89,14 +90,26 @@ def meet_inside(module, others, x):
         hook.remove()
 
 
+async def one_after_the_other(module, other, x):
+    """Tasks of one event loop, then threads of its pool, each awaited before the next."""
+
+    async def call(called, times):
+        await asyncio.sleep(0)
+        return called(times * x)
+
+    tasks = await asyncio.gather(call(module, 1), call(other, 2), call(module, 3))
+    return [*tasks, *[await asyncio.to_thread(called, times * x) for called, times in ((other, 4), (module, 5))]]
+
+
 def two_threads(rank, folder, x):
     first, other = sw.load(folder), sw.load(folder)
+    in_order = asyncio.run(one_after_the_other(first, other, x))
     at_home = meet_inside(first, (first, other), x)
     after = in_thread(first, 2 * x)
     # Rank 0 calls with other numbers than rank 1, as where two threads come in another order.
     mixed = x * (1 + rank)
     elsewhere = in_thread(meet_inside, first, (first,), mixed)
-    return at_home, after, elsewhere, in_thread(first, x), first(x)
+    return in_order, at_home, after, elsewhere, in_thread(first, x), first(x)
 
 
 @pytest.mark.ranks
@@ -106,7 +119,8 @@ def test_two_threads_on_real_ranks(tmp_path):
     x = torch.randn(4, 8)
     sw.shard(torch.export.export(model, (x,)), mesh=2, plan=PLAN).save(tmp_path / "p")
     for found in on_ranks(2, two_threads, str(tmp_path / "p"), x):
-        (got, refusals), after, (doubt, refused), later, at_last = found
+        in_order, (got, refusals), after, (doubt, refused), later, at_last = found
+        torch.testing.assert_close(in_order, [model(times * x) for times in range(1, 6)])
         torch.testing.assert_close(got, model(x))
         assert [("another thread is in a call" in text) for text in refusals] == [True, True]
         torch.testing.assert_close(after, model(2 * x), msg="one call after the other, from any thread")

@@ -7,6 +7,7 @@ are safetensors.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
 from shardwright.run.devices import chosen_device, home_device, home_of, move
 from shardwright.run.groups import TIMEOUT_S, groups_in, make_groups, name_groups, rebind, start_process_group
+from shardwright.run.in_step import in_step
 from shardwright.run.transport import chosen_transport
 
 EXECUTION_BACKENDS = ("eager", "compile", "aoti")
@@ -42,7 +44,15 @@ EXECUTION_BACKENDS = ("eager", "compile", "aoti")
 class RankModule(nn.Module):
     """One rank's piece of a sharded model, called as the original is: whole inputs in, whole outputs out."""
 
-    def __init__(self, exported: ExportedProgram, manifest: Manifest, rank: int, module: nn.Module) -> None:
+    def __init__(
+        self,
+        exported: ExportedProgram,
+        manifest: Manifest,
+        rank: int,
+        module: nn.Module,
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
         super().__init__()
         self.manifest, self.rank = manifest, rank
         self.signature = manifest.signature() or signature_of(exported)
@@ -50,6 +60,7 @@ class RankModule(nn.Module):
         self.program: Program = read(self.exported)
         self._expected: ExpectedInputs = expected_inputs(self.program, self.signature)
         self.module = module
+        self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         self.num_calls = 0
         """How often it was called: what it keeps from call to call has been written by as many."""
         self.requires_grad_(False)
@@ -57,7 +68,8 @@ class RankModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The original's outputs, without gradients.
 
-        Raises `InputError` when the inputs do not fit, and `RunError` while another thread is in a call.
+        Raises `InputError` when the inputs do not fit, and `RunError` while another thread is in a call, or where an
+        earlier call failed on this rank and not alike on the others.
         """
         refuse_gradients(self, args, kwargs)
         with self.alone():
@@ -70,7 +82,7 @@ class RankModule(nn.Module):
         All programs that communicate disturb each other; one of a single rank itself, where it writes to its buffers.
         """
         if self.manifest.num_ranks > 1:
-            with alone(GROUPS):
+            with alone(GROUPS), in_step(self._timeout):
                 yield
         elif self.program.mutations():
             with alone(self):
@@ -142,7 +154,7 @@ def load(
         rebind(exported, {axis: name for axis, name in names.items() if axis in used})
     try:
         module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)
-        return RankModule(exported, manifest, rank, module)
+        return RankModule(exported, manifest, rank, module, timeout_s=timeout_s)
     except PackageError:
         raise
     except Exception as error:

@@ -1,0 +1,56 @@
+"""A call that failed on one rank alone is not followed by one whose collectives the others would take for it."""
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from tests.support.ranks import on_ranks
+
+PLAN = {"0": "colwise", "2": "rowwise"}
+
+
+def outcome(function, *args):
+    try:
+        return function(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def failing(module, x, *, here=True):
+    """A call that fails in the middle, before the program communicates, where it is to fail ``here``."""
+
+    def fail(*_):
+        if here:
+            raise MemoryError("too large")
+
+    hook = module.module.register_forward_pre_hook(fail)
+    try:
+        return outcome(module, x)
+    finally:
+        hook.remove()
+
+
+def after_failures(rank, folder, x):
+    module, other = (sw.load(folder, transport="shared_memory", timeout_s=3) for _ in range(2))
+    found = [outcome(module, x[:, :3]), module(x), failing(module, x), other(2 * x), module(x)]
+    # Rank 0 alone has too little memory; rank 1 waits for it in the call's all-reduce.
+    return [*found, failing(module, x, here=rank == 0), outcome(other, 2 * x), outcome(module, x)]
+
+
+@pytest.mark.ranks
+def test_ranks_that_failed_alike_go_on_and_others_do_not(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)).eval().requires_grad_(False)
+    x = torch.randn(4, 8)
+    sw.shard(torch.export.export(model, (x,)), mesh=2, plan=PLAN).save(tmp_path / "p")
+    for rank, found in enumerate(on_ranks(2, after_failures, str(tmp_path / "p"), x)):
+        refused, *right = found[:5]
+        assert refused.startswith("InputError")
+        assert right[1] == "MemoryError: too large"
+        torch.testing.assert_close([right[0], right[2], right[3]], [model(x), model(2 * x), model(x)])
+        alone, next_one, last = found[5:]
+        assert ("too large" in alone) if rank == 0 else ("RunError" not in alone and "Error" in alone)
+        for answer in (next_one, last):
+            assert answer.startswith(f"RunError: a call failed on rank {rank}")
+            assert "start them again" in answer
