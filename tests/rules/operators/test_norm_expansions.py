@@ -41,6 +41,10 @@ def kernel_calls(dtype):
     yield aten.instance_norm.default, (x, None, None, None, None, True, 0.1, 1e-5, True)
     yield aten.batch_norm.default, (image, w, b, None, None, True, 0.1, 1e-5, True)
     yield aten._native_batch_norm_legit.no_stats, (image, w, b, True, 0.1, 1e-5)
+    yield aten.native_batch_norm.default, (image, None, None, None, None, True, 0.1, 1e-5)
+    for weight, bias in ((w, b), (None, None)):
+        yield aten._native_batch_norm_legit_functional.default, (image, weight, bias, b, w.abs(), True, 0.2, 1e-5)
+    yield aten._batch_norm_with_update_functional.default, (image, w, b, b, w.abs(), 0.1, 1e-5)
     for dim in (0, 1):
         length = t(24, 1) if dim == 0 else t(1, 5)
         yield aten._weight_norm.default, (t(24, 5), length, dim)
@@ -65,6 +69,8 @@ def test_what_is_written_out_is_what_the_kernel_gives(dtype):
         rounds = "batch_norm" in name or "instance_norm" in name
         exact = leaves(op(*(arg.double() if isinstance(arg, torch.Tensor) else arg for arg in args)))
         for one, other, truth in zip(found, wanted, exact if rounds else wanted, strict=True):
+            if not other.numel():
+                continue
             step = torch.finfo(other.dtype).eps * truth.double().abs().clamp(min=1)
             assert ((one.double() - truth.double()).abs() <= ULPS[dtype] * step).all(), (name, args[1:])
     assert seen == set(NORMS)
@@ -125,6 +131,69 @@ def test_small_sums_in_place_of_a_gather(name, num_ranks, decompose):
     if "places" not in name:
         for weight in (w for w in ("norm.weight", "norm.bias") if w in dict(model.named_parameters())):
             assert held(sharded, weight) == chunks(42, num_ranks)
+
+
+class Alone(nn.Module):
+    """A norm of what is given."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+class WithRoom(nn.BatchNorm1d):
+    """A batch norm by the operator that also gives room for a backward pass."""
+
+    def forward(self, x):
+        rest = self.weight, self.bias, self.running_mean, self.running_var, 0.1, 1e-5
+        return aten._batch_norm_with_update_functional.default(x, *rest)[0]
+
+
+KEEPING = {
+    "batch": nn.BatchNorm1d,
+    "batch_plain": lambda size: nn.BatchNorm1d(size, affine=False),
+    "instance": lambda size: nn.InstanceNorm1d(size, affine=True, track_running_stats=True),
+    "with_room": WithRoom,
+}
+SIZES = {"batch": (44, 6, 4), "channels": (4, 44, 6), "places": (4, 6, 44)}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("cut", SIZES)
+@pytest.mark.parametrize(
+    ("name", "decompose"),
+    # An instance norm that keeps statistics is one operator, which writes them, until it is decomposed.
+    [*((name, True) for name in KEEPING), *((name, False) for name in KEEPING if name != "instance")],
+)
+def test_statistics_that_are_kept_are_two_sums_a_channel(name, decompose, cut, num_ranks):
+    shape, layout = SIZES[cut], sw.Shard(list(SIZES).index(cut))
+    model, x = Alone(KEEPING[name](shape[1])).double().train(), torch.randn(shape).double()
+    exported = torch.export.export(model, (x,))
+    exported = exported.run_decompositions() if decompose else exported
+    sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs={0: layout}, cost=BYTES_MATTER)
+    report = sw.verify(sharded, exported, (x,), tolerance=1e-9)
+    assert report.ok, str(report)
+    # An instance norm has statistics of its own in every entry of the batch.
+    each = 4 if (name, cut) == ("instance", "places") else 1
+    assert [(c.kind, c.num_bytes) for c in sharded.collectives] == (
+        [] if cut == "channels" else [("all_reduce", each * 6 * 8)] * 2
+    )
+
+
+def test_a_batch_of_unknown_size():
+    model, x = Alone(nn.BatchNorm1d(5)).double().train(), torch.randn(6, 5, 7).double()
+    dynamic = {"x": {0: 2 * torch.export.Dim("batch", max=200)}}
+    exported = torch.export.export(model, (x,), dynamic_shapes=dynamic).run_decompositions({})
+    sharded = sw.shard(
+        exported, mesh=2, plan={}, inputs={"x": sw.Shard(0)}, outputs={0: sw.Shard(0)}, cost=BYTES_MATTER
+    )
+    for given in (x, torch.randn(40, 5, 7).double()):
+        report = sw.verify(sharded, exported, (given,), tolerance=1e-9)
+        assert report.ok, str(report)
+    assert [(c.kind, c.num_bytes) for c in sharded.collectives] == [("all_reduce", 5 * 8)] * 2
 
 
 def test_a_group_that_no_rank_shares_stays_one_operator():

@@ -115,13 +115,15 @@ def native_group_norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def _normalized(a: Arguments, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The input less its mean over ``dims``, over its spread, scaled by channel (dim 1); the mean; the scale."""
-    x = raised(a["input"])
-    mean = x.mean(dims, keepdim=True)
+    """The input less its mean over ``dims``, over its spread, scaled by channel (dim 1); the mean; the variance."""
+    x, count = raised(a["input"]), prod(a["input"].shape[dim] for dim in dims)
+    # Divided by the count, as a mean over a number of entries that is not known is not cut.
+    mean = x.sum(dims, keepdim=True) / count
     distance = x - mean
-    scale = torch.rsqrt((distance * distance).mean(dims, keepdim=True) + a["eps"])
+    spread = (distance * distance).sum(dims, keepdim=True) / count
     shape = [1, -1, *(1 for _ in x.shape[2:])]
-    return _scaled(distance * scale, a["weight"], a["bias"], shape).to(a["input"].dtype), mean, scale
+    found = _scaled(distance * torch.rsqrt(spread + a["eps"]), a["weight"], a["bias"], shape)
+    return found.to(a["input"].dtype), mean, spread
 
 
 def instance_norm(a: Arguments) -> Tensor | None:
@@ -138,11 +140,42 @@ def batch_norm(a: Arguments) -> Tensor | None:
     return _normalized(a, [0, *range(2, a["input"].ndim)])[0]
 
 
-def native_batch_norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """`batch_norm` without statistics, with the mean and the scale that it found."""
-    found, mean, scale = _normalized(a, [0, *range(2, a["input"].ndim)])
-    dtype = (a["input"] if a["weight"] is None else a["weight"]).dtype
-    return found, mean.flatten().to(dtype), scale.flatten().to(dtype)
+def native_batch_norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`batch_norm` with the mean and the scale that it found; None where statistics are given."""
+    if not a["training"] or a.get("running_mean") is not None:
+        return None
+    found, mean, spread = _normalized(a, [0, *range(2, a["input"].ndim)])
+    return found, *_saved(a, mean, spread)
+
+
+def _saved(a: Arguments, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the scale, in the dtype of the weight or of what else there is one a channel of."""
+    dtype = next(a[name].dtype for name in ("weight", "running_mean", "input") if a.get(name) is not None)
+    return mean.flatten().to(dtype), torch.rsqrt(spread + a["eps"]).flatten().to(dtype)
+
+
+def _moved(running: Tensor, found: Tensor, momentum: float) -> Tensor:
+    return (raised(running) * (1 - momentum) + found.flatten() * momentum).to(running.dtype)
+
+
+def batch_norm_with_statistics(*, reserves: bool) -> Any:
+    """A training batch norm that gives its statistics, moved on: two sums a channel (``reserves``: and room unused)."""
+
+    def expand(a: Arguments) -> tuple[Tensor, ...] | None:
+        if not a.get("training", True):
+            return None
+        dims = [0, *range(2, a["input"].ndim)]
+        found, mean, spread = _normalized(a, dims)
+        count = prod(a["input"].shape[dim] for dim in dims)
+        moved = (
+            _moved(a["running_mean"], mean, a["momentum"]),
+            # Of a sample, the variance of what it is drawn from.
+            _moved(a["running_var"], spread * count / (count - 1), a["momentum"]),
+        )
+        room = (torch.zeros(0, dtype=torch.uint8, device=found.device),) if reserves else ()
+        return found, *_saved(a, mean, spread), *room, *moved
+
+    return expand
 
 
 def weight_norm(*, with_norms: bool) -> Any:
@@ -159,14 +192,17 @@ def weight_norm(*, with_norms: bool) -> Any:
 
 
 NORMS: dict[str, Any] = {
+    "aten::_batch_norm_with_update_functional": batch_norm_with_statistics(reserves=True),
     "aten::_fused_rms_norm": fused_rms_norm,
     "aten::_native_batch_norm_legit.no_stats": native_batch_norm,
+    "aten::_native_batch_norm_legit_functional": batch_norm_with_statistics(reserves=False),
     "aten::_weight_norm": weight_norm(with_norms=False),
     "aten::_weight_norm_interface": weight_norm(with_norms=True),
     "aten::batch_norm": batch_norm,
     "aten::group_norm": group_norm,
     "aten::instance_norm": instance_norm,
     "aten::layer_norm": layer_norm,
+    "aten::native_batch_norm": native_batch_norm,
     "aten::native_group_norm": native_group_norm,
     "aten::native_layer_norm": native_layer_norm,
     "aten::rms_norm": rms_norm,
