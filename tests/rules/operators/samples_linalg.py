@@ -53,18 +53,12 @@ def ldl(batch):
 VECTORS = [(t(4, 3, 6), t(4, 3, 6, seed=9), 1), (t(5, 3), t(5, 3, seed=9), -1), (t(4, 3), t(1, 3), 1)]
 
 SAMPLES = {
-    "aten::_cdist_forward": [
-        (aten._cdist_forward.default, (t(2, 4, 3), t(2, 6, 3), 2.0, None), {}),
-        (aten._cdist_forward.default, (t(5, 3), t(7, 3), 1.0, None), {}),
-    ],
     "aten::_linalg_det": each(aten._linalg_det.default),
     "aten::_linalg_eigh": each(aten._linalg_eigh.default),
     "aten::_linalg_slogdet": each(aten._linalg_slogdet.default),
     "aten::_linalg_solve_ex": systems(aten._linalg_solve_ex.default),
     "aten::_linalg_svd": tall(aten._linalg_svd.default),
     "aten::_lu_with_info": each(aten._lu_with_info.default),
-    "aten::_pdist_forward": [(aten._pdist_forward.default, (t(6, 4),), {})],
-    "aten::cdist": [(aten.cdist.default, (t(2, 4, 3), t(2, 6, 3)), {}), (aten.cdist.default, (t(5, 3), t(7, 3)), {})],
     "aten::chain_matmul": [(aten.chain_matmul.default, ([t(4, 6), t(6, 3), t(3, 5)],), {})],
     "aten::cholesky": each(aten.cholesky.default),
     "aten::cholesky_inverse": each(aten.cholesky_inverse.default, make=triangular),
@@ -154,7 +148,6 @@ SAMPLES = {
     "aten::lu_solve": with_lu(aten.lu_solve.default, ("b", "lu", "pivots")),
     "aten::lu_unpack": with_lu(aten.lu_unpack.default, ("lu", "pivots")),
     "aten::ormqr": [(aten.ormqr.default, (t(*b, 5, 3), t(*b, 3), t(*b, 5, 6)), {}) for b in BATCHES],
-    "aten::pdist": [(aten.pdist.default, (t(6, 4),), {})],
     "aten::qr": tall(aten.qr.default),
     "aten::svd": tall(aten.svd.default),
     "aten::tensordot": [

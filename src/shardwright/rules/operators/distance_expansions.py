@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from shardwright.rules.operators.norm_expansions import Arguments, raised
+from shardwright.rules.operators.powers import REDUCED_BY
+
+_own = torch.ops.shardwright
 
 _MEAN, _SUM = 1, 2
 
@@ -80,6 +83,44 @@ def pairwise_distance(a: Arguments) -> Tensor:
     return length(raised(distance), a["p"], [distance.ndim - 1], keepdim=a["keepdim"]).to(distance.dtype)
 
 
+def _root(powers: Tensor, order: float) -> Tensor:
+    return powers.sqrt() if order == 2 else powers ** (1 / order)
+
+
+def cdist(a: Arguments) -> Tensor | None:
+    """Roots of sums of powers; None for what is a sum itself, or a maximum, and for no features."""
+    order = float(a.get("p", 2.0))
+    if order in REDUCED_BY or a["x1"].shape[-1] == 0:
+        return None
+    # The kernel of Euclidean distances alone is the matrix product.
+    mode = a["compute_mode"] if "p" in a else 1
+    return _root(_own.cdist_powers(raised(a["x1"]), raised(a["x2"]), order, mode), order).to(a["x1"].dtype)
+
+
+def pdist(a: Arguments) -> Tensor | None:
+    """As `cdist`, of every row and every later one."""
+    x, order = a["self"], float(a["p"])
+    if order in REDUCED_BY or 0 in x.shape:
+        return None
+    return _root(_own.pdist_powers(raised(x), order), order).to(x.dtype)
+
+
+def norm_except_dim(a: Arguments) -> Tensor:
+    """The length of every slice along a dim; dim -1 stands for one length for all."""
+    x, along = a["v"], a["dim"]
+    dims = [dim for dim in range(x.ndim) if dim != along]
+    return length(raised(x), a["pow"], dims, keepdim=along != -1).to(x.dtype)
+
+
+def cosine_embedding_loss(a: Arguments) -> Tensor:
+    """Three sums in one tensor, so that one collective reduces them."""
+    x, y, target = raised(a["input1"]), raised(a["input2"]), a["target"]
+    both, first, second = torch.stack([(one * other).sum(-1) for one, other in ((x, y), (x, x), (y, y))]).unbind(0)
+    cosine = both / ((first + 1e-12) * (second + 1e-12)).sqrt()
+    apart = torch.where(target == -1, (cosine - a["margin"]).clamp(min=0), 0)
+    return _reduced(torch.where(target == 1, 1 - cosine, apart), a["reduction"]).to(a["input1"].dtype)
+
+
 def dist(a: Arguments) -> Tensor:
     """The length of the difference."""
     distance = a["self"] - a["other"]
@@ -142,6 +183,11 @@ def _reduced(loss: Tensor, reduction: int) -> Tensor:
 
 
 DISTANCES: dict[str, Any] = {
+    "aten::_cdist_forward": cdist,
+    "aten::_euclidean_dist": cdist,
+    "aten::_pdist_forward": pdist,
+    "aten::cdist": cdist,
+    "aten::cosine_embedding_loss": cosine_embedding_loss,
     "aten::cosine_similarity": cosine_similarity,
     "aten::dist": dist,
     "aten::linalg_matrix_norm": matrix_norm,
@@ -150,7 +196,9 @@ DISTANCES: dict[str, Any] = {
     "aten::multi_margin_loss": multi_margin_loss,
     "aten::nanmean": nanmean,
     "aten::norm": norm,
+    "aten::norm_except_dim": norm_except_dim,
     "aten::pairwise_distance": pairwise_distance,
+    "aten::pdist": pdist,
     "aten::renorm": renorm,
     "aten::trace": trace,
     "aten::triplet_margin_loss": triplet_margin_loss,

@@ -6,7 +6,7 @@ What mixes all rows with all columns (a factorisation, an inverse) is expensive 
 from typing import Any
 
 from shardwright.rules.operators.dims import dim_of, dims_of, named_dims, put
-from shardwright.rules.registry import Builder, Entry, einsum, notation_rule
+from shardwright.rules.registry import Builder, Entry, notation_rule
 from shardwright.rules.rule import Call, Local, Rule, Term
 
 
@@ -205,15 +205,12 @@ _MULTI_DOT, _VANDER = Entry(multi_dot_rule), Entry(vander_rule)
 _SOLVE, _MATRIX_NORM = Entry(solve_rule), Entry(matrix_norm_rule(-2, -1))
 
 RULES: dict[str, Entry] = {
-    "aten::_cdist_forward": einsum("... p k!, ... r k! -> ... p r"),
     "aten::_linalg_det": batched(2, 0, 2, 1),
     "aten::_linalg_eigh": batched(2, 1, 2),
     "aten::_linalg_slogdet": batched(2, 0, 0, 2, 1),
     "aten::_linalg_solve_ex": _SOLVE,
     "aten::_linalg_svd": batched(2, 2, 1, 2),
     "aten::_lu_with_info": batched(2, 2, 1, 0),
-    "aten::_pdist_forward": einsum("n! k! -> m!"),
-    "aten::cdist": einsum("... p k!, ... r k! -> ... p r"),
     "aten::chain_matmul": _MULTI_DOT,
     "aten::cholesky": _ONE,
     "aten::cholesky_inverse": _ONE,
@@ -262,7 +259,6 @@ RULES: dict[str, Entry] = {
     "aten::lu_solve": batched(2, 2, 1, 2),
     "aten::lu_unpack": batched(2, 1, 2, 2, 2),
     "aten::ormqr": batched(2, 1, 2, 2),
-    "aten::pdist": einsum("n! k! -> m!"),
     "aten::qr": batched(2, 2, 2),
     "aten::svd": batched(2, 2, 1, 2),
     "aten::tensordot": Entry(tensordot_rule),

@@ -172,6 +172,14 @@ def weight_norm_rule(call: Call) -> Rule:
     return Rule((dims, given), (dims, *norms), sizes, fixed, linear=linear, localize=run_dense)
 
 
+def norm_except_dim_rule(call: Call) -> Rule:
+    """``norm_except_dim``: a length for every slice along a dim, which alone may be cut; dim -1: one length for all."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    along = call["dim"]
+    result = tuple(term if dim == along else Term() for dim, term in enumerate(dims)) if call.result.ndim else ()
+    return Rule((dims,), (result,), sizes, frozenset(sizes) - {f"d{along}"}, localize=run_dense)
+
+
 _LAYER, _BATCH, _WEIGHT = Entry(layer_norm_rule), Entry(batch_norm_rule), Entry(weight_norm_rule)
 
 RULES: dict[str, Entry] = {
@@ -192,5 +200,6 @@ RULES: dict[str, Entry] = {
     "aten::native_group_norm_backward": Entry(group_norm_backward_rule),
     "aten::native_layer_norm": _LAYER,
     "aten::native_layer_norm_backward": Entry(layer_norm_backward_rule),
+    "aten::norm_except_dim": Entry(norm_except_dim_rule),
     "aten::rms_norm": _LAYER,
 }
