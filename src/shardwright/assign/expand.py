@@ -21,7 +21,8 @@ from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.operators.expansions import EXPANSIONS, Expansion
-from shardwright.rules.operators.scan_expansions import CUT
+from shardwright.rules.operators.place_expansions import CUT
+from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 from shardwright.rules.operators.unrolled import RECURRENT, ROUND
 from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Strategy
@@ -30,6 +31,8 @@ _TABLE: dict[str, Expansion] = {**EXPANSIONS, **RECURRENT}
 
 _REACH = 4
 """How many steps behind a gather a composite operator is looked for: a cast or a mask may stand between."""
+_REACH_OF_SCANS = 10
+"""The same for scans, of which there are few: a layer that makes what is summed may stand between."""
 
 
 def expansion_of(op: Any) -> Expansion | None:
@@ -52,7 +55,7 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
             maker = strategies[value[0]]
             made = maker.results[value[1]] if maker is not None else REPLICATE
             # All steps that read a gathered value count, whoever had it gathered.
-            one = (_REACH, cut_of(made)) if isinstance(made, Shard) and made != wanted else near.get(value)
+            one = (_REACH_OF_SCANS, cut_of(made)) if isinstance(made, Shard) and made != wanted else near.get(value)
             if one is not None and (reach is None or one[0] > reach[0]):
                 reach = one
         if reach is None:
@@ -60,9 +63,15 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
         left, cut = reach
         if left > 1:
             near.update({(step.index, i): (left - 1, cut) for i in range(len(step.vals))})
-        if step.kind is StepKind.CALL and has_schema(step.node.target) and expansion_of(step.node.target):
+        if step.kind is StepKind.CALL and has_schema(step.node.target) and _is_sought(step.node.target, left):
             found[step.node.name] = cut
     return found
+
+
+def _is_sought(op: Any, left: int) -> bool:
+    """Whether an operator is in the table, and near enough behind a gather: ``left`` steps before none is sought."""
+    is_scan = any(name in EXPANDED_SCANS for name in op_names(op))
+    return (is_scan or left > _REACH_OF_SCANS - _REACH) and expansion_of(op) is not None
 
 
 def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
@@ -83,6 +92,11 @@ def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
             copied.append(node)
     _drop_unread(graph, {env[node] for node in copied})
     return replace(program, graph=graph)
+
+
+def has_same_calls(one: Program, other: Program) -> bool:
+    """Whether two programs call the same operators in the same order: nothing was written out."""
+    return [node.target for node in one.graph.nodes] == [node.target for node in other.graph.nodes]
 
 
 def _drop_unread(graph: fx.Graph, copied: Collection[fx.Node]) -> None:

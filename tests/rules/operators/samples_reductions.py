@@ -37,6 +37,13 @@ SAMPLES = {
     "aten::cumsum": along(aten.cumsum.default),
     "aten::cumulative_trapezoid": [(aten.cumulative_trapezoid.x, (t(4, 8), t(8)), {"dim": 1})],
     "aten::histc": [(aten.histc.default, (t(4, 8), 5, -1.0, 1.0), {}), (aten.histc.default, (t(5),), {})],
+    "aten::histogram": [
+        (aten.histogram.bin_ct, (t(4, 8), 5), {"range": [-1.0, 1.0]}),
+        (aten.histogram.bin_ct, (t(4, 8), 5), {"range": [-1.0, 1.0], "weight": t(4, 8, seed=3)}),
+        (aten.histogram.bin_ct, (t(4, 8), 5), {"range": [-1.0, 1.0], "density": True}),
+        (aten.histogram.bin_ct, (t(5), 4), {}),
+        (aten.histogram.bins_tensor, (t(4, 8), torch.linspace(-1, 1, 6)), {"weight": t(4, 8, seed=3)}),
+    ],
     "aten::kthvalue": [(aten.kthvalue.default, (t(*s), 2, 1), {}) for s in SHAPES],
     "aten::linalg_vector_norm": [(aten.linalg_vector_norm.default, (t(4, 8, 6), 2.0, [1], True), {})],
     "aten::log_softmax.int": along(aten.log_softmax.int),

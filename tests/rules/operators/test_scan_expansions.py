@@ -9,7 +9,8 @@ import shardwright as sw
 from shardwright.assign.cost import CostModel
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.rules.call import bind_arguments, leaves
-from shardwright.rules.operators.scan_expansions import CUT, EXPANDED_SCANS
+from shardwright.rules.operators.place_expansions import CUT
+from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 from shardwright.rules.registry import op_names
 from tests.rules.operators.test_norm_expansions import ULPS
 

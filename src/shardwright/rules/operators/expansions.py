@@ -8,6 +8,7 @@ Megatron-LM's idea (Shoeybi et al., 2019); the others follow from it.
 """
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from shardwright.rules.operators.distance_expansions import DISTANCES, dims_given
 from shardwright.rules.operators.norm_expansions import NORMS
+from shardwright.rules.operators.place_expansions import PLACES, places
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 
 Expansion = Callable[[Mapping[str, Any]], Any]
@@ -86,13 +88,12 @@ def log_softmax(a: Mapping[str, Any]) -> Tensor:
     return moved - moved.exp().sum(dims, keepdim=True).log()
 
 
-def _first(x: Tensor, best: Tensor, dim: int, *, keepdim: bool) -> Tensor:
-    """The first index of an extreme value, or of NaN."""
-    size = x.shape[dim]
-    places = torch.arange(size, device=x.device).view([size if i == dim else 1 for i in range(x.ndim)])
+def _first(x: Tensor, best: Tensor, dims: list[int], *, keepdim: bool) -> Tensor:
+    """The first index of an extreme value, or of NaN, in ``dims`` read as one."""
+    size = prod(x.shape[dim] for dim in dims)
     hit = x == best
     hit = hit | x.isnan() if x.is_floating_point() else hit
-    return torch.where(hit, places, size).amin(dim, keepdim=keepdim)
+    return torch.where(hit, places(x, dims), size).amin(dims, keepdim=keepdim)
 
 
 def extreme_index(*, largest: bool) -> Expansion:
@@ -100,11 +101,11 @@ def extreme_index(*, largest: bool) -> Expansion:
 
     def expand(a: Mapping[str, Any]) -> Tensor | None:
         x = a["self"]
-        if a["dim"] is None and x.ndim != 1:
+        if x.ndim == 0:
             return None
-        dim = 0 if a["dim"] is None else int(a["dim"]) % max(x.ndim, 1)
-        best = x.amax(dim, keepdim=True) if largest else x.amin(dim, keepdim=True)
-        return _first(x, best, dim, keepdim=a["keepdim"])
+        dims = dims_given(x, a["dim"])
+        best = x.amax(dims, keepdim=True) if largest else x.amin(dims, keepdim=True)
+        return _first(x, best, dims, keepdim=a["keepdim"])
 
     return expand
 
@@ -115,7 +116,7 @@ def extreme(*, largest: bool) -> Expansion:
     def expand(a: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         x, dim = a["self"], int(a["dim"]) % max(a["self"].ndim, 1)
         best = x.amax(dim, keepdim=True) if largest else x.amin(dim, keepdim=True)
-        return _kept(best, [dim], keepdim=a["keepdim"]), _first(x, best, dim, keepdim=a["keepdim"])
+        return _kept(best, [dim], keepdim=a["keepdim"]), _first(x, best, [dim], keepdim=a["keepdim"])
 
     return expand
 
@@ -223,8 +224,7 @@ def _targets(
     """Which rows count, where each row's class is, and each row's weight."""
     valid = target != ignored
     safe = torch.where(valid, target, 0)
-    places = torch.arange(x.shape[axis], device=x.device).view([-1 if i == axis else 1 for i in range(x.ndim)])
-    hit = places == safe.unsqueeze(axis)
+    hit = places(x, [axis]) == safe.unsqueeze(axis)
     scale = torch.ones_like(target, dtype=x.dtype) if weight is None else weight[safe]
     return valid, hit, scale
 
@@ -263,4 +263,4 @@ REDUCTION_EXPANSIONS: dict[str, Expansion] = {
     "aten::var_mean": _in_single(variance(root=False, with_mean=True)),
 }
 
-EXPANSIONS: dict[str, Expansion] = {**REDUCTION_EXPANSIONS, **NORMS, **DISTANCES, **EXPANDED_SCANS}
+EXPANSIONS: dict[str, Expansion] = {**REDUCTION_EXPANSIONS, **NORMS, **DISTANCES, **PLACES, **EXPANDED_SCANS}

@@ -8,6 +8,7 @@ import torch
 
 from shardwright.layout.layout import Shard
 from shardwright.layout.sizes import Size, product
+from shardwright.rules.local import run_dense
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.registry import Entry, einsum
 from shardwright.rules.rule import Call, Local, Localizer, Rule, TensorMeta, Term
@@ -175,15 +176,40 @@ def integral_rule(call: Call) -> Rule | None:
     return Rule(tuple(operands), (result,), sizes, frozenset(fixed), linear=(frozenset({0}),))
 
 
-def histogram_rule(call: Call) -> Rule:
+def histc_rule(call: Call) -> Rule:
     """``histc``: counts of all elements add up, where the range is given rather than read off the data."""
+    return _counts(call, adds_up=call["min"] != call["max"])
+
+
+def histogram_rule(call: Call) -> Rule:
+    """``histogram``: as `histc_rule`, with weights, and the edges of the bins; densities do not add up."""
+    has_edges = isinstance(call["bins"], TensorMeta) or call["range"] is not None
+    return _counts(call, adds_up=has_edges and not call["density"])
+
+
+def _counts(call: Call, *, adds_up: bool) -> Rule:
     dims, sizes = named_dims(call.operands[0].shape)
-    is_given = call["min"] != call["max"]
-    own = frozenset(sizes)
+    reduces = dict.fromkeys(sizes, "sum") if adds_up else {}
     sizes["bins"] = call.result.shape[0]
-    reduces = dict.fromkeys(own, "sum") if is_given else {}
-    fixed = frozenset({"bins"}) | (frozenset() if is_given else own)
-    return Rule((dims,), ((Term(("bins",)),),), sizes, fixed, reduces=reduces)
+    results = [(Term(("bins",)),)]
+    operands = [dims]
+    if len(call.results) > 1:
+        sizes["edges"] = sizes["bins"] + 1
+        results.append((Term(("edges",)),))
+    if isinstance(call.arguments.get("bins"), TensorMeta):
+        operands.append(results[1])
+    if call.arguments.get("weight") is not None:
+        operands.append(dims)
+    return Rule(
+        tuple(operands),
+        tuple(results),
+        sizes,
+        frozenset(sizes) - frozenset(reduces),
+        reduces=reduces,
+        multiplies=(tuple(f"d{dim}" for dim in range(len(dims))),),
+        independent=frozenset(range(1, len(results))),
+        localize=run_dense,
+    )
 
 
 _ALONG, _BOTH, _WHOLE = Entry(along_rule), Entry(both_rule), reduction(None)
@@ -209,7 +235,8 @@ RULES: dict[str, Entry] = {
     "aten::cumprod": _ALONG,
     "aten::cumsum": _ALONG,
     "aten::cumulative_trapezoid": _INTEGRAL,
-    "aten::histc": Entry(histogram_rule),
+    "aten::histc": Entry(histc_rule),
+    "aten::histogram": Entry(histogram_rule),
     "aten::kthvalue": _BOTH,
     "aten::linalg_vector_norm": _WHOLE,
     "aten::log_softmax.int": _ALONG,

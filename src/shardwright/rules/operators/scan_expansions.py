@@ -14,10 +14,8 @@ from shardwright.layout.sizes import same_size
 from shardwright.rules.call import symbolic_size
 from shardwright.rules.local import Eager, number_in
 from shardwright.rules.operators.norm_expansions import Arguments, raised
+from shardwright.rules.operators.place_expansions import CUT, places
 from shardwright.rules.operators.scans import SCANS
-
-CUT = "cut"
-"""The name by which a function is given how the dim is cut that would be gathered; absent where that is not known."""
 
 own = torch.ops.shardwright
 
@@ -81,8 +79,7 @@ def running_extreme(kind: str) -> Callable[[Arguments], Any]:
         values = _scan(x, dim, kind, lengths)
         hit = x == values
         hit = hit | x.isnan() if x.is_floating_point() else hit
-        places = torch.arange(x.shape[dim], device=x.device).view([-1 if i == dim else 1 for i in range(x.ndim)])
-        return values, _scan(torch.where(hit, places, 0), dim, "max", lengths)
+        return values, _scan(torch.where(hit, places(x, [dim]), 0), dim, "max", lengths)
 
     return _along(expand)
 
