@@ -16,22 +16,17 @@ from shardwright.assign.folding import Folded, Site
 from shardwright.assign.steps import Step, Steps, Value, consumers
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Owned
-from shardwright.program.torch_private import has_schema
-from shardwright.rules.operators.experts import EXPERTS, RULES
-from shardwright.rules.registry import op_names
-from shardwright.rules.rule import Rule, Strategy
-
-_ROWS, _OFFSETS = 0, 2
-"""Operand numbers of a grouped matmul."""
+from shardwright.rules.rule import RowGroups, Rule, Strategy
 
 
 def add_owned(steps: Steps, folded: Folded, rules: Sequence[Rule | None], strategies: list[list[Strategy]]) -> None:
     """Add, in place, the strategies that make such rows, pass them on, and take them."""
     makers: dict[tuple[tuple[Value, ...], Cut], list[Site]] = {}
     for site in folded.sites:
-        if _is_grouped(site):
-            offsets = tuple(step.reads[_OFFSETS] for step in site.steps)
-            cuts = {strategy.factor_cut(EXPERTS): None for strategy in strategies[site.index]}
+        groups = _row_groups(rules[site.index])
+        if groups is not None:
+            offsets = tuple(step.reads[groups.offsets] for step in site.steps)
+            cuts = {strategy.factor_cut(groups.factor): None for strategy in strategies[site.index]}
             for cut in cuts:
                 if cut is not None:
                     makers.setdefault((offsets, cut), []).append(site)
@@ -57,8 +52,10 @@ class _Rows:
     def spread(self, makers: Sequence[Site], readers: Mapping[Value, list[tuple[int, int]]]) -> None:
         """Add the strategies of all that makes, passes on or takes these rows."""
         for site in makers:
-            self._add(site, [replace(one, results=(self.layout,)) for one in self._by_expert(site)])
-            self.owner.update(((step.index, 0), step.reads[_OFFSETS]) for step in site.steps)
+            groups = _row_groups(self.rules[site.index])
+            assert groups is not None, "makers of such rows have groups"
+            self._add(site, [replace(one, results=(self.layout,)) for one in self._by_group(site, groups)])
+            self.owner.update(((step.index, 0), step.reads[groups.offsets]) for step in site.steps)
         pending = list(self.owner)
         while pending:
             for index, _ in readers.get(pending.pop(), ()):
@@ -71,11 +68,8 @@ class _Rows:
         if rule is None or not all(self._agrees(step, held) for step in site.steps):
             return []
         operands = [self.layout if one else REPLICATE for one in held]
-        if _is_grouped(site):
-            fits = all(self.owner.get(step.reads[_ROWS]) == step.reads[_OFFSETS] for step in site.steps)
-            if fits and sum(held) == 1:
-                takers = [replace(s, operands=(self.layout, *s.operands[1:])) for s in self._by_expert(site)]
-                self._add(site, takers)
+        if rule.row_groups is not None:
+            self._take(site, rule.row_groups, held)
             return []
         if not _keeps_rows(rule, operands, self.layout):
             return []
@@ -88,6 +82,15 @@ class _Rows:
             self.owner.update(((step.index, number), offsets) for number in range(len(rule.results)))
         return fresh
 
+    def _take(self, site: Site, groups: RowGroups, held: Sequence[bool]) -> None:
+        """Add the strategies of a call with groups that reads such rows, where they are of its own groups."""
+        fits = all(self.owner.get(step.reads[groups.rows]) == step.reads[groups.offsets] for step in site.steps)
+        if fits and sum(held) == 1:
+            for one in self._by_group(site, groups):
+                operands = list(one.operands)
+                operands[groups.rows] = self.layout
+                self._add(site, [replace(one, operands=tuple(operands))])
+
     def _agrees(self, step: Step, held: Sequence[bool]) -> bool:
         """Whether a member reads such rows where the site's first does, all of them of the same groups."""
         return self._held(step) == list(held) and len(self._offsets(step)) == 1
@@ -99,16 +102,16 @@ class _Rows:
     def _offsets(self, step: Step) -> set[Value]:
         return {self.owner[value] for value, held in zip(step.reads, self._held(step), strict=True) if held}
 
-    def _by_expert(self, site: Site) -> list[Strategy]:
-        found = self.strategies[site.index]
-        return [s for s in found if s.factor_cut(EXPERTS) == self.cut and s.operands[_ROWS] in (REPLICATE, self.layout)]
+    def _by_group(self, site: Site, groups: RowGroups) -> list[Strategy]:
+        cut = [one for one in self.strategies[site.index] if one.factor_cut(groups.factor) == self.cut]
+        return [one for one in cut if one.operands[groups.rows] in (REPLICATE, self.layout)]
 
     def _add(self, site: Site, found: Sequence[Strategy]) -> None:
         self.strategies[site.index] = list(dict.fromkeys([*self.strategies[site.index], *found]))
 
 
-def _is_grouped(site: Site) -> bool:
-    return has_schema(site.step.node.target) and any(n in RULES for n in op_names(site.step.node.target))
+def _row_groups(rule: Rule | None) -> RowGroups | None:
+    return None if rule is None else rule.row_groups
 
 
 def _keeps_rows(rule: Rule, operands: Sequence[Layout], layout: Layout) -> bool:

@@ -16,7 +16,7 @@ from shardwright.layout.sizes import Size
 from shardwright.program.torch_private import has_schema, schema_of
 from shardwright.rules.aliases import own_name, own_op
 from shardwright.rules.notation import Bound, bind_shapes, parse
-from shardwright.rules.rule import Call, Localizer, Rule, TensorMeta
+from shardwright.rules.rule import Call, Localizer, RowGroups, Rule, TensorMeta
 
 Builder = Callable[[Call], Rule | None]
 """Makes the rule of one call; None when this call cannot be cut."""
@@ -90,6 +90,7 @@ class Algebra(TypedDict, total=False):
     localize_whole: bool
     moves: bool
     multiplies: tuple[tuple[str, ...], ...] | None
+    row_groups: RowGroups | None
     scattered: frozenset[int]
     size_arg: str | None
 

@@ -123,6 +123,17 @@ Localizer = Callable[[Local], Any]
 
 
 @dataclass(frozen=True, slots=True)
+class RowGroups:
+    """Rows that lie group by group. ``factor``: of the groups. ``rows``, ``offsets``: the numbers of the operand that
+    holds the rows, and of the one that holds where each group ends.
+    """
+
+    factor: str
+    rows: int
+    offsets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """How one call's factors lie in its operands and results.
 
@@ -142,6 +153,7 @@ class Rule:
     ``size_arg``: the argument that gives the result's shape. ``localize``: emits one rank's
     side where needed; ``localize_whole``: also where nothing is cut, as memory may lie otherwise than the original's.
     ``is_written_out``: everywhere, as the operator is the compiler's own.
+    ``row_groups``: where rows lie in groups and ranks have some of these, each rank gives the rows of its own.
     """
 
     operands: tuple[Dims, ...]
@@ -162,6 +174,7 @@ class Rule:
     localize: Localizer | None = None
     localize_whole: bool = False
     is_written_out: bool = False
+    row_groups: RowGroups | None = None
 
     def __str__(self) -> str:
         def dims(side: Sequence[Dims | None]) -> str:

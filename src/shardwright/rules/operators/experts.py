@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from shardwright.rules.registry import Entry, notation_rule
-from shardwright.rules.rule import Call, Dims, Local, Rule, Term
+from shardwright.rules.rule import Call, Dims, Local, RowGroups, Rule, Term
 
 aten = torch.ops.aten
 
@@ -37,6 +37,7 @@ def grouped_rule(call: Call) -> Rule | None:
         # Each row meets the matrix of one expert.
         multiplies=(("s", "k", "n"),),
         localize=local_groups,
+        row_groups=RowGroups(EXPERTS, rows=0, offsets=2),
     )
 
 
