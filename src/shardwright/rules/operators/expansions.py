@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shardwright.rules.operators.distance_expansions import DISTANCES, dims_given
+from shardwright.rules.operators.halo_expansions import HALOS
 from shardwright.rules.operators.norm_expansions import NORMS
 from shardwright.rules.operators.place_expansions import PLACES, places
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
@@ -263,4 +264,11 @@ REDUCTION_EXPANSIONS: dict[str, Expansion] = {
     "aten::var_mean": _in_single(variance(root=False, with_mean=True)),
 }
 
-EXPANSIONS: dict[str, Expansion] = {**REDUCTION_EXPANSIONS, **NORMS, **DISTANCES, **PLACES, **EXPANDED_SCANS}
+EXPANSIONS: dict[str, Expansion] = {
+    **REDUCTION_EXPANSIONS,
+    **NORMS,
+    **DISTANCES,
+    **PLACES,
+    **EXPANDED_SCANS,
+    **HALOS,
+}

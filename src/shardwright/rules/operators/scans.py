@@ -84,7 +84,7 @@ def totals_rule(call: Call) -> Rule:
         frozenset({"piece"}),
         reduces={f"d{dim}": "sum"},
         multiplies=(tuple(f"d{i}" for i in range(len(dims))),),
-        pieces=_pieces(call),
+        pieces=pieces_of(call),
         localize=local_totals,
         is_written_out=True,
     )
@@ -100,13 +100,14 @@ def from_rule(call: Call) -> Rule:
         (dims,),
         sizes,
         frozenset({"piece"}),
-        pieces=_pieces(call),
+        pieces=pieces_of(call),
         localize=local_from,
         is_written_out=True,
     )
 
 
-def _pieces(call: Call) -> dict[str, tuple[str, Cut]]:
+def pieces_of(call: Call) -> dict[str, tuple[str, Cut]]:
+    """The factor with one index for each piece of the call's dim, and the cut that its lengths say."""
     lengths, size = call["lengths"], call.operands[0].shape[call["dim"]]
     unit = size // sum(lengths) if isinstance(size, int) else size / sum(lengths)
     return {"piece": (f"d{call['dim']}", Cut.of(len(lengths), enumerate(lengths), inner=unit))}
