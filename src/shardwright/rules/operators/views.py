@@ -1,11 +1,15 @@
 """Views: the same elements under another shape. Factors are read off the two shapes."""
 
+import math
+import operator
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
 
 from shardwright.layout.layout import Shard, cut_of
+from shardwright.layout.sizes import as_size, is_integer
 from shardwright.rules.local import local_size, local_sizes
 from shardwright.rules.operators.dims import dim_of, named_dims
 from shardwright.rules.operators.refine import refine
@@ -67,12 +71,41 @@ def _result_sizes(local: Local, source: Any) -> list[Any]:
 
 
 def _size_node(local: Local, source: Any, dim: int) -> Any:
-    """A symbolic result size, from the source's dim of the same factors: cut alike, it is local too."""
-    term = local.rule.results[0][dim]  # type: ignore[index]
-    if term in local.rule.operands[0]:
-        return local.run(aten.sym_size.int, source, local.rule.operands[0].index(term))
-    size = local.call.result.shape[dim]
-    raise RuntimeError(f"the size {size} of result dim {dim} is not the size of any one dim of the operand")
+    """A symbolic result size, worked out from the source's."""
+    found = _by_factors(local, dim) or _by_size(local, dim)
+    if found is None:
+        size = local.call.result.shape[dim]
+        raise RuntimeError(f"the size {size} of result dim {dim} does not follow from the dims of the operand")
+    places, times, parts = found
+    size = reduce(
+        lambda one, other: local.run(operator.mul, one, other),
+        [local.run(aten.sym_size.int, source, place) for place in places],
+    )
+    size = local.run(operator.mul, size, times) if times > 1 else size
+    return local.run(operator.floordiv, size, parts) if parts > 1 else size
+
+
+def _by_factors(local: Local, dim: int) -> tuple[list[int], int, int] | None:
+    """The source's dims of a result dim's factors, cut as that is, and the number to divide their product by."""
+    wanted = local.rule.results[0][dim].factors  # type: ignore[index]
+    places = [place for place, term in enumerate(local.rule.operands[0]) if set(term.factors) & set(wanted)]
+    factors = {name for place in places for name in local.rule.operands[0][place].factors}
+    others = sorted(factors - set(wanted))
+    known, cut = [local.rule.sizes[name] for name in others], dict(local.strategy.cuts)
+    if not set(wanted) <= factors or not all(isinstance(size, int) for size in known) or cut.keys() & set(others):
+        return None
+    return places, 1, math.prod(known)
+
+
+def _by_size(local: Local, dim: int) -> tuple[list[int], int, int] | None:
+    """Dims that the source has whole, and the number to multiply their product by: of views that share no factors."""
+    layouts = (local.strategy.operands[0], local.strategy.results[0])
+    of_source, of_result = (layout.dim if isinstance(layout, Shard) else None for layout in layouts)
+    rest, places = local.call.result.shape[dim], []
+    for place, size in enumerate(local.call.operands[0].shape):
+        if place != of_source and not isinstance(size, int) and is_integer(rest / size):
+            rest, places = as_size(rest / size), [*places, place]
+    return (places, rest, 1) if places and isinstance(rest, int) and dim != of_result else None
 
 
 def permute_rule(call: Call) -> Rule:
