@@ -264,7 +264,7 @@ class Chosen(nn.Module):
         (Mode.FAST, "fast", ("slow",)),
     ],
 )
-def test_members_of_enumerations_are_constants(value, same, others):
+def test_members_of_enumerations_are_constants(value, same, others, tmp_path):
     exported = torch.export.export(Chosen(), (X, value))
     program = sw.shard(exported, mesh=2)
     for given in (value, same):
@@ -272,6 +272,18 @@ def test_members_of_enumerations_are_constants(value, same, others):
     for given in others:
         with pytest.raises(sw.InputError, match=r"'choice' was the constant \S+ at export.*; got"):
             program.simulate(X, given)
+    one = sw.shard(exported, mesh=1)
+    if value is Colour.RED:
+        with pytest.raises(sw.PackageError, match=r"input 'choice' was Colour.RED at export.*but those of text"):
+            one.save(tmp_path / "p")
+        assert list(tmp_path.iterdir()) == []
+        return
+    one.save(tmp_path / "p")
+    for module in (one.exported(0).module(), sw.load(tmp_path / "p")):
+        for given in (value, same):
+            torch.testing.assert_close(module(X, given), Chosen()(X, value))
+        with pytest.raises(sw.InputError, match=r"'choice' was the constant \S+ at export.*; got"):
+            module(X, others[0])
 
 
 def test_a_dtype_that_was_left_out_is_compared():

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def write(program: Program) -> ExportedProgram:
     for item, node in zip(program.inputs, program.placeholders(), strict=True):
         if item.kind == InputKind.USER_INPUT:
             old = next(given)
-            specs.append(replace(old, arg=replace(old.arg, name=node.name)))
+            specs.append(replace(old, arg=_argument(old.arg, node)))
         elif (item.target or "") in kept:
             specs.append(replace(kept[item.target or ""], arg=TensorArgument(node.name)))
         else:
@@ -68,6 +69,16 @@ def write(program: Program) -> ExportedProgram:
         constants=constants,
         verifiers=source.verifiers,
     )
+
+
+def _argument(given: Any, node: fx.Node) -> Any:
+    """How a user input is known. A member of an enumeration of text or numbers is that: torch writes no other kinds."""
+    member = getattr(given, "fake_val", None)
+    kind = next((kind for kind in (int, float, str) if isinstance(member, Enum) and isinstance(member, kind)), None)
+    if member is None or kind is None:
+        return replace(given, name=node.name)
+    node.meta["val"] = kind(member.value)
+    return ConstantArgument(node.name, kind(member.value))
 
 
 def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor]) -> ExportedProgram:

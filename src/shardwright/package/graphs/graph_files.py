@@ -1,6 +1,7 @@
 """Graph files read and written: what torch reads, we wrote."""
 
 import io
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import format_graph, parse_graph
 from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
+from shardwright.program.read import constant_inputs
+from shardwright.program.signature import format_constant
 from shardwright.program.torch_private import load_pt2
 
 
@@ -45,6 +48,13 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
 
     It holds what `read_graph` needs and no more: equal programs give equal bytes.
     """
+    members = {name: value for name, value in constant_inputs(exported).items() if isinstance(value, Enum)}
+    if members:
+        name, member = next(iter(members.items()))
+        raise PackageError(
+            f"input {name!r} was {format_constant(member)} at export, and a package holds no members of enumerations "
+            "but those of text and numbers\n  try: let forward take the member's name or value"
+        )
     saved = io.BytesIO()
     try:
         with quiet_export():
