@@ -1,5 +1,7 @@
 """Reading programs: every kind of input, output and subgraph an exporter leaves behind."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -279,3 +281,16 @@ def test_what_a_branch_writes_is_made_functional():
     assert not [node for node in nodes if (schema := schema_of(node.target)) is not None and schema.is_mutable]
     sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
     assert sw.verify(sharded, exported, (torch.ones(2, 8),)).ok
+
+
+def test_a_copy_of_a_program_is_one():
+    """Copied by Python, a program has an input ``input_1`` that its signature calls ``input``."""
+    exported = torch.export.export(redraw(nn.Linear(4, 6)), (torch.randn(2, 4),))
+    copied = copy.deepcopy(exported)
+    assert [item.name for item in read(copied).inputs] == ["p_weight", "p_bias", "input"]
+    x = torch.randn(2, 4)
+    sharded = sw.shard(copied, mesh=2, plan={"": "colwise"}, inputs={"input": sw.Replicate()})
+    assert sharded.exported(1).graph_signature.user_inputs == ("input",)
+    assert sw.verify(sharded, copied, (x,)).ok
+    for out in sharded.simulate(x):
+        torch.testing.assert_close(out, exported.module()(x))

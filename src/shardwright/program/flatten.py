@@ -15,11 +15,11 @@ from shardwright.program.torch_private import schema_of
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
-    """The program without mutation in its graph; itself when there is none.
+    """The program without mutation in its graph, inputs named as its signature has them; itself where that is so.
 
     Raises `ProgramError` when torch cannot take the mutation out.
     """
-    if not _needs_functionalization(exported.graph_module):
+    if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
     try:
         return exported.run_decompositions({})
@@ -32,6 +32,13 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
             "  try: register the tensors that the forward pass writes as buffers; where they are, reach them as "
             "attributes of their module, or export with strict=True"
         ) from error
+
+
+def _is_named(exported: ExportedProgram) -> bool:
+    """Whether inputs have the names of the signature: a copy of a program numbers those that Python has (``input``)."""
+    nodes = exported.graph.find_nodes(op="placeholder")
+    specs = exported.graph_signature.input_specs
+    return all(getattr(spec.arg, "name", node.name) == node.name for spec, node in zip(specs, nodes, strict=True))
 
 
 def _aliases(exported: ExportedProgram) -> str:
