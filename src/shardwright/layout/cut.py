@@ -5,7 +5,7 @@ Pure: sizes and index ranges, no tensors. Only the repeat count and the inner si
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 
@@ -38,6 +38,17 @@ class Cut:
     runs: tuple[tuple[int, int], ...]
     repeat: Size = 1
     inner: Size = 1
+    _hash: int | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        # Cuts are keys everywhere, and have a run for every rank.
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash((self.num_ranks, self.runs, self.repeat, self.inner)))
+        return cast(int, self._hash)
+
+    def __reduce__(self) -> tuple[type["Cut"], tuple[object, ...]]:
+        # Not with its hash, which in another process may be another one.
+        return Cut, (self.num_ranks, self.runs, self.repeat, self.inner)
 
     def __repr__(self) -> str:
         tail = "" if self.repeat == 1 else f", repeat={self.repeat}"
@@ -94,7 +105,7 @@ class Cut:
     @property
     def is_shared(self) -> bool:
         """Whether every rank holds some of the indices."""
-        return EVERY in [owner for owner, _ in self.runs]
+        return _is_shared(self)
 
     @property
     def is_whole(self) -> bool:
@@ -108,7 +119,7 @@ class Cut:
     @property
     def period(self) -> int:
         """The summed length of the runs."""
-        return sum(length for _, length in self.runs)
+        return _period(self)
 
     @property
     def size(self) -> Size:
@@ -229,6 +240,16 @@ class Cut:
             kept.append((owner, max(0, min(stop, position + length) - max(start, position))))
             position += length
         return Cut.of(self.num_ranks, kept)
+
+
+@lru_cache(maxsize=65536)
+def _is_shared(cut: Cut) -> bool:
+    return any(owner == EVERY for owner, _ in cut.runs)
+
+
+@lru_cache(maxsize=65536)
+def _period(cut: Cut) -> int:
+    return sum(length for _, length in cut.runs)
 
 
 @lru_cache(maxsize=65536)
