@@ -99,3 +99,29 @@ def test_exchanges_of_sizes_unknown(dim):
         y = torch.randn(shape)
         for rank, found in enumerate(result.simulate(y)):
             assert torch.equal(found, (y * 2).chunk(2, target)[rank])
+
+
+class Moved(nn.Module):
+    def forward(self, x):
+        return x.logical_not() if x.dtype == torch.bool else 2 * x
+
+
+class Reduced(nn.Module):
+    def forward(self, x):
+        return x.any(0) if x.dtype == torch.bool else x.sum(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool], ids=str)
+def test_sizes_unknown_are_gathered_exchanged_and_reduced(dtype):
+    """Batch and sequence of unknown size; the last dim, of 7, is cut unevenly."""
+    dynamic = ({0: 6 * Dim("batch", min=1, max=8), 1: 6 * Dim("tokens", min=1, max=8)},)
+    seen = set()
+    for model, source, target in ((Moved(), 0, 1), (Moved(), 2, 0), (Moved(), 1, None), (Reduced(), 0, 0)):
+        exported = torch.export.export(model, (torch.zeros(12, 18, 7, dtype=dtype),), dynamic_shapes=dynamic)
+        outputs = None if target is None else Shard(target)
+        result = sw.shard(exported, mesh=3, plan={}, inputs={"x": Shard(source)}, outputs=outputs)
+        seen |= {one.kind.value for one in result.collectives}
+        for sizes in ((18, 6), (6, 24)):
+            x = torch.randint(-9, 9, (*sizes, 7)).to(dtype)
+            assert sw.verify(result, exported, (x,)).ok, (source, target, sizes)
+    assert {"all_to_all", "all_gather"} <= seen
