@@ -191,3 +191,13 @@ def test_files_that_a_page_names_exist(page):
     made = [path for path in named if path.startswith("evals/results/")]
     missing = [path for path in named if not (ROOT / path).exists() and not (SOURCE / path).exists()]
     assert [path for path in missing if path not in made] == []
+
+
+def test_no_merge_is_left_half_done():
+    kinds = {".md", ".py", ".cpp", ".h", ".sh", ".toml", ".yaml", ".cfg", ".txt"}
+    folders = ("src", "tests", "docs", "demo", "benchmarks", "evals", "findings")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in kinds]
+    files += [path for path in ROOT.iterdir() if path.suffix in kinds]
+    left = [str(path.relative_to(ROOT)) for path in files if re.search("^[<>]{7} ", path.read_text(), re.MULTILINE)]
+    assert len(files) > 400
+    assert not left, left
