@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import ProgramError, first_line
+from shardwright.program.instance_norm import WRITTEN_OUT, keeps_statistics
 from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
 from shardwright.program.program import held_by
 from shardwright.program.torch_private import schema_of
@@ -21,8 +22,10 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     """
     if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
+    nodes = (node for graph in graphs_of(exported.graph) for node in graph.nodes)
+    table = dict(WRITTEN_OUT) if any(map(keeps_statistics, nodes)) else {}
     try:
-        return exported.run_decompositions({})
+        return exported.run_decompositions(table)
     except Exception as error:
         # Tracing its own graph anew, torch trips over sizes that depend on data, and over tensors that are written but
         # are not buffers of the program: an error of torch's, or an assertion.
