@@ -9,6 +9,9 @@ import shardwright
 
 SOURCES = Path(shardwright.__file__).parent
 HOME = SOURCES / "program" / "torch_private.py"
+DOCUMENTED = {"torch._check"}
+"""What torch's pages on exporting tell people to call, underscore or not."""
+
 NOT_TORCH = {
     "_exit": "os",
     "_current_frames": "sys",
@@ -62,7 +65,8 @@ def private_names(text: str) -> list[str]:
             found += [name for name in names if any(map(is_private, name.split(".")))]
         elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in {*mine, *NOT_TORCH}:
             path = dotted(node)
-            if path[:2] != ["torch", "ops"] and path[:1] not in (["aten"], ["c10d"]):
+            is_operator = path[:2] == ["torch", "ops"] or path[:1] in (["aten"], ["c10d"])
+            if not is_operator and ast.unparse(node) not in DOCUMENTED:
                 found.append(ast.unparse(node))
         elif isinstance(node, ast.Call) and dotted(node.func) in (["getattr"], ["hasattr"]):
             name = getattr(node.args[1], "value", "")
