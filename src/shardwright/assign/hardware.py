@@ -8,6 +8,7 @@ the vendors' figures and where they are from; the CPU models were measured by `s
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from shardwright.assign.cost import CostModel
@@ -39,6 +40,16 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
+_CPU = CostModel(
+    name="cpu",
+    latency_us=45,
+    link_bytes_per_us=3e3,
+    memory_bytes_per_us=2e4,
+    flops_per_us=2e5,
+    float32_flops_per_us=6e4,
+    call_us=2.4,
+)
+
 _MODELS = (
     _gpu("h100", memory_tb_s=3.35, bfloat16_tflops=989, float32_tflops=67, link_gb_s=450, latency_us=10),
     _gpu("h200", memory_tb_s=4.8, bfloat16_tflops=989, float32_tflops=67, link_gb_s=450, latency_us=10),
@@ -47,25 +58,8 @@ _MODELS = (
     _gpu("mi300x", memory_tb_s=5.3, bfloat16_tflops=1307, float32_tflops=163.4, link_gb_s=448, latency_us=20),
     _gpu("l40s", memory_tb_s=0.864, bfloat16_tflops=362, float32_tflops=91.6, link_gb_s=32, latency_us=20),
     _gpu("l4", memory_tb_s=0.3, bfloat16_tflops=121, float32_tflops=30.3, link_gb_s=32, latency_us=20),
-    CostModel(
-        name="cpu",
-        latency_us=45,
-        link_bytes_per_us=3e3,
-        memory_bytes_per_us=2e4,
-        flops_per_us=2e5,
-        float32_flops_per_us=6e4,
-        call_us=2.4,
-    ),
-    CostModel(
-        name="cpu-gloo",
-        latency_us=300,
-        link_bytes_per_us=1e3,
-        memory_bytes_per_us=2e4,
-        flops_per_us=2e5,
-        float32_flops_per_us=6e4,
-        reduce_scatter_passes=2,
-        call_us=2.4,
-    ),
+    _CPU,
+    replace(_CPU, name="cpu-gloo", latency_us=300, link_bytes_per_us=1e3, reduce_scatter_passes=2),
 )
 
 PRESETS: Mapping[str, CostModel] = {model.name: model for model in _MODELS}

@@ -23,7 +23,8 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
     nodes = (node for graph in graphs_of(exported.graph) for node in graph.nodes)
-    table = dict(WRITTEN_OUT) if any(map(keeps_statistics, nodes)) else {}
+    hidden = {node.target for node in nodes if keeps_statistics(node)}
+    table = {op: written_out for op, written_out in WRITTEN_OUT.items() if op in hidden}
     try:
         return exported.run_decompositions(table)
     except Exception as error:
@@ -84,13 +85,7 @@ def _mutates(node: fx.Node) -> bool:
     schema = schema_of(node.target)
     if schema is None:
         return False
-    if schema.is_mutable:
-        return True
-    # These update running statistics without saying so in their schema.
-    if schema.name in ("aten::batch_norm", "aten::instance_norm"):
-        position = 5
-        return len(node.args) > position and bool(node.args[position]) and node.args[3] is not None
-    return False
+    return schema.is_mutable or keeps_statistics(node)
 
 
 def _is_inlined(node: fx.Node) -> bool:

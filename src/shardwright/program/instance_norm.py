@@ -10,13 +10,9 @@ aten = torch.ops.aten
 
 
 def keeps_statistics(node: fx.Node) -> bool:
-    """Whether a call is an instance norm that moves its running statistics on."""
-    return (
-        node.target == aten.instance_norm.default
-        and len(node.args) > 5
-        and bool(node.args[5])
-        and node.args[3] is not None
-    )
+    """Whether a call is a norm that moves its running statistics on, which its schema does not say."""
+    is_norm = node.target in (aten.batch_norm.default, aten.instance_norm.default)
+    return is_norm and len(node.args) > 5 and bool(node.args[5]) and node.args[3] is not None
 
 
 def written_out(
