@@ -316,18 +316,24 @@ def test_two_jobs_at_once():
     assert failures == []
 
 
-def wait_for_a_while(rank):
+def wait_until_the_other_sleeps(rank):
+    """Rank 1 comes to a barrier once rank 0, which waits there, has slept through fifty looks at it in a row."""
+    processes = [torch.zeros(1, dtype=torch.long) for _ in range(2)]
+    dist.all_gather(processes, torch.tensor([os.getpid()]))
+    asleep = 0
+    for _ in range(3000 if rank == 1 else 0):
+        state = Path(f"/proc/{processes[0].item()}/stat").read_text().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if state == "S" else 0
+        if asleep == 50:
+            break
+        time.sleep(0.01)
     dist.barrier()
-    if rank == 1:
-        time.sleep(2)
-    before = time.process_time()
-    dist.barrier()
-    return time.process_time() - before
+    return asleep
 
 
 def test_a_rank_that_waits_sleeps():
-    """Two seconds of waiting take the processor for a small part of one."""
-    assert on_ranks(2, wait_for_a_while)[0] < 0.5
+    """One that spun would run, or want to, at every look."""
+    assert on_ranks(2, wait_until_the_other_sleeps) == [0, 50]
 
 
 def test_a_group_of_any_number_of_ranks_fits_into_64_mb():

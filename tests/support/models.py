@@ -17,6 +17,17 @@ def redraw(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
+class Call(nn.Module):
+    """A function of one tensor, as a model."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
 class MLPs(nn.Module):
     """A list of two-layer MLPs behind a chunk, as PyTorch's own test of its transformation has it."""
 

@@ -12,6 +12,7 @@ from shardwright.rules.call import bind_arguments
 from shardwright.rules.operators.halo_expansions import HALOS
 from shardwright.rules.operators.place_expansions import CUT
 from shardwright.rules.registry import op_names
+from tests.support.models import Call
 
 F = nn.functional
 aten = torch.ops.aten
@@ -76,17 +77,6 @@ def test_what_looks_farther_stays(op, args):
 
 def test_the_table_is_alphabetical_and_tested():
     assert list(HALOS) == sorted({next(name for name in op_names(op) if name in HALOS) for op, *_ in CALLS})
-
-
-class Call(nn.Module):
-    """One call."""
-
-    def __init__(self, call):
-        super().__init__()
-        self.call = call
-
-    def forward(self, x):
-        return self.call(x)
 
 
 ALONG = sw.Shard(1)

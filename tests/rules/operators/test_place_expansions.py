@@ -9,6 +9,7 @@ from shardwright.assign.cost import CostModel
 from shardwright.rules.call import bind_arguments, leaves
 from shardwright.rules.operators.place_expansions import PLACES
 from shardwright.rules.registry import op_names
+from tests.support.models import Call
 
 F = nn.functional
 aten = torch.ops.aten
@@ -105,17 +106,6 @@ OF_PARTS = [
 def test_other_windows_stay(op, args):
     name = next(name for name in op_names(op) if name in PLACES)
     assert PLACES[name](bind_arguments(op, args, {})) is None
-
-
-class Call(nn.Module):
-    """One call."""
-
-    def __init__(self, call):
-        super().__init__()
-        self.call = call
-
-    def forward(self, x):
-        return self.call(x)
 
 
 SQUARE, IMAGE = (3, 43, 43), (3, 5, 43, 6)

@@ -13,6 +13,7 @@ from shardwright.rules.operators.place_expansions import CUT
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 from shardwright.rules.registry import op_names
 from tests.rules.operators.test_norm_expansions import ULPS
+from tests.support.models import Call
 
 F = nn.functional
 aten = torch.ops.aten
@@ -75,17 +76,6 @@ def test_what_is_written_out_is_what_the_kernel_gives(op, x):
 
 def test_the_table_is_alphabetical_and_tested():
     assert list(EXPANDED_SCANS) == sorted(f"aten::{name}" for name in OPERATORS)
-
-
-class Call(nn.Module):
-    """One call."""
-
-    def __init__(self, call):
-        super().__init__()
-        self.call = call
-
-    def forward(self, x):
-        return self.call(x)
 
 
 def shard(call, x, num_ranks, layout, *, decompose=False, dynamic=None, others=()):
