@@ -114,6 +114,17 @@ def same_memory(self, new, rows):
     return self.kept.sum(0) + self.other.sum(0)
 
 
+def rotate(self, new, rows):
+    self.kept.index_copy_(0, (torch.arange(LENGTH) + 1) % LENGTH, self.kept.clone())
+    return self.kept.sum(0) + new.sum(0) + rows.sum()
+
+
+def rotate_by_index_put(self, new, rows):
+    self.kept[torch.arange(LENGTH).flip(0)] = self.kept.clone() + 0
+    self.kept.index_put_([(torch.arange(LENGTH) + 1) % LENGTH], self.kept.clone())
+    return self.kept.sum(0) + new.sum(0) + rows.sum()
+
+
 def shift(self, new, rows):
     self.kept.copy_(torch.cat((self.kept[2:], new)))
     return self.kept.sum(0)
@@ -124,6 +135,7 @@ def shift(self, new, rows):
     [
         *((use, 0) for use in (write, write_twice, read_before, read_between)),
         *((use, 1) for use in (read_after, copy_before, view_before, return_it, return_a_view, shift)),
+        *((use, 1) for use in (rotate, rotate_by_index_put)),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -155,6 +167,28 @@ class TwoNames(nn.Module):
         old = self.other.sum(0)
         aten.copy_.default(self.kept, made)
         return old
+
+
+def test_not_before_a_collective_that_reads_it_is_waited_for():
+    assert copies(write_in_place(torch.fx.symbolic_trace(Gathered(late=False)))) == 0
+    assert copies(write_in_place(torch.fx.symbolic_trace(Gathered(late=True)))) == 1
+
+
+class Gathered(nn.Module):
+    """What ranks hold is gathered before it is written; ``late``: and waited for afterwards."""
+
+    def __init__(self, *, late):
+        super().__init__()
+        self.late = late
+
+    def forward(self, kept, new, rows):
+        c10d = torch.ops._c10d_functional
+        old = c10d.all_gather_into_tensor.default(kept, 2, "tp")
+        old = old if self.late else c10d.wait_tensor.default(old)
+        made = aten.index_copy.default(kept, 0, rows, new)
+        old = c10d.wait_tensor.default(old) if self.late else old
+        aten.copy_.default(kept, made)
+        return old.sum(0)
 
 
 def test_an_input_is_written_in_place():

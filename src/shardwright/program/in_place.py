@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.program.torch_private import schema_of
+from shardwright.program.collectives import lowered_name
+from shardwright.program.torch_private import pytree, schema_of
 
 aten = torch.ops.aten
 
@@ -70,9 +71,22 @@ def _operand(node: fx.Node, position: int) -> Any:
 
 
 def _is_done(value: fx.Node, writers: Sequence[fx.Node], order: Mapping[fx.Node, int]) -> bool:
-    """Whether all who read a value besides ``writers`` are done with it before the first of these."""
+    """Whether all who read a value besides ``writers`` are done with it before the first of these, which reads it once.
+
+    One that reads it as what is written, too (a buffer whose rows move), cannot write over it.
+    """
+    first = writers[0]
+    if sum(one is value for one in pytree.tree_leaves((first.args, first.kwargs))) != 1:
+        return False
     others = [user for user in value.users if user not in writers]
-    return all(order[user] < order[writers[0]] and not (user.users and _may_be_view(user)) for user in others)
+    return all(_end(user, order) < order[first] and not (user.users and _may_be_view(user)) for user in others)
+
+
+def _end(reader: fx.Node, order: Mapping[fx.Node, int]) -> int:
+    """The place where a node is done with what it reads: a collective, where it is waited for."""
+    if lowered_name(reader) in ("", "wait_tensor"):
+        return order[reader]
+    return max((order[wait] for wait in reader.users), default=len(order))
 
 
 def _is_returned(made: fx.Node) -> bool:
