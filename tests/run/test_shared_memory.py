@@ -339,7 +339,28 @@ def test_a_rank_that_waits_sleeps():
 def test_a_group_of_any_number_of_ranks_fits_into_64_mb():
     assert shared_memory.prepare() == ""
     sizes = [shared_memory.extension().bytes(n, shared_memory._slot_bytes(n)) for n in range(1, 257)]
-    assert max(sizes) < 64e6
+    assert max(sizes) <= 34 << 20
+
+
+def with_a_result_that_cannot_be_written(rank):
+    with pytest.raises(RuntimeError, match="single memory location"):
+        dist.all_reduce(torch.full((1,), float(rank)).expand(4))
+    x = torch.full((4,), float(rank))
+    dist.all_reduce(x)
+    return x.tolist()
+
+
+def test_a_result_that_cannot_be_written_is_an_error_and_the_next_call_is_right():
+    assert on_ranks(2, with_a_result_that_cannot_be_written) == [[1.0] * 4] * 2
+
+
+def test_without_a_home_folder_there_is_a_reason(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert shared_memory.prepare() == "this user has no home folder, where the compiled backend is kept"
 
 
 def disagreeing(rank):

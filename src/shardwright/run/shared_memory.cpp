@@ -141,8 +141,15 @@ class Operation : public c10d::Work {
     }
   }
 
-  void end(const std::exception_ptr& failure) {
-    if (!failure) give_results();
+  void end(std::exception_ptr failure) {
+    if (!failure) {
+      try {
+        give_results();
+      } catch (...) {
+        // A result that cannot be written (its elements share memory) is this call's failure, not its peers'.
+        failure = std::current_exception();
+      }
+    }
     is_done_ = true;
     finish(failure);
     parts_.clear();
