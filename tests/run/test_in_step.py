@@ -1,10 +1,15 @@
 """A call that failed on one rank alone is not followed by one whose collectives the others would take for it."""
 
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import shardwright as sw
+from shardwright.run.in_step import in_step
 from tests.support.ranks import on_ranks
 
 PLAN = {"0": "colwise", "2": "rowwise"}
@@ -54,3 +59,45 @@ def test_ranks_that_failed_alike_go_on_and_others_do_not(tmp_path):
         for answer in (next_one, last):
             assert answer.startswith(f"RunError: a call failed on rank {rank}")
             assert "start them again" in answer
+
+
+def fail():
+    with in_step():
+        raise MemoryError
+
+
+def call():
+    with in_step(timedelta(seconds=1)):
+        return "goes on"
+
+
+def one_comes_late(rank):
+    """Both fail alike; rank 1 comes to its next call only when rank 0's has been refused, and rank 0 tries again."""
+    store = dist.PrefixStore("late", dist.group.WORLD.get_group_store())
+    outcome(fail)
+    if rank == 0:
+        found = [outcome(call)]
+        store.set("refused", "")
+        store.wait(["gone on"])
+        return [*found, outcome(call)]
+    store.wait(["refused"])
+    found = [outcome(call)]
+    store.set("gone on", "")
+    return found
+
+
+@pytest.mark.ranks
+def test_a_call_that_was_refused_is_not_taken_back():
+    (refused, again), late = on_ranks(2, one_comes_late, backend="gloo")
+    assert refused.startswith("RunError: a call failed on rank 0")
+    assert again.startswith("RunError: a call failed on rank 0")
+    assert late == ["goes on"]
+
+
+def test_ranks_that_are_only_thought_of_are_not_waited_for():
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        assert outcome(fail).startswith("MemoryError")
+        assert call() == "goes on"
+    finally:
+        dist.destroy_process_group()
