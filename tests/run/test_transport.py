@@ -2,6 +2,7 @@
 
 import os
 import resource
+from datetime import timedelta
 
 import pytest
 import torch
@@ -70,6 +71,20 @@ def test_gloo_stands_in_and_one_line_says_why(how, tmp_path):
         assert all(line.startswith(f"collectives use gloo, not shared memory: {REASONS[how]}") for line in lines)
         assert asked.startswith(f"ranks cannot communicate through shared memory: {REASONS[how]}")
         assert asked.endswith("\n  try: transport='auto'")
+
+
+def alone_in_a_forum(rank):
+    if rank == 1:
+        return ""
+    with pytest.raises(RuntimeError) as raised:
+        transport.world_forum(timedelta(seconds=0.5)).everybody("here")
+    return str(raised.value)
+
+
+@pytest.mark.ranks
+def test_a_rank_that_does_not_come_is_named():
+    found, _ = on_ranks(2, alone_in_a_forum, backend="gloo")
+    assert found == "timed out: rank 0 waited for ranks [1], which did not come"
 
 
 def on_two_hosts(rank):

@@ -58,7 +58,10 @@ def prepare() -> str:
 
 
 def library_path() -> Path:
-    """Where the compiled backend is kept: one for each version of its source, torch, Python, compiler and processor."""
+    """Where the compiled backend is kept: one for each version of its source, torch, Python, compiler and processor.
+
+    Raises `PackageError` where there is no place for it.
+    """
     facts = [
         *(source.read_text() for source in _SOURCES),
         str(sorted(this_machine("cpu").items())),
@@ -68,8 +71,18 @@ def library_path() -> Path:
         *_FLAGS,
     ]
     digest = hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "shardwright" / f"{_MODULE}-{digest}.so"
+    return _cache_folder() / "shardwright" / f"{_MODULE}-{digest}.so"
+
+
+def _cache_folder() -> Path:
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise PackageError(
+            "this user has no home folder, where the compiled backend is kept\n  try: set XDG_CACHE_HOME"
+        ) from error
 
 
 @cache

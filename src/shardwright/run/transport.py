@@ -61,11 +61,20 @@ class Forum:
         return self.names[self.rank]
 
     def everybody(self, mine: Any, *, patience_s: float = 0.0) -> list[Any]:
-        """What every rank says, as JSON has it; ``patience_s``: how much longer than usual to wait."""
+        """What every rank says, as JSON has it; ``patience_s``: how much longer than usual to wait.
+
+        Raises torch's `DistStoreError`, as its own collectives do, naming the ranks that say nothing in time.
+        """
         topic = next(self._topics)
         keys = [f"{topic}/{rank}" for rank in range(len(self.names))]
         self._store.set(keys[self.rank], json.dumps(mine))
-        self._store.wait(keys, self._timeout + timedelta(seconds=patience_s))
+        try:
+            self._store.wait(keys, self._timeout + timedelta(seconds=patience_s))
+        except RuntimeError as error:
+            absent = [name for name, key in zip(self.names, keys, strict=True) if not self._store.check([key])]
+            raise dist.DistStoreError(
+                f"timed out: rank {self.name} waited for ranks {absent}, which did not come"
+            ) from error
         return [json.loads(self._store.get(key)) for key in keys]
 
 
