@@ -91,6 +91,13 @@ def test_one_rank_needs_no_processes(checkpoint, tmp_path):
         list(sw.generate(loaded, range(3, 12)))
     with pytest.raises(sw.InputError, match="the prompt is empty"):
         list(sw.generate(loaded, []))
+    for prompt, count, words in (
+        (torch.tensor([[1, 2]]), 4, r"the prompt must be a list such as \[1, 2, 3\]"),
+        ("the cat", 4, "the prompt must be a list"),
+        ([1], "5", "max_new_tokens must be a whole number of at least 0, got '5'"),
+    ):
+        with pytest.raises(sw.InputError, match=words):
+            next(sw.generate(loaded, prompt, max_new_tokens=count))
 
 
 KINDS = {
@@ -209,5 +216,5 @@ def test_sampling_is_what_it_says():
     assert abs(counts[0].item() / 4000 - 0.5 / 0.8) < 0.03
     assert sw.Sampling().choose(logits, generator) == 0
     for bad in ({"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}):
-        with pytest.raises(sw.InputError, match=r"(temperature|top_p) must be"):
+        with pytest.raises(sw.InputError, match=rf"{next(iter(bad))} must be"):
             sw.Sampling(**bad)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from shardwright.errors import InputError, RunError
 from shardwright.generate.sampling import Sampling
+from shardwright.layout.values import check_count, check_list
 from shardwright.package.manifest import DecoderEntry, Manifest
 from shardwright.run.load import RankModule
 
@@ -19,11 +20,13 @@ def generate(
     or the end of the cache.
 
     Every rank calls it with the same arguments, and gets the same ids. One text is written at a time, as the cache
-    holds one. Raises `InputError` when the package holds no decoder with a cache, or the prompt is empty or does not
-    fit the cache, and `RunError` when the model was called while the text was written, or another thread calls.
+    holds one. Raises `InputError` when the package holds no decoder with a cache, the prompt is not a list of ids, is
+    empty or does not fit the cache, and `RunError` when the model was called while the text was written, or another
+    thread calls.
     """
     decoder = check_decoder(model.manifest)
-    _check_prompt(decoder, prompt)
+    check_count(max_new_tokens, "max_new_tokens", error=InputError)
+    _check_prompt(decoder, check_list(prompt, "the prompt", "[1, 2, 3]", error=InputError))
     how = sampling or Sampling()
     randomness = how.generator()
     end_ids = set(decoder.end_ids)
