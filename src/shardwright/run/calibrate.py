@@ -93,9 +93,11 @@ def measure(num_ranks: int) -> Measured:
 
     collectives = {}
     for size, rounds in SIZES.items():
-        calls = _collectives(size, num_ranks, group.group_name, device)
+        each = max(size // 4 // num_ranks // num_ranks, 1) * num_ranks
+        sent = 4 * each * num_ranks
+        calls = _collectives(each, num_ranks, group.group_name, device)
         times = seconds_in_turn(calls, rounds, before=meet, after=wait)
-        collectives.update({(kind, size): usual(seconds) * 1e6 for kind, seconds in times.items()})
+        collectives.update({(kind, sent): usual(seconds) * 1e6 for kind, seconds in times.items()})
     rates = _rates(device, meet, wait)
     name = torch.cuda.get_device_name(device) if on_gpu else "CPU"
     on_cpu = "shared memory" if carrier_of(group) == BACKEND else "gloo"
@@ -103,10 +105,9 @@ def measure(num_ranks: int) -> Measured:
 
 
 def _collectives(
-    size: int, num_ranks: int, group: str, device: torch.device
+    each: int, num_ranks: int, group: str, device: torch.device
 ) -> dict[CollectiveKind, Callable[[], object]]:
-    """One collective of each kind on a value of ``size`` bytes."""
-    each = max(size // 4 // num_ranks // num_ranks, 1) * num_ranks
+    """One collective of each kind on a value of ``each`` float32 elements a rank, a multiple of the ranks."""
     whole, piece = torch.zeros(each * num_ranks, device=device), torch.zeros(each, device=device)
     splits = [each // num_ranks] * num_ranks
     wait = _c10d.wait_tensor
@@ -143,7 +144,7 @@ def _rates(device: torch.device, meet: Callable[[object], None], wait: Callable[
 def fit(ranks: Sequence[Measured]) -> CostModel:
     """The model closest to what was measured: collectives by their slowest rank, work by the ranks' mean."""
     num_ranks, first = len(ranks), ranks[0]
-    slowest = {key: max(rank.collectives[key] for rank in ranks) for key in first.collectives}
+    slowest = _slowest(ranks)
     unit = CostModel(latency_us=1e-9, link_bytes_per_us=1)
     sent = {(kind, size): unit.collective_us(kind, size, num_ranks) for kind, size in slowest}
     scatters = {key for key in slowest if key[0] is CollectiveKind.REDUCE_SCATTER}
@@ -166,6 +167,11 @@ def fit(ranks: Sequence[Measured]) -> CostModel:
     )
 
 
+def _slowest(ranks: Sequence[Measured]) -> dict[tuple[CollectiveKind, int], float]:
+    """The time of each collective on the rank where it took longest."""
+    return {key: max(rank.collectives[key] for rank in ranks) for key in ranks[0].collectives}
+
+
 def _digits(value: Any) -> float:
     """To three digits: more would be noise."""
     return float(f"{float(value):.3g}")
@@ -174,7 +180,7 @@ def _digits(value: Any) -> float:
 def _facts(ranks: Sequence[Measured]) -> dict[str, Any]:
     """How it was measured, for people."""
     first = ranks[0]
-    slowest = {key: max(rank.collectives[key] for rank in ranks) for key in first.collectives}
+    slowest = _slowest(ranks)
     return {
         "ranks": len(ranks),
         "device": first.device,

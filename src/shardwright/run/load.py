@@ -131,7 +131,6 @@ def load(
         check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
     folder = check_path(path, "the package", error=PackageError)
     transport = chosen_transport(transport)
-    folder = Path(path)
     manifest = read_manifest(folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)

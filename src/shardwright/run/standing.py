@@ -55,7 +55,8 @@ class Standing:
 @contextmanager
 def noted(folder: Path, rank: int) -> Iterator[None]:
     """Note where the calling thread stands until the block ends; leave the process when its launcher is gone."""
-    (folder / f"begun-{rank}").write_text(str(os.getpid()))
+    with written_whole(folder / f"begun-{rank}") as begun:
+        begun.write_text(str(os.getpid()))
     stop, thread, parent = threading.Event(), threading.get_ident(), os.getppid()
 
     def note() -> None:
@@ -96,7 +97,7 @@ def waking(folder: Path, num_ranks: int) -> Iterator[None]:
             gone_for += any(_has_failed(folder, rank) for rank in range(num_ranks))
             # By the third look, the launcher has seen it too.
             for rank in range(num_ranks) if gone_for > 2 else ():
-                with suppress(ProcessLookupError, FileNotFoundError):
+                with suppress(OSError):
                     os.kill(_process(folder, rank), signal.SIGCONT)
 
     watcher = threading.Thread(target=wake, name="shardwright-waking", daemon=True)
