@@ -85,6 +85,7 @@ SAMPLES = {
     "aten::norm_except_dim": [
         (aten.norm_except_dim.default, (t(4, 6, 8), 2, 0), {}),
         (aten.norm_except_dim.default, (t(4, 6, 8), 1, 2), {}),
+        (aten.norm_except_dim.default, (t(4, 6, 8), 2, -2), {}),
         (aten.norm_except_dim.default, (t(4, 6), 2, -1), {}),
     ],
     "aten::rms_norm": norm_samples(aten.rms_norm.default, 1e-6, bias=False),

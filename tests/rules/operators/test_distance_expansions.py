@@ -46,6 +46,7 @@ def kernel_calls(dtype):
     for dim in (-1, 0, 1):
         yield aten.norm_except_dim.default, (x, 2, dim)
     yield aten.norm_except_dim.default, (t(3, 4, 5), 1, 2)
+    yield aten.norm_except_dim.default, (t(3, 4, 5), 2, -2)
     for order in (None, 0, 1, 2, INF, -INF):
         yield aten.linalg_norm.default, (x, order, [1], True)
         yield aten.linalg_vector_norm.default, (x, 2 if order is None else order, [1])

@@ -107,7 +107,8 @@ def pdist(a: Arguments) -> Tensor | None:
 
 def norm_except_dim(a: Arguments) -> Tensor:
     """The length of every slice along a dim; dim -1 stands for one length for all."""
-    x, along = a["v"], a["dim"]
+    x = a["v"]
+    along = a["dim"] if a["dim"] == -1 else a["dim"] % x.ndim
     dims = [dim for dim in range(x.ndim) if dim != along]
     return length(raised(x), a["pow"], dims, keepdim=along != -1).to(x.dtype)
 

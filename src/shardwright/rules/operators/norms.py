@@ -175,7 +175,7 @@ def weight_norm_rule(call: Call) -> Rule:
 def norm_except_dim_rule(call: Call) -> Rule:
     """``norm_except_dim``: a length for every slice along a dim, which alone may be cut; dim -1: one length for all."""
     dims, sizes = named_dims(call.operands[0].shape)
-    along = call["dim"]
+    along = call["dim"] if call["dim"] == -1 else call["dim"] % len(dims)
     result = tuple(term if dim == along else Term() for dim, term in enumerate(dims)) if call.result.ndim else ()
     return Rule((dims,), (result,), sizes, frozenset(sizes) - {f"d{along}"}, localize=run_dense)
 
