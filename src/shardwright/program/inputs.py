@@ -8,6 +8,7 @@ import sympy
 import torch
 
 from shardwright.errors import Finding, InputError, raise_findings
+from shardwright.program.nodes import val_of
 from shardwright.program.program import Program
 from shardwright.program.signature import (
     CallForm,
@@ -118,8 +119,10 @@ def _dynamic(form: CallForm, values: Mapping[str, Any]) -> Iterator[_Dynamic]:
 
 def _laws(program: Program) -> Iterator[Any]:
     for node in program.graph.nodes:
-        if node.target is torch.ops.aten._assert_scalar.default and isinstance(node.args[0], torch.fx.Node):
-            yield node.args[0].meta["val"].node.expr
+        if node.target is torch.ops.aten._assert_scalar.default:
+            asserted = val_of(node.args[0])
+            if isinstance(asserted, (torch.SymBool, torch.SymInt, torch.SymFloat)):
+                yield asserted.node.expr
 
 
 def _sizes_that_disagree(expected: ExpectedInputs, values: Mapping[str, Any]) -> Iterator[str]:
