@@ -14,8 +14,8 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.folding import Site
 from shardwright.assign.steps import Step
 from shardwright.layout.layout import Layout, Owned
-from shardwright.program.collectives import COLLECTIVES, axis_of
-from shardwright.program.nodes import graphs_of, subgraph_of
+from shardwright.program.collectives import COLLECTIVES, axis_of, holds_collectives
+from shardwright.program.nodes import subgraph_of
 from shardwright.program.program import Program
 from shardwright.rules.rule import Strategy
 
@@ -52,9 +52,7 @@ class Agreed:
 def communicates_inside(node: fx.Node) -> bool:
     """Whether a call runs graphs that hold collectives."""
     subgraphs = [subgraph for argument in node.all_input_nodes if (subgraph := subgraph_of(argument)) is not None]
-    return any(
-        inner.target in COLLECTIVES for one in subgraphs for graph in graphs_of(one.graph) for inner in graph.nodes
-    )
+    return any(holds_collectives(one.graph) for one in subgraphs)
 
 
 def settled_by(peer: Assignment, program: Program, axis: str) -> dict[str, Strategy]:

@@ -30,7 +30,7 @@ from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import module_path, source_line
 from shardwright.program.program import Program
 from shardwright.program.read import read
-from shardwright.program.simulate import Simulation, Watch, run_graph
+from shardwright.program.simulate import Watch, run_graph
 
 _SAMPLES = 64
 """Values compared in one run while looking for the first wrong node."""
@@ -144,7 +144,7 @@ def verify(
     allowed = tolerance if tolerance is not None else _tolerance(wanted)
     simulation = sharded.simulation()
     got = simulation.run_raw(sharded.rank_inputs(inputs))
-    checks = list(_compare_outputs(program, sharded, simulation, wanted, got))
+    checks = list(_compare_outputs(program, sharded, wanted, got))
     if allowed > 0 and not all(check.is_within(allowed) for _, check in checks):
         checks = _with_rounding(checks, original_run, wanted, allowed)
     buffers = tuple(check for position, check in checks if _is_buffer(program, position))
@@ -216,7 +216,6 @@ def _tolerance(values: Sequence[Any]) -> float:
 def _compare_outputs(
     program: Program,
     sharded: ShardedProgram,
-    simulation: Simulation,
     wanted: Sequence[Any],
     got: Sequence[Sequence[Any]],
 ) -> Iterator[tuple[int, OutputCheck]]:

@@ -12,8 +12,8 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import graphs_of, val_of
+from shardwright.program.collectives import holds_collectives
+from shardwright.program.nodes import val_of
 from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
 from shardwright.rules.call import leaves, map_values
 
@@ -118,9 +118,7 @@ class _Subgraph(fx.Interpreter):
 
 def _runnable(value: Any) -> Any:
     """A subgraph that communicates as a callable; anything else as it is."""
-    if isinstance(value, fx.GraphModule) and any(
-        node.target in COLLECTIVES for graph in graphs_of(value.graph) for node in graph.nodes
-    ):
+    if isinstance(value, fx.GraphModule) and holds_collectives(value.graph):
         return _Subgraph(value).run
     return value
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardwright.errors import PlanError, PlanWarning
+from shardwright.layout.values import check_names
 
 _STYLES = {
     "colwise": "colwise",
@@ -83,8 +84,7 @@ def autodeploy_plan(config: Mapping[str, Any]) -> AutoDeployPlan:
     entries = config.get("tp_plan", config) if isinstance(config, Mapping) else config
     if not isinstance(entries, Mapping) or not entries:
         raise PlanError("an AutoDeploy plan is a mapping of names to styles, or a mapping that holds one as 'tp_plan'")
-    if wrong := [f"{k!r}: {v!r}" for k, v in entries.items() if not isinstance(k, str) or not isinstance(v, str)]:
-        raise PlanError(f"an AutoDeploy plan maps strings to strings, not {', '.join(wrong)}")
+    check_names(entries, "an AutoDeploy plan", "{'in_proj': 'mamba'}", error=PlanError)
     if unknown := [f"{k!r}: {v!r}" for k, v in entries.items() if v not in {**_STYLES, **_ELSEWHERE}]:
         raise PlanError(
             f"AutoDeploy has no such styles: {', '.join(unknown)}\n  try: one of {', '.join({**_STYLES, **_ELSEWHERE})}"

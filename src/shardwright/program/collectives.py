@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 
 from shardwright.layout.cut import Cut
+from shardwright.program.nodes import graphs_of
 from shardwright.program.torch_private import schema_of
 
 
@@ -77,6 +78,11 @@ def kind_of(collective: Any) -> CollectiveKind:
 def axis_of(node: fx.Node) -> str:
     """The mesh axis that one of `COLLECTIVES` runs along; '' for any other node."""
     return str(node.meta["collective"].axis) if node.target in COLLECTIVES else ""
+
+
+def holds_collectives(graph: fx.Graph) -> bool:
+    """Whether one of `COLLECTIVES` stands in a graph, or in a graph that it runs."""
+    return any(node.target in COLLECTIVES for one in graphs_of(graph) for node in one.nodes)
 
 
 def lowered_name(node: fx.Node) -> str:

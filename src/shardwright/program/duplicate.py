@@ -1,14 +1,12 @@
 """A second program that a pass may change freely, so that the first stays what it was."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from torch import fx, nn
 
-from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import graphs_of, subgraph_of
+from shardwright.program.collectives import holds_collectives
+from shardwright.program.nodes import subgraph_of
 from shardwright.program.program import Program
 
 
@@ -47,13 +45,9 @@ def _duplicate_graph(graph: fx.Graph, owner: nn.Module) -> fx.Graph:
         # Also where that is a Python name (``input``), which torch would number.
         copied.name = node.name
         subgraph = subgraph_of(node)
-        if subgraph is not None and any(_collectives(subgraph.graph)):
+        if subgraph is not None and holds_collectives(subgraph.graph):
             assert "." not in str(node.target), f"{node.target}: subgraphs with collectives are named by partition"
             holder = own_holder(subgraph.graph, subgraph)
             copied.meta["val"] = fx.GraphModule(holder, _duplicate_graph(subgraph.graph, holder))
             setattr(owner, str(node.target), copied.meta["val"])
     return made
-
-
-def _collectives(graph: fx.Graph) -> Iterator[Any]:
-    return (node.target for one in graphs_of(graph) for node in one.nodes if node.target in COLLECTIVES)

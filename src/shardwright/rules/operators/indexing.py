@@ -197,27 +197,29 @@ def scatter_rule(call: Call) -> Rule:
     name = call.schema_name
     adds = name == "aten::scatter_add" or (name == "aten::scatter" and call.arguments.get("reduce") is None)
     linear = (frozenset({0, 2}),) if adds and len(operands) == 3 else ()
-    entries, how = f"x0{dim}", _combined(call)
-    if how and operands[1] and call.operands[1].shape[dim] == call.operands[2].shape[dim]:
+    entries = f"x0{dim}"
+    how = _combined(call, entries) if operands[1] and len(operands) > 2 else {}
+    if how and call.operands[1].shape[dim] == call.operands[2].shape[dim]:
         operands[2] = put(operands[2], dim, Term((entries,)))
         del sizes[f"x1{dim}"]
         fixed -= {entries, f"x1{dim}"}
-        how["reduces"] = {entries: how["reduces"]}
     else:
         how = {}
     return Rule(tuple(operands), (dims,), sizes, frozenset(fixed), linear=linear, **how)
 
 
-def _combined(call: Call) -> dict[str, Any]:
+def _combined(call: Call, entries: str) -> dict[str, Any]:
     """How what several entries write to one place is combined, and with it what ranks write that have some of them.
+
+    ``entries``: the factor that counts them. Empty where they are not combined.
 
     Sums start from what was there on one rank, extremes on every rank.
     """
     name, reduce = call.schema_name, call.arguments.get("reduce")
     if name in ("aten::scatter_add", "aten::index_add") or (name == "aten::scatter_reduce" and reduce == "sum"):
-        found = {"reduces": "sum", "added": frozenset({0})}
+        found = {"reduces": {entries: "sum"}, "added": frozenset({0})}
     elif name in ("aten::scatter_reduce", "aten::index_reduce") and reduce in ("amax", "amin"):
-        found = {"reduces": reduce[1:]}
+        found = {"reduces": {entries: reduce[1:]}}
     else:
         return {}
     keeps = call.arguments.get("include_self", True) and call.operands[0].dtype != torch.bool
@@ -300,9 +302,7 @@ def rows_rule(call: Call) -> Rule:
             else (Term(),) * call.operands[2].ndim
         )
         linear = (frozenset({0, 2}),) if full and is_linear else ()
-    how = _combined(call) if len(call.operands) > 2 and call.operands[1].ndim else {}
-    if how:
-        how["reduces"] = {"n": how["reduces"]}
+    how = _combined(call, "n") if len(call.operands) > 2 and call.operands[1].ndim else {}
     fixed = frozenset({f"d{dim}"} if how else {f"d{dim}", "n"})
     return Rule(tuple(operands), (dims,), sizes, fixed, linear=linear, **how)
 
