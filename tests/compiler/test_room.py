@@ -43,6 +43,13 @@ def test_a_cost_model_is_of_numbers_above_zero(constant, value):
         CostModel(**{constant: value})
 
 
+@pytest.mark.parametrize("constant", [name for name in constant_names() if name != "call_us"])
+def test_only_a_call_may_cost_nothing(constant):
+    with pytest.raises(sw.ShardwrightError, match=f"finite numbers above 0, got {constant}=0"):
+        CostModel(**{constant: 0})
+    assert CostModel(call_us=0).call_us == 0
+
+
 def test_all_constants_that_are_wrong_are_named():
     with pytest.raises(sw.ShardwrightError, match=r"got latency_us=0, flops_per_us=nan"):
         CostModel(latency_us=0, flops_per_us=float("nan"))

@@ -22,7 +22,7 @@ from shardwright.layout.pieces import take_shard
 from shardwright.rules import REGISTRY
 from shardwright.rules.registry import einsum
 
-SAMPLE = {"programs": 2, "plans": 6, "arguments": 24, "packages": 12}
+SAMPLE = {"programs": 10, "plans": 6, "arguments": 24, "packages": 12}
 """The first seeds of each task."""
 
 
@@ -30,6 +30,9 @@ SAMPLE = {"programs": 2, "plans": 6, "arguments": 24, "packages": 12}
 def test_what_is_drawn_is_right_or_refused_in_words(name):
     row = judged(name)
     assert row["verdict"] != "fault", row["said"]
+    if name.startswith("programs"):
+        # A random plan may ask for what does not fit; nothing else stands in the way of a program.
+        assert row["verdict"] == "right" or row["kind"] == "PlanError", row["said"]
 
 
 def test_a_seed_draws_one_thing():

@@ -1,4 +1,4 @@
-"""Random programs under random plans are right or refused in words; see `evals.fuzz.drawing`."""
+"""Attention of fewer heads than ranks is right under plans, whatever they pin of it."""
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import shardwright as sw
 from shardwright.program.backends import BACKENDS, GLOO, MOVES, NCCL, REDUCTIONS, form_of, is_taken
 from tests.support.ranks import on_ranks
 
@@ -52,6 +53,17 @@ def test_what_stays_without_a_form():
     eights = {d for d in DTYPES if "float8" in str(d)} | small
     wanted = {("sum", d) for d in small} | set(itertools.product(("product", "max", "min"), complex_ | eights))
     assert lacking == wanted | {("max", torch.uint64), ("min", torch.uint64)}
+
+
+def test_the_simulator_refuses_what_a_backend_gets_wrong():
+    """gloo's maximum of floats may lose a NaN, so a program that asks for one is not simulated as if it did not."""
+    program = torch.export.export(torch.nn.Linear(4, 4), (torch.randn(2, 4),))
+    simulation = sw.shard(program, mesh=2, plan={"": "rowwise"}).simulation()
+    for one in simulation.programs:
+        (reduce,) = [node for node in one.graph.nodes if node.target is c10d.all_reduce.default]
+        reduce.args = (reduce.args[0], "max", *reduce.args[2:])
+    with pytest.raises(sw.RunError, match=r"not every backend takes all_reduce \(max\) of torch.float32"):
+        simulation(torch.randn(2, 4))
 
 
 def _split(kind, dtype):

@@ -36,7 +36,7 @@ def test_what_is_written_out_is_what_the_kernel_gives_and_keeps(kind, unknown):
             torch.testing.assert_close(kept[name], wanted, rtol=0, atol=1e-12)
 
 
-def test_statistics_move_on_from_call_to_call_on_every_rank():
+def test_every_rank_says_what_it_writes():
     model, x = KINDS["affine"]().double().train(), torch.randn(4, 6, 5).double()
     exported = torch.export.export(model, (x,))
     sharded = sw.shard(exported, mesh=2, plan={}, inputs={"input": sw.Shard(0)}, outputs={0: sw.Shard(0)})

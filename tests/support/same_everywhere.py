@@ -64,7 +64,7 @@ PLAN = {"attention.[q,k,v]": "colwise", "attention.o": "rowwise", "middle.conv":
 LITTLE, MORE = 1e-5, 1e-2
 """Efforts: the search ends early, and the search ends with a proof."""
 
-CASES = ((LITTLE, 2, "auto"), (LITTLE, 4, "auto"), (MORE, 2, "auto"), (MORE, 2, PLAN))
+CASES = tuple((effort, *asked) for effort in (LITTLE, MORE) for asked in ((2, "auto"), (4, "auto"), (2, PLAN)))
 """Effort, number of ranks, plan."""
 
 
