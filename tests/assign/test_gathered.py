@@ -38,6 +38,17 @@ class Scaled(nn.Module):
         return x @ torch.linalg.inv(self.bytes * self.scale + 50 * torch.eye(8))
 
 
+class Cast(nn.Module):
+    """A weight of bytes that is cast, of whose dtype the exporter makes an assertion, and read as it is cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bytes", torch.randint(1, 9, (8, 8), dtype=torch.int8))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.bytes.to(x.dtype))
+
+
 PLAN = {"weight": sw.Shard(0)}
 
 
@@ -52,6 +63,14 @@ def told(program, **options):
         warnings.simplefilter("always", sw.GatherWarning)
         sharded = sw.shard(program, **options)
     return sharded, [str(one.message) for one in seen if one.category is sw.GatherWarning]
+
+
+def test_an_assertion_on_its_dtype_gathers_nothing():
+    program = exported(Cast())
+    assert any(node.target is torch.ops.aten._assert_tensor_metadata.default for node in program.graph.nodes)
+    sharded, says = told(program, mesh=2, plan={"bytes": sw.Shard(0)})
+    assert not sharded.gathered_weights
+    assert not says
 
 
 def test_a_gathered_weight_is_named_with_its_bytes():

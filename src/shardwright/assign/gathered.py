@@ -75,6 +75,9 @@ def gathered_weights(assignment: Assignment, axis: str, plan_keys: Mapping[str, 
 
 def _brought_together(step: Step, assignment: Assignment) -> list[tuple[tuple[int, int], Layout]]:
     """The values that a step reads in another layout than the cut they are made in, and the layout it wants."""
+    if step.kind is StepKind.SIZES:
+        # An assertion on a weight's dtype has nothing moved.
+        return []
     strategy = assignment.strategies[step.index]
     found = []
     for value, wanted in zip(step.reads, strategy.operands if strategy is not None else (), strict=False):
