@@ -41,6 +41,7 @@ from shardwright.plan.huggingface import hf_plan
 from shardwright.program.collectives import Collective, CollectiveKind
 from shardwright.program.program import Program
 from shardwright.program.simulate import Simulation
+from shardwright.report.written_plan import write_plan
 from shardwright.rules.custom import check_rule, discover_rule, register_rule
 from shardwright.rules.discover import Discovery
 from shardwright.run.aot.compile import compile_package
@@ -112,4 +113,5 @@ __all__ = [
     "shard_checkpoint",
     "tensor_parallel_transformation",
     "verify",
+    "write_plan",
 ]

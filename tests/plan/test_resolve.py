@@ -1,6 +1,7 @@
 """Plans: keys, styles, and every error at once."""
 
 import pytest
+import yaml
 from torch.distributed.tensor import Replicate as TorchReplicate
 from torch.distributed.tensor import Shard as TorchShard
 from torch.distributed.tensor.parallel import (
@@ -16,7 +17,7 @@ from shardwright.errors import PlanError
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.layout.layout import REPLICATE, Shard, resolve
 from shardwright.plan.patterns import generalize, matches
-from shardwright.plan.plan_files import read_plan, write_plan
+from shardwright.plan.plan_files import read_plan, style_to_yaml
 from shardwright.plan.resolve import TensorInfo, resolve_plan
 
 LINEAR, EMBEDDING = "torch.nn.modules.linear.Linear", "torch.nn.modules.sparse.Embedding"
@@ -168,9 +169,8 @@ def test_a_dim_smaller_than_the_ranks():
 def test_files_round_trip(tmp_path):
     plan = {"a": "colwise", "b": Shard(0, Blocks((4, 2, 2), 2)), "c": Shard(1), "d": "replicate"}
     plan["e"] = Shard(0, Cut.join([Cut.of(2, [(0, 3), (1, 1)]), Cut.whole(2, 2)]))
-    write_plan(tmp_path / "plan.yaml", plan, comment="found")
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({key: style_to_yaml(value) for key, value in plan.items()}))
     assert read_plan(tmp_path / "plan.yaml") == plan
-    assert list(tmp_path.iterdir()) == [tmp_path / "plan.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from shardwright.cli.console import err, print_text
 from shardwright.cli.models import shard_model
 from shardwright.cli.options import AsJson, Dump, Effort, Hardware, Model, NumRanks
 from shardwright.cli.progress import spinner
+from shardwright.cli.show import show_sharded
 from shardwright.layout.values import check_free
 
 
@@ -27,25 +28,21 @@ def plan(
     dump: Dump = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the automatic plan and write it as YAML."""
-    import yaml
-
-    from shardwright.plan.plan_files import style_to_yaml, write_plan
+    """Find the automatic plan and write it as YAML: layers that are alike once, with what each entry costs."""
+    from shardwright.plan.plan_files import style_to_yaml
+    from shardwright.report.written_plan import plan_of, plan_text, write_plan
 
     if output is not None:
         check_free(output, "the output")
     with spinner("finding a plan"):
         sharded = shard_model(model, tp, "auto", cost=hardware, slack=slack, effort=effort, dump=dump)
-    found = {w.name: w.layouts["tp"] for w in sharded.weights if w.kind in ("parameter", "buffer")}
     if as_json:
-        print_text(json.dumps({name: style_to_yaml(layout) for name, layout in found.items()}, indent=2))
-    elif output is None:
-        print_text(
-            yaml.safe_dump(
-                {n: style_to_yaml(layout) for n, layout in found.items()}, sort_keys=False, default_flow_style=None
-            )
-        )
+        print_text(json.dumps({key: style_to_yaml(value) for key, value in plan_of(sharded, "tp").items()}, indent=2))
+        return
+    if output is None:
+        print_text(plan_text(sharded, "tp"))
     else:
-        write_plan(output, found, comment=f"The automatic plan for {tp} ranks.\n{sharded.prediction}")
+        write_plan(sharded, output)
+    show_sharded(sharded, console=err)
+    if output is not None:
         err.print(f"wrote {output}")
-        err.print(str(sharded.prediction), markup=False)

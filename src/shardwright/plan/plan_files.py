@@ -6,7 +6,6 @@ A style is a string (``colwise``) or a mapping,
 
 import os
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +14,6 @@ from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.cut import EVERY, Blocks, Cut, describe_cut
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard
 from shardwright.layout.values import check_file, is_count
-from shardwright.program.atomic import written_whole
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -61,16 +59,6 @@ def read_layout(value: Any, num_ranks: int) -> Layout:
         # The last ranks may own nothing, which a list of owners does not show.
         return Shard(style.dim, Cut.of(num_ranks, style.cut.flat_runs()))
     return style
-
-
-def write_plan(path: str | os.PathLike[str], plan: Mapping[str, Any], *, comment: str = "") -> None:
-    """Write a plan as YAML, whole or not at all."""
-    text = "".join(f"# {line}\n" for line in comment.splitlines())
-    text += yaml.safe_dump(
-        {key: style_to_yaml(value) for key, value in plan.items()}, sort_keys=False, default_flow_style=None
-    )
-    with written_whole(Path(path)) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def style_to_yaml(style: Any) -> Any:
