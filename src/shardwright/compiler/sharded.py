@@ -17,21 +17,19 @@ from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import REPLICATE
 from shardwright.layout.pieces import take_shard
 from shardwright.layout.values import check_names
-from shardwright.lean.arrange import arrange
+from shardwright.lean.arrange import arranged_collectives
 from shardwright.lean.lean import lean
 from shardwright.lean.schedule import make_schedule
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, WeightSource
 from shardwright.package.save import save as write_package
-from shardwright.partition.partition import collectives_of
 from shardwright.program.collectives import Collective
-from shardwright.program.inference import for_inference
+from shardwright.program.inference import write_for_inference
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.program import Program
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.signature import Signature, signature_of, unflatten_outputs
 from shardwright.program.simulate import Simulation
-from shardwright.program.write import write
 from shardwright.rules.discover import Discovery
 
 
@@ -60,7 +58,7 @@ class ShardedProgram:
         self.schedule = make_schedule([compiled.finished(where) for where in compiled.kinds()])
         """In which order all ranks communicate, and what they send together."""
         first = compiled.finished((0,) * len(compiled.axes))
-        self._collectives = [*collectives_of(arrange(first, self.schedule)), *compiled.other_collectives()]
+        self._collectives = [*arranged_collectives(first, self.schedule), *compiled.other_collectives()]
 
     @one_at_a_time
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
@@ -72,7 +70,7 @@ class ShardedProgram:
         spans the mesh, else the axis name (bind it later with `shardwright.rebind`).
         """
         names = self.group_names() | dict(_checked(group_names))
-        return for_inference(write(self.rank_program(self.mesh.place(rank), group_names=names)), self.signature)
+        return write_for_inference(self.rank_program(self.mesh.place(rank), group_names=names), self.signature)
 
     def group_names(self) -> dict[str, str]:
         """The process-group name of every axis: the real one where a process group is up and fits."""

@@ -7,8 +7,10 @@ from torch import fx
 
 from shardwright.lean.dependences import Sources, is_collective, sources_of
 from shardwright.lean.schedule import Schedule
+from shardwright.program.collectives import Collective
 from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
+from shardwright.program.nodes import graphs_of, subgraph_of
 from shardwright.program.program import Program
 
 
@@ -17,14 +19,35 @@ def arrange(program: Program, schedule: Schedule) -> Program:
 
     Everything else keeps its order, but for what a message needs of later nodes. ``program`` is not lowered.
     """
-    made = duplicate(program)
-    nodes = [node for node in made.graph.nodes if is_collective(node)]
-    for number, message in enumerate((one for one in schedule.messages if len(one.members) > 1), 1):
-        for member in message.members:
-            nodes[member].meta["collective"] = replace(nodes[member].meta["collective"], message=number)
-    messages = [_Message([nodes[member] for member in one.members], one.early) for one in schedule.messages]
-    resequence(made.graph, _Arranging(made.graph, messages).run())
-    return check(made, Stage.ARRANGED)
+    return arrange_in_place(duplicate(program), schedule)
+
+
+def arranged_collectives(program: Program, schedule: Schedule) -> list[Collective]:
+    """The collectives of a program in the order in which `arrange` puts them, which leaves it as it is."""
+    numbers = _numbers(program, schedule)
+    order = _Arranging(program.graph, _messages(program, schedule)).run()
+    own = [replace(node.meta["collective"], message=numbers.get(node, 0)) for node in order if is_collective(node)]
+    inside = (graph for node in order if (held := subgraph_of(node)) is not None for graph in graphs_of(held.graph))
+    return [*own, *(node.meta["collective"] for graph in inside for node in graph.nodes if is_collective(node))]
+
+
+def arrange_in_place(program: Program, schedule: Schedule) -> Program:
+    """As `arrange`, of a program that is the caller's own."""
+    for node, number in _numbers(program, schedule).items():
+        node.meta["collective"] = replace(node.meta["collective"], message=number)
+    resequence(program.graph, _Arranging(program.graph, _messages(program, schedule)).run())
+    return check(program, Stage.ARRANGED)
+
+
+def _messages(program: Program, schedule: Schedule) -> list["_Message"]:
+    nodes = [node for node in program.graph.nodes if is_collective(node)]
+    return [_Message([nodes[member] for member in one.members], one.early) for one in schedule.messages]
+
+
+def _numbers(program: Program, schedule: Schedule) -> dict[fx.Node, int]:
+    """The number of its message, from 1 on, by each collective that is sent together with others."""
+    shared = [one.nodes for one in _messages(program, schedule) if len(one.nodes) > 1]
+    return {node: number for number, nodes in enumerate(shared, 1) for node in nodes}
 
 
 def resequence(graph: fx.Graph, order: Sequence[fx.Node]) -> None:

@@ -11,27 +11,25 @@ from torch import fx
 
 from shardwright.lean.no_ops import VIEWS, lays_out, operand_of
 from shardwright.lean.sharing import escapes, uncertain_layouts
-from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.program import Program
 from shardwright.program.torch_private import OpOverload, schema_of
 
 
 def drop_no_ops(program: Program) -> Program:
-    """The lowered program without calls that do nothing. Subgraphs stay as they are."""
-    made = duplicate(program)
-    uncertain = uncertain_layouts(made.graph)
-    for node in list(made.graph.nodes):
+    """The lowered program without calls that do nothing; changed in place. Subgraphs stay as they are."""
+    uncertain = uncertain_layouts(program.graph)
+    for node in list(program.graph.nodes):
         if node.op != "call_function":
             continue
         source = operand_of(node)
         if source is not None and _may_go(node, source, uncertain):
             node.replace_all_uses_with(source)
-            _erase(made, node, source)
-    for node in reversed(list(made.graph.nodes)):
+            _erase(program, node, source)
+    for node in reversed(list(program.graph.nodes)):
         if not node.users and _is_idle(node):
-            _erase(made, node)
-    return check(made, Stage.LEAN)
+            _erase(program, node)
+    return check(program, Stage.LEAN)
 
 
 def _may_go(node: fx.Node, source: fx.Node, uncertain: set[fx.Node]) -> bool:

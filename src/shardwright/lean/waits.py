@@ -4,7 +4,6 @@ from torch import fx
 
 from shardwright.lean.arrange import resequence
 from shardwright.partition.message import UNPACKS
-from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.program import Program
 
@@ -12,11 +11,10 @@ from shardwright.program.program import Program
 def wait_late(program: Program) -> Program:
     """The lowered program with each ``wait_tensor``, and what brings a value into its form after it, put off.
 
-    Subgraphs stay as they are.
+    Changed in place; subgraphs stay as they are.
     """
-    made = duplicate(program)
-    resequence(made.graph, _late(made.graph))
-    return check(made, Stage.LEAN)
+    resequence(program.graph, _late(program.graph))
+    return check(program, Stage.LEAN)
 
 
 def _late(graph: fx.Graph) -> list[fx.Node]:

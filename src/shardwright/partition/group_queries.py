@@ -31,7 +31,12 @@ _COPIES = (aten.clone.default, aten.contiguous.default)
 
 
 def group_queries(program: Program) -> Program:
-    """The program with every attention over repeated keys and values as one over what is repeated."""
+    """The program with every attention over repeated keys and values as one over what is repeated.
+
+    Itself where there is none.
+    """
+    if not any(node.target is _ATTENTION and _grouped(node) is not None for node in program.graph.nodes):
+        return program
     made = duplicate(program)
     emit = Emitter(made.owner, program.fake_mode)
     emit.graph = made.graph

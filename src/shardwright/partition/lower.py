@@ -29,10 +29,15 @@ aten = torch.ops.aten
 
 def lower(program: Program, group_names: Mapping[str, str]) -> Program:
     """A program with ``_c10d_functional`` collectives in place of the compiler's. ``group_names``: axis → group."""
-    lowered = duplicate(program)
-    for graph in graphs_of(lowered.graph):
-        _lower_graph(lowered, graph, program.fake_mode, group_names)
-    return check(lowered, Stage.LOWERED)
+    return lower_in_place(duplicate(program), group_names)
+
+
+def lower_in_place(program: Program, group_names: Mapping[str, str]) -> Program:
+    """As `lower`, of a program that is the caller's own."""
+    fake_mode = program.fake_mode
+    for graph in graphs_of(program.graph):
+        _lower_graph(program, graph, fake_mode, group_names)
+    return check(program, Stage.LOWERED)
 
 
 def _lower_graph(program: Program, graph: fx.Graph, fake_mode: Any, group_names: Mapping[str, str]) -> None:

@@ -21,7 +21,12 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 
 
 def share_masks(program: Program) -> Program:
-    """The program with every mask of booleans that several attentions read as one that is added."""
+    """The program with every mask of booleans that several attentions read as one that is added.
+
+    Itself where there is none.
+    """
+    if not any(len(readers) > 1 for readers in _readers(program.graph).values()):
+        return program
     made = duplicate(program)
     emit = Emitter(made.owner, program.fake_mode)
     emit.graph = made.graph

@@ -15,8 +15,11 @@ from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
 from shardwright.program.in_place import write_in_place
+from shardwright.program.program import Program
+from shardwright.program.serial import one_at_a_time
 from shardwright.program.signature import Signature, bind_parameters, call_form, in_structure, other_constants
 from shardwright.program.torch_private import pytree
+from shardwright.program.write import parts_of
 
 _DETACH = torch.ops.aten.detach.default
 
@@ -59,28 +62,40 @@ class InferenceProgram(ExportedProgram):
         return for_inference(super().run_decompositions(*args, **kwargs), self.parameters_of_forward)
 
 
+@one_at_a_time
+def write_for_inference(program: Program, signature: Signature) -> InferenceProgram:
+    """The program as one for inference, its weights made now; ``program`` gives up its graph."""
+    return _without_gradients(parts_of(program), signature)
+
+
 def for_inference(exported: ExportedProgram, signature: Signature) -> InferenceProgram:
     """The same program without gradients; ``exported`` itself must not be used any longer."""
-    names = _detach_outputs(exported.graph)
     known = exported.graph_signature
-    for spec in known.output_specs:
+    parts = {
+        "root": exported.graph_module,
+        "graph": exported.graph,
+        "graph_signature": ExportGraphSignature(known.input_specs, known.output_specs),
+        "state_dict": exported.state_dict,
+        "range_constraints": exported.range_constraints,
+        "module_call_graph": exported.module_call_graph,
+        "example_inputs": exported.example_inputs,
+        "constants": exported.constants,
+        "verifiers": exported.verifiers,
+    }
+    return _without_gradients(parts, signature)
+
+
+def _without_gradients(parts: dict[str, Any], signature: Signature) -> InferenceProgram:
+    """The program of these parts, which are changed."""
+    names = _detach_outputs(parts["graph"])
+    for spec in parts["graph_signature"].output_specs:
         name = getattr(spec.arg, "name", None)
         if name in names:
-            spec.arg.name = names[name]  # type: ignore[union-attr]
-    for tensor in (*exported.state_dict.values(), *exported.constants.values()):
+            spec.arg.name = names[name]
+    for tensor in (*parts["state_dict"].values(), *parts["constants"].values()):
         if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
             tensor.requires_grad_(False)
-    made = InferenceProgram(
-        root=exported.graph_module,
-        graph=exported.graph,
-        graph_signature=ExportGraphSignature(known.input_specs, known.output_specs),
-        state_dict=exported.state_dict,
-        range_constraints=exported.range_constraints,
-        module_call_graph=exported.module_call_graph,
-        example_inputs=exported.example_inputs,
-        constants=exported.constants,
-        verifiers=exported.verifiers,
-    )
+    made = InferenceProgram(**parts)
     made.parameters_of_forward = signature
     return made
 

@@ -26,6 +26,11 @@ from shardwright.program.torch_private import drop_example_inputs, shallow_copy
 @one_at_a_time
 def write(program: Program) -> ExportedProgram:
     """The `ExportedProgram` of a program whose weights are made now; it keeps specs, ranges and module paths."""
+    return ExportedProgram(**parts_of(program))
+
+
+def parts_of(program: Program) -> dict[str, Any]:
+    """What an `ExportedProgram` is constructed of, by the names of its arguments; ``program`` gives up its graph."""
     source = program.source
     kept = {spec.target: spec for spec in source.graph_signature.input_specs if spec.target is not None}
     given = iter(spec for spec in source.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT)
@@ -58,17 +63,17 @@ def write(program: Program) -> ExportedProgram:
         piece = made.setdefault(key, weight.materialize()) if key not in made else made[key]  # type: ignore[arg-type]
         persistent = item.kind == InputKind.PARAMETER or (item.kind == InputKind.BUFFER and item.persistent)
         (state if persistent else constants)[item.target] = piece
-    return ExportedProgram(
-        root=program.owner,
-        graph=program.graph,
-        graph_signature=ExportGraphSignature(input_specs=specs, output_specs=out_specs),
-        state_dict=state,
-        range_constraints=copy.copy(source.range_constraints),
-        module_call_graph=[copy.copy(entry) for entry in source.module_call_graph],
-        example_inputs=source.example_inputs,
-        constants=constants,
-        verifiers=source.verifiers,
-    )
+    return {
+        "root": program.owner,
+        "graph": program.graph,
+        "graph_signature": ExportGraphSignature(input_specs=specs, output_specs=out_specs),
+        "state_dict": state,
+        "range_constraints": copy.copy(source.range_constraints),
+        "module_call_graph": [copy.copy(entry) for entry in source.module_call_graph],
+        "example_inputs": source.example_inputs,
+        "constants": constants,
+        "verifiers": source.verifiers,
+    }
 
 
 def _argument(given: Any, node: fx.Node) -> Any:
