@@ -61,7 +61,7 @@ class CostModel:
         )
         if isinstance(source, Shard) or isinstance(target, Shard):
             padded *= num_ranks
-        return self.collective_us(_collective_kind(source, target), padded, num_ranks)
+        return self.collective_us(collective_kind(source, target), padded, num_ranks)
 
     def collective_us(self, kind: CollectiveKind, num_bytes: float, num_ranks: int) -> float:
         """The time of a collective on a value of ``num_bytes`` (whole), by the ring algorithms."""
@@ -102,7 +102,7 @@ def held_fraction(layout: Layout) -> float:
     return cut_of(layout).largest_fraction if isinstance(layout, Shard) else 1.0
 
 
-def _collective_kind(source: Layout, target: Layout) -> CollectiveKind:
+def collective_kind(source: Layout, target: Layout) -> CollectiveKind:
     """The collective that leads from one layout to another one."""
     if isinstance(source, Partial):
         return CollectiveKind.ALL_REDUCE if isinstance(target, Replicate) else CollectiveKind.REDUCE_SCATTER

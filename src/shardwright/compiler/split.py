@@ -21,6 +21,9 @@ from shardwright.errors import ShardwrightError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.layout.mesh import Mesh
+from shardwright.partition.partition import collectives_of
+from shardwright.partition.routes import moves
+from shardwright.program.nodes import subgraph_of
 from shardwright.program.program import Program
 
 GAP_WORTH_SAYING = 1e-3
@@ -168,7 +171,7 @@ def _is_cheaper(candidate: Compiled, other: Compiled, cost: CostModel, *, is_aut
 
     Under the automatic plan: less time.
     """
-    (ours, our_work), (theirs, their_work) = costs_us(candidate, cost), costs_us(other, cost)
+    (ours, our_work), (theirs, their_work) = costs_us(candidate, cost), _costs_ahead_us(other, cost)
     if is_auto:
         return ours + our_work < theirs + their_work
     if abs(ours - theirs) > _TIE * max(ours, theirs, 1.0):
@@ -180,8 +183,21 @@ def _held_bytes(compiled: Compiled) -> float:
     return held_bytes(compiled.program, [one.assignment for one in compiled.axes])
 
 
+def _costs_ahead_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
+    """As `costs_us`, without writing the program after the last axis, where its assignment says what it will hold."""
+    axis, mesh = compiled.axes[-1], compiled.mesh
+    before = compiled.program_after((0,) * (len(compiled.axes) - 1))
+    if mesh.unions or any(subgraph_of(node) is not None for node in before.graph.nodes):
+        # What is merged, and what stands in subgraphs, is known once it is written.
+        return costs_us(compiled, cost)
+    held = ((c.kind, c.num_bytes, mesh.size(c.axis)) for c in collectives_of(before))
+    ahead = ((move.kind, move.num_bytes, mesh.size(axis.axis)) for move in moves(axis.assignment))
+    spent = math.fsum(cost.collective_us(*one) for one in (*held, *ahead))
+    return spent, axis.assignment.solution.work_us
+
+
 def costs_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
     """The time of the collectives and of the busiest rank's work, by the cost model, in microseconds."""
     mesh = compiled.mesh
-    spent = sum(cost.collective_us(c.kind, c.num_bytes, mesh.size(c.axis)) for c in compiled.collectives())
+    spent = math.fsum(cost.collective_us(c.kind, c.num_bytes, mesh.size(c.axis)) for c in compiled.collectives())
     return spent, compiled.axes[-1].assignment.solution.work_us

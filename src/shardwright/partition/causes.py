@@ -1,6 +1,5 @@
 """What is recorded of a collective, and why it is there: which layouts met, and the plan entry that forced them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,10 +8,9 @@ from torch import fx
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.layout.sizes import size_hint
+from shardwright.partition.routes import whole_bytes
 from shardwright.program.collectives import Collective, kind_of
 from shardwright.program.nodes import module_path, op_name, source_line
-from shardwright.rules.call import tensor_meta
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def collective_of(
 ) -> Collective:
     """What is recorded of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
     maker = assignment.steps.items[value[0]]
-    whole, fake_mode = maker.vals[value[1]], assignment.program.fake_mode
+    whole = maker.vals[value[1]]
     why = _Why(assignment, names.plan_keys, names.targets)
     made, key = why.made(maker, source)
     wanted, reader_key = why.wanted(reader, target)
@@ -44,7 +42,7 @@ def collective_of(
     return Collective(
         kind=kind_of(node.target),
         axis=axis,
-        num_bytes=math.prod(size_hint(n, fake_mode) for n in tensor_meta(whole).shape) * whole.element_size(),
+        num_bytes=whole_bytes(whole, assignment.program),
         shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),
         module=module_path(place),
         source=source_line(place),

@@ -8,15 +8,15 @@ import torch
 from torch import fx
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.cost import has_collective
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.errors import RuleError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
-from shardwright.partition.emit import Emitter, fake_like, is_dense
+from shardwright.partition.emit import Emitter, is_dense
 from shardwright.partition.memory import strides, with_strides_of
 from shardwright.partition.redistribute import piece_sizes, redistribute
+from shardwright.partition.routes import route, wanted_whole
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.partition.subgraphs import (
     empty_results,
@@ -82,7 +82,7 @@ class Walk:
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
         self.constants = RankConstants(self.emit, program.inputs, axis, rank, assignment.steps.device())
         self.names = Names(plan_keys, {i.name: i.target for i in program.inputs if i.target is not None})
-        self.whole_wanted = self._whole_wanted()
+        self.whole_wanted = wanted_whole(assignment)
 
     def inside(self, program: Program, assignment: Assignment) -> "Walk":
         """This rank's way through a subgraph."""
@@ -149,17 +149,6 @@ class Walk:
         strategy = self.assignment.strategies[step.index]
         assert strategy is not None, f"{step.node.name} has no strategy"
         return strategy
-
-    def _whole_wanted(self) -> set[Value]:
-        """Values that some reader wants whole: other layouts are then cut locally from the whole, for free."""
-        found = set()
-        for step in self.assignment.steps.items:
-            strategy = self.assignment.strategies[step.index]
-            if strategy is None or step.kind is StepKind.SIZES:
-                continue
-            wanted = enumerate(zip(step.reads, strategy.operands, strict=False))
-            found.update(v for i, (v, layout) in wanted if layout == REPLICATE and i not in step.unread)
-        return found
 
     def _write(self, step: Step) -> None:
         if step.kind is StepKind.INPUT:
@@ -272,7 +261,7 @@ class Walk:
         elif rule is None or as_it_stands:
             # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
             args, kwargs = self._map_in_order(node, local)
-            written = self.emit.write(node.target, args, kwargs, _copied(self.emit.fake_mode, node), name=node.name)
+            written = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
             results = leaves(self.emit.open(written))
         elif call is None:
             results = leaves(self._write_higher_order(step, rule, strategy, map_values(tuple(node.args), local)))
@@ -305,7 +294,8 @@ class Walk:
             return False
         wholes = (self.assignment.steps.items[maker].vals[result] for maker, result in step.reads)
         # What was gathered is contiguous, though the original may have been a transposed view.
-        return all(strides(one.meta["val"]) == strides(whole) for one, whole in zip(locals_, wholes, strict=True))
+        vals = (one.meta["val"] for one in locals_)
+        return all(val is whole or strides(val) == strides(whole) for val, whole in zip(vals, wholes, strict=True))
 
     def _keep(self, step: Step, node: fx.Node, layouts: Mapping[Value, Layout], nodes: Sequence[fx.Node]) -> None:
         if node not in self.env and len(nodes) == 1:
@@ -321,17 +311,12 @@ class Walk:
         made = self.made[value]
         if layout in made:
             return made[layout]
-        source = next(iter(made))
-        if REPLICATE not in (source, layout) and (value in self.whole_wanted or not has_collective(source, layout)):
-            self._redistribute(value, REPLICATE, reader)
-            source = REPLICATE
-        return self._redistribute(value, layout, reader, source)
+        for source, target in route(made, layout, by_whole=value in self.whole_wanted):
+            self._redistribute(value, target, reader, source)
+        return made[layout]
 
-    def _redistribute(self, value: Value, target: Layout, reader: Step, source: Layout | None = None) -> fx.Node:
+    def _redistribute(self, value: Value, target: Layout, reader: Step, source: Layout) -> None:
         made = self.made[value]
-        if target in made:
-            return made[target]
-        source = next(iter(made)) if source is None else source
         maker = self.assignment.steps.items[value[0]]
         whole = maker.vals[value[1]]
         kept, self.emit.meta = self.emit.meta, {k: maker.node.meta[k] for k in _KEPT_META if k in maker.node.meta}
@@ -351,7 +336,6 @@ class Walk:
         name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
         if local.name not in self.origins:
             self._trace(local.name, name, target)
-        return local
 
     def _trace(self, local: str, node: str, layout: Layout) -> None:
         """Note which original value a local node holds; what earlier axes traced comes first."""
@@ -364,11 +348,6 @@ class Walk:
 
 def _asserts_sizes(node: fx.Node) -> bool:
     return any(value is not None for value in node.args[1:3])
-
-
-def _copied(fake_mode: Any, node: fx.Node) -> Any:
-    val = node.meta.get("val")
-    return map_values(val, lambda v: fake_like(fake_mode, v) if isinstance(v, torch.Tensor) and fake_mode else v)
 
 
 def _last(graph: fx.Graph, count: int) -> list[fx.Node]:

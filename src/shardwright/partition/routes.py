@@ -1,0 +1,78 @@
+"""How a value gets to the layouts that its readers want: what `walk` writes, known from the assignment alone."""
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from shardwright.assign.assignment import Assignment
+from shardwright.assign.cost import collective_kind, has_collective
+from shardwright.assign.steps import StepKind, Value
+from shardwright.layout.layout import REPLICATE, Layout
+from shardwright.layout.sizes import size_hint
+from shardwright.program.collectives import CollectiveKind
+from shardwright.program.program import Program
+from shardwright.rules.call import tensor_meta
+
+Hop = tuple[Layout, Layout]
+"""A change of layout: from one to another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A collective that brings a value to another layout. ``num_bytes``: of the whole value."""
+
+    kind: CollectiveKind
+    num_bytes: int
+
+
+def route(made: Collection[Layout], wanted: Layout, *, by_whole: bool) -> list[Hop]:
+    """How a value that is there in the layouts ``made``, in order, gets to ``wanted``.
+
+    ``by_whole``: some reader wants the whole value, of which others are then cut for free.
+    """
+    if wanted in made:
+        return []
+    source = next(iter(made))
+    if REPLICATE not in (source, wanted) and (by_whole or not has_collective(source, wanted)):
+        whole = [] if REPLICATE in made else [(source, REPLICATE)]
+        return [*whole, (REPLICATE, wanted)]
+    return [(source, wanted)]
+
+
+def wanted_whole(assignment: Assignment) -> set[Value]:
+    """The values that some reader wants whole."""
+    found = set()
+    for step in assignment.steps.items:
+        strategy = assignment.strategies[step.index]
+        if strategy is None or step.kind is StepKind.SIZES:
+            continue
+        wanted = enumerate(zip(step.reads, strategy.operands, strict=False))
+        found.update(v for i, (v, layout) in wanted if layout == REPLICATE and i not in step.unread)
+    return found
+
+
+def whole_bytes(tensor: torch.Tensor, program: Program) -> int:
+    """The bytes of a whole value of a program; an unknown size counts as in the example."""
+    fake_mode = program.fake_mode
+    return math.prod(size_hint(size, fake_mode) for size in tensor_meta(tensor).shape) * tensor.element_size()
+
+
+def moves(assignment: Assignment) -> Iterator[Move]:
+    """The collectives that a rank's program will have along the axis of an assignment, those in subgraphs left out."""
+    steps, whole = assignment.steps.items, wanted_whole(assignment)
+    made: dict[Value, dict[Layout, None]] = {}
+    for step in steps:
+        strategy = assignment.strategies[step.index]
+        if strategy is None or step.kind in (StepKind.PLAIN, StepKind.SIZES):
+            continue
+        for number, (value, layout) in enumerate(zip(step.reads, strategy.operands, strict=False)):
+            if number in step.unread:
+                continue
+            for source, target in route(made[value], layout, by_whole=value in whole):
+                made[value][target] = None
+                tensor = steps[value[0]].vals[value[1]]
+                if has_collective(source, target) and 0 not in tensor_meta(tensor).shape:
+                    yield Move(collective_kind(source, target), whole_bytes(tensor, assignment.program))
+        made.update({(step.index, number): {layout: None} for number, layout in enumerate(strategy.results)})
