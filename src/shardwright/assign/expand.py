@@ -17,6 +17,7 @@ from torch.fx.traceback import preserve_node_meta
 from shardwright.assign.steps import StepKind, Steps, Value
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Shard, cut_of
+from shardwright.program.nodes import copy_node
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
@@ -88,7 +89,7 @@ def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
         elif node.target is operator.getitem and isinstance(env[node.args[0]], list):
             env[node] = env[node.args[0]][int(node.args[1])]
         else:
-            env[node] = _copy(graph, node, env)
+            env[node] = copy_node(graph, node, env)
             copied.append(node)
     _drop_unread(graph, {env[node] for node in copied})
     return replace(program, graph=graph)
@@ -106,15 +107,6 @@ def _drop_unread(graph: fx.Graph, copied: Collection[fx.Node]) -> None:
             graph.erase_node(node)
 
 
-def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any]) -> fx.Node:
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
-    copied = graph.create_node(node.op, node.target, args, kwargs, name=node.name)
-    # Also where the name is a Python name (``input``), which fx would change.
-    copied.name = node.name
-    copied.meta = dict(node.meta)
-    return copied
-
-
 def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mode: Any, cut: Cut | None) -> Any:
     _, bound = bind_call(node.target, node.args, node.kwargs)
     operands = [leaf for leaf in leaves(list(bound.values())) if isinstance(leaf, fx.Node)]
@@ -128,7 +120,7 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
     with fake_mode, torch.no_grad(), preserve_node_meta():
         traced = make_fx(run)(*(operand.meta["val"] for operand in operands))
     if not _is_the_same(traced.graph.output_node().args[0], node.meta["val"]):
-        return _copy(graph, node, env)
+        return copy_node(graph, node, env)
     inner: dict[fx.Node, Any] = dict(
         zip((n for n in traced.graph.nodes if n.op == "placeholder"), (env[o] for o in operands), strict=True)
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import fx, nn
 
 from shardwright.program.collectives import holds_collectives
-from shardwright.program.nodes import subgraph_of
+from shardwright.program.nodes import copy_node, subgraph_of
 from shardwright.program.program import Program
 
 
@@ -41,9 +41,7 @@ def _duplicate_graph(graph: fx.Graph, owner: nn.Module) -> fx.Graph:
     made = fx.Graph(owner)  # type: ignore[arg-type]
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        copies[node] = copied = made.node_copy(node, copies.__getitem__)
-        # Also where that is a Python name (``input``), which torch would number.
-        copied.name = node.name
+        copies[node] = copied = copy_node(made, node, copies)
         subgraph = subgraph_of(node)
         if subgraph is not None and holds_collectives(subgraph.graph):
             assert "." not in str(node.target), f"{node.target}: subgraphs with collectives are named by partition"

@@ -1,6 +1,6 @@
 """What a graph node says about itself: the modules it ran in, the user's line behind it, its operator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -68,6 +68,33 @@ def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
         subgraph = subgraph_of(node)
         if subgraph is not None:
             yield from graphs_of(subgraph.graph)
+
+
+def add_node(graph: fx.Graph, op: str, target: Any, args: Any, kwargs: Any, name: str | None = None) -> fx.Node:
+    """A new node, as `fx.Graph.create_node` makes it, in half the time.
+
+    That function searches all arguments for bare symbolic numbers, which no pass writes; so they are set afterwards.
+    """
+    node = graph.create_node(op, target, (), {}, name)
+    if args:
+        node.args = tuple(args)
+    if kwargs:
+        node.kwargs = kwargs
+    return node
+
+
+def copy_node(graph: fx.Graph, node: fx.Node, copies: Mapping[fx.Node, Any]) -> fx.Node:
+    """A node of another graph, under its own name, also where that is a Python name (``input``), which torch numbers.
+
+    ``copies``: what stands for the nodes of the other graph in this one.
+    """
+    find = copies.__getitem__
+    args, kwargs = fx.map_arg(node.args, find), fx.map_arg(node.kwargs, find)
+    copied = add_node(graph, node.op, node.target, args, kwargs, node.name)
+    if copied.name != node.name:
+        copied.name = node.name
+    copied.meta.update(node.meta)
+    return copied
 
 
 def op_name(target: Any) -> str:
