@@ -1,10 +1,10 @@
 """Writing nodes into one rank's graph, each with true local metadata.
 
-The operator runs on fake tensors once for every distinct call; equal calls (the other 79 layers) reuse what it gave.
+The operator runs on fake tensors once for every distinct call; equal calls (the other 79 layers) share what it gave.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.program.collectives import holds_collectives
-from shardwright.program.nodes import val_of
-from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
+from shardwright.program.nodes import add_node, val_of
+from shardwright.program.torch_private import enable_python_dispatcher
 from shardwright.rules.call import leaves, map_values
 
 
@@ -27,6 +27,7 @@ class Emitter:
         self.meta: dict[str, Any] = {}
         """Metadata (module stack, stack trace) given to every node written now."""
         self._seen: dict[Any, Any] = {}
+        self._log: list[tuple[fx.Node, str | None]] = []
 
     def call(self, op: Any, *args: Any, name: str | None = None, **kwargs: Any) -> fx.Node:
         """Write a call of an operator; its result's metadata comes from running it on fake tensors.
@@ -39,12 +40,19 @@ class Emitter:
         self, op: Any, args: Sequence[Any], kwargs: dict[str, Any], val: Any, *, name: str | None = None
     ) -> fx.Node:
         """Write a call whose result metadata is known."""
-        node = self.graph.create_node("call_function", op, tuple(args), kwargs, name=name)
-        node.meta = {**self.meta, "val": val}
+        node = add_node(self.graph, "call_function", op, args, kwargs, name)
+        node.meta.update(self.meta, val=val)
+        self._log.append((node, name))
         if "torch_fn" not in node.meta:
             # Every node of an exported graph names a function; exporters check the key, not the text.
             node.meta["torch_fn"] = (node.name, f"{type(op).__name__}.{getattr(op, '__name__', op)}")
         return node
+
+    def logged(self, name: str, write: Callable[[], Any]) -> tuple[Any, list[tuple[fx.Node, bool]]]:
+        """What ``write`` gives, and every node that it writes, with whether that was to be called ``name``."""
+        start = len(self._log)
+        result = write()
+        return result, [(node, asked == name) for node, asked in self._log[start:]]
 
     def open(self, node: fx.Node) -> Any:
         """The results of a call: the node itself, or a (nested) list of the nodes that take it apart."""
@@ -57,7 +65,7 @@ class Emitter:
         """The fake result of a call, memoised over equal operands."""
         key = self._key(op, args, kwargs)
         if key is not None and key in self._seen:
-            return map_values(self._seen[key], self._fresh)
+            return self._seen[key]
         fake_args, fake_kwargs = map_values((tuple(args), kwargs), lambda value: _runnable(val_of(value)))
         if self.fake_mode is None or op == operator.getitem:
             result = op(*fake_args, **fake_kwargs)
@@ -102,11 +110,6 @@ class Emitter:
         parts.append(tuple(kwargs))
         return tuple(parts)
 
-    def _fresh(self, value: Any) -> Any:
-        if not isinstance(value, FakeTensor):
-            return value
-        return fake_like(self.fake_mode, value)
-
 
 class _Subgraph(fx.Interpreter):
     """Runs a subgraph node by node: the code that torch generates of it would not find what a collective's cut is."""
@@ -134,12 +137,6 @@ def is_contiguous(tensor: torch.Tensor) -> bool:
         return bool(tensor.is_contiguous())
     except GuardOnDataDependentSymNode:
         return False
-
-
-def fake_like(fake_mode: Any, value: torch.Tensor) -> torch.Tensor:
-    """Another fake tensor of the same shape, strides, dtype and device, with storage of its own."""
-    meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    return FakeTensor(fake_mode, meta, value.device)
 
 
 def _nesting(args: Any) -> Any:

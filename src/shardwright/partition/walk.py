@@ -24,6 +24,7 @@ from shardwright.partition.subgraphs import (
     write_flex_attention,
     write_subgraph_call,
 )
+from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
 from shardwright.program.nodes import describe_node, val_of
@@ -77,6 +78,7 @@ class Walk:
         self.program, self.assignment, self.axis, self.rank = program, assignment, axis, rank
         self.owner = own_holder(program.graph, program.owner)
         self.emit = Emitter(self.owner, program.fake_mode)
+        self.templates = Templates(self.emit)
         self.env: dict[fx.Node, fx.Node] = {}
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
@@ -266,10 +268,17 @@ class Walk:
         elif call is None:
             results = leaves(self._write_higher_order(step, rule, strategy, map_values(tuple(node.args), local)))
         else:
-            _, bound = bind_call(node.target, node.args, node.kwargs)
-            arguments = {name: map_values(value, local) for name, value in bound.items()}
-            result = localize(GraphLocal(self, call, rule, strategy, self.rank, arguments, node.name))
-            results = leaves(result)
+
+            def write() -> Any:
+                _, bound = bind_call(node.target, node.args, node.kwargs)
+                arguments = {name: map_values(value, local) for name, value in bound.items()}
+                return localize(GraphLocal(self, call, rule, strategy, self.rank, arguments, node.name))
+
+            # A call and a strategy are one object for all steps of a site; sizes that are not known yet are operands
+            # of another kind.
+            is_alone = any(source not in operands for source in node.all_input_nodes)
+            key = (id(call), id(strategy))
+            results = leaves(write() if is_alone else self.templates.follow(key, locals_, node.name, write))
         layouts = {(step.index, i): layout for i, layout in enumerate(strategy.results)}
         self._keep(step, node, layouts, results)
 
