@@ -148,16 +148,16 @@ class _Constraints:
         self.inside: dict[str, dict[fx.Node, None]] = {}
         self.left: dict[str, int] = {}
         self.matched: set[Boundary] = set()
+        self.pinned: dict[tuple[Any, ...], list[str]] = {}
 
     def entering(self, user: fx.Node, source: fx.Node) -> Value:
         """The value ``user`` reads for ``source``: constrained where the edge goes into a pinned module."""
         value = self.steps.value_of[source]
         if not self.by_module or source.name in self.state:
             return value
-        within = _paths(source)
-        for path in _paths(user):
-            wanted = [b for b in self.by_module.get(path, ()) if b.side == "input"]
-            if not wanted or path in within:
+        for path in self.paths(user):
+            wanted = [b for b in self.by_module[path] if b.side == "input"]
+            if not wanted or path in self.paths(source):
                 continue
             seen = self.inside.setdefault(path, {})
             seen.setdefault(source, None)
@@ -171,15 +171,23 @@ class _Constraints:
         """The value that ``node`` names: constrained where it is what a pinned module returns."""
         if not self.by_module:
             return value
-        for path in reversed(_paths(node)):
-            wanted = [b for b in self.by_module.get(path, ()) if b.side == "output"]
-            if not wanted or all(path in _paths(user) for user in node.users if user.target is not operator.getitem):
+        for path in reversed(self.paths(node)):
+            wanted = [b for b in self.by_module[path] if b.side == "output"]
+            readers = (user for user in node.users if user.target is not operator.getitem)
+            if not wanted or all(path in self.paths(user) for user in readers):
                 continue
             position = self.left[path] = self.left.get(path, -1) + 1
             for boundary in wanted:
                 if boundary.position in (None, position):
                     value = self._constrain(value, boundary, node)
         return value
+
+    def paths(self, node: fx.Node) -> list[str]:
+        """The modules with pinned boundaries that a node ran in, outermost first."""
+        stack = tuple((node.meta.get("nn_module_stack") or {}).values())
+        if stack not in self.pinned:
+            self.pinned[stack] = [path for path in _paths(node) if path in self.by_module]
+        return self.pinned[stack]
 
     def _constrain(self, value: Value, boundary: Boundary, node: fx.Node) -> Value:
         self.matched.add(boundary)

@@ -47,7 +47,10 @@ class Task:
 
     def num_elements(self, value: torch.Tensor) -> int:
         """The elements of a whole value; an unknown size counts as in the example."""
-        return math.prod(size_hint(size, self.program.fake_mode) for size in tensor_meta(value).shape)
+        shape = tensor_meta(value).shape
+        if all(isinstance(size, int) for size in shape):
+            return math.prod(shape)
+        return math.prod(size_hint(size, self.program.fake_mode) for size in shape)
 
     def num_bytes(self, value: torch.Tensor) -> int:
         """The bytes of a whole value."""

@@ -1,6 +1,7 @@
 """How many ranks a program has room for: checked before anything is done rank by rank."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -8,8 +9,7 @@ from shardwright.errors import Finding, ShardwrightError, raise_findings
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.sizes import size_hint
 from shardwright.program.program import Program
-from shardwright.program.torch_private import pytree
-from shardwright.rules.call import symbolic_size
+from shardwright.rules.call import leaves, symbolic_size
 
 ALWAYS = 64
 """So many ranks are taken without a question: small examples are tried on the ranks of large ones."""
@@ -36,10 +36,13 @@ def check_room(program: Program, mesh: Mesh) -> None:
 
 def _largest(program: Program) -> tuple[int, int]:
     """The indices of the longest dim and the elements of the largest tensor, symbolic sizes as they were exported."""
+    shapes: dict[tuple[Any, ...], None] = {}
     longest = most = 1
     for node in program.graph.nodes:
-        for value in pytree.tree_leaves(node.meta.get("val")):
+        for value in leaves(node.meta.get("val")):
             if isinstance(value, torch.Tensor):
-                sizes = [size_hint(symbolic_size(size), program.fake_mode) for size in value.shape]
-                longest, most = max([longest, *sizes]), max(most, math.prod(sizes))
+                shapes[tuple(map(symbolic_size, value.shape))] = None
+    for shape in shapes:
+        sizes = [size_hint(size, program.fake_mode) for size in shape]
+        longest, most = max([longest, *sizes]), max(most, math.prod(sizes))
     return longest, most

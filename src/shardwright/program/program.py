@@ -135,9 +135,12 @@ class Program:
     def modules(self) -> dict[str, str]:
         """Every module path that ran (and the containers above it), with its class name, '' where unknown."""
         found: dict[str, str] = {}
+        seen: set[tuple[Any, ...]] = set()
         for node in self.graph.nodes:
-            if module_path(node) in found:
+            stack = tuple((node.meta.get("nn_module_stack") or {}).values())
+            if stack in seen or module_path(node) in found:
                 continue
+            seen.add(stack)
             for path, name in module_stack(node):
                 parts = path.split(".")
                 for depth in range(1, len(parts)):
