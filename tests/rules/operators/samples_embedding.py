@@ -32,7 +32,4 @@ SAMPLES = {
     ],
     "aten::embedding_bag": bags(aten.embedding_bag.default, [()]),
     "aten::embedding_bag.padding_idx": bags(aten.embedding_bag.padding_idx, [(None,), (3,), (-2,), (1,)]),
-    "aten::embedding_dense_backward": [
-        (aten.embedding_dense_backward.default, (t(4, 6, 8), ints(9, 4, 6), 9, -1, False), {})
-    ],
 }

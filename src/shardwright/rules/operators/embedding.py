@@ -121,5 +121,4 @@ RULES: dict[str, Entry] = {
     "aten::embedding": einsum("v d, ... -> ... d", linear=((0,),), multiplies=(), localize=local_embedding),
     "aten::embedding_bag": Entry(bag_rule),
     "aten::embedding_bag.padding_idx": Entry(bag_rule),
-    "aten::embedding_dense_backward": einsum("... d, ... -> v! d", linear=((0,),)),
 }

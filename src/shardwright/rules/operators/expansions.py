@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shardwright.rules.operators.distance_expansions import DISTANCES, dims_given
+from shardwright.rules.operators.gradient_expansions import GRADIENTS
 from shardwright.rules.operators.halo_expansions import HALOS
 from shardwright.rules.operators.norm_expansions import NORMS
 from shardwright.rules.operators.place_expansions import PLACES, places
@@ -266,6 +267,7 @@ REDUCTION_EXPANSIONS: dict[str, Expansion] = {
 
 EXPANSIONS: dict[str, Expansion] = {
     **REDUCTION_EXPANSIONS,
+    **GRADIENTS,
     **NORMS,
     **DISTANCES,
     **PLACES,

@@ -123,16 +123,18 @@ def batch_norm_rule(call: Call) -> Rule:
 
 
 def layer_norm_backward_rule(call: Call) -> Rule:
-    """Gradients of a layer norm: the input's is cut with the batch, the weights' add up over it."""
+    """Gradients of a layer norm, or an RMS norm: the input's is cut with the batch, the weights' add up over it."""
     shape = call.operands[0].shape
     lead = len(shape) - len(call["normalized_shape"])
     dims, sizes = named_dims(shape)
     statistics = (*dims[:lead], *(Term(),) * (len(shape) - lead))
-    operands = (dims, dims, statistics, statistics, *((dims[lead:],) * (len(call.operands) - 4)))
+    # A layer norm keeps a mean and a deviation, an RMS norm one of them.
+    kept = (statistics,) * (2 if "mean" in call.arguments else 1)
+    operands = (dims, dims, *kept, *((dims[lead:],) * (len(call.operands) - 2 - len(kept))))
     results = tuple(None if r is None else dims if r.ndim == len(shape) else dims[lead:] for r in call.results)
     fixed = frozenset(f"d{dim}" for dim in range(lead, len(shape)))
     reduces = {f"d{dim}": "sum" for dim in range(lead)}
-    return Rule(operands, results, sizes, fixed, reduces=reduces, localize=run_dense)
+    return Rule(operands, results, sizes, fixed, reduces=reduces, linear=(frozenset({0}),), localize=run_dense)
 
 
 def group_norm_backward_rule(call: Call) -> Rule:

@@ -5,6 +5,7 @@ is spread evenly too. A split reads it as its pieces laid end to end in the same
 comes apart into q, k and v on every rank.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -183,18 +184,15 @@ def select_rule(call: Call) -> Rule:
 def slice_scatter_rule(call: Call) -> Rule:
     """``slice_scatter``: what is written replaces the middle part of before + kept + after."""
     shape, written = call.operands[0].shape, call.operands[1].shape
-    dim = dim_of(call, len(shape))
-    dims, sizes = named_dims(shape)
-    start, step = _start(call, shape[dim]), call.arguments.get("step", 1)
-    source = put(dims, dim, Term(("kept",)))
-    sizes["kept"] = written[dim]
     together = (frozenset({0, 1}),)
-    if start is None or step != 1 or not isinstance(written[dim], int) or written[dim] == 0:
-        fixed = frozenset({f"d{dim}", "kept"})
+    found = slice_scatter_parts(call, shape, written)
+    if found is None:
+        dims, sizes = named_dims(shape)
+        dim = dim_of(call, len(shape))
+        sizes["kept"] = written[dim]
+        source, fixed = put(dims, dim, Term(("kept",))), frozenset({f"d{dim}", "kept"})
         return Rule((dims, source), (dims,), sizes, fixed, linear=together, moves=True)
-    del sizes[f"d{dim}"]
-    parts = _parts(sizes, start, written[dim], shape[dim])
-    whole = put(dims, dim, Term(parts, is_sum=True))
+    whole, source, sizes, parts = found
     return Rule(
         operands=(whole, source),
         results=(whole,),
@@ -202,13 +200,28 @@ def slice_scatter_rule(call: Call) -> Rule:
         joint=(parts,),
         linear=together,
         moves=True,
-        localize=local_slice_scatter,
+        localize=lambda local: local_slice_scatter(local, local.rule.operands[0]),
     )
 
 
-def local_slice_scatter(local: Local) -> Any:
-    """Write at this rank's positions of the global range."""
-    _, parts = _sum_of(local.rule.operands[0])
+def slice_scatter_parts(
+    call: Call, shape: Sequence[Size], written: Sequence[Size]
+) -> tuple[Dims, Dims, dict[str, Size], tuple[str, ...]] | None:
+    """The dims of the whole and of what is written into it, their sizes, and the parts of the dim; None if unknown."""
+    dim = dim_of(call, len(shape))
+    dims, sizes = named_dims(shape)
+    start, step = _start(call, shape[dim]), call.arguments.get("step", 1)
+    if start is None or step != 1 or not isinstance(written[dim], int) or written[dim] == 0:
+        return None
+    del sizes[f"d{dim}"]
+    sizes["kept"] = written[dim]
+    parts = _parts(sizes, start, written[dim], shape[dim])
+    return put(dims, dim, Term(parts, is_sum=True)), put(dims, dim, Term(("kept",))), sizes, parts
+
+
+def local_slice_scatter(local: Local, whole: Dims) -> Any:
+    """Write at this rank's positions of the global range; ``whole``: the dims of what is written into."""
+    _, parts = _sum_of(whole)
     if local.strategy.factor_cut("kept") is None:
         return local.run_call()
     start = _share(local, "before") if "before" in parts else 0
