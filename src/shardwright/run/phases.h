@@ -138,6 +138,14 @@ class Phases {
     return size * (sizeof(Control) + 2 * slot);
   }
 
+  int rank() const {
+    return rank_;
+  }
+
+  int size() const {
+    return size_;
+  }
+
   uint32_t number() const {
     return number_;
   }
