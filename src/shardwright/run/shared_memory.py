@@ -29,7 +29,7 @@ GROUP_BYTES = 32 << 20
 _LEAST_SLOT_BYTES = 64 << 10
 _HERE = Path(__file__).parent
 _SOURCE = _HERE / "shared_memory.cpp"
-_SOURCES = (_SOURCE, _HERE / "phases.h", _HERE / "reductions.h")
+_SOURCES = (_SOURCE, *sorted(_HERE.glob("*.h")))
 _MODULE = "shardwright_shared_memory"
 _FLAGS = ("-O3", "-march=native", "-fwrapv")
 _LOG = logging.getLogger("shardwright")
