@@ -12,6 +12,7 @@ import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.compiler.advice import GATHERED_WORTH_SAYING
 from tests.support.models import Cache, Decoder, redraw
+from tests.support.sharding import check_as_given, kinds
 
 
 class Whole(nn.Module):
@@ -131,3 +132,21 @@ def test_the_command_line_shows_them(tmp_path):
         assert (row["weights"], row["bytes each"], row["plan entry"]) == ("weight", 256, "weight")
     shown = CliRunner().invoke(app, ["inspect", *words], catch_exceptions=False)
     assert "Weights gathered at every call" in shown.output
+
+
+class Tokens(nn.Module):
+    """An MLP for so many tokens that its weights are smaller than what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_weights_are_not_gathered_though_activations_are_larger(decompose):
+    # Decomposed, a linear reads its weight transposed: no less a weight.
+    sharded = check_as_given(redraw(Tokens()), (torch.randn(400_000, 8),), 2, "auto", decompose=decompose)
+    assert kinds(sharded) == {"all_reduce": 1}

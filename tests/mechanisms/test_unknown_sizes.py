@@ -1,4 +1,4 @@
-"""Masks as indices: how much they pick out is not known before the program runs, but dims they leave alone are cut."""
+"""Sizes that only the running program knows (what a mask picks out, a number it reads): the other dims are cut."""
 
 from collections import Counter
 
@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
+from tests.support.models import redraw
+from tests.support.sharding import check_as_given
 
 X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(3))
 MASK = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 1]], dtype=torch.bool)
@@ -44,3 +46,25 @@ def test_a_mask_may_pick_out_nothing_and_everything():
     sharded = sw.shard(exported, mesh=2, plan={}, inputs={"x": sw.Shard(2)}, outputs=sw.Shard(2))
     for mask in (torch.zeros_like(MASK), torch.ones_like(MASK)):
         assert sw.verify(sharded, exported, (X, mask)).ok
+
+
+class PadsByANumberItReads(nn.Module):
+    """Convolutions whose padding is read off a buffer, as in the decoders of audio codecs: sizes are symbols."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("padding", torch.tensor(2))
+        self.first, self.second = nn.Conv1d(4, 24, 3), nn.Conv1d(24, 4, 3)
+
+    def forward(self, x):
+        for conv in (self.first, self.second):
+            count = self.padding.item()
+            torch._check(count >= 0)
+            torch._check(count < 8)
+            x = conv(torch.nn.functional.elu(torch.nn.functional.pad(x, (count, count))))
+        return x
+
+
+def test_pads_by_a_number_that_the_program_reads():
+    sharded = check_as_given(redraw(PadsByANumberItReads()), (torch.randn(2, 4, 16),), 2, "auto")
+    assert all(w.layouts["tp"] != sw.Replicate() for w in sharded.weights if w.name.endswith("weight"))

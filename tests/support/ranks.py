@@ -1,4 +1,4 @@
-"""Run a function on real processes, rendezvous through a file."""
+"""Run a function on real processes, rendezvous through a file; and what such functions share."""
 
 import multiprocessing
 import os
@@ -10,6 +10,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from shardwright.program.torch_private import carrier_of
+from shardwright.run import shared_memory
+from shardwright.run.transport import BACKEND
 
 # Importing torch takes a rank far longer than most tests: ranks are forked from a process that has imported it and
 # done nothing else. They see the environment as it was when the first rank started.
@@ -27,6 +31,14 @@ def on_ranks(num_ranks, function, *args, backend="shardwright"):
     failures = [f"rank {rank}:\n{text}" for rank, (text, _) in enumerate(results) if text]
     assert not failures, "\n".join(failures)
     return [value for _, value in results]
+
+
+def small_group(slot=64 << 10):
+    """On a rank: a group of all ranks through shared memory. In small slots, small tensors take several rounds."""
+    shared_memory.SLOT_BYTES = shared_memory._LEAST_SLOT_BYTES = slot
+    group = dist.new_group(backend=BACKEND)
+    assert carrier_of(group) == carrier_of(dist.group.WORLD) == BACKEND
+    return group
 
 
 def _entry(rank, num_ranks, folder, function, args, backend):

@@ -7,8 +7,15 @@ import torch
 from torch import nn
 
 import shardwright as sw
+from shardwright.assign.cost import CostModel
 from shardwright.layout.pieces import take_shard
 from tests.support.models import redraw
+
+BYTES_MATTER = CostModel(link_bytes_per_us=1)
+"""At tiny sizes latency is all; on a slow link bytes count here too."""
+
+ONLY_BYTES_MATTER = CostModel(link_bytes_per_us=1e-3)
+"""On a link as slow as this, the latency of several collectives is nothing beside a few bytes."""
 
 
 def check(model, args, mesh, plan="auto", *, dynamic=None, whole=(), **options):
@@ -18,13 +25,20 @@ def check(model, args, mesh, plan="auto", *, dynamic=None, whole=(), **options):
     """
     model = redraw(model).double()
     args = tuple(a.double() if a.is_floating_point() else a for a in args)
+    sharded = check_as_given(model, args, mesh, plan, dynamic=dynamic, tolerance=1e-9, **options)
+    assert {f.op for f in sharded.fallbacks} <= set(whole)
+    return sharded
+
+
+def check_as_given(model, args, mesh, plan, *, decompose=False, dynamic=None, tolerance=1e-5, **options):
+    """The sharded program of a model as it is, weights and dtypes included, equal to the original on every rank."""
     exported = torch.export.export(model, args, dynamic_shapes=dynamic)
+    exported = exported.run_decompositions() if decompose else exported
     sharded = sw.shard(exported, mesh=mesh, plan=plan, **options)
-    report = sw.verify(sharded, exported, args, tolerance=1e-9)
+    report = sw.verify(sharded, exported, args, tolerance=tolerance)
     assert report.ok, str(report)
     for rank in (0, sharded.mesh.num_ranks - 1):
         sharded.exported(rank).validate()
-    assert {f.op for f in sharded.fallbacks} <= set(whole)
     return sharded
 
 
