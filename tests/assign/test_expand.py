@@ -7,10 +7,9 @@ from torch import nn
 import shardwright as sw
 from shardwright.assign.cost import CostModel
 from shardwright.rules.operators.expansions import REDUCTION_EXPANSIONS
+from tests.support.sharding import BYTES_MATTER
 
 F = nn.functional
-BYTES_MATTER = CostModel(link_bytes_per_us=1)
-"""At tiny sizes latency is all; on a slow link bytes count here too."""
 
 TARGET = torch.tensor([3, 0, 9, 4, -100, 1])
 WEIGHT = torch.rand(42, dtype=torch.float64) + 0.5

@@ -1,15 +1,12 @@
 """The command line, as a user meets it: every command, and every kind of bad input."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.cli.test_bad_input import outcome
+from tests.support.command_line import outcome, outputs, shardwright
 from tests.support.models import MEGATRON, Decoder, redraw, relative_error
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
@@ -29,17 +26,24 @@ def folder(tmp_path_factory):
     return path
 
 
-def shardwright(folder, *words, preexec=None):
-    command = [sys.executable, "-W", "ignore", "-m", "shardwright", *map(str, words)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, preexec_fn=preexec)
-
-
 @pytest.fixture
 def here(folder, monkeypatch, capfd):
     """The command line in this process: words → exit code and what was printed."""
     monkeypatch.chdir(folder)
     return lambda *words: outcome(monkeypatch, capfd, words)
+
+
+@pytest.fixture
+def printed(folder, monkeypatch, capfd):
+    """Standard output of a command in this process that succeeds."""
+    monkeypatch.chdir(folder)
+
+    def run(*words):
+        code, out, err = outputs(monkeypatch, capfd, words)
+        assert code == 0, err
+        return out
+
+    return run
 
 
 def stages(folder):
@@ -64,21 +68,19 @@ def test_plans_are_priced_for_the_hardware_that_is_named(here):
 
 
 @pytest.mark.ranks
-def test_what_is_measured_prices_plans(folder, here):
+def test_what_is_measured_prices_plans(folder, printed):
     words = "--ranks", 2, "--threads", 1, "--transport", "gloo", "-o", "cost.json"
-    measured = shardwright(folder, "calibrate", *words, "--json")
-    assert measured.returncode == 0, measured.stderr
-    constants = {row["constant"]: row["value"] for row in json.loads(measured.stdout)["constants"]}
+    measured = json.loads(printed("calibrate", *words, "--json"))
+    constants = {row["constant"]: row["value"] for row in measured["constants"]}
     assert constants == json.loads((folder / "cost.json").read_text())["constants"]
-    code, said = here("inspect", "model.pt2", "--plan", "plan.yaml", "--hardware", "cost.json", "--json")
-    assert code == 0, said
-    prediction = json.loads(said)["prediction"]
+    words = "--plan", "plan.yaml", "--hardware", "cost.json"
+    prediction = json.loads(printed("inspect", "model.pt2", *words, "--json"))["prediction"]
     assert prediction["hardware"] == "2 × CPU through gloo"
     assert prediction["latency_us"] == pytest.approx(4 * constants["latency_us"])
 
 
-def test_plan_verify_shard_run(folder, here):
-    assert shardwright(folder, "plan", "model.pt2", "-o", "auto.yaml", "--dump", "stages").returncode == 0
+def test_plan_verify_shard_run(folder, here, printed):
+    printed("plan", "model.pt2", "-o", "auto.yaml", "--dump", "stages")
     assert stages(folder)[0] == "01-program.txt"
     assert "by 'layers" not in (folder / "stages" / "02-tp-pins.txt").read_text()
     code, said = here("plan", "model.pt2", "-o", "auto.yaml")
@@ -91,10 +93,8 @@ def test_plan_verify_shard_run(folder, here):
     assert "equal on every rank" in said
     assert "by 'layers.*.mlp.down_proj.weight'" in (folder / "stages" / "02-tp-pins.txt").read_text()
     words = "--plan", "plan.yaml", "-o", "package", "--dump", "stages"
-    sharded = shardwright(folder, "shard", "model.pt2", *words, "--json")
-    assert sharded.returncode == 0, sharded.stderr
+    data = json.loads(printed("shard", "model.pt2", *words, "--json"))
     assert "by 'layers.*.mlp.down_proj'" in (folder / "stages" / "02-tp-pins.txt").read_text()
-    data = json.loads(sharded.stdout)
     assert [(row["kind"], row["count"]) for row in data["collectives"]] == [("all_reduce", 2), ("all_reduce", 2)]
     assert (data["prediction"]["hardware"], data["prediction"]["num_collectives"]) == ("h100", 4)
     ran = shardwright(folder, "run", "package", "-i", "inputs.safetensors", "-o", "outputs.safetensors", "--json")

@@ -1,7 +1,6 @@
 """Every command on bad paths, numbers and names: words and an exit code, no traceback, no file made or changed."""
 
 import os
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import shardwright as sw
-from shardwright.cli.app import main
+from tests.support.command_line import outcome
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +35,6 @@ def folder(tmp_path_factory):
 def listing(folder):
     """Every path below a folder, with the size of files."""
     return {path: path.lstat().st_size for path in folder.rglob("*") if not path.is_dir()}
-
-
-def outcome(monkeypatch, capfd, words):
-    """Exit code and all that was said, of the command line in this process."""
-    monkeypatch.setattr(sys, "argv", ["shardwright", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capfd.readouterr()
-    return ended.value.code, said.out + said.err
 
 
 PATHS = ["missing", "nothing_in_it", "pipe", "empty", "binary", "loop", "/dev/null", "a\nb", "", "empty/below"]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.generate.text import TextRequest, write_text
-from tests.cli.test_app import shardwright
+from tests.support.command_line import shardwright
 from tests.support.ranks import on_ranks
 from tests.support.tiny import make_tokenizer, write_checkpoint
 

@@ -5,10 +5,8 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
+from tests.support.sharding import BYTES_MATTER
 
-BYTES_MATTER = CostModel(link_bytes_per_us=1)
-"""At tiny sizes latency is all; on a slow link bytes count here too."""
 EDGES = 130
 
 

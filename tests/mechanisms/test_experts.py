@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
 import transformers.integrations.moe
 
-from tests.mechanisms.test_transformers import IDS, build
+from tests.support.architectures import IDS, build
 
 assert transformers.integrations.moe
 grouped_mm = torch.ops.transformers.grouped_mm_fallback

@@ -6,9 +6,9 @@ import torch.distributed as dist
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
 from shardwright.layout.layout import Shard
 from tests.support.ranks import on_ranks
+from tests.support.sharding import BYTES_MATTER
 
 NAN, INF = float("nan"), float("inf")
 WIDTH = 4096
@@ -61,9 +61,7 @@ class Along(nn.Module):
 
 def sharded(name, dtype):
     exported = torch.export.export(Along(name), (rows(dtype),))
-    # On a slow link bytes count, so that operators are written out rather than their operands gathered.
-    cost = CostModel(link_bytes_per_us=1)
-    return exported, sw.shard(exported, mesh=2, plan={}, inputs=Shard(1), cost=cost)
+    return exported, sw.shard(exported, mesh=2, plan={}, inputs=Shard(1), cost=BYTES_MATTER)
 
 
 def compare(found, wanted, what):

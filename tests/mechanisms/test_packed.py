@@ -5,26 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.support.packed import DIM, GROUPS, HEADS, KV, WIDTH, Attention, X, split_off
 from tests.support.sharding import check, chunks, held, kinds
-
-WIDTH, HEADS, KV, DIM = 32, 8, 4, 4
-GROUPS = HEADS // KV
-X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
-
-
-class Attention(nn.Module):
-    """One projection for q, k and v, which ``unpack`` takes apart; rows of the weight lie as ``rows`` says."""
-
-    def __init__(self, unpack, num_heads, kv_heads):
-        super().__init__()
-        self.unpack, self.groups = unpack, num_heads // kv_heads
-        self.qkv = nn.Linear(WIDTH, (num_heads + 2 * kv_heads) * DIM)
-        self.out = nn.Linear(num_heads * DIM, WIDTH)
-
-    def forward(self, x):
-        q, k, v = (heads.transpose(1, 2) for heads in self.unpack(self.qkv(x)))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.groups > 1)
-        return self.out(out.transpose(1, 2).flatten(2))
 
 
 def by_split(x):
@@ -98,16 +80,6 @@ def test_every_rank_gets_the_query_key_and_value_of_its_heads(style, plan, num_r
 @pytest.mark.parametrize("style", STYLES)
 def test_heads_that_do_not_divide_stay_whole(style):
     check_parts(style, PLAN, 3)
-
-
-def split_off(num_kv):
-    """Multi-query attention (StarCoder): queries, then few keys and values."""
-
-    def unpack(x):
-        q, kv = x.split([HEADS * DIM, 2 * num_kv * DIM], -1)
-        return (part.unflatten(-1, (-1, DIM)) for part in (q, *kv.chunk(2, -1)))
-
-    return unpack
 
 
 def sliced_off(num_kv):

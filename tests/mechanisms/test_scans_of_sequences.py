@@ -5,11 +5,9 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
+from tests.support.sharding import ONLY_BYTES_MATTER
 
 F = nn.functional
-BYTES_MATTER = CostModel(link_bytes_per_us=1e-3)
-"""At tiny sizes latency is all; on a slow link bytes count here too."""
 BATCH, TOKENS, WIDTH, VOCABULARY = 2, 45, 8, 130
 
 
@@ -68,7 +66,7 @@ def sent(model, args, num_ranks, decompose, **layouts):
     torch.manual_seed(0)
     exported = torch.export.export(model.double().eval(), args)
     exported = exported.run_decompositions() if decompose else exported
-    sharded = sw.shard(exported, mesh=num_ranks, cost=BYTES_MATTER, **layouts)
+    sharded = sw.shard(exported, mesh=num_ranks, cost=ONLY_BYTES_MATTER, **layouts)
     report = sw.verify(sharded, exported, args, tolerance=1e-9)
     assert report.ok, str(report)
     return [(c.kind, c.num_bytes) for c in sharded.collectives]

@@ -48,8 +48,8 @@ def test_it_infers_our_layouts(case):
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "phi3", "bert", "gpt_neox", "falcon", "cohere", "mixtral"])
 def test_it_infers_our_layouts_for_models_of_transformers(kind):
     pytest.importorskip("transformers", reason="needs the extra 'hf'")
-    from tests.mechanisms.test_transformers import IDS as ids
-    from tests.mechanisms.test_transformers import build
+    from tests.support.architectures import IDS as ids
+    from tests.support.architectures import build
 
     convinced(sw.shard(torch.export.export(build(kind), (ids,)), mesh=2), share=0.5)
 

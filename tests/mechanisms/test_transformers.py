@@ -1,6 +1,5 @@
 """Architectures from transformers, tiny and with random weights, sharded without a line of code for any of them."""
 
-import math
 from collections import Counter
 
 import pytest
@@ -8,59 +7,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
-
-transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
-
-SMALL = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "intermediate_size": 128,
-    "vocab_size": 96,
-    "n_embd": 64,
-    "n_layer": 2,
-    "n_head": 8,
-    "n_positions": 64,
-    "max_position_embeddings": 64,
-    "ffn_dim": 128,
-    "word_embed_proj_dim": 64,
-    "num_local_experts": 4,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "use_cache": False,
-}
-"""One recipe for every config class: each takes what it has."""
-
-IDS = torch.randint(3, 96, (2, 8), generator=torch.Generator().manual_seed(5))
-
-
-class Logits(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids):
-        return self.model(input_ids=ids, use_cache=False).logits
-
-
-def build(kind, **changes):
-    config = transformers.CONFIG_MAPPING[kind]()
-    for name, value in {**SMALL, **changes}.items():
-        if hasattr(config, name):
-            setattr(config, name, value)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise / math.sqrt(parameter.shape[-1]) if parameter.dim() > 1 else 1 + 0.1 * noise)
-    return Logits(model).eval()
-
+from tests.support.architectures import IDS, build
 
 SEQUENTIAL = ["llama", "gpt2", "opt", "phi3", "bert", "stablelm", "mistral", "qwen2"]
 PARALLEL = ["gpt_neox", "falcon", "cohere"]

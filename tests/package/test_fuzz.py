@@ -17,6 +17,7 @@ import shardwright as sw
 from shardwright.package.manifest import MANIFEST_NAME, FileEntry, read_manifest
 from shardwright.run.aot.compiled_manifest import COMPILED_MANIFEST, CompiledManifest, ProgramEntry, find_compiled
 from shardwright.run.aot.machine import this_machine
+from tests.support.json_trees import places
 from tests.support.models import Cache, redraw
 
 JSON = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=6) | st.just([])
@@ -78,16 +79,8 @@ def altered(data, honest, end):
 
 def with_one_value(data, tree):
     """A value somewhere in nested JSON replaced by another, a key removed, or a list doubled."""
-    places = []
-
-    def walk(value):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            places.append((value, key))
-            if isinstance(value[key], (dict, list)):
-                walk(value[key])
-
-    walk(tree)
-    holder, key = places[data.draw(st.integers(0, len(places) - 1))]
+    held = places(tree)
+    holder, key = held[data.draw(st.integers(0, len(held) - 1))]
     if isinstance(holder, dict) and data.draw(st.booleans()):
         del holder[key]
     elif isinstance(holder[key], list) and data.draw(st.booleans()):

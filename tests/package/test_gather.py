@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 import shardwright as sw
 from shardwright.package.manifest import read_manifest
-from tests.mechanisms.test_packed import HEADS, Attention, X, split_off
 from tests.support.models import MEGATRON, Cache, Decoder, MLPs, PackedAttention, redraw, relative_error
+from tests.support.packed import HEADS, Attention, X, split_off
 
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(3))
 PLAN = {**MEGATRON, "embed": "embedding_rowwise"}

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import shardwright as sw
 from shardwright.package.manifest import MANIFEST_NAME
+from tests.support.json_trees import places
 from tests.support.models import Cache, redraw
 
 X = (torch.linspace(-1, 1, 32).view(2, 1, 16), torch.tensor([0]))
@@ -63,16 +64,7 @@ def a_value(random, path):
     """A value of the manifest becomes one of another type, or leaves, or comes twice."""
     path = path.with_name(MANIFEST_NAME)
     tree = json.loads(path.read_bytes())
-    places = []
-
-    def walk(value):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            places.append((value, key))
-            if isinstance(value[key], (dict, list)):
-                walk(value[key])
-
-    walk(tree)
-    holder, key = random.choice(places)
+    holder, key = random.choice(places(tree))
     how = random.randrange(3)
     if how == 0 and isinstance(holder, dict):
         del holder[key]

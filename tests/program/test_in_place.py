@@ -8,7 +8,7 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.program.in_place import write_in_place
-from tests.mechanisms.test_caches import LENGTH, STEPS, WRITES, Cached, by_index_put_of_rows, by_scatter_of_masks
+from tests.support.caches import LENGTH, STEPS, WRITES, Cached, by_index_put_of_rows, by_scatter_of_masks
 from tests.support.models import redraw
 
 aten = torch.ops.aten

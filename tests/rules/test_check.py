@@ -7,7 +7,16 @@ import torch
 
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.rules import FAMILIES
-from tests.support.harness import aten, family_name, faults_of, rule_for, sample_cases, t, unchecked_entries
+from tests.support.harness import (
+    aten,
+    family_name,
+    faults_of,
+    is_operator,
+    rule_for,
+    sample_cases,
+    t,
+    unchecked_entries,
+)
 
 
 @pytest.mark.parametrize(("op", "args", "kwargs"), [pytest.param(*call, id=name) for name, *call in sample_cases()])
@@ -26,13 +35,6 @@ def test_every_entry_has_a_sample(family):
 def test_every_entry_names_an_operator(family):
     own = {f"shardwright::{function.__name__}" for function in COLLECTIVES}
     assert [name for name in family.RULES if name not in own and not is_operator(name)] == []
-
-
-def is_operator(name):
-    namespace, _, rest = name.partition("::")
-    packet, _, overload = rest.partition(".")
-    found = getattr(getattr(torch.ops, namespace), packet, None)
-    return found is not None and (not overload or overload in found.overloads())
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=family_name)

@@ -5,8 +5,7 @@ import torch
 
 from shardwright.rules.call import bind_arguments
 from shardwright.rules.metadata import METADATA, metadata_arguments
-from tests.rules.test_check import is_operator
-from tests.support.harness import aten, ints, t
+from tests.support.harness import aten, ints, is_operator, t
 
 PLANE, VOLUME = t(2, 3, 4, 6), t(2, 3, 4, 4, 6)
 CALLS = {

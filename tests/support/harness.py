@@ -20,6 +20,12 @@ aten = torch.ops.aten
 SHAPES = ((4, 8, 12), (3, 5, 7), (1, 6, 4))
 """Even on 2 and 4 ranks, uneven, and with a size of 1."""
 
+LENGTHS = ([6, 6], [4, 4, 4], [3, 3, 3, 3], [4, 3], [3, 3, 1], [2, 2, 2, 0])
+"""On 2, 3 and 4 ranks: equal pieces, unequal ones, and none for the last rank."""
+
+ULPS = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 1}
+"""How many steps of its last digit a result may be off: sums come in another order; bfloat16 is rounded to last."""
+
 
 def t(*shape, seed=0):
     """A float tensor."""
@@ -107,3 +113,10 @@ def faults_of(op, args, kwargs=None, *, num_ranks):
     if rule is None:
         return [f"{op}: the table has an entry, but it does not cover this sample"]
     return check_strategies(rule, op, args, kwargs or {}, num_ranks=num_ranks)
+
+
+def is_operator(name):
+    namespace, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    found = getattr(getattr(torch.ops, namespace), packet, None)
+    return found is not None and (not overload or overload in found.overloads())

@@ -7,13 +7,30 @@ import zipfile
 
 import pytest
 import torch
+from torch._export.serde import serialize
 from torch.utils._pytree import tree_flatten
 
 import shardwright as sw
 from shardwright.package.graphs import graph_bytes, graph_files, read_graph
 from shardwright.package.graphs.archive import format_graph, parse_graph
+from shardwright.program import torch_private
 from shardwright.program.write import without_weights
-from tests.package.graphs.programs import CASES, program
+from tests.support.graph_programs import CASES, program
+
+
+def test_torch_makes_no_canonical_form_meanwhile_and_does_afterwards(monkeypatch):
+    made = []
+    canonicalize = serialize.canonicalize
+    monkeypatch.setattr(serialize, "canonicalize", canonicalize)
+    monkeypatch.setattr(torch_private, "_canonicalize", lambda *given: made.append(given) or canonicalize(*given))
+    _, _, _, exported = program("symbolic sizes")
+    bare = without_weights(exported)
+    written = graph_bytes(bare)
+    assert made == []
+    saved = io.BytesIO()
+    torch.export.save(bare, saved)
+    assert len(made) == 1
+    assert written == format_graph(parse_graph(saved.getvalue()))
 
 
 @pytest.mark.parametrize("name", [*CASES, "a cache"])

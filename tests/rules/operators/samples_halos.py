@@ -4,8 +4,7 @@ from functools import partial
 
 import torch
 
-from tests.rules.operators.samples_scans import LENGTHS
-from tests.support.harness import t
+from tests.support.harness import LENGTHS, t
 
 own = torch.ops.shardwright
 COUNTS = (1, -1, 2, -3)

@@ -4,12 +4,9 @@ import torch
 
 from shardwright.rules.local import number_in
 from shardwright.rules.operators.scans import SCANS
-from tests.support.harness import ints, t
+from tests.support.harness import LENGTHS, ints, t
 
 own = torch.ops.shardwright
-
-LENGTHS = ([6, 6], [4, 4, 4], [3, 3, 3, 3], [4, 3], [3, 3, 1], [2, 2, 2, 0])
-"""On 2, 3 and 4 ranks: equal pieces, unequal ones, and none for the last rank."""
 
 
 def totals():

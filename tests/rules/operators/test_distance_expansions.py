@@ -5,16 +5,15 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
 from shardwright.rules.call import bind_arguments, leaves
 from shardwright.rules.operators.distance_expansions import DISTANCES
 from shardwright.rules.operators.expansions import EXPANSIONS
 from shardwright.rules.registry import op_names
-from tests.rules.operators.test_norm_expansions import ULPS
+from tests.support.harness import ULPS
+from tests.support.sharding import BYTES_MATTER
 
 F = nn.functional
 aten = torch.ops.aten
-BYTES_MATTER = CostModel(link_bytes_per_us=1)
 INF = float("inf")
 TARGET = torch.tensor([3, 0, 9, 4, 7, 1])
 

@@ -6,18 +6,16 @@ from torch import nn
 from torch.export import Dim
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.rules.call import bind_arguments
 from shardwright.rules.operators.halo_expansions import HALOS
 from shardwright.rules.operators.place_expansions import CUT
 from shardwright.rules.registry import op_names
 from tests.support.models import Call
+from tests.support.sharding import ONLY_BYTES_MATTER
 
 F = nn.functional
 aten = torch.ops.aten
-BYTES_MATTER = CostModel(link_bytes_per_us=1e-3)
-"""At tiny sizes latency is all; on a slow link bytes count here too."""
 
 
 def values(dtype, size=43):
@@ -85,7 +83,7 @@ ALONG = sw.Shard(1)
 def sent(call, x, num_ranks, *, layout=ALONG, outputs=None, decompose=False, dynamic=None, others=()):
     exported = torch.export.export(Call(call), (x,), dynamic_shapes=dynamic)
     exported = exported.run_decompositions() if decompose else exported
-    sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs=outputs, cost=BYTES_MATTER)
+    sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs=outputs, cost=ONLY_BYTES_MATTER)
     for given in (x, *others):
         report = sw.verify(sharded, exported, (given,), tolerance=1e-9)
         assert report.ok, str(report)

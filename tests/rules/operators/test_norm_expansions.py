@@ -5,16 +5,14 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
 from shardwright.rules.call import bind_arguments, leaves
 from shardwright.rules.operators.norm_expansions import NORMS
 from shardwright.rules.registry import op_names
-from tests.support.sharding import check, chunks, held, kinds
+from tests.support.harness import ULPS
+from tests.support.sharding import BYTES_MATTER, check, chunks, held, kinds
 
 F = nn.functional
 aten = torch.ops.aten
-BYTES_MATTER = CostModel(link_bytes_per_us=1)
-"""At tiny sizes latency is all; on a slow link bytes count here too."""
 
 
 def kernel_calls(dtype):
@@ -50,10 +48,6 @@ def kernel_calls(dtype):
         yield aten._weight_norm.default, (t(24, 5), length, dim)
     yield aten._weight_norm_interface.default, (t(24, 5, 2), t(24, 1, 1), 0)
     yield aten._weight_norm_interface.default, (t(3, 5, 24), t(1, 1, 24), 2)
-
-
-ULPS = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 1}
-"""How many steps of its last digit a result may be off: sums come in another order; bfloat16 is rounded to last."""
 
 
 @pytest.mark.parametrize("dtype", ULPS)

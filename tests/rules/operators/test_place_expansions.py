@@ -5,15 +5,14 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
 from shardwright.rules.call import bind_arguments, leaves
 from shardwright.rules.operators.place_expansions import PLACES
 from shardwright.rules.registry import op_names
 from tests.support.models import Call
+from tests.support.sharding import BYTES_MATTER
 
 F = nn.functional
 aten = torch.ops.aten
-BYTES_MATTER = CostModel(link_bytes_per_us=1)
 NAN, INF = float("nan"), float("inf")
 
 

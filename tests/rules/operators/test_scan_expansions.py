@@ -6,19 +6,17 @@ from torch import nn
 from torch.export import Dim
 
 import shardwright as sw
-from shardwright.assign.cost import CostModel
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.rules.call import bind_arguments, leaves
 from shardwright.rules.operators.place_expansions import CUT
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 from shardwright.rules.registry import op_names
-from tests.rules.operators.test_norm_expansions import ULPS
+from tests.support.harness import ULPS
 from tests.support.models import Call
+from tests.support.sharding import ONLY_BYTES_MATTER
 
 F = nn.functional
 aten = torch.ops.aten
-BYTES_MATTER = CostModel(link_bytes_per_us=1e-3)
-"""At tiny sizes latency is all; on a slow link bytes count here too."""
 NAN, INF = float("nan"), float("inf")
 
 
@@ -83,7 +81,7 @@ def shard(call, x, num_ranks, layout, *, decompose=False, dynamic=None, others=(
     exported = torch.export.export(Call(call), (x,), dynamic_shapes=dynamic)
     exported = exported.run_decompositions() if decompose else exported
     outputs = dict.fromkeys(range(len(exported.graph_signature.output_specs)), layout)
-    sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs=outputs, cost=BYTES_MATTER)
+    sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs=outputs, cost=ONLY_BYTES_MATTER)
     for given in (x, *others):
         report = sw.verify(sharded, exported, (given,), tolerance=1e-9)
         assert report.ok, str(report)
@@ -151,7 +149,9 @@ def test_lengths_that_are_not_known(op, num_ranks):
 def test_half_precision_is_summed_in_single():
     x = torch.rand(2, 4000).bfloat16()
     exported = torch.export.export(Call(lambda x: x.cumsum(1)), (x,))
-    sharded = sw.shard(exported, mesh=2, plan={}, inputs={"x": sw.Shard(1)}, outputs=sw.Shard(1), cost=BYTES_MATTER)
+    sharded = sw.shard(
+        exported, mesh=2, plan={}, inputs={"x": sw.Shard(1)}, outputs=sw.Shard(1), cost=ONLY_BYTES_MATTER
+    )
     assert sent(sharded) == [("all_gather", 2 * 2 * 4)]
     found, exact = torch.cat([*sharded.simulate(x)], 1), x.double().cumsum(1)
     assert (found.double() - exact).abs().max() <= torch.finfo(torch.bfloat16).eps * exact.max()
