@@ -20,7 +20,7 @@ MAX_FILE, MAX_FUNCTION = 400, 60
 
 JUDGED_ELSEWHERE = {
     "assign/agreed.py": "mechanisms/test_meshes.py",
-    "assign/assign.py": "test_api.py",
+    "assign/assign.py": "mechanisms/test_decoders.py",
     "assign/assignment.py": "assign/test_gathered.py",
     "assign/candidates.py": "mechanisms/test_packed.py",
     "assign/cost.py": "compiler/test_room.py",
@@ -34,7 +34,7 @@ JUDGED_ELSEWHERE = {
     "assign/subgraph_choices.py": "mechanisms/test_inside.py",
     "assign/scarce.py": "compiler/test_split.py",
     "assign/sequences.py": "mechanisms/test_recurrent.py",
-    "assign/site_rules.py": "test_api.py",
+    "assign/site_rules.py": "mechanisms/test_decoders.py",
     "assign/steps.py": "program/test_read.py",
     "assign/task.py": "assign/test_choices.py",
     "cli/*.py": "cli/test_app.py",
@@ -50,11 +50,10 @@ JUDGED_ELSEWHERE = {
     "package/graphs/*.py": "package/graphs/test_graphs.py",
     "package/s*.py": "package/test_gather.py",
     "partition/carry.py": "mechanisms/test_dtypes.py",
-    "partition/constants.py": "test_api.py",
     "partition/merge.py": "compiler/test_split.py",
     "partition/stand_in.py": "mechanisms/test_metadata.py",
     "partition/subgraphs.py": "mechanisms/test_inside.py",
-    "partition/*.py": "test_api.py",
+    "partition/*.py": "partition/test_walk.py",
     "plan/accept.py": "plan/test_axes.py",
     "plan/autodeploy.py": "plan/test_borrowed.py",
     "plan/huggingface.py": "plan/test_borrowed.py",
@@ -90,11 +89,38 @@ def spread(node):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_files_and_functions_are_short(module):
-    text = (SOURCE / module).read_text()
-    assert len(text.splitlines()) <= MAX_FILE
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+def test_functions_are_short(module):
+    tree = ast.parse((SOURCE / module).read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert {node.name: spread(node) for node in functions if spread(node) > MAX_FUNCTION} == {}
+
+
+WRITTEN = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("src", "tests", "benchmarks", "evals", "demo")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".cpp", ".h") and "results" not in path.parts
+)
+
+
+def test_every_file_is_short():
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in WRITTEN}
+    assert {path: length for path, length in lengths.items() if length > MAX_FILE} == {}
+
+
+def imported(path):
+    """The modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_what_tests_share_is_in_support():
+    tests = [path for path in WRITTEN if path.startswith("tests/")]
+    found = [(path, name) for path in tests for name in imported(path) if re.match(r"tests\.(?!support)", name)]
+    assert found == []
 
 
 def own_test(module):
