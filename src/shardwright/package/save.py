@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from shardwright.errors import PackageError
 from shardwright.layout.box import Region, region_of
 from shardwright.layout.dtypes import check_storable
 from shardwright.layout.values import check_path
+from shardwright.package.alike import alike
 from shardwright.package.describe import aliases, describe, fingerprint, plan_to_yaml, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
@@ -72,16 +73,7 @@ def save(
     check_storable({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, PackageError)
     programs = [sharded.rank_program(rank) for rank in range(sharded.mesh.num_ranks)]
     with work_folder(target, _job(sharded, source) if source is not None else "") as folder:
-        graphs = []
-        digests: dict[str, str] = {}
-        for rank, local in enumerate(programs):
-            report(f"rank {rank}: graph", 0, 0)
-            data = _bare_bytes(local)
-            digest = hashlib.sha256(data).hexdigest()
-            if digest not in digests:
-                digests[digest] = f"graph-{len(digests)}.pt2"
-                (folder.path / digests[digest]).write_bytes(data)
-            graphs.append(digests[digest])
+        graphs = _write_graphs(programs, folder.path, report)
         for name, data in (extras or {}).items():
             (folder.path / name).write_bytes(data)
         (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
@@ -99,6 +91,23 @@ def save(
         )
         write_manifest(folder.path, manifest)
         reread(folder.path, manifest, [_slots(local, left_out) for local in programs])
+
+
+def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -> list[str]:
+    """Every rank's graph file; ranks whose files are equal share one."""
+    names: dict[bytes, str] = {}
+    known: list[tuple[Program, str]] = []
+    graphs = []
+    for rank, local in enumerate(programs):
+        report(f"rank {rank}: graph", 0, 0)
+        name = next((name for other, name in known if alike(local, other)), "")
+        if not name:
+            data = _bare_bytes(local)
+            name = names.setdefault(data, f"graph-{len(names)}.pt2")
+            (folder / name).write_bytes(data)
+            known.append((local, name))
+        graphs.append(name)
+    return graphs
 
 
 def _write_weights(
