@@ -32,6 +32,9 @@ from torch._C._distributed_c10d import (
 # Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
 from torch._dispatch.python import enable_python_dispatcher
 
+# `torch.export.save` is slow for what it does besides (`without_canonical_form`).
+from torch._export.serde import serialize
+
 # What `torch.ops` holds has no public types.
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
@@ -65,7 +68,10 @@ __all__ = [
     "shallow_copy",
     "stand_in_groups",
     "timeout_of",
+    "without_canonical_form",
 ]
+
+_canonicalize = serialize.canonicalize
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize")
 """The logs that torch writes an error to which it also raises."""
@@ -112,6 +118,19 @@ def shallow_copy(exported: ExportedProgram) -> ExportedProgram:
     bare._state_dict = dict(exported.state_dict)
     bare._constants = dict(exported.constants)
     return bare
+
+
+@contextmanager
+def without_canonical_form() -> Iterator[None]:
+    """Let torch write programs without also making a canonical form of each, which copies the program and is dropped.
+
+    It takes two thirds of the time, and shows no more than that such a form can be made.
+    """
+    serialize.canonicalize = lambda program, constants=None: program  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        serialize.canonicalize = _canonicalize
 
 
 def drop_example_inputs(exported: ExportedProgram) -> ExportedProgram:

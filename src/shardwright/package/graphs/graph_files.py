@@ -13,7 +13,7 @@ from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
-from shardwright.program.torch_private import load_pt2
+from shardwright.program.torch_private import load_pt2, without_canonical_form
 
 
 def read_graph(path: Path) -> ExportedProgram:
@@ -57,7 +57,7 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
         )
     saved = io.BytesIO()
     try:
-        with quiet_export():
+        with quiet_export(), without_canonical_form():
             torch.export.save(exported, saved)
         return format_graph(parse_graph(saved.getvalue()))
     except Exception as error:
