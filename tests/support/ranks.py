@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.launcher.api import elastic_launch
 
 from shardwright.program.torch_private import carrier_of
 from shardwright.run import shared_memory
@@ -21,6 +22,13 @@ START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 if START_METHOD == "forkserver":
     multiprocessing.get_context(START_METHOD).set_forkserver_preload(["shardwright"])
 
+SAID_BY_THE_LAUNCHER = {
+    *("LOCAL_RANK", "RANK", "GROUP_RANK", "ROLE_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"),
+    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "ROLE_NAME"),
+    *("TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_SIGNALS_TO_HANDLE"),
+}
+
 
 def on_ranks(num_ranks, function, *args, backend="shardwright"):
     """``function(rank, *args)`` on every rank; the list of results. A failure on any rank is raised with its text."""
@@ -31,6 +39,30 @@ def on_ranks(num_ranks, function, *args, backend="shardwright"):
     failures = [f"rank {rank}:\n{text}" for rank, (text, _) in enumerate(results) if text]
     assert not failures, "\n".join(failures)
     return [value for _, value in results]
+
+
+def launch_warm(config, function):
+    """`elastic_launch`, whose ranks are forked as those of `on_ranks` are, into the environment of this process."""
+    config.start_method = START_METHOD
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    return elastic_launch(config, _Here(function, dict(os.environ), cores))
+
+
+class _Here:
+    """A rank's function, run in another process's environment, but for what the launcher has said."""
+
+    def __init__(self, function, environment, cores):
+        # What the launcher reads of a function.
+        self.__name__ = self.__qualname__ = function.__name__
+        self.function, self.environment, self.cores = function, environment, cores
+
+    def __call__(self, *args):
+        said = {name: value for name, value in os.environ.items() if name in SAID_BY_THE_LAUNCHER}
+        os.environ.clear()
+        os.environ.update(self.environment | said)
+        if self.cores is not None:
+            os.sched_setaffinity(0, self.cores)
+        return self.function(*args)
 
 
 def small_group(slot=64 << 10):
