@@ -39,10 +39,10 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class AxisRequest:
-    """What is asked for on one axis: `Request` by its name.
+    """The part of a `Request` that is about one axis.
 
     ``plan``: entries, or None where the solver is free (``"auto"``). ``named``: placeholder → its pin, the layout as
-    the plan writes it. ``before``: the axes whose cuts its program has; ``later``: what is asked for after it.
+    the plan writes it. ``before``: the axes whose cuts its program has; ``later``: the requests of the axes after it.
     """
 
     axis: str

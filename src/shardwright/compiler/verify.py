@@ -1,7 +1,7 @@
 """`verify`: run all ranks in one process, compare with the original, and find the first node that is wrong.
 
 When outputs differ, intermediate values are compared too: each rank's local values are put together from their
-layouts and held against the original's. Nodes are sampled, the first wrong sample narrows the range, and so on, so
+layouts and compared with the original's. Nodes are sampled, the first wrong sample narrows the range, and so on, so
 only a few values are kept at a time. What rounding alone explains is not a difference (`compiler.rounding`); that is
 worked out only where an error exceeds the tolerance.
 """
@@ -52,7 +52,7 @@ class WrongNode:
 class OutputCheck:
     """One output on one rank: the largest difference over the largest wanted value.
 
-    ``rounding``: how much of that rounding alone explains; 0 where the tolerance was kept, so that nobody asked.
+    ``rounding``: how much of that rounding alone explains; not looked for, and 0, where the tolerance was kept.
     """
 
     name: str

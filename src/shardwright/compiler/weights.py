@@ -15,8 +15,8 @@ from shardwright.layout.mesh import Coordinates
 class WeightLayout:
     """Where a parameter, buffer or constant lives: one layout a mesh axis, and the bytes each rank holds.
 
-    ``layouts``: as the first rank sees it; on ranks that an axis before left fewer indices the same is said of those.
-    ``elsewhere``: axis → place on the axes before → layout, where something else is said there.
+    ``layouts``: those of the first rank; a rank to which an axis before left fewer indices cuts those in the same way.
+    ``elsewhere``: axis → coordinates on the axes before → layout, for ranks that have another layout there.
     """
 
     name: str

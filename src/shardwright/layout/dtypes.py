@@ -32,7 +32,7 @@ DTYPES = {
 
 
 def stored_shape(shape: Sequence[int], dtype: torch.dtype) -> tuple[int, ...]:
-    """The shape that a file says a tensor has: of two numbers in a byte each is counted, which torch does not."""
+    """A tensor's shape as files have it: where a byte holds two numbers, a file counts both and torch counts one."""
     if dtype != torch.float4_e2m1fn_x2 or not shape:
         return tuple(shape)
     return (*shape[:-1], 2 * shape[-1])

@@ -60,7 +60,7 @@ def escapes(node: fx.Node) -> bool:
 
 
 def uncertain_layouts(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose values may lie in memory otherwise than their metadata says.
+    """The nodes whose values may lie in memory in another way than their metadata has it.
 
     Callers give tensors that lie as they like; some kernels choose, and what is computed of those follows them.
     """

@@ -50,7 +50,7 @@ def gather(
 
 
 def check_described(exported: ExportedProgram, manifest: Manifest, folder: Path) -> None:
-    """Hold the tensors of the original program against the manifest, which says where their pieces are."""
+    """Check the tensors of the original program against the manifest, which says where their pieces are."""
     described = {entry.name: (tuple(entry.shape), getattr(torch, entry.dtype)) for entry in manifest.tensors}
     for spec in exported.graph_signature.input_specs:
         if spec.kind not in STATE_KINDS:

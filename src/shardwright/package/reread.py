@@ -13,7 +13,7 @@ from shardwright.package.stream import TensorSlot
 
 
 def reread(folder: Path, written: Manifest, ranks: Sequence[Sequence[TensorSlot]]) -> None:
-    """Hold a folder against what was to be written: the manifest, every graph, and what each rank's file says it has.
+    """Check a folder against what was to be written: the manifest, every graph, the names and shapes in rank files.
 
     ``ranks``: the tensors of each rank's file. Raises `PackageError` for what does not open or is something else.
     """

@@ -74,7 +74,7 @@ class StoredWeights:
         return found
 
     def _check(self, piece: RankPiece, entry: TensorEntry) -> None:
-        """Hold what a file says of a piece against the manifest."""
+        """Check the entry of a piece in its file against the manifest."""
         if piece.file not in self._headers:
             try:
                 with safe_open(piece.file, framework="pt") as file:

@@ -35,7 +35,7 @@ class StyleSpec:
     ``whole``: every other tensor of the module is replicated. ``along``: for a tensor that is named itself and is not a
     layer's weight or bias (experts stacked in one tensor, attention sinks), the dim that is cut: ``"out"`` the last but
     one or only dim, ``"in"`` the last, ``"first"`` the first. ``blocks``: in which proportions the weight's cut dim is
-    made of parts; the graph says where they lie, so they are only held against its size.
+    made of parts; where they lie follows from the graph, so they are only checked against its size.
     """
 
     weights: Mapping[str, Layout] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class StyleSpec:
     blocks: tuple[int, ...] = ()
 
     def for_tensor(self, last: str, num_dims: int, owner: str) -> Layout | None:
-        """The layout of a tensor that a key names itself; None for a style that says nothing about tensors.
+        """The layout of a tensor that a key names itself; None for a style that is not about tensors.
 
         ``last``: the last token of its name. ``owner``: the class of its module.
         """

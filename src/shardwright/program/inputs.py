@@ -70,7 +70,7 @@ def bind_inputs(
 
 
 def bind_expected(expected: ExpectedInputs, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """As `bind_inputs`, where many calls are held against one program."""
+    """As `bind_inputs`, where many calls are checked against one program."""
     form = expected.form
     given, findings = bind_parameters(form, args, kwargs)
     findings += other_constants(form, given)

@@ -300,7 +300,7 @@ def strategy_for(rule: Rule, cuts: Mapping[str, Cut]) -> Strategy | None:
         dims = rule.results[index]
         if layout is None and dims is not None:
             if any(name in cuts for term in dims for name in term.factors):
-                # Carried, and whole by what is said of it.
+                # A result with this factor that the strategy leaves whole.
                 results[index] = REPLICATE
                 continue
             if index in rule.independent or (not reductions and all(name in rule.dropped for name in cuts)):

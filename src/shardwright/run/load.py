@@ -187,7 +187,7 @@ def load_rank(
 
 def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
     module: Any = write_in_place(exported.module())
-    # Every call is held against what the program takes already, in words.
+    # Every call has been checked against what the program takes, with a message of our own.
     module.validate_inputs = False
     if backend == "eager":
         return module

@@ -87,9 +87,9 @@ class Agreement:
 
 
 def common_wish(transport: str, forum: Forum) -> str:
-    """What all ranks of a forum do where each asks for one of `TRANSPORTS`; gloo where one asks for it.
+    """The transport of all ranks of a forum, each of which wants one of `TRANSPORTS`: gloo where one wants that.
 
-    Raises `RunError` where another asks for shared memory and nothing else.
+    Raises `RunError` where another takes nothing but shared memory.
     """
     wishes = forum.everybody(transport)
     if "gloo" not in wishes:
@@ -130,7 +130,7 @@ def is_fake(group: dist.ProcessGroup) -> bool:
 
 
 def goes_through(group: dist.ProcessGroup, wish: str) -> bool:
-    """Whether a group does already what its ranks wish, or has tried."""
+    """Whether a group communicates as its ranks want already, or has tried to."""
     carrier = carrier_of(group)
     if wish == "gloo":
         return carrier == "gloo"

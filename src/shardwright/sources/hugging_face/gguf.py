@@ -141,7 +141,7 @@ def _made_of(tensor: Any, tables: Tables, wanted: Mapping[str, tuple[int, ...]])
 
 
 def _check_kind(tensor: Any) -> None:
-    """Raise `CheckpointError` for a quantisation that the gguf library cannot undo, before all of it is asked for."""
+    """Raise `CheckpointError` for a quantisation that the gguf library cannot undo, before all of it is read."""
     from gguf import dequantize
 
     try:
