@@ -2,6 +2,7 @@
 
 from shardwright.rules.operators import (
     attention,
+    block_quantized,
     convolution,
     copies,
     distances,
@@ -33,6 +34,7 @@ from shardwright.rules.registry import Registry
 
 FAMILIES = (
     attention,
+    block_quantized,
     convolution,
     copies,
     distances,

@@ -163,7 +163,12 @@ def _scale(value: torch.Tensor) -> float:
     """The largest finite absolute value; 1 when there is none, or nothing but zeros."""
     if value.dtype == torch.bool or not value.numel():
         return 1.0
-    return float(value.abs().nan_to_num(0, 0, 0).max().item()) or 1.0
+    return float(_wide(value).abs().nan_to_num(0, 0, 0).max().item()) or 1.0
+
+
+def _wide(value: torch.Tensor) -> torch.Tensor:
+    """A tensor of a dtype that can be reckoned with: few operators take floats of a byte."""
+    return value.float() if value.is_floating_point() and value.itemsize == 1 else value
 
 
 def _compare(
@@ -185,6 +190,7 @@ def _compare(
         return None
     if not (whole.is_floating_point() or whole.is_complex()):
         return None if torch.equal(joined, whole) else "differs"
+    joined, whole = _wide(joined), _wide(whole)
     if torch.allclose(joined, whole, rtol=relative, atol=absolute, equal_nan=True):
         return None
     return f"differs by {(joined - whole).abs().max().item():.3g} (largest value {_scale(whole):.3g})"

@@ -26,6 +26,8 @@ def scaled(m, k, n, *scales, **kwargs):
     return aten._scaled_mm.default, (float8(m, k), float8(n, k).mT, *scales), {"out_dtype": torch.float32, **kwargs}
 
 
+GROUPED = (positive(6, 4), ints(3, 6, 4), *BOUNDS, 8)
+
 SAMPLES = {
     "aten::_int_mm": [(aten._int_mm.default, (int8(32, 16), int8(16, 24)), {})],
     "aten::_scaled_mm": [
@@ -48,8 +50,40 @@ SAMPLES = {
             {},
         ),
     ],
+    "quantized_decomposed::_choose_qparams_per_token_asymmetric_impl": [
+        (decomposed._choose_qparams_per_token_asymmetric_impl.default, (t(4, 6, 5), torch.int8), {}),
+    ],
+    "quantized_decomposed::choose_qparams": [
+        (decomposed.choose_qparams.tensor, (t(6, 5), 0, 255, 2**-12, torch.uint8), {}),
+    ],
+    "quantized_decomposed::choose_qparams_per_token": [
+        (decomposed.choose_qparams_per_token.default, (t(4, 6, 5), torch.int8), {}),
+    ],
+    "quantized_decomposed::choose_qparams_per_token_asymmetric": [
+        (decomposed.choose_qparams_per_token_asymmetric.default, (t(4, 6, 5), torch.int8), {}),
+    ],
+    "quantized_decomposed::choose_qparams_symmetric": [
+        (decomposed.choose_qparams_symmetric.tensor, (t(6, 5), *BOUNDS[:2], 2**-12, torch.int8), {}),
+    ],
+    "quantized_decomposed::convert_element_type": [
+        (decomposed.convert_element_type.no_fuse, (t(6, 5), torch.float64), {}),
+        (decomposed.convert_element_type.no_fuse, (t(6, 5), torch.bfloat16), {}),
+    ],
     "quantized_decomposed::dequantize_per_channel": [
         (decomposed.dequantize_per_channel.default, (int8(6, 5, 4), positive(5), ints(3, 5), 1, *BOUNDS), {}),
+    ],
+    "quantized_decomposed::dequantize_per_channel_group": [
+        (decomposed.dequantize_per_channel_group.default, (int8(6, 32), *GROUPED, torch.float32), {}),
+        (
+            decomposed.dequantize_per_channel_group.default,
+            (int8(6, 24), positive(18), None, *BOUNDS, 8, torch.float32),
+            {},
+        ),
+        (
+            decomposed.dequantize_per_channel_group.default,
+            (int8(6, 5), positive(6, 1), None, *BOUNDS, 8, torch.float32),
+            {},
+        ),
     ],
     "quantized_decomposed::dequantize_per_tensor": [
         (decomposed.dequantize_per_tensor.default, (int8(6, 5), 0.1, 3, *BOUNDS), {}),
@@ -62,11 +96,22 @@ SAMPLES = {
             {},
         ),
     ],
+    "quantized_decomposed::fake_quant_per_channel": [
+        (
+            decomposed.fake_quant_per_channel.default,
+            (t(6, 5), positive(6), ints(3, 6).int(), 0, *BOUNDS[:2]),
+            {},
+        ),
+    ],
     "quantized_decomposed::quantize_per_channel": [
         (decomposed.quantize_per_channel.default, (t(6, 5, 4), positive(6), ints(3, 6), 0, *BOUNDS), {}),
     ],
+    "quantized_decomposed::quantize_per_channel_group": [
+        (decomposed.quantize_per_channel_group.default, (t(6, 32), *GROUPED), {}),
+    ],
     "quantized_decomposed::quantize_per_tensor": [
         (decomposed.quantize_per_tensor.default, (t(6, 5), 0.1, 3, *BOUNDS), {}),
+        (decomposed.quantize_per_tensor.tensor, (t(6, 5), positive(1).double(), ints(3, 1), *BOUNDS), {}),
     ],
     "quantized_decomposed::quantize_per_token": [
         (decomposed.quantize_per_token.default, (t(4, 6, 5), positive(4, 6, 1), ints(3, 4, 6, 1), *BOUNDS), {}),

@@ -22,19 +22,19 @@ def _holds_all_digits(call: Call) -> bool:
 
 
 _SAME = pointwise(moves=True)
-_CAST = pointwise((0,), when=_holds_all_digits, moves=True)
+CAST = pointwise((0,), when=_holds_all_digits, moves=True)
 _CAST_LIKE = Entry(cast_like_rule)
 _PART = pointwise((0,), exact=True)
 
 RULES: dict[str, Entry] = {
-    "aten::_autocast_to_full_precision": _CAST,
-    "aten::_autocast_to_reduced_precision": _CAST,
+    "aten::_autocast_to_full_precision": CAST,
+    "aten::_autocast_to_reduced_precision": CAST,
     "aten::_conj": _PART,
     "aten::_conj_copy": _PART,
     "aten::_conj_physical": _PART,
     "aten::_neg_view": _PART,
     "aten::_neg_view_copy": _PART,
-    "aten::_to_copy": _CAST,
+    "aten::_to_copy": CAST,
     "aten::alias": _SAME,
     "aten::alias_copy": _SAME,
     "aten::clone": _SAME,
@@ -53,12 +53,12 @@ RULES: dict[str, Entry] = {
     "aten::real": _PART,
     "aten::resolve_conj": _PART,
     "aten::resolve_neg": _PART,
-    "aten::to.device": _CAST,
-    "aten::to.dtype": _CAST,
-    "aten::to.dtype_layout": _CAST,
+    "aten::to.device": CAST,
+    "aten::to.dtype": CAST,
+    "aten::to.dtype_layout": CAST,
     "aten::to.other": _CAST_LIKE,
-    "aten::to.prim_Device": _CAST,
-    "aten::to.prim_dtype": _CAST,
+    "aten::to.prim_Device": CAST,
+    "aten::to.prim_dtype": CAST,
     "aten::to.prim_other": _SAME,
     "aten::type_as": _CAST_LIKE,
 }

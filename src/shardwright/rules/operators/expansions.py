@@ -19,6 +19,7 @@ from shardwright.rules.operators.gradient_expansions import GRADIENTS
 from shardwright.rules.operators.halo_expansions import HALOS
 from shardwright.rules.operators.norm_expansions import NORMS
 from shardwright.rules.operators.place_expansions import PLACES, places
+from shardwright.rules.operators.range_expansions import RANGES
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 
 Expansion = Callable[[Mapping[str, Any]], Any]
@@ -271,6 +272,7 @@ EXPANSIONS: dict[str, Expansion] = {
     **NORMS,
     **DISTANCES,
     **PLACES,
+    **RANGES,
     **EXPANDED_SCANS,
     **HALOS,
 }

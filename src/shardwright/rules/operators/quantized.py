@@ -2,6 +2,7 @@
 
 from shardwright.layout.sizes import Size
 from shardwright.rules.local import run_dense
+from shardwright.rules.operators.copies import CAST
 from shardwright.rules.operators.dims import named_dims
 from shardwright.rules.registry import Entry, einsum
 from shardwright.rules.rule import Call, Dims, Rule, Term
@@ -25,11 +26,36 @@ def per_tensor_rule(call: Call) -> Rule:
 
 
 def per_row_rule(call: Call) -> Rule:
-    """A scale for every row (a token, or a group within one): the last dim is whole."""
+    """One scale for every row (a token)."""
     dims, sizes = named_dims(call.operands[0].shape)
-    operands: tuple[Dims, ...] = (dims, *((*dims[:-1], Term(("groups",)))[-t.ndim :] for t in call.operands[1:]))
-    sizes["groups"] = call.operands[1].shape[-1]
-    return Rule(operands, (dims,), sizes, frozenset({dims[-1].factors[0], "groups"}))
+    operands: tuple[Dims, ...] = (dims, *((*dims[:-1], Term())[-t.ndim :] for t in call.operands[1:]))
+    return Rule(operands, (dims,), sizes)
+
+
+def per_group_rule(call: Call) -> Rule | None:
+    """Scales and zero points for groups within rows: a matrix of them, or all in one dim."""
+    rows, columns = call.operands[0].shape
+    within = min(int(call["group_size"]), columns)
+    sizes: dict[str, Size] = {"n": rows, "g": columns // within, "w": within}
+    n, g = Term(("n",)), Term(("g",))
+    if any(t.ndim > 2 for t in call.operands[1:]):
+        return None
+    entries = tuple((n, g) if t.ndim == 2 else (Term(("n", "g")),) for t in call.operands[1:])
+    data = (n, Term(("g", "w")))
+    return Rule((data, *entries), (data,), sizes, frozenset({"w"}))
+
+
+def choice_rule(call: Call) -> Rule:
+    """Scale and zero point for all of a tensor: it is whole."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    return Rule((dims,), tuple(r and (Term(),) * r.ndim for r in call.results), sizes, frozenset(sizes))
+
+
+def row_choice_rule(call: Call) -> Rule:
+    """Scale and zero point for every row, which is whole."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    entry = (*dims[:-1], Term())
+    return Rule((dims,), (entry, entry), sizes, dims[-1:] and frozenset(dims[-1].factors))
 
 
 def int4_rule(call: Call) -> Rule | None:
@@ -65,6 +91,7 @@ def scaled_mm_rule(call: Call) -> Rule | None:
 
 
 _CHANNEL, _TENSOR, _ROW = Entry(per_channel_rule), Entry(per_tensor_rule), Entry(per_row_rule)
+_GROUP, _CHOICE, _ROW_CHOICE = Entry(per_group_rule), Entry(choice_rule), Entry(row_choice_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_int_mm": einsum("m k, k n -> m n"),
@@ -73,10 +100,19 @@ RULES: dict[str, Entry] = {
     "aten::_weight_int8pack_mm": einsum("m k, n k, n -> m n", linear=((0,),), localize=run_dense),
     "aten::fake_quantize_per_channel_affine": _CHANNEL,
     "aten::fake_quantize_per_tensor_affine": _TENSOR,
+    "quantized_decomposed::_choose_qparams_per_token_asymmetric_impl": _ROW_CHOICE,
+    "quantized_decomposed::choose_qparams": _CHOICE,
+    "quantized_decomposed::choose_qparams_per_token": _ROW_CHOICE,
+    "quantized_decomposed::choose_qparams_per_token_asymmetric": _ROW_CHOICE,
+    "quantized_decomposed::choose_qparams_symmetric": _CHOICE,
+    "quantized_decomposed::convert_element_type": CAST,
     "quantized_decomposed::dequantize_per_channel": _CHANNEL,
+    "quantized_decomposed::dequantize_per_channel_group": _GROUP,
     "quantized_decomposed::dequantize_per_tensor": _TENSOR,
     "quantized_decomposed::dequantize_per_token": _ROW,
+    "quantized_decomposed::fake_quant_per_channel": _CHANNEL,
     "quantized_decomposed::quantize_per_channel": _CHANNEL,
+    "quantized_decomposed::quantize_per_channel_group": _GROUP,
     "quantized_decomposed::quantize_per_tensor": _TENSOR,
     "quantized_decomposed::quantize_per_token": _ROW,
 }
