@@ -57,6 +57,7 @@ JUDGED_ELSEWHERE = {
     "plan/accept.py": "plan/test_axes.py",
     "plan/autodeploy.py": "plan/test_borrowed.py",
     "plan/huggingface.py": "plan/test_borrowed.py",
+    "plan/made_of.py": "plan/test_parametrized.py",
     "plan/*.py": "plan/test_resolve.py",
     "program/duplicate.py": "partition/test_lower.py",
     "program/format.py": "compiler/test_dump.py",

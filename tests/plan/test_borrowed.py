@@ -15,7 +15,8 @@ from shardwright.layout.layout import REPLICATE, Shard, resolve
 from shardwright.plan.autodeploy import autodeploy_plan
 from shardwright.plan.borrowed import BorrowedEntries, BorrowedPlan, move_inside
 from shardwright.plan.huggingface import hf_plan, plan_of_classes
-from shardwright.plan.resolve import TensorInfo, resolve_plan
+from shardwright.plan.made_of import TensorInfo
+from shardwright.plan.resolve import resolve_plan
 from shardwright.plan.styles import STYLE_NAMES
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import shardwright as sw
-from shardwright.plan.resolve import TensorInfo, made_by_parametrization
+from shardwright.plan.made_of import TensorInfo, made_by_parametrization
 
 
 class Doubled(nn.Module):

@@ -16,9 +16,10 @@ from torch.distributed.tensor.parallel import (
 from shardwright.errors import PlanError
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.layout.layout import REPLICATE, Shard, resolve
+from shardwright.plan.made_of import TensorInfo
 from shardwright.plan.patterns import generalize, matches
 from shardwright.plan.plan_files import read_plan, style_to_yaml
-from shardwright.plan.resolve import TensorInfo, resolve_plan
+from shardwright.plan.resolve import resolve_plan
 
 LINEAR, EMBEDDING = "torch.nn.modules.linear.Linear", "torch.nn.modules.sparse.Embedding"
 TENSORS = {

@@ -11,8 +11,8 @@ from shardwright.layout.mesh import Mesh
 from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
 from shardwright.plan.huggingface import plan_of_classes
+from shardwright.plan.made_of import TensorInfo, made_by_parametrization
 from shardwright.plan.plan_files import read_plan
-from shardwright.plan.resolve import TensorInfo, made_by_parametrization
 from shardwright.program.program import Program
 
 

@@ -1,26 +1,17 @@
 """Resolve a plan against a program's tensors and modules: pinned layouts, module boundaries, or all errors at once."""
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from shardwright.errors import MOST_FINDINGS, Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout.layout import REPLICATE, Layout, Shard, resolve
-from shardwright.layout.sizes import Size
+from shardwright.plan.made_of import TensorInfo, made_by_parametrization
 from shardwright.plan.patterns import generalize, matches
 from shardwright.plan.styles import StyleSpec, style_spec
 
 Plan = Mapping[str, Any]
 """Key pattern → style, in the order given."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A parameter or buffer, as plans see it: global shape, and ``"parameter"`` or ``"buffer"``."""
-
-    shape: tuple[Size, ...]
-    kind: str = "parameter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +78,6 @@ def resolve_names(plan: Plan, tensors: Mapping[str, TensorInfo], modules: Mappin
         state.entry(key, style)
     raise_findings(PlanError, state.findings, summary="the plan does not fit the program")
     return ResolvedPlan(state.pins, tuple(state.boundaries))
-
-
-_ORIGINAL = re.compile(r"((?:.*\.)?)(?:parametrizations\.([^.]+)\.(original)\d*|([^.]+)_(orig|mask|g|v))")
-
-
-def made_by_parametrization(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
-    """The names of tensors that a parametrization makes at every call → the tensors it makes them of.
-
-    ``torch.nn.utils.parametrize`` keeps them as ``parametrizations.weight.original`` (or ``original0``,
-    ``original1``), the hooks before it and pruning as ``weight_g`` and ``weight_v``, or ``weight_orig`` (and its mask).
-    """
-    found: dict[str, dict[str, str]] = {}
-    for name in tensors:
-        if match := _ORIGINAL.fullmatch(name):
-            prefix, new, original, old, suffix = match.groups()
-            found.setdefault(prefix + (new or old), {})[name] = original or suffix
-    made = {}
-    for name, parts in found.items():
-        if name not in tensors and ({"original", "orig"} & set(parts.values()) or {"g", "v"} <= set(parts.values())):
-            # A spectral norm keeps a vector of the name that a weight norm gives its matrix.
-            most = max(len(tensors[part].shape) for part in parts)
-            made[name] = [part for part in parts if len(tensors[part].shape) == most]
-    return made
 
 
 class _Resolution:
