@@ -19,8 +19,8 @@ Arguments = Mapping[str, Any]
 
 def extremes(x: Tensor, dims: list[int], along: int) -> Tensor:
     """The largest and the least value over ``dims``, which stay as dims of size 1 but for ``along``, of size 2."""
-    # One tensor, so that one collective reduces both.
-    largest, negated = torch.stack([x.amax(dims, keepdim=True), (-x).amax(dims, keepdim=True)]).unbind(0)
+    # One maximum, so that one collective reduces both.
+    largest, negated = torch.stack([x, -x]).amax([dim + 1 for dim in dims], keepdim=True).unbind(0)
     return torch.cat([largest, -negated], along)
 
 
