@@ -11,7 +11,7 @@ from shardwright.assign.choices import Choices, find_choices
 from shardwright.assign.cost import CostModel
 from shardwright.assign.costs import make_problem, whole_work_us
 from shardwright.assign.effort import Budget
-from shardwright.assign.expand import expand, gathered_composites, has_same_calls
+from shardwright.assign.expand import expand, gathered_composites, has_same_calls, is_worth_bytes
 from shardwright.assign.given import Given, read_given
 from shardwright.assign.held import bytes_allowed, fraction_ranges, held_bytes
 from shardwright.assign.higher_order import CutSubgraphs
@@ -63,7 +63,7 @@ def assign_layouts(
     # What is behind a gather that the search ended too early to avoid says nothing about composites.
     if budget.is_spent or not (few_steps or (gathered and found.solution.gap <= GAP_TO_EXPAND)):
         return with_long_sequences(found, sequences)
-    better_than = None if few_steps else found.solution
+    better_than = None if few_steps or is_worth_bytes(program, gathered) else found.solution
     names: dict[str, Cut | None] = {**dict.fromkeys(few_steps), **gathered}
     expanded = expand(program, names)
     if has_same_calls(expanded, program):

@@ -23,6 +23,7 @@ from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.operators.expansions import EXPANSIONS, Expansion
 from shardwright.rules.operators.place_expansions import CUT
+from shardwright.rules.operators.range_expansions import RANGES
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 from shardwright.rules.operators.unrolled import RECURRENT, ROUND
 from shardwright.rules.registry import op_names
@@ -93,6 +94,15 @@ def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
             copied.append(node)
     _drop_unread(graph, {env[node] for node in copied})
     return replace(program, graph=graph)
+
+
+def is_worth_bytes(program: Program, names: Collection[str]) -> bool:
+    """Whether some of the named nodes read nothing but extremes: written out they cost no more, and send far less."""
+    return any(_reads_extremes(node) for node in program.graph.nodes if node.name in names)
+
+
+def _reads_extremes(node: fx.Node) -> bool:
+    return has_schema(node.target) and any(name in RANGES for name in op_names(node.target))
 
 
 def has_same_calls(one: Program, other: Program) -> bool:

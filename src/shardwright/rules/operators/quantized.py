@@ -45,17 +45,18 @@ def per_group_rule(call: Call) -> Rule | None:
     return Rule((data, *entries), (data,), sizes, frozenset({"w"}))
 
 
-def choice_rule(call: Call) -> Rule:
+def whole_choice_rule(call: Call) -> Rule:
     """Scale and zero point for all of a tensor: it is whole."""
     dims, sizes = named_dims(call.operands[0].shape)
-    return Rule((dims,), tuple(r and (Term(),) * r.ndim for r in call.results), sizes, frozenset(sizes))
+    results = tuple(None if one is None else (Term(),) * one.ndim for one in call.results)
+    return Rule((dims,), results, sizes, frozenset(sizes))
 
 
 def row_choice_rule(call: Call) -> Rule:
     """Scale and zero point for every row, which is whole."""
     dims, sizes = named_dims(call.operands[0].shape)
     entry = (*dims[:-1], Term())
-    return Rule((dims,), (entry, entry), sizes, dims[-1:] and frozenset(dims[-1].factors))
+    return Rule((dims,), (entry, entry), sizes, frozenset(dims[-1].factors))
 
 
 def int4_rule(call: Call) -> Rule | None:
@@ -91,7 +92,7 @@ def scaled_mm_rule(call: Call) -> Rule | None:
 
 
 _CHANNEL, _TENSOR, _ROW = Entry(per_channel_rule), Entry(per_tensor_rule), Entry(per_row_rule)
-_GROUP, _CHOICE, _ROW_CHOICE = Entry(per_group_rule), Entry(choice_rule), Entry(row_choice_rule)
+_GROUP, _CHOICE, _ROW_CHOICE = Entry(per_group_rule), Entry(whole_choice_rule), Entry(row_choice_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_int_mm": einsum("m k, k n -> m n"),

@@ -4,7 +4,7 @@ All that these operators read of a block are its least and its largest value. So
 which one reduction finds: the maxima of the values and of their negatives, side by side.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from shardwright.layout.sizes import same_size
 from shardwright.rules.call import symbolic_size
+from shardwright.rules.operators.norm_expansions import Arguments
 from shardwright.rules.operators.place_expansions import CUT
-
-Arguments = Mapping[str, Any]
 
 
 def extremes(x: Tensor, dims: list[int], along: int) -> Tensor:
