@@ -11,18 +11,21 @@ from shardwright.layout.mesh import Mesh
 from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
 from shardwright.plan.huggingface import plan_of_classes
-from shardwright.plan.made_of import TensorInfo, made_by_parametrization
+from shardwright.plan.made_of import TensorInfo, made_of_others
 from shardwright.plan.plan_files import read_plan
 from shardwright.program.program import Program
+from shardwright.program.quantized_weights import quantized_weights
 
 
 def tensors_of(program: Program) -> dict[str, TensorInfo]:
     """What a plan may name besides modules: every parameter, buffer and constant, as axes so far have cut it."""
+    values_of = quantized_weights(program.graph, {i.name: i.target for i in program.inputs if i.is_state and i.target})
     tensors = {}
     for item in program.inputs:
         if item.is_state and item.target is not None:
             kind = "parameter" if item.kind == InputKind.PARAMETER else "buffer"
-            tensors[item.target] = TensorInfo(program.weights[item.target].shape, kind)
+            shape = program.weights[item.target].shape
+            tensors[item.target] = TensorInfo(shape, kind, values_of.get(item.target, ""))
     return tensors
 
 
@@ -55,7 +58,7 @@ def _entries(plan: Any, program: Program) -> Mapping[str, Any]:
     if isinstance(plan, BorrowedPlan):
         return plan.fit(modules, tensors, program.idle())
     if isinstance(plan, AutoDeployPlan):
-        return plan.fit(modules, [*tensors, *made_by_parametrization(tensors)])
+        return plan.fit(modules, [*tensors, *made_of_others(tensors)])
     if isinstance(plan, Mapping):
         return move_inside(plan, modules, tensors)
     if isinstance(plan, (str, os.PathLike)):

@@ -9,13 +9,28 @@ from shardwright.layout.sizes import Size
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A parameter or buffer, as plans see it: global shape, and ``"parameter"`` or ``"buffer"``."""
+    """A parameter or buffer, as plans see it: global shape, and ``"parameter"`` or ``"buffer"``.
+
+    ``values_of``: the weight whose quantised values it holds; '' for any other tensor.
+    """
 
     shape: tuple[Size, ...]
     kind: str = "parameter"
+    values_of: str = ""
 
 
 _ORIGINAL = re.compile(r"((?:.*\.)?)(?:parametrizations\.([^.]+)\.(original)\d*|([^.]+)_(orig|mask|g|v))")
+
+
+def made_of_others(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
+    """The names of weights that are no tensors themselves → the tensors that are cut where such a weight is cut.
+
+    Of a quantised weight those are its values: scales and zero points follow, each along what it scales. Of what a
+    parametrization makes, see `made_by_parametrization`.
+    """
+    made = made_by_parametrization(tensors)
+    made.update({info.values_of: [name] for name, info in tensors.items() if info.values_of})
+    return made
 
 
 def made_by_parametrization(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from shardwright.errors import MOST_FINDINGS, Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout.layout import REPLICATE, Layout, Shard, resolve
-from shardwright.plan.made_of import TensorInfo, made_by_parametrization
+from shardwright.plan.made_of import TensorInfo, made_of_others
 from shardwright.plan.patterns import generalize, matches
 from shardwright.plan.styles import StyleSpec, style_spec
 
@@ -92,7 +92,7 @@ class _Resolution:
     ) -> None:
         self.tensors, self.modules, self.num_ranks = tensors, modules, num_ranks
         self.may_be_short = may_be_short
-        self.made = made_by_parametrization(tensors)
+        self.made = made_of_others(tensors)
         self.pins: dict[str, Pin] = {}
         self.boundaries: list[Boundary] = []
         self.findings: list[Finding] = []
@@ -104,7 +104,8 @@ class _Resolution:
             )
             return
         try:
-            modules = matches(key, self.modules)
+            # A weight in parts looks like a module that holds them.
+            modules = [path for path in matches(key, self.modules) if path not in self.made]
             tensors = matches(key, self.tensors) or matches(key, self.made)
             if not tensors and not modules:
                 self._unmatched(key)
@@ -198,6 +199,9 @@ class _Resolution:
         )
 
     def _pin(self, name: str, layout: Layout, key: str, *, exact: bool) -> None:
+        if self.tensors[name].values_of and isinstance(layout, Shard) and layout.cut is None:
+            # Equal parts of quantised values are meant as far as their groups allow.
+            exact = False
         if self.num_ranks is None:
             self.pins.setdefault(name, Pin(layout, key, exact))
             return

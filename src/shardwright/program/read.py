@@ -19,7 +19,9 @@ from shardwright.program.flatten import flat_graph, functional
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import describe_node
 from shardwright.program.program import STATE_KINDS, Input, Output, Program, Weight, held_by, tensors_in
+from shardwright.program.quantized_weights import left_behind
 from shardwright.program.serial import one_at_a_time
+from shardwright.program.subclasses import taken_apart
 from shardwright.program.unwritable import refuse_unwritable
 
 
@@ -28,8 +30,10 @@ def read(exported: ExportedProgram) -> Program:
     """Read an exported program; the exported program itself stays as it is.
 
     A graph that mutates is functionalised first (torch's own ``run_decompositions({})``, which keeps composite
-    operators whole); a functional one is taken as it stands. Subgraphs without gradients are inlined. State that
-    nothing reads is left out where no package could hold it: sparse or on the meta device, say.
+    operators whole); a functional one is taken as it stands. Weights of tensor subclasses, such as torchao's quantised
+    ones, are taken apart into plain tensors (see `subclasses`). Subgraphs without gradients are inlined. State that
+    nothing reads is left out where no package could hold it (sparse or on the meta device, say), and where quantised
+    weights have taken the place of float ones.
 
     Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
     """
@@ -40,8 +44,8 @@ def read(exported: ExportedProgram) -> Program:
         )
     _refuse_training(exported)
     refuse_unwritable(exported)
-    exported = functional(exported)
-    signature, dropped = exported.graph_signature, _unusable(exported)
+    exported = functional(taken_apart(exported))
+    signature, dropped = exported.graph_signature, _unusable(exported) | _left_behind(exported)
     graph = flat_graph(exported, dropped)
     _refuse_sparse(graph)
     inputs = tuple(
@@ -90,6 +94,14 @@ def _unusable(exported: ExportedProgram) -> set[str]:
         for name, (target, tensor) in held.items()
         if name not in read and target not in written and not _is_storable(tensor, has_data=has_data)
     }
+
+
+def _left_behind(exported: ExportedProgram) -> set[str]:
+    """The placeholders of float weights that quantised ones have taken the place of."""
+    specs = exported.graph_signature.input_specs
+    written = {spec.target for spec in exported.graph_signature.output_specs}
+    state = {s.arg.name: s.target for s in specs if s.kind in STATE_KINDS and s.target and s.target not in written}
+    return left_behind(exported.graph, state)
 
 
 def _is_storable(tensor: torch.Tensor, *, has_data: bool) -> bool:

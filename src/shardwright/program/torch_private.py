@@ -45,6 +45,9 @@ from torch.export import ExportedProgram
 # `torch.export.load` tries an older format on what this one refuses.
 from torch.export.pt2_archive._package import load_pt2
 
+# Tensors made of tensors: what `torch.export` unwraps is decided with this.
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
 __all__ = [
     "EXPORT_LOGS",
     "FakeTensor",
@@ -58,6 +61,7 @@ __all__ = [
     "drop_example_inputs",
     "enable_python_dispatcher",
     "has_schema",
+    "is_wrapper_subclass",
     "load_pt2",
     "may_decompose",
     "name_group",
@@ -88,6 +92,11 @@ def schema_of(op: Any) -> Any:
 def has_schema(op: Any) -> bool:
     """Whether ``op`` is an operator with a schema, ATen's or another library's."""
     return hasattr(op, "_schema")
+
+
+def is_wrapper_subclass(value: Any) -> bool:
+    """Whether a tensor is of a class of its own and made of other tensors, which it can be taken apart into."""
+    return bool(is_traceable_wrapper_subclass(value))
 
 
 def registered_schema(name: str, overload: str) -> Any:
