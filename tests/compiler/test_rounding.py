@@ -115,3 +115,23 @@ def test_a_wrong_rule_is_found(name, dtype):
             assert report.first_wrong.op == "aten.mean.dim"
     finally:
         REGISTRY.remove("aten::mean.dim")
+
+
+def in_steps(y, size):
+    return (y / size).round() * size
+
+
+@pytest.mark.parametrize("size", [1e-3, 4e-4])
+def test_a_value_between_two_steps_may_become_either(size):
+    sharded, exported, x = sharded_with(lambda y, x, w: in_steps(y, size).sin(), (2048, 64), torch.float32, outputs=16)
+    report = sw.verify(sharded, exported, (x,))
+    assert report.ok, str(report)
+    # Sums in another order turn some of 32768 values over, by a step each.
+    assert all(check.error > report.tolerance for check in report.rounded)
+    assert not sw.verify(sharded, exported, (x,), tolerance=0).ok
+
+
+def test_steps_excuse_no_wrong_piece(monkeypatch):
+    sharded, exported, x = sharded_with(lambda y, x, w: in_steps(y, 1e-3).sin(), (2048, 64), torch.float32, outputs=16)
+    monkeypatch.setattr(program, "take_shard", lambda tensor, layout, rank: take_shard(tensor, layout, 1 - rank))
+    assert not sw.verify(sharded, exported, (x,)).ok

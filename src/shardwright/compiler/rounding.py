@@ -9,6 +9,12 @@ noise, drawn from a fixed seed. With ``wanted`` an operator's result, and ``move
 The first is what rounding does: noise of k ulps, taken back to one (a finite difference, k = 1/√eps being its usual
 step). Where noise turns a comparison over, results move at once however little it is; hence the second, for n nodes:
 what the tolerance allows values of the size that the operator gives when its operands are not such special ones.
+
+A program that quantises what it computes has no such finite difference: a value half-way between two steps becomes
+either, however little it moves, and a step is more than the tolerance. There the floor is at least what a few ulps of
+noise do at once, the most of some draws, up to a step of eight bits:
+
+    floor = max(floor, min(|moved(16·eps) - wanted|, |moved(1 / √n)| / 128))
 """
 
 import math
@@ -18,10 +24,20 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardwright.program.nodes import val_of
 from shardwright.program.simulate import Watch
 
 MARGIN = 16.0
 """How much more than the estimate rounding may do: sums in another order, and few samples of the noise."""
+
+FLIPS = 16.0
+"""Ulps of noise that turn over as much as sums in another order do, several times over."""
+
+DRAWS = 3
+"""How often that noise is drawn: few values lie so near the middle of two steps that it matters."""
+
+STEP = 1 / 128
+"""The most that is excused, in parts of a value: a step of eight bits."""
 
 Runner = Callable[[Watch], object]
 """Runs the original; what the watch returns takes the place of each node's value."""
@@ -30,40 +46,60 @@ Runner = Callable[[Watch], object]
 def rounding_floors(run: Runner, nodes: Iterable[fx.Node], tolerance: float) -> dict[str, float]:
     """The absolute error of each node's value that rounding explains; without an entry: none, or not known."""
     names = {node.name for node in nodes}
-    wanted, eps, num_nodes = _values(run, names)
+    wanted, eps, num_nodes, quantizes = _values(run, names)
     ulps = 1 / math.sqrt(eps)
     near = _moved(run, names, lambda dtype: ulps * torch.finfo(dtype).eps)
     far = _moved(run, names, lambda dtype: 1 / math.sqrt(num_nodes))
+    draws = range(1, DRAWS + 1) if quantizes else ()
+    turned = [_moved(run, names, lambda dtype: FLIPS * torch.finfo(dtype).eps, seed) for seed in draws]
     found = {}
     for name, value in wanted.items():
         if name in near and name in far and near[name].shape == far[name].shape == value.shape:
             rounding = MARGIN * _largest(near[name] - value) / ulps
             found[name] = min(rounding, tolerance * _largest(far[name]))
+            flips = max((_largest(one[name] - value) for one in turned if name in one), default=0.0)
+            found[name] = max(found[name], min(flips, STEP * _largest(far[name])))
     return found
 
 
-def _values(run: Runner, names: set[str]) -> tuple[dict[str, torch.Tensor], float, int]:
-    """The values of the named nodes, the coarsest precision among all values, and the number of nodes."""
+def _values(run: Runner, names: set[str]) -> tuple[dict[str, torch.Tensor], float, int, bool]:
+    """The values of the named nodes, the coarsest precision among all values that are computed with, the number of
+    nodes, and whether any of them quantises.
+    """
     kept: dict[str, torch.Tensor] = {}
     precisions = [torch.finfo(torch.float64).eps]
     count = 0
+    quantizes = False
 
     def keep(_: int, node: fx.Node, value: Any) -> Any:
-        nonlocal count
+        nonlocal count, quantizes
         count += 1
+        quantizes = quantizes or _quantizes(node, value)
         precisions.extend(torch.finfo(one.dtype).eps for one in _floats(value))
         if node.name in names and _floats(value):
             kept[node.name] = _wide(value)
         return value
 
     run(keep)
-    return kept, max(precisions), count
+    return kept, max(precisions), count, quantizes
 
 
-def _moved(run: Runner, names: set[str], noise: Callable[[torch.dtype], float]) -> dict[str, torch.Tensor]:
+def _quantizes(node: fx.Node, value: Any) -> bool:
+    """Whether a node rounds what it is given to steps: to whole numbers, or to floats of a byte."""
+    if node.op != "call_function" or not isinstance(value, torch.Tensor):
+        return False
+    if node.target == torch.ops.aten.round.default:
+        return True
+    to_steps = value.itemsize == 1 and value.dtype != torch.bool
+    return to_steps and any(_floats(val_of(source)) for source in node.all_input_nodes)
+
+
+def _moved(
+    run: Runner, names: set[str], noise: Callable[[torch.dtype], float], seed: int = 0
+) -> dict[str, torch.Tensor]:
     """The values of the named nodes when every value has relative noise; none where the program cannot take that."""
     kept: dict[str, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def disturb(_: int, node: fx.Node, value: Any) -> Any:
         changed = _disturbed(value, noise, generator)
@@ -95,7 +131,8 @@ def _disturbed(value: Any, noise: Callable[[torch.dtype], float], generator: tor
 def _floats(value: Any) -> list[torch.Tensor]:
     found = value if isinstance(value, (list, tuple)) else [value]
     tensors = [one for one in found if isinstance(one, torch.Tensor) and one.layout == torch.strided]
-    return [one for one in tensors if one.is_floating_point() or one.is_complex()]
+    # Floats of a byte are quantised values: what is rounded is what they are made of.
+    return [one for one in tensors if (one.is_floating_point() and one.itemsize > 1) or one.is_complex()]
 
 
 def _wide(value: torch.Tensor) -> torch.Tensor:

@@ -68,8 +68,8 @@ class OutputCheck:
     def excuse(self) -> str:
         """The note on an error that rounding explains."""
         return (
-            f"relative error {self.error:.2e} is rounding: larger values cancel here, and rounding them otherwise "
-            f"moves the original by up to {self.rounding:.2e} as well"
+            f"relative error {self.error:.2e} is rounding: larger values cancel here, or are quantised, and rounding "
+            f"them otherwise moves the original by up to {self.rounding:.2e} as well"
         )
 
 
@@ -126,9 +126,9 @@ def verify(
 
     ``example_inputs``: positional inputs of the original, whole; ``kwargs``: keyword inputs. ``tolerance``: largest
     difference over the largest value of an output; absent: 1e-4 for float32, 1e-9 for float64, 3e-2 for smaller
-    floats. An output that is nearly 0 because larger values cancel may differ by what rounding does to those
-    (`Report.rounded`), unless ``tolerance`` is 0. Integers and booleans must be equal. Raises `InputError` when the
-    inputs do not fit.
+    floats. An output that is nearly 0 because larger values cancel, or that is computed of quantised values, may differ
+    by what rounding does to those (`Report.rounded`), unless ``tolerance`` is 0. Integers and booleans must be equal.
+    Raises `InputError` when the inputs do not fit.
     """
     if not isinstance(sharded, ShardedProgram):
         raise ShardwrightError(f"verify takes what `shard` returned, got {type(sharded).__name__}")
