@@ -14,6 +14,7 @@ from shardwright.compiler.advice import advise
 from shardwright.compiler.axes import check_ranks, compile_axes
 from shardwright.compiler.budget import accept_budget, check_budget
 from shardwright.compiler.dump import Dump
+from shardwright.compiler.packed_groups import refuse_split_groups
 from shardwright.compiler.request import Search, accept
 from shardwright.compiler.room import check_room
 from shardwright.compiler.sharded import ShardedProgram
@@ -85,6 +86,7 @@ def shard(
     request = accept(program, axes, plan, inputs, outputs, search)
     compiled = compile_axes(program, axes, request)
     compiled = split_scarce_axes(compiled, request)
+    refuse_split_groups(compiled)
     stages.compiled(compiled)
     # What is wrong with a request is raised here, not when a rank's program is made.
     check_ranks(compiled)
