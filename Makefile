@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +34,10 @@ demo-generate: $(VENV)/.smollm2  ## Shard a real language model on read for 1, 2
 
 test: $(READY)  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-browser: $(READY)  ## Look at a report in a real browser (Debian: apt install chromium)
+	command -v chromium || command -v google-chrome
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/page
 
 lint: $(READY)  ## Check style, types and import arrows
 	$(BIN)/ruff check .

@@ -21,7 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from shardwright.report.tables import Table, format_bytes
+from shardwright.page.words import format_bytes
+from shardwright.report.tables import Table
 
 # ru_maxrss would count this process, from which the measured one was forked; VmHWM starts with the new program.
 RUNNER = """

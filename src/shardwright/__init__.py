@@ -35,6 +35,7 @@ from shardwright.layout.mesh import Mesh
 from shardwright.package.gather import gather
 from shardwright.package.manifest import VERSION, DecoderEntry
 from shardwright.package.save import WeightSource
+from shardwright.page.facts import Facts, WeightFacts
 from shardwright.plan.autodeploy import AutoDeployPlan, autodeploy_plan
 from shardwright.plan.borrowed import BorrowedPlan
 from shardwright.plan.huggingface import hf_plan
@@ -68,6 +69,7 @@ __all__ = [
     "Cut",
     "DecoderEntry",
     "Discovery",
+    "Facts",
     "Fallback",
     "GatherWarning",
     "GatheredWeight",
@@ -94,6 +96,7 @@ __all__ = [
     "ShardwrightError",
     "Simulation",
     "SolverWarning",
+    "WeightFacts",
     "WeightLayout",
     "WeightSource",
     "autodeploy_plan",

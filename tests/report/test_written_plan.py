@@ -69,7 +69,7 @@ def test_layers_are_written_once_under_their_module():
     assert len(yaml.safe_load(text)) == 9 + 3 + 1  # a layer's, embedding, norm and head, and one buffer
     blocks = [block.splitlines() for block in text.split("\n\n")]
     (mlp,) = [block for block in blocks if block[0].startswith("# layers.*.mlp")]
-    assert mlp[0] == "# layers.*.mlp; all_reduce of 4.0 KiB, 6 times"
+    assert mlp[0] == "# layers.*.mlp; 6 × all_reduce of 4.0 KiB"
     assert mlp[1] == "layers.*.mlp.gate_proj.weight: {shard: 0}  # 6 × 32.0 KiB, 96.0 KiB a rank"
     assert [line.split(":")[0].split(".")[3] for line in mlp[1:]] == ["gate_proj", "up_proj", "down_proj"]
 

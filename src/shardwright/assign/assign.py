@@ -100,7 +100,10 @@ def _assign(
     free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True, cost=task.cost)
     choices = find_choices(task, described.rules, given, SubgraphSolver(subgraph_solver(num_ranks, task.cost), free))
     problem = make_problem(task, described.rules, given, choices, slack=slack, budget=budget)
-    found = _assignment(task, described, given, choices, solve(problem, better_than=better_than))
+    solution = solve(problem, better_than=better_than)
+    work_us = [site.work_us[chosen] for site, chosen in zip(problem.sites, solution.chosen, strict=True)]
+    found = _assignment(task, described, given, choices, solution)
+    found = replace(found, work_us=[work_us[site] for site in task.folded.site_of])
     return replace(found, fraction_ranges=fraction_ranges(task, problem, choices)) if auto else found
 
 

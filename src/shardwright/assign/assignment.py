@@ -63,9 +63,20 @@ class Assignment:
     """What it was priced by."""
     whole_work_us: float = 0.0
     """The time of the work on one rank alone, which holds everything whole."""
+    work_us: Sequence[float] = ()
+    """The time of every step's work on the busiest rank."""
 
     fraction_ranges: Mapping[str, FractionRange] = field(default_factory=dict)
     """Under the automatic plan, by the placeholder of every weight."""
+
+    def module_work_us(self) -> dict[str, float]:
+        """Module path → the time of its own operators on the busiest rank, without those of modules inside it."""
+        found: dict[str, float] = {}
+        for step, time_us in zip(self.steps.items, self.work_us, strict=True):
+            if time_us:
+                path = module_path(step.node)
+                found[path] = found.get(path, 0.0) + time_us
+        return found
 
     @property
     def cost_us(self) -> float:

@@ -1,5 +1,5 @@
-"""The command line: ``shardwright inspect | plan | shard | verify | compile | run | generate | gather | reshard``, and
-``calibrate``.
+"""The command line: ``shardwright inspect | plan | shard | verify | report | diff | compile | run | generate | gather |
+reshard | calibrate``.
 """
 
 import sys
@@ -11,10 +11,12 @@ import typer
 from shardwright.cli.calibrate import calibrate
 from shardwright.cli.compile import compile_
 from shardwright.cli.console import err
+from shardwright.cli.diff import diff
 from shardwright.cli.gather import gather
 from shardwright.cli.generate import generate
 from shardwright.cli.inspect import inspect
 from shardwright.cli.plan import plan
+from shardwright.cli.report import report
 from shardwright.cli.reshard import reshard
 from shardwright.cli.run import run
 from shardwright.cli.shard import shard
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _command in (inspect, plan, shard, verify, compile_, run, generate, gather, reshard, calibrate):
+for _command in (inspect, plan, shard, verify, report, diff, compile_, run, generate, gather, reshard, calibrate):
     app.command(_command.__name__.rstrip("_"))(_command)
 
 

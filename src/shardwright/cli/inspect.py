@@ -24,8 +24,9 @@ def inspect(
 ) -> None:
     """Show the module tree with sizes, and what can be cut; with a plan, its collectives and gathered weights."""
     import shardwright
+    from shardwright.page.words import format_bytes
     from shardwright.program.read import read
-    from shardwright.report.tables import collectives_table, format_bytes, gathered_table, memory_table, print_json
+    from shardwright.report.tables import collectives_table, gathered_table, memory_table, print_json
     from shardwright.report.tree import module_tree, tensors_table
 
     if hardware is not None and plan is None:

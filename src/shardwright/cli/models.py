@@ -25,3 +25,19 @@ def shard_model(model: Path, num_ranks: int, plan: str, **options: Any) -> Any:
     import shardwright
 
     return shardwright.shard(load_model(model), mesh=num_ranks, plan=plan, **options)
+
+
+def is_package(path: Path) -> bool:
+    """Whether a path is a package folder."""
+    from shardwright.package.manifest import MANIFEST_NAME
+
+    return (path / MANIFEST_NAME).exists()
+
+
+def package_facts_of(folder: Path, hardware: str | None) -> Any:
+    """What a package says of itself; ``hardware``: what times are predicted for."""
+    from shardwright.assign.hardware import cost_model
+    from shardwright.package.manifest import read_manifest
+    from shardwright.page.facts import package_facts
+
+    return package_facts(folder, read_manifest(folder), cost_model(hardware))

@@ -8,6 +8,7 @@ from torch import fx
 from shardwright.assign.cost import CostModel
 from shardwright.compiler.axes import Compiled
 from shardwright.compiler.split import costs_us
+from shardwright.page.words import format_time
 from shardwright.program.collectives import COLLECTIVES, Collective
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
@@ -47,17 +48,17 @@ class Prediction:
     def __str__(self) -> str:
         """A sentence; two where the ranks are slower than one alone: what they spend that one does not."""
         found = (
-            f"predicted for {self.hardware}: {_spell(self.total_us)} a call on each of {self.num_ranks} ranks"
-            f" ({_spell(self.communication_us)} in {self.num_collectives} collectives), "
-            f"{_spell(self.alone_us)} on one alone"
+            f"predicted for {self.hardware}: {format_time(self.total_us)} a call on each of {self.num_ranks} ranks"
+            f" ({format_time(self.communication_us)} in {self.num_collectives} collectives), "
+            f"{format_time(self.alone_us)} on one alone"
         )
         if not self.is_slower:
             return found
         return (
             f"{found}\n"
-            f"slower than one rank: {_spell(self.latency_us)} of latencies, "
-            f"{_spell(self.communication_us - self.latency_us)} of bytes sent, "
-            f"{_spell(self.repeated_us)} of work that ranks repeat"
+            f"slower than one rank: {format_time(self.latency_us)} of latencies, "
+            f"{format_time(self.communication_us - self.latency_us)} of bytes sent, "
+            f"{format_time(self.repeated_us)} of work that ranks repeat"
         )
 
 
@@ -86,10 +87,3 @@ def _num_calls(program: Program) -> int:
 
 def _is_call(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target not in COLLECTIVES and has_schema(node.target)
-
-
-def _spell(microseconds: float) -> str:
-    """A time for people."""
-    if microseconds < 1e3:
-        return f"{microseconds:.3g} µs"
-    return f"{microseconds / 1e3:.3g} ms" if microseconds < 1e6 else f"{microseconds / 1e6:.3g} s"

@@ -23,6 +23,9 @@ from shardwright.lean.schedule import make_schedule
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, WeightSource
 from shardwright.package.save import save as write_package
+from shardwright.page.explorer import write_explorer
+from shardwright.page.facts import Facts, WeightFacts
+from shardwright.page.page import write_page
 from shardwright.program.collectives import Collective
 from shardwright.program.inference import write_for_inference
 from shardwright.program.inputs import bind_inputs
@@ -191,6 +194,51 @@ class ShardedProgram:
         weights written, and the bytes to write. Raises `PackageError`; nothing is left behind then.
         """
         write_package(self, path, source=source, extras=extras, decoder=decoder, progress=progress)
+
+    def facts(self) -> Facts:
+        """What a page or a comparison says of it."""
+        weights = [
+            WeightFacts(
+                name=one.name,
+                kind=one.kind,
+                shape=one.shape,
+                dtype=str(one.dtype).removeprefix("torch."),
+                layouts=one.layouts,
+                num_bytes=one.num_bytes,
+                rank_bytes=one.rank_bytes,
+                plan_key=one.plan_key,
+            )
+            for one in self.weights
+        ]
+        notes = [str(self.prediction)]
+        if self.gap:
+            notes.append(f"The search ended before its answer was proven: it is within {self.gap:.1%} of the best.")
+        return Facts(
+            mesh=self.mesh,
+            weights=weights,
+            collectives=self.collectives,
+            cost=self.cost,
+            classes=self.program.modules(),
+            work_us=self.compiled.axes[-1].assignment.module_work_us(),
+            fallbacks=self.fallbacks,
+            gathered=self.gathered_weights,
+            notes=notes,
+        )
+
+    def report(self, path: str | os.PathLike[str], *, title: str = "A sharded program") -> None:
+        """Write one self-contained HTML page: weights by module, collectives along the program, time by layer.
+
+        ``path`` must not exist; raises `ShardwrightError` where it does.
+        """
+        write_page(self.facts(), path, title=title)
+
+    def explore(self, folder: str | os.PathLike[str]) -> None:
+        """Write the program for model-explorer: ``graph.json``, and layouts to colour it by, one file an axis.
+
+        ``folder`` must not exist; raises `ShardwrightError` where it does. In model-explorer, open ``graph.json`` and
+        load a file of layouts as node data.
+        """
+        write_explorer(self.assignments, folder)
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh)

@@ -1,7 +1,6 @@
 """Tables: each is built once as plain rows, shown with rich or printed as JSON."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from rich.table import Table as RichTable
 
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.compiler.weights import WeightLayout
-from shardwright.layout.layout import Layout, Replicate
+from shardwright.page.words import format_bytes, format_layout, star_layers
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 
 
@@ -56,7 +55,7 @@ def weights_table(sharded: ShardedProgram, *, merge: bool = True) -> Table:
     """Where weights live. ``merge``: tensors that differ only in layer numbers, and agree in all else, share a row."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for w in sharded.weights:
-        name = _starred(w.name) if merge else w.name
+        name = star_layers(w.name) if merge else w.name
         layout = ", ".join(f"{axis}: {_format_axis(w, axis)}" for axis in w.layouts)
         key = (name, str(tuple(w.shape)), layout, w.plan_key)
         groups.setdefault(key, []).append(w)
@@ -76,7 +75,7 @@ def collectives_table(sharded: ShardedProgram) -> Table:
     groups: dict[tuple[Any, ...], list[int]] = {}
     for c in sharded.collectives:
         source = c.source.rsplit("/", 1)[-1]
-        key = (c.kind, c.axis, c.num_bytes, _starred(c.module), source, _starred(c.cause))
+        key = (c.kind, c.axis, c.num_bytes, star_layers(c.module), source, star_layers(c.cause))
         groups.setdefault(key, []).append(c.message)
     rows = [(len(sent), sent.count(0) + len({*sent} - {0}), *key) for key, sent in groups.items()]
     columns = ("count", "messages", "kind", "axis", "bytes each", "module", "source", "cause")
@@ -106,8 +105,8 @@ def gathered_table(sharded: ShardedProgram) -> Table:
     """Weights that are brought together at every call; those that differ only in layer numbers share a row."""
     groups: dict[tuple[Any, ...], int] = {}
     for one in sharded.gathered_weights:
-        names, source = _starred(", ".join(one.weights)), one.source.rsplit("/", 1)[-1]
-        key = (names, one.axis, one.num_bytes, _starred(one.module), source, one.reader, one.plan_key)
+        names, source = star_layers(", ".join(one.weights)), one.source.rsplit("/", 1)[-1]
+        key = (names, one.axis, one.num_bytes, star_layers(one.module), source, one.reader, one.plan_key)
         groups[key] = groups.get(key, 0) + 1
     rows = [(key[0], count, *key[1:]) for key, count in groups.items()]
     columns = ("weights", "count", "axis", "bytes each", "read in", "source", "read by", "plan entry")
@@ -124,25 +123,6 @@ def _format_axis(weight: WeightLayout, axis: str) -> str:
     """A weight's layout on an axis, and what it is elsewhere."""
     others = dict.fromkeys(format_layout(one) for one in weight.elsewhere.get(axis, {}).values())
     return " or ".join([format_layout(weight.layouts[axis]), *others])
-
-
-def format_layout(layout: Layout) -> str:
-    """A layout in a word."""
-    return "whole" if isinstance(layout, Replicate) else repr(layout)
-
-
-def format_bytes(count: float) -> str:
-    """A byte count for people."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("the last unit takes everything")
-
-
-def _starred(text: str) -> str:
-    """A name or sentence with the layer numbers of module paths as ``*``."""
-    return re.sub(r"(?<=\.)\d+(?=\.|['\"\s,;:]|$)", "*", text)
 
 
 def _text(column: str, value: Any) -> str:

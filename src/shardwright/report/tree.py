@@ -4,8 +4,9 @@ from typing import Any
 
 from rich.tree import Tree
 
+from shardwright.page.words import format_bytes
 from shardwright.program.program import Program
-from shardwright.report.tables import Table, format_bytes
+from shardwright.report.tables import Table
 
 
 def cuttable(shape: tuple[int, ...], num_ranks: int) -> str:

@@ -18,12 +18,12 @@ from shardwright.compiler.weights import WeightLayout
 from shardwright.errors import ShardwrightError
 from shardwright.layout.layout import Shard
 from shardwright.layout.values import check_free
+from shardwright.page.words import format_bytes
 from shardwright.plan.layers_alike import merge_layers
 from shardwright.plan.patterns import generalize
 from shardwright.plan.plan_files import style_to_yaml
 from shardwright.plan.styles import style_spec
 from shardwright.program.atomic import written_whole
-from shardwright.report.tables import format_bytes
 
 _FREE_STYLES = ("colwise", "rowwise", "grouped_gemm")
 """Styles that name a dim and leave it to the graph how it is cut."""
@@ -140,6 +140,6 @@ def _collectives(sharded: ShardedProgram, modules: Iterable[str]) -> dict[str, s
         if inside:
             found[inside[-1]][str(one.kind), one.num_bytes] += 1
     return {
-        module: "".join(f"; {kind} of {format_bytes(size)}, {count} times" for (kind, size), count in counts.items())
+        module: "".join(f"; {count} × {kind} of {format_bytes(size)}" for (kind, size), count in counts.items())
         for module, counts in found.items()
     }

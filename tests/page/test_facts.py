@@ -1,0 +1,38 @@
+"""What is known of a program and of a package."""
+
+import pytest
+import torch
+
+import shardwright as sw
+from shardwright.assign.hardware import cost_model
+from shardwright.package.manifest import read_manifest
+from shardwright.page.facts import package_facts
+from shardwright.page.page import page_text
+from tests.support.models import MEGATRON, Decoder, redraw
+
+IDS = torch.zeros(2, 8, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("plan", "mesh"), [("auto", 3), (MEGATRON, 4), ({"tp": MEGATRON}, {"dp": 2, "tp": 2})], ids=["uneven", "few", "two"]
+)
+def test_a_package_says_as_much_but_for_compute(plan, mesh, tmp_path):
+    sharded = sw.shard(torch.export.export(redraw(Decoder(heads=8, kv_heads=2)), (IDS,)), mesh=mesh, plan=plan)
+    sharded.save(tmp_path / "package")
+    facts = package_facts(tmp_path / "package", read_manifest(tmp_path / "package"), cost_model("h100"))
+    assert facts.rank_bytes == sharded.rank_bytes
+    assert [(w.name, w.rank_bytes) for w in facts.weights] == [(w.name, w.rank_bytes) for w in sharded.weights]
+    assert {w.name: w.layouts for w in facts.weights} == {w.name: w.layouts for w in sharded.weights}
+    sent = [(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in sharded.collectives]
+    assert [(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in facts.collectives] == sent
+    assert facts.work_us == {}
+    text = page_text(facts, title="A package")
+    assert "only communication is predicted" in text
+    assert "compute of the busiest rank" not in text
+
+
+def test_times_add_up():
+    sharded = sw.shard(torch.export.export(redraw(Decoder()), (IDS,)), mesh=2, plan=MEGATRON)
+    facts = sharded.facts()
+    assert sum(facts.times_us()) == pytest.approx(sharded.prediction.communication_us)
+    assert sum(facts.work_us.values()) == pytest.approx(sharded.prediction.work_us)
