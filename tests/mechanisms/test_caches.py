@@ -5,6 +5,7 @@ program to another.
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.export import Dim
 
 import shardwright as sw
@@ -61,6 +62,25 @@ def test_a_cache_is_held_where_its_heads_are(write, plan, num_ranks):
         assert held(sharded, "keys", 1) == held(sharded, "values", 1) == chunks(4, num_ranks)
         assert units(sharded, "k_proj.weight", 4) == chunks(4, num_ranks)
     follow(Cached(write), programs, STEPS)
+
+
+class LargeCache(Cached):
+    """A cache as large as the weights, three heads of it on two ranks, and layers that halve."""
+
+    batch = 128
+
+    def __init__(self):
+        super().__init__(by_index_copy, heads=9, kv_heads=3)
+        self.up, self.down = nn.Linear(self.width, 512), nn.Linear(512, self.width)
+
+    def forward(self, x, position):
+        return super().forward(x, position) + self.down(self.up(x).relu())
+
+
+def test_a_cache_that_does_not_halve_is_not_gathered_to_keep_the_bound_on_bytes():
+    sharded = check(LargeCache(), (tokens(1, LargeCache.batch), torch.tensor([0])), 2)
+    assert kinds(sharded) == {"all_reduce": 1}
+    assert held(sharded, "keys", 1) == held(sharded, "values", 1) == [[0, 1], [2]]
 
 
 def by_slice(cache, position, new):

@@ -25,18 +25,24 @@ def make_problem(
     task: Task, rules: Sequence[Rule | None], given: Given, choices: Choices, *, slack: float, budget: Budget
 ) -> Problem:
     """Price every strategy; ``slack`` and ``budget`` are handed to the solver."""
-    sites = [_site_choices(task, site, rules[site.index], given, choices) for site in task.folded.sites]
+    # A buffer that is written to (a key-value cache) lies as those who write and read it do: a bound that could only
+    # be kept by another layout would have it gathered at every call.
+    written = frozenset(task.program.mutations().values())
+    sites = [_site_choices(task, site, rules[site.index], given, choices, written) for site in task.folded.sites]
     ties = [(site, placeholder) for site, (placeholder, _) in given.links.items()]
     return Problem(task.num_ranks, sites, _flows(task, rules), ties, task.cost, task.auto, slack, budget)
 
 
-def _site_choices(task: Task, site: Site, rule: Rule | None, given: Given, choices: Choices) -> SiteChoices:
+def _site_choices(
+    task: Task, site: Site, rule: Rule | None, given: Given, choices: Choices, written: frozenset[str]
+) -> SiteChoices:
     node, strategies = site.step.node, choices.strategies[site.index]
     return SiteChoices(
         members=len(site.steps),
         strategies=strategies,
         work_us=_work_us(task, site.step, rule, strategies),
         weight_bytes=_weight_bytes(task, site, given, strategies),
+        is_bounded=node.name not in written,
         name=describe_node(node),
         is_summed=bool(node.users) and all(user.target is all_reduce for user in node.users),
         inside_us=[choices.inside_us.get((site.index, strategy), 0.0) for strategy in strategies],

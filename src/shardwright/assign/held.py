@@ -55,10 +55,11 @@ def fraction_ranges(task: Task, problem: Problem, choices: Choices) -> dict[str,
 
 
 def _weights(program: Program) -> Iterator[tuple[Input, int]]:
-    """Every weight with its bytes; one that has several names by the first."""
+    """Every weight with its bytes, but for buffers that the program writes to; one of several names by the first."""
     seen: set[int] = set()
+    written = set(program.mutations().values())
     for item in program.inputs:
-        if item.is_state and item.target is not None:
+        if item.is_state and item.target is not None and item.name not in written:
             weight = program.weights[item.target]
             if id(weight.tensor) not in seen:
                 seen.add(id(weight.tensor))

@@ -17,6 +17,7 @@ class SiteChoices:
 
     ``is_summed``: whether what reads it is an all-reduce along another axis, so that reducing it there is best done
     right before: neighbours become one. ``inside_us``: of the collectives inside each strategy; absent: there are none.
+    ``is_bounded``: whether its bytes count towards what a rank may hold.
     """
 
     members: int
@@ -26,6 +27,7 @@ class SiteChoices:
     name: str = ""
     is_summed: bool = False
     inside_us: Sequence[float] = ()
+    is_bounded: bool = True
 
 
 @dataclass
@@ -93,7 +95,7 @@ def _byte_range(site: SiteChoices, common: frozenset[Layout] | None) -> tuple[in
     held = [
         site.members * num_bytes
         for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True)
-        if common is None or _layout(strategy) in common
+        if site.is_bounded and (common is None or _layout(strategy) in common)
     ]
     return min(held, default=0), max(held, default=0)
 
