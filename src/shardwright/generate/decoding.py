@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-import torch.distributed as dist
 
 from shardwright.errors import InputError, RunError
 from shardwright.generate.sampling import Sampling
 from shardwright.layout.values import check_count, check_list
 from shardwright.package.manifest import DecoderEntry, Manifest
 from shardwright.run.load import RankModule
+
+_c10d = torch.ops._c10d_functional
 
 
 def generate(
@@ -42,7 +43,7 @@ def generate(
             )
         with model.alone(), torch.no_grad():
             logits = model(input_ids=torch.tensor([given]), attention_mask=seen)
-            chosen = _agree(partial(how.choose, logits[0, -1], randomness))
+            chosen = _agree(model, partial(how.choose, logits[0, -1], randomness), logits.device)
         start, calls = start + len(given), model.num_calls
         if chosen in end_ids:
             return
@@ -70,10 +71,15 @@ def _check_prompt(decoder: DecoderEntry, prompt: Sequence[int]) -> None:
         )
 
 
-def _agree(choose: Callable[[], int]) -> int:
-    """What rank 0 chooses: ranks that differ in a last bit must not go different ways."""
-    if not dist.is_initialized():
+def _agree(model: RankModule, choose: Callable[[], int], device: torch.device) -> int:
+    """What the first rank chooses: ranks that differ in a last bit must not go different ways.
+
+    It is summed over the model's own groups, which are the fast ones, with the zeros of the others.
+    """
+    if not model.groups:
         return choose()
-    shared = torch.tensor([choose() if dist.get_rank() == 0 else 0])
-    dist.broadcast(shared, 0)
+    shared = torch.tensor([choose() if model.rank == 0 else 0], device=device)
+    for axis in model.manifest.as_mesh().names:
+        if axis in model.groups:
+            shared = _c10d.wait_tensor(_c10d.all_reduce(shared, "sum", model.groups[axis]))
     return int(shared)

@@ -134,14 +134,13 @@ def compiled_group_name(mesh: Mesh, axis: str) -> str:
     return "shardwright:" + ",".join(f"{name}={size}" for name, size in mesh) + ":" + ",".join(mesh.parts(axis))
 
 
-def name_groups(mesh: Mesh, names: Mapping[str, str], **how: Any) -> None:
-    """Create the process groups of a mesh (every rank must call it), for compiled code; ``names``: axis → name.
-
-    ``how``: as `make_group_objects` takes it.
-    """
-    for axis, group in make_group_objects(mesh, **how).items():
+def name_groups(mesh: Mesh, names: Mapping[str, str], **how: Any) -> dict[str, str]:
+    """As `make_groups`, for compiled code, which knows the groups by other ``names``: axis → name."""
+    found = make_group_objects(mesh, **how)
+    for axis, group in found.items():
         if axis in names:
             name_group(names[axis], group)
+    return {axis: group.group_name for axis, group in found.items()}
 
 
 def _spans(mesh: Mesh, axis: str) -> bool:

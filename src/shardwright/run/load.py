@@ -5,7 +5,7 @@ are safetensors.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -51,6 +51,7 @@ class RankModule(nn.Module):
         rank: int,
         module: nn.Module,
         *,
+        groups: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> None:
         super().__init__()
@@ -60,6 +61,8 @@ class RankModule(nn.Module):
         self.program: Program = read(self.exported)
         self._expected: ExpectedInputs = expected_inputs(self.program, self.signature)
         self.module = module
+        self.groups = dict(groups or {})
+        """The names of the process groups that its ranks meet in, by mesh axis."""
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         self.num_calls = 0
         """How often it was called: what it keeps from call to call has been written by as many."""
@@ -143,17 +146,18 @@ def load(
     if signature is not None and not fits(signature, exported):
         raise PackageError(f"the package {folder} contradicts itself: its graph is not called as its manifest says")
     how = {"transport": transport if home_of(exported).type == "cpu" else None, "timeout_s": timeout_s}
+    groups: dict[str, str] = {}
     if compiled is not None:
         if manifest.num_ranks > 1:
-            name_groups(mesh, compiled.groups, **how)
+            groups = name_groups(mesh, compiled.groups, **how)
     elif manifest.num_ranks > 1:
         # Where shares are uneven, not all ranks need meet along all axes.
         used = groups_in(exported)
-        names = make_groups(mesh, **how)
-        rebind(exported, {axis: name for axis, name in names.items() if axis in used})
+        groups = make_groups(mesh, **how)
+        rebind(exported, {axis: name for axis, name in groups.items() if axis in used})
     try:
         module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)
-        return RankModule(exported, manifest, rank, module, timeout_s=timeout_s)
+        return RankModule(exported, manifest, rank, module, groups=groups, timeout_s=timeout_s)
     except PackageError:
         raise
     except Exception as error:
