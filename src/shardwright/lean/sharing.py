@@ -43,6 +43,24 @@ def may_alias(target: Any) -> bool:
     return target.namespace not in ("aten", "_c10d_functional")
 
 
+_CASTS = frozenset({aten.to.device, aten.to.dtype, aten.to.dtype_layout, aten.to.other, aten.type_as.default})
+
+
+def is_fresh(node: fx.Node) -> bool:
+    """Whether a call gives one tensor with memory of its own."""
+    val = node.meta.get("val")
+    if node.op != "call_function" or not isinstance(val, torch.Tensor) or node.target is _WAIT:
+        return False
+    return node.target in _DENSE or not may_alias(node.target) or _is_cast(node)
+
+
+def _is_cast(node: fx.Node) -> bool:
+    """Whether a call gives a tensor of another dtype than its operand, which is a copy."""
+    operand = node.args[0] if node.args else None
+    val = operand.meta.get("val") if isinstance(operand, fx.Node) else None
+    return node.target in _CASTS and isinstance(val, torch.Tensor) and val.dtype != node.meta["val"].dtype
+
+
 def escapes(node: fx.Node) -> bool:
     """Whether memory that a node's value shares may reach what outlives a call, or what goes by addresses.
 
@@ -63,6 +81,7 @@ def uncertain_layouts(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose values may lie in memory in another way than their metadata has it.
 
     Callers give tensors that lie as they like; some kernels choose, and what is computed of those follows them.
+    In the graph of a module, weights are attributes, and lie as they were loaded.
     """
     found: set[fx.Node] = set()
     for node in graph.nodes:

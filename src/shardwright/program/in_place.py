@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from shardwright.program.collectives import lowered_name
+from shardwright.program.nodes import held_at
 from shardwright.program.torch_private import pytree, schema_of
 
 aten = torch.ops.aten
@@ -114,17 +115,10 @@ def _is_held_once(graph: fx.Graph, module: fx.GraphModule, buffer: fx.Node) -> b
     """Whether no other node of the graph stands for the same memory."""
     if buffer.op == "placeholder":
         return True
-    mine = _held(module, buffer).untyped_storage().data_ptr()
+    mine = held_at(module, str(buffer.target)).untyped_storage().data_ptr()
     return sum(tensor.untyped_storage().data_ptr() == mine for tensor in _tensors(graph, module)) == 1
 
 
 def _tensors(graph: fx.Graph, module: fx.GraphModule) -> Iterator[torch.Tensor]:
-    held = (_held(module, node) for node in graph.nodes if node.op == "get_attr" and node.users)
+    held = (held_at(module, str(node.target)) for node in graph.nodes if node.op == "get_attr" and node.users)
     return (value for value in held if isinstance(value, torch.Tensor))
-
-
-def _held(module: fx.GraphModule, node: fx.Node) -> Any:
-    value: Any = module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value

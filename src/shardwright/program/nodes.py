@@ -61,6 +61,13 @@ def subgraph_of(getter: Any) -> fx.GraphModule | None:
     return owner if isinstance(owner, fx.GraphModule) else None
 
 
+def held_at(owner: Any, path: str) -> Any:
+    """What a module holds under a dotted path, as a ``get_attr`` node reads it."""
+    for part in path.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
 def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
     """A graph and those that its higher-order operators run, depth first."""
     yield graph

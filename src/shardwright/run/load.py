@@ -19,7 +19,8 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.layout.dtypes import DTYPES, stored_shape
-from shardwright.layout.values import check_flag, check_number, check_path
+from shardwright.layout.values import check_count, check_flag, check_number, check_path
+from shardwright.lean.prepare import PREPARED_BYTES, Prepared, prepare_constants
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_manifest
 from shardwright.package.stored import make_zeros
@@ -51,6 +52,7 @@ class RankModule(nn.Module):
         rank: int,
         module: nn.Module,
         *,
+        prepared: Prepared | None = None,
         groups: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class RankModule(nn.Module):
         self.exported: ExportedProgram = for_inference(exported, self.signature)
         self.program: Program = read(self.exported)
         self._expected: ExpectedInputs = expected_inputs(self.program, self.signature)
-        self.module = module
+        self.module, self.prepared = module, prepared
         self.groups = dict(groups or {})
         """The names of the process groups that its ranks meet in, by mesh axis."""
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
@@ -99,6 +101,8 @@ class RankModule(nn.Module):
         with torch.no_grad():
             if isinstance(self.module, CompiledModule):
                 return self.module(flat)
+            if self.prepared is not None:
+                self.prepared.refresh()
             expected = self._expected
             args, kwargs = in_structure(expected.form.taken.values(), dict(zip(expected.names, flat, strict=True)))
             return self.module(*args, **kwargs)
@@ -112,6 +116,7 @@ def load(
     timeout_s: float | None = None,
     backend: str = "eager",
     transport: str | None = None,
+    prepare_bytes: int = PREPARED_BYTES,
 ) -> RankModule:
     """This rank's piece of a package, under ``torchrun`` or an initialised process group.
 
@@ -122,7 +127,9 @@ def load(
     ``"compile"``: by ``torch.compile``, on the first call; ``"aoti"``: the native code that `compile_package` left in
     the package. ``transport``: what collectives of CPU tensors go through: ``"shared_memory"``; ``"gloo"``; ``"auto"``:
     shared memory where the ranks of a mesh axis are on one host, else gloo, with a line that says why; absent: what the
-    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"auto"``.
+    environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"auto"``. ``prepare_bytes``: the most memory for what
+    follows from weights alone, such as casts of them: it is computed here and kept, and made anew when weights change
+    (but for writes through ``.data``); 0 for none. The backend ``"aoti"`` computes it at every call.
 
     Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or compiled for
     something else; `RunError` for a transport that is not to be had.
@@ -132,6 +139,7 @@ def load(
     check_flag(check, "check", error=PackageError)
     if timeout_s is not None:
         check_number(timeout_s, "the timeout in seconds", above=0, error=PackageError)
+    check_count(prepare_bytes, "prepare_bytes", error=PackageError)
     folder = check_path(path, "the package", error=PackageError)
     transport = chosen_transport(transport)
     manifest = read_manifest(folder)
@@ -156,8 +164,12 @@ def load(
         groups = make_groups(mesh, **how)
         rebind(exported, {axis: name for axis, name in groups.items() if axis in used})
     try:
-        module = CompiledModule(exported, compiled) if compiled is not None else _callable(exported, backend)
-        return RankModule(exported, manifest, rank, module, groups=groups, timeout_s=timeout_s)
+        prepared: Prepared | None = None
+        if compiled is not None:
+            module: nn.Module = CompiledModule(exported, compiled)
+        else:
+            module, prepared = _callable(exported, backend, prepare_bytes)
+        return RankModule(exported, manifest, rank, module, prepared=prepared, groups=groups, timeout_s=timeout_s)
     except PackageError:
         raise
     except Exception as error:
@@ -189,14 +201,16 @@ def load_rank(
     return attach_weights(exported, tensors)
 
 
-def _callable(exported: ExportedProgram, backend: str) -> nn.Module:
+def _callable(exported: ExportedProgram, backend: str, prepare_bytes: int) -> tuple[nn.Module, Prepared | None]:
+    """The module that runs a program, and what it keeps of its weights."""
     module: Any = write_in_place(exported.module())
+    prepared = prepare_constants(module, most_bytes=prepare_bytes)
     # Every call has been checked against what the program takes, with a message of our own.
     module.validate_inputs = False
     if backend == "eager":
-        return module
+        return module, prepared
     compiled: Any = torch.compile(module)
-    return compiled
+    return compiled, prepared
 
 
 def _start(manifest: Manifest, timeout_s: float | None) -> int:

@@ -1,0 +1,171 @@
+"""`prepare_constants`: what follows from weights alone is computed once, not at every call, within a bound on memory.
+
+Meant are casts of weights to another dtype, products and norms of weights (weight norm), masks and positions made of
+``arange``. A program that is exported computes them at every call, as its weights may be exchanged; so this is done to
+the module that runs it, which keeps them aside: they are in no state dict. They are made anew when a weight that they
+follow from was written to or exchanged (`Prepared.refresh`). Buffers that the program writes to are not constant; what
+ranks communicate is left as it is; so are views, which cost nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from shardwright.lean.sharing import escapes, is_fresh
+from shardwright.program.nodes import held_at, higher_order_name
+from shardwright.program.torch_private import OpOverload, schema_of
+
+PREPARED_BYTES = 64 << 20
+"""The most memory that is spent unless the caller says otherwise."""
+
+_STEM = "_shardwright_prepared_"
+
+
+@dataclass(slots=True)
+class Prepared:
+    """The values that ``module`` keeps. ``maker`` computes them; ``sources``: the paths of the weights it is given."""
+
+    module: fx.GraphModule
+    maker: fx.GraphModule
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    num_bytes: int
+    seen: list[tuple[int, int]] | None = None
+
+    def refresh(self) -> bool:
+        """Make the values anew if a weight that they follow from has changed; whether one has.
+
+        A change shows in a tensor's version or in where it lies: what is written through ``.data`` does neither.
+        """
+        tensors = [held_at(self.module, path) for path in self.sources]
+        now = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        if now == self.seen:
+            return False
+        with torch.inference_mode(mode=False), torch.no_grad():
+            values = self.maker(*tensors)
+            for name, value in zip(self.names, values, strict=True):
+                _keep(self.module, name, value)
+        self.seen = now
+        return True
+
+
+def prepare_constants(module: fx.GraphModule, *, most_bytes: int = PREPARED_BYTES) -> Prepared | None:
+    """Take what follows from weights alone out of a module's graph, and keep it; None where there is nothing of that.
+
+    What comes first in the graph is kept first, as long as ``most_bytes`` last.
+    """
+    constant = _constants(module)
+    chosen, num_bytes = [], 0
+    for node in _wanted(module.graph, constant):
+        size = node.meta["val"].numel() * node.meta["val"].element_size()
+        if num_bytes + size <= most_bytes:
+            chosen.append(node)
+            num_bytes += size
+    if not chosen:
+        return None
+    maker, sources = _maker(module.graph, chosen)
+    names = tuple(f"{_STEM}{number}" for number in range(len(chosen)))
+    prepared = Prepared(module, maker, names, sources, num_bytes)
+    prepared.refresh()
+    for name, node in zip(names, chosen, strict=True):
+        _read_instead(node, name)
+    for node in reversed(list(module.graph.nodes)):
+        if node in constant and not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
+    return prepared
+
+
+def _constants(module: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose values follow from weights and numbers alone, and are the same at every call."""
+    graph: fx.Graph = module.graph
+    held = {node: held_at(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    written = {source for node in graph.nodes if _is_write(node) for source in node.all_input_nodes}
+    changing = {_memory(held[node]) for node in written if node in held}
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node in held:
+            if _memory(held[node]) not in (None, *changing):
+                found.add(node)
+        elif node.op == "call_function" and _is_pure(node) and found.issuperset(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _memory(value: Any) -> int | None:
+    """Where a tensor's memory is, which tied ones share; None of anything else."""
+    is_dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    return value.untyped_storage().data_ptr() if is_dense else None
+
+
+def _is_write(node: fx.Node) -> bool:
+    schema = schema_of(node.target)
+    return schema is not None and schema.is_mutable
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if higher_order_name(node) or not isinstance(node.target, OpOverload):
+        return False
+    is_known = node.target.namespace in ("aten", "prims")
+    draws = torch.Tag.nondeterministic_seeded in node.target.tags
+    return is_known and not draws and not _is_write(node) and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _wanted(graph: fx.Graph, constant: set[fx.Node]) -> list[fx.Node]:
+    """The constant values with memory of their own that the rest of the graph reads, directly or through views."""
+    found: set[fx.Node] = set()
+    waiting = [node for node in constant if not constant.issuperset(node.users)]
+    while waiting:
+        node = waiting.pop()
+        if node.op != "call_function" or node in found:
+            continue
+        if is_fresh(node) and not escapes(node) and all(type(size) is int for size in node.meta["val"].shape):
+            found.add(node)
+        else:
+            waiting.extend(node.all_input_nodes)
+    return [node for node in graph.nodes if node in found]
+
+
+def _maker(graph: fx.Graph, chosen: Sequence[fx.Node]) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """A module that computes ``chosen`` from weights, and the paths of these weights."""
+    made = fx.Graph()
+    needed = _ancestors(chosen)
+    sources = {str(node.target): node for node in graph.nodes if node in needed and node.op == "get_attr"}
+    given = {path: made.placeholder(f"source_{number}") for number, path in enumerate(sources)}
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node in needed:
+            is_held = node.op == "get_attr"
+            copies[node] = given[str(node.target)] if is_held else made.node_copy(node, copies.__getitem__)
+    made.output(tuple(copies[node] for node in chosen))
+    return fx.GraphModule(nn.Module(), made), tuple(sources)
+
+
+def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    found, waiting = set[fx.Node](), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _keep(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Put a value in its buffer, in the memory of the one before: compiled code may know where that is."""
+    before: Any = getattr(module, name, None)
+    if before is not None and (before.shape, before.dtype, before.device) == (value.shape, value.dtype, value.device):
+        before.copy_(value)
+    else:
+        module.register_buffer(name, value, persistent=False)
+
+
+def _read_instead(node: fx.Node, name: str) -> None:
+    """Let what reads a node read the module's attribute ``name``."""
+    with node.graph.inserting_before(node):
+        kept = node.graph.create_node("get_attr", name)
+    kept.meta = dict(node.meta)
+    node.replace_all_uses_with(kept)

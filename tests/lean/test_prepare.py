@@ -1,0 +1,160 @@
+"""What follows from weights alone is computed once, follows its weights, and is in no state dict."""
+
+import pytest
+import torch
+from torch import nn
+
+import shardwright as sw
+from shardwright.lean.prepare import prepare_constants
+from tests.support.models import redraw
+from tests.support.ranks import on_ranks
+
+X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Cast(nn.Module):
+    """Weights in float32, used in bfloat16; a mask made of positions; a counter that is written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.register_buffer("calls", torch.zeros(8))
+
+    def forward(self, x):
+        hidden = nn.functional.linear(x.bfloat16(), self.up.weight.bfloat16(), self.up.bias.bfloat16())
+        mask = (torch.arange(8) % 2).float() * 2
+        counted = self.calls * 2
+        self.calls.add_(1)
+        return self.down(hidden.relu().float()) * mask + counted
+
+
+def module_of(model=None, mesh=1, plan=None):
+    return sw.shard(torch.export.export(model or redraw(Cast()), (X,)), mesh=mesh, plan=plan or {}).exported(0).module()
+
+
+def num_calls(module):
+    return sum(node.op == "call_function" for node in module.graph.nodes)
+
+
+def test_casts_and_masks_leave_the_graph_and_numbers_stay():
+    plain, module = module_of(), module_of()
+    before = num_calls(module)
+    prepared = prepare_constants(module)
+    assert prepared.num_bytes == 16 * 8 * 2 + 16 * 2 + 8 * 4
+    assert before - num_calls(module) == 6
+    for _ in range(3):
+        assert not prepared.refresh()
+        assert torch.equal(module(X), plain(X))
+    assert torch.equal(module.calls, torch.full((8,), 3.0))
+    assert module.state_dict().keys() == plain.state_dict().keys()
+
+
+def change(module, how, other):
+    if how == "load_state_dict":
+        module.load_state_dict(other)
+    elif how == "assigned":
+        module.load_state_dict(other, assign=True)
+    elif how == "copy_":
+        with torch.no_grad():
+            module.up.weight.copy_(other["up.weight"])
+    elif how == "data":
+        module.up.weight.data = other["up.weight"].clone()
+    else:
+        module.to(torch.float64)
+
+
+@pytest.mark.parametrize("how", ["load_state_dict", "assigned", "copy_", "data", "to"])
+def test_other_weights_are_followed(how):
+    plain, module = module_of(), module_of()
+    prepared = prepare_constants(module)
+    other = {name: value * 2 for name, value in plain.state_dict().items()}
+    for one in (plain, module):
+        change(one, how, {name: value.clone() for name, value in other.items()})
+    assert prepared.refresh()
+    assert torch.equal(module.up.weight, plain.up.weight)
+    assert torch.equal(module._shardwright_prepared_0, plain.up.weight.bfloat16())
+    if how != "to":
+        assert torch.equal(module(X), plain(X))
+
+
+def test_the_bound_on_memory_is_kept():
+    module = module_of()
+    assert prepare_constants(module, most_bytes=16 * 8 * 2 - 1).num_bytes == 16 * 2 + 8 * 4
+    assert prepare_constants(module_of(), most_bytes=0) is None
+
+
+class GivenOut(nn.Module):
+    """What the caller gets, what is drawn, and a view: nothing that may be kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        return x @ self.weight.t(), self.weight * 2, (self.weight + 1).t(), x + torch.rand(8)
+
+
+def test_what_is_given_out_drawn_or_sent_stays():
+    assert prepare_constants(module_of(GivenOut())) is None
+    assert prepare_constants(module_of(GivenOut(), mesh=2, plan={"weight": sw.Shard(0)})) is None
+
+
+class Counting(nn.Module):
+    """A buffer that is written to, and one that is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("one", torch.ones(8))
+        self.register_buffer("other", torch.ones(8))
+
+    def forward(self, x):
+        doubled = self.other * 2
+        self.one.add_(1)
+        return x + doubled
+
+
+def test_a_buffer_that_is_written_to_under_another_name_is_not_constant():
+    apart, module = module_of(Counting()), module_of(Counting())
+    assert prepare_constants(apart) is not None
+    module.other = module.one
+    assert prepare_constants(module) is None
+
+
+@pytest.mark.parametrize("backend", ["eager", "compile"])
+def test_a_loaded_package_follows_its_weights(tmp_path, backend):
+    original = redraw(Cast())
+    sw.shard(torch.export.export(original, (X,)), mesh=1, plan={}).save(tmp_path / "out")
+    model = sw.load(tmp_path / "out", backend=backend)
+    assert model.prepared is not None
+    for factor in (1, 1, 2):
+        for one in (model, original):
+            with torch.no_grad():
+                next(p for name, p in one.named_parameters() if name.endswith("up.weight")).mul_(factor)
+        torch.testing.assert_close(model(X), original(X), rtol=2e-2, atol=2e-2)
+    assert not any("prepared" in name for name in model.state_dict())
+    assert sw.load(tmp_path / "out", prepare_bytes=0).prepared is None
+    with pytest.raises(sw.PackageError, match="prepare_bytes must be a whole number of at least 0, got -1"):
+        sw.load(tmp_path / "out", prepare_bytes=-1)
+
+
+def test_a_package_is_loaded_and_called_in_inference_mode(tmp_path):
+    sw.shard(torch.export.export(redraw(Cast()), (X,)), mesh=1, plan={}).save(tmp_path / "out")
+    with torch.inference_mode():
+        model = sw.load(tmp_path / "out")
+        first = model(X)
+    assert model.prepared is not None
+    assert torch.equal(first, sw.load(tmp_path / "out", prepare_bytes=0)(X))
+
+
+def called(rank, package):
+    model = sw.load(package)
+    assert model.prepared is not None
+    return model(X), sw.load(package, prepare_bytes=0)(X)
+
+
+@pytest.mark.ranks
+def test_real_ranks_give_the_same_numbers(tmp_path):
+    plan = {"up": "colwise", "down": "rowwise"}
+    sw.shard(torch.export.export(redraw(Cast()), (X,)), mesh=2, plan=plan).save(tmp_path / "out")
+    for prepared, plain in on_ranks(2, called, str(tmp_path / "out")):
+        assert torch.equal(prepared, plain)
