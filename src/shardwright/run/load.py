@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from shardwright.errors import PackageError, first_line
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.layout.values import check_count, check_flag, check_number, check_path
+from shardwright.lean.overwrite import reduce_in_place
 from shardwright.lean.prepare import PREPARED_BYTES, Prepared, prepare_constants
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_manifest
@@ -208,6 +209,7 @@ def _callable(exported: ExportedProgram, backend: str, prepare_bytes: int) -> tu
     # Every call has been checked against what the program takes, with a message of our own.
     module.validate_inputs = False
     if backend == "eager":
+        reduce_in_place(module)
         return module, prepared
     compiled: Any = torch.compile(module)
     return compiled, prepared
