@@ -32,6 +32,7 @@ from shardwright.layout.box import Region
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.layout.layout import Owned, Partial, Replicate, Shard
 from shardwright.layout.mesh import Mesh
+from shardwright.lean.options import Lean
 from shardwright.package.gather import gather
 from shardwright.package.manifest import VERSION, DecoderEntry
 from shardwright.package.save import WeightSource
@@ -75,6 +76,7 @@ __all__ = [
     "GatheredWeight",
     "InputError",
     "LayoutError",
+    "Lean",
     "Mesh",
     "Owned",
     "PackageError",

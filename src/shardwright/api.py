@@ -22,6 +22,7 @@ from shardwright.compiler.split import split_scarce_axes
 from shardwright.errors import ShardwrightError
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_flag
+from shardwright.lean.options import Lean
 from shardwright.plan.accept import PlanLike
 from shardwright.program.read import read
 from shardwright.program.serial import one_at_a_time
@@ -43,6 +44,7 @@ def shard(
     time_limit_s: float | None = None,
     discover: bool = False,
     dump: str | os.PathLike[str] | None = None,
+    lean: bool | Lean = True,
 ) -> ShardedProgram:
     """Shard an exported program over a mesh. No process group, device or weight data is needed.
 
@@ -60,6 +62,8 @@ def shard(
     ``discover``: propose and use rules for operators that have none, found by running them on samples
     (`ShardedProgram.discovered` holds them as text to paste); what is found so is a proposal, so verify the result.
     ``dump``: a folder that every stage is written to as numbered text (see `shardwright.compiler.dump`).
+    ``lean``: whether ranks' programs are made lean (collectives early and small ones together, late waits, no calls
+    that do nothing), or which of that, and how collectives are written: `Lean`.
 
     ``effort``: how long the solver may search for a better answer than it has, as a multiple of what is usual. It is
     counted in steps rather than seconds, so that equal arguments give equal programs on every rank, machine and run
@@ -77,6 +81,7 @@ def shard(
     >>> program = sharded.exported(rank=0)  # an ExportedProgram
     """
     axes, search = Mesh.of(mesh), Search.of(_cost_of(cost, mesh), slack, effort, time_limit_s)
+    how = Lean.of(lean)
     accept_budget(budget)
     stages = Dump(dump)
     program = read(exported)
@@ -92,9 +97,9 @@ def shard(
     check_ranks(compiled)
     hit_time_limit = request.clock.has_struck
     sharded = ShardedProgram(
-        compiled, plan=request.plans, cost=search.cost, discovered=discovered, hit_time_limit=hit_time_limit
+        compiled, plan=request.plans, cost=search.cost, discovered=discovered, hit_time_limit=hit_time_limit, lean=how
     )
-    stages.lean(compiled, sharded.schedule)
+    stages.lean(compiled, sharded.schedule, how)
     advise(sharded, time_limit_s)
     check_budget(sharded, budget)
     return sharded

@@ -34,6 +34,10 @@ Dump = Annotated[
     typer.Option(help="A folder for every stage of the compilation as numbered text; other files: refused."),
 ]
 
+Lean = Annotated[
+    bool, typer.Option("--lean/--no-lean", help="Make ranks' programs lean, or leave them as they were partitioned.")
+]
+
 PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
 
 Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]

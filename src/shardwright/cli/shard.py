@@ -10,6 +10,7 @@ from shardwright.cli.options import (
     Dump,
     Effort,
     Hardware,
+    Lean,
     Model,
     NumRanks,
     OutputFolder,
@@ -34,6 +35,7 @@ def shard(
     effort: Effort = 1.0,
     hardware: Hardware = None,
     dump: Dump = None,
+    lean: Lean = True,
     dtype: Annotated[
         str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
     ] = None,
@@ -51,7 +53,7 @@ def shard(
     from shardwright.sources.checkpoint import open_checkpoint
 
     check_free(output, "the output folder")
-    options: dict[str, Any] = {"cost": hardware, "slack": slack, "effort": effort, "dump": dump}
+    options: dict[str, Any] = {"cost": hardware, "slack": slack, "effort": effort, "dump": dump, "lean": lean}
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
             opened = open_checkpoint(model, dtype=parse_dtype(dtype), cache_length=cache_length, progress=step)

@@ -8,7 +8,7 @@ import typer
 
 from shardwright.cli.console import out, print_text
 from shardwright.cli.models import is_checkpoint, load_model
-from shardwright.cli.options import AsJson, Dump, Hardware, Model, NumRanks, PlanOption
+from shardwright.cli.options import AsJson, Dump, Hardware, Lean, Model, NumRanks, PlanOption
 from shardwright.cli.progress import spinner
 from shardwright.errors import ShardwrightError
 
@@ -21,6 +21,7 @@ def verify(
     tolerance: Annotated[float | None, typer.Option(help="Allowed error over the largest value.")] = None,
     hardware: Hardware = None,
     dump: Dump = None,
+    lean: Lean = True,
     as_json: AsJson = False,
 ) -> None:
     """Run all ranks in this process and compare with the original."""
@@ -34,7 +35,7 @@ def verify(
         )
     with spinner("verifying"):
         exported = load_model(model)
-        sharded = shardwright.shard(exported, mesh=tp, plan=plan, cost=hardware, dump=dump)
+        sharded = shardwright.shard(exported, mesh=tp, plan=plan, cost=hardware, dump=dump, lean=lean)
         args, kwargs = example_inputs(exported, inputs)
         report = shardwright.verify(sharded, exported, args, kwargs, tolerance=tolerance)
     if as_json:

@@ -29,6 +29,7 @@ from shardwright.compiler.axes import Compiled, CompiledAxis
 from shardwright.errors import ShardwrightError
 from shardwright.layout.values import check_path
 from shardwright.lean.lean import count, passes
+from shardwright.lean.options import Lean
 from shardwright.lean.schedule import Schedule
 from shardwright.plan.pins import Pins
 from shardwright.program.format import format_program, format_value
@@ -70,13 +71,14 @@ class Dump:
             self._write(f"{one.axis}-partitioned", format_program(compiled.program_after(first[:depth])))
         self._write("merged", format_program(compiled.finished(first)))
 
-    def lean(self, compiled: Compiled, schedule: Schedule) -> None:
+    def lean(self, compiled: Compiled, schedule: Schedule, options: Lean) -> None:
         """Write the first rank's program after each pass that makes it lean; the last is as it is exported."""
         if self.folder is None:
             return
         program = compiled.finished((0,) * len(compiled.axes))
         counts = [format_count("merged", program)]
-        for name, after in passes(program, schedule, {axis: axis for axis in compiled.mesh.group_names}):
+        names = {axis: axis for axis in compiled.mesh.group_names}
+        for name, after in passes(program, schedule, names, options):
             self._write(name, format_program(after))
             counts.append(format_count(name, after))
         self._write("counts", "\n".join(counts) + "\n")

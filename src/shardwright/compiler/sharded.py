@@ -19,7 +19,8 @@ from shardwright.layout.pieces import take_shard
 from shardwright.layout.values import check_names
 from shardwright.lean.arrange import arranged_collectives
 from shardwright.lean.lean import lean
-from shardwright.lean.schedule import make_schedule
+from shardwright.lean.options import Lean
+from shardwright.lean.schedule import Schedule, make_schedule
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, WeightSource
 from shardwright.package.save import save as write_package
@@ -35,6 +36,8 @@ from shardwright.program.signature import Signature, signature_of, unflatten_out
 from shardwright.program.simulate import Simulation
 from shardwright.rules.discover import Discovery
 
+_LEAN = Lean()
+
 
 class ShardedProgram:
     """The result of `shardwright.shard`. A rank's program is made, and its weights are cut, when it is asked for."""
@@ -47,6 +50,7 @@ class ShardedProgram:
         cost: CostModel | None = None,
         discovered: Sequence[Discovery] = (),
         hit_time_limit: bool = False,
+        lean: Lean = _LEAN,
     ) -> None:
         self.compiled, self.plan = compiled, plan
         self.cost: CostModel = cost or CostModel()
@@ -58,7 +62,10 @@ class ShardedProgram:
         """Whether `shard`'s time limit ended the solver, so that another run may give another program."""
         self.signature: Signature = signature_of(self.program.source)
         """How the original's ``forward`` is called."""
-        self.schedule = make_schedule([compiled.finished(where) for where in compiled.kinds()])
+        self.lean = lean
+        """What is done to make ranks' programs lean."""
+        kinds = [compiled.finished(where) for where in compiled.kinds()]
+        self.schedule: Schedule = make_schedule(kinds) if lean.schedule else Schedule()
         """In which order all ranks communicate, and what they send together."""
         first = compiled.finished((0,) * len(compiled.axes))
         self._collectives = [*arranged_collectives(first, self.schedule), *compiled.other_collectives()]
@@ -90,7 +97,7 @@ class ShardedProgram:
         if unknown:
             raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
         names.update(given)
-        return lean(self.compiled.finished(self._coordinate(rank)), self.schedule, names)
+        return lean(self.compiled.finished(self._coordinate(rank)), self.schedule, names, self.lean)
 
     @property
     def assignment(self) -> Assignment:

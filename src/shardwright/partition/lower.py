@@ -32,21 +32,26 @@ def lower(program: Program, group_names: Mapping[str, str]) -> Program:
     return lower_in_place(duplicate(program), group_names)
 
 
-def lower_in_place(program: Program, group_names: Mapping[str, str]) -> Program:
-    """As `lower`, of a program that is the caller's own."""
+def lower_in_place(program: Program, group_names: Mapping[str, str], *, by_parts: bool = False) -> Program:
+    """As `lower`, of a program that is the caller's own.
+
+    ``by_parts``: equal pieces along other dims than the first are split and joined, rather than viewed and permuted.
+    """
     fake_mode = program.fake_mode
     for graph in graphs_of(program.graph):
-        _lower_graph(program, graph, fake_mode, group_names)
+        _lower_graph(program, graph, fake_mode, group_names, by_parts=by_parts)
     return check(program, Stage.LOWERED)
 
 
-def _lower_graph(program: Program, graph: fx.Graph, fake_mode: Any, group_names: Mapping[str, str]) -> None:
+def _lower_graph(
+    program: Program, graph: fx.Graph, fake_mode: Any, group_names: Mapping[str, str], *, by_parts: bool
+) -> None:
     owner: Any = program.owner if graph is program.graph else graph.owning_module
     emit = Emitter(owner, fake_mode)
     emit.graph = graph
     for nodes in _messages(graph):
         with graph.inserting_before(nodes[0]):
-            results = _lower_all(emit, nodes, group_names)
+            results = _lower_all(emit, nodes, group_names, by_parts=by_parts)
         for node, result in zip(nodes, results, strict=True):
             node.replace_all_uses_with(result)
             graph.erase_node(node)
@@ -93,9 +98,11 @@ def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:
             _lower_all(emit, [alike], group_names)
 
 
-def _lower_all(emit: Emitter, nodes: Sequence[fx.Node], group_names: Mapping[str, str]) -> list[fx.Node]:
+def _lower_all(
+    emit: Emitter, nodes: Sequence[fx.Node], group_names: Mapping[str, str], *, by_parts: bool = False
+) -> list[fx.Node]:
     """The values of collectives that are sent as one; nodes are written under the metadata of the collective."""
-    runs = [_lower_one(emit, node, group_names) for node in nodes]
+    runs = [_lower_one(emit, node, group_names, by_parts=by_parts) for node in nodes]
     sent = []
     for node, run in zip(nodes, runs, strict=True):
         emit.meta = _kept_meta(node)
@@ -116,17 +123,18 @@ def _kept_meta(node: fx.Node) -> dict[str, Any]:
     return {key: value for key, value in node.meta.items() if key not in ("val", "torch_fn", "collective")}
 
 
-def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str]) -> Lowering:
+def _lower_one(emit: Emitter, node: fx.Node, group_names: Mapping[str, str], *, by_parts: bool) -> Lowering:
     x: Any = node.args[0]
     is_reduction = node.target in (all_reduce, reduce_scatter)
     form = form_for(node, kind_of(node.target), str(node.args[1]) if is_reduction else "")
     rest: list[Any] = [form.op, *node.args[2:]] if is_reduction else list(node.args[1:])
-    whole = yield from _lower_kind(emit, node.target, pack(emit, x, form), rest, group_names)
+    packed = pack(emit, x, form)
+    whole = yield from _lower_kind(emit, node.target, packed, rest, group_names, by_parts=by_parts)
     return unpack(emit, whole, form, x.meta["val"].dtype)
 
 
 def _lower_kind(
-    emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_names: Mapping[str, str]
+    emit: Emitter, target: Any, x: fx.Node, rest: Sequence[Any], group_names: Mapping[str, str], *, by_parts: bool
 ) -> Lowering:
     """One collective of ``x``; ``rest``: its arguments after the first."""
     if target is all_reduce:
@@ -134,15 +142,18 @@ def _lower_kind(
         return (yield Sent(c10d.all_reduce.default, contiguous(emit, x), (op, group_names[axis])))
     if target is all_gather:
         dim, cut, axis, rank = rest
-        return (yield from lower_all_gather(emit, x, dim, cut, group_names[axis], rank))
+        return (yield from lower_all_gather(emit, x, dim, cut, group_names[axis], rank, by_parts=by_parts))
     if target is reduce_scatter:
         op, dim, cut, axis, rank = rest
-        return (yield from lower_reduce_scatter(emit, x, op, dim, cut, group_names[axis], rank))
+        group = group_names[axis]
+        return (yield from lower_reduce_scatter(emit, x, op, dim, cut, group, rank, by_parts=by_parts))
     dim, cut, new_dim, _, axis, _ = rest
     return (yield from lower_all_to_all(emit, x, dim, new_dim, cut.num_ranks, group_names[axis]))
 
 
-def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int) -> Lowering:
+def lower_all_gather(
+    emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, rank: int, *, by_parts: bool = False
+) -> Lowering:
     """One all-gather; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
@@ -151,6 +162,9 @@ def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, 
         return join_period(emit, gathered, dim, cut)
     padded = x if cut.is_even else _pad(emit, x, dim, max(cut.local_sizes()) - cut.local_size(rank))  # type: ignore[type-var]
     whole = yield Sent(c10d.all_gather_into_tensor.default, contiguous(emit, padded), (num_ranks, group))
+    if by_parts and repeat == 1 and dim > 0 and _is_number(whole, 0):
+        parts = emit.open(emit.call(aten.split.Tensor, whole, emit.sizes(padded)[0]))
+        return emit.call(aten.cat.default, parts, dim)
     if repeat is not None:
         return _from_front(emit, whole, emit.sizes(padded), dim, num_ranks, repeat)
     rows = emit.sizes(padded)[0]
@@ -163,7 +177,9 @@ def lower_all_gather(emit: Emitter, x: fx.Node, dim: int, cut: Cut, group: str, 
     return parts[0] if len(parts) == 1 else emit.call(aten.cat.default, parts, dim)
 
 
-def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int) -> Lowering:
+def lower_reduce_scatter(
+    emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut, group: str, rank: int, *, by_parts: bool = False
+) -> Lowering:
     """One reduce-scatter; uneven shards are padded before and trimmed after."""
     num_ranks, repeat = cut.num_ranks, _rounds(cut)
     if repeat is None and not cut.is_concrete:
@@ -171,7 +187,11 @@ def lower_reduce_scatter(emit: Emitter, x: fx.Node, op: Any, dim: int, cut: Cut,
         mine = yield from lower_reduce_scatter(emit, inside, op, period_dim(dim, cut), period_of(cut), group, rank)
         return join_period(emit, mine, dim, cut)
     if repeat is not None:
-        front = _to_front(emit, x, dim, num_ranks, repeat)
+        if by_parts and repeat == 1 and dim > 0 and _is_number(x, dim):
+            parts = emit.open(emit.call(aten.split.Tensor, x, emit.sizes(x)[dim] // num_ranks, dim))
+            front = emit.call(aten.cat.default, parts)
+        else:
+            front = _to_front(emit, x, dim, num_ranks, repeat)
         return (yield Sent(c10d.reduce_scatter_tensor.default, front, (op, num_ranks, group)))
     longest = max(cut.local_sizes())  # type: ignore[type-var]
     blocks = []
@@ -232,6 +252,11 @@ def _from_front(emit: Emitter, whole: fx.Node, sizes: Sequence[Any], dim: int, n
     moved = contiguous(emit, emit.call(aten.permute.default, split, order))
     full = [*sizes[:dim], times(emit, share, num_ranks * repeat), *sizes[dim + 1 :]]
     return emit.call(aten.view.default, moved, full)
+
+
+def _is_number(x: fx.Node, dim: int) -> bool:
+    """Whether a size is known: what is split in parts of a size that may change has no certain number of parts."""
+    return type(x.meta["val"].shape[dim]) is int
 
 
 def _pad(emit: Emitter, x: fx.Node, dim: int, amount: int) -> fx.Node:

@@ -22,6 +22,7 @@ from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import CheckpointError, CheckpointWarning
 from shardwright.layout.box import Holder, Region, read_region
 from shardwright.layout.values import check_count, check_path
+from shardwright.lean.options import Lean
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, save
 from shardwright.plan.accept import PlanLike
@@ -79,13 +80,14 @@ def shard_checkpoint(
     time_limit_s: float | None = None,
     discover: bool = False,
     dump: str | os.PathLike[str] | None = None,
+    lean: bool | Lean = True,
     progress: Progress | None = None,
 ) -> ShardedProgram:
     """Shard a Hugging Face folder (config and safetensors) or a GGUF file into the package folder ``output``.
 
     ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). ``cache_length``: the tokens that a
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
-    ``inputs`` to ``dump``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not
+    ``inputs`` to ``lean``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not
     yet written.
 
     Warns of tensors and files of the checkpoint that nothing reads (`CheckpointWarning`). Raises `CheckpointError` when
@@ -109,6 +111,7 @@ def shard_checkpoint(
         time_limit_s=time_limit_s,
         discover=discover,
         dump=dump,
+        lean=lean,
     )
     opened.save(sharded, output, progress=progress)
     return sharded
