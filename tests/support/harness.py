@@ -42,6 +42,16 @@ def ints(high, *shape):
     return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(1))
 
 
+def int8(*shape):
+    """Small integers of either sign, of one byte."""
+    return (ints(255, *shape) - 128).to(torch.int8)
+
+
+def float8(*shape):
+    """A tensor of floats of one byte."""
+    return t(*shape).to(torch.float8_e4m3fn)
+
+
 def each(make):
     """``make(*shape)`` for every sample shape."""
     return [make(*shape) for shape in SHAPES]

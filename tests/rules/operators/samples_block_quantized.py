@@ -3,8 +3,7 @@
 import torch
 import torchao.quantization.quant_primitives  # noqa: F401 - it registers the operators
 
-from tests.rules.operators.samples_quantized import float8, int8
-from tests.support.harness import ints, positive, t
+from tests.support.harness import float8, int8, ints, positive, t
 
 ops = torch.ops.torchao
 BLOCKS = {

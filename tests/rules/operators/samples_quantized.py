@@ -3,23 +3,15 @@
 import torch
 import torch.ao.quantization.fx._decomposed
 
-from tests.support.harness import aten, ints, positive, t
+from tests.support.harness import aten, float8, int8, ints, positive, t
 
 decomposed = torch.ops.quantized_decomposed
 BOUNDS = (-128, 127, torch.int8)
 
 
-def int8(*shape):
-    return (ints(255, *shape) - 128).to(torch.int8)
-
-
 def int4(n, k):
     weight = aten._convert_weight_to_int4pack_for_cpu.default(ints(16, n, k).to(torch.int32), 1)
     return t(4, k), weight, 32, positive(k // 32, n, 2)
-
-
-def float8(*shape):
-    return t(*shape).to(torch.float8_e4m3fn)
 
 
 def scaled(m, k, n, *scales, **kwargs):

@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from shardwright.rules.call import bind_arguments, leaves
+from shardwright.rules.operators import block_quantized, quantized
 from shardwright.rules.operators.range_expansions import RANGES
 from shardwright.rules.registry import op_names
-from tests.rules.operators import samples_block_quantized, samples_quantized
+from tests.support.harness import samples_module
 
 CALLS = [
     pytest.param(name, op, args, id=f"{name}-{number}")
-    for samples in (samples_block_quantized.SAMPLES, samples_quantized.SAMPLES)
-    for name, calls in samples.items()
+    for family in (block_quantized, quantized)
+    for name, calls in samples_module(family).SAMPLES.items()
     if name in RANGES
     for number, (op, args, _) in enumerate(calls)
 ]
