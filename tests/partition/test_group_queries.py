@@ -137,6 +137,13 @@ def test_what_rows_cannot_say_stays(kind):
     assert counts(group_queries(program)) == counts(program)
 
 
+@pytest.mark.parametrize("spelling", SPELLINGS[:3], ids=lambda one: one.__name__)
+def test_a_rank_without_heads_stays_as_it_is(spelling):
+    args = (*given(0, 0, 3), None)
+    program = read(torch.export.export(Grouped(spelling, 6, 3), args))
+    assert outputs(group_queries(program), args).shape == (BATCH, 3, 0)
+
+
 class Heads(Attend):
     """Queries of 9 heads, keys and values of 3, repeated as transformers does."""
 

@@ -125,6 +125,9 @@ def _grouped(node: fx.Node) -> _Grouped | None:
     if given["is_causal"] or given["dropout_p"] or queries.meta["val"].dim() != 4:
         return None
     heads = queries.meta["val"].shape[1]
+    if isinstance(heads, int) and heads == 0:
+        # A rank without a head has no rows, and their number follows from nothing.
+        return None
     first, second = (_repeated(one, heads, own=given["enable_gqa"]) for one in (keys, values))
     if first is None or second is None or first[1] != second[1] or not (first[1] > 1 or first[2]):
         return None
