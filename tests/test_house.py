@@ -77,6 +77,7 @@ JUDGED_ELSEWHERE = {
     "run/aot/*.py": "run/aot/test_compile.py",
     "run/*.py": "run/test_launch.py",
     "sources/hugging_face/*.py": "sources/test_checkpoint.py",
+    "sources/quantized/*.py": "sources/quantized/test_compressed_tensors.py",
     "sources/package.py": "package/test_gather.py",
 }
 """Modules that a test file of another name judges, below ``tests``: the first pattern that fits. Families of rules need

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 import shardwright as sw
 from shardwright.cli.app import app
-from shardwright.generate.text import TextRequest, write_text
+from shardwright.generate.text import TextRequest
 from tests.support.command_line import shardwright
 from tests.support.ranks import on_ranks
+from tests.support.texts import greedy, written
 from tests.support.tiny import make_tokenizer, write_checkpoint
 
 PROMPTS = ["the cat sat", "one two three", "a dog and the sky"]
@@ -29,22 +30,6 @@ def package(checkpoint):
     path = folder.parent / "package"
     sw.shard_checkpoint(folder, path, mesh=2, cache_length=40)
     return path
-
-
-def greedy(model, ids, count):
-    """The unsharded model's greedy text: whole sequences, no cache."""
-    found = []
-    with torch.no_grad():
-        for _ in range(count):
-            logits = model(torch.tensor([[*ids, *found]]), use_cache=False).logits[0, -1]
-            if int(logits.argmax()) == 2:
-                break
-            found.append(int(logits.argmax()))
-    return found
-
-
-def written(rank, package, requests):
-    return write_text(package, requests)
 
 
 @pytest.mark.ranks

@@ -275,9 +275,13 @@ DAMAGE = {
         lambda f: edit(f / INDEX, lambda i: i["weight_map"].update(x=min(i["weight_map"].values()))),
         "holds 'x', but it does not",
     ),
-    "quantised weights": (
+    "weights quantised by something else": (
+        lambda f: edit(f / "config.json", lambda c: c.update(quantization_config={"quant_method": "bitsandbytes"})),
+        "quantised by 'bitsandbytes', which is not read",
+    ),
+    "weights said to be quantised": (
         lambda f: edit(f / "config.json", lambda c: c.update(quantization_config={"quant_method": "fp8"})),
-        "quantised",
+        "quantised by 'fp8', but none is stored so",
     ),
 }
 

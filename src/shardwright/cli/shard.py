@@ -39,6 +39,10 @@ def shard(
     dtype: Annotated[
         str | None, typer.Option(help="Of a checkpoint's weights: float32, bfloat16, float16; default: as they are.")
     ] = None,
+    dequantize: Annotated[
+        str | None,
+        typer.Option(help="Unpack a checkpoint's quantised weights to this dtype; default: they stay packed."),
+    ] = None,
     cache_length: Annotated[
         int | None,
         typer.Option(help="Tokens in a decoder's key-value cache; default: at most 2048; 0: no cache."),
@@ -56,12 +60,15 @@ def shard(
     options: dict[str, Any] = {"cost": hardware, "slack": slack, "effort": effort, "dump": dump, "lean": lean}
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
-            opened = open_checkpoint(model, dtype=parse_dtype(dtype), cache_length=cache_length, progress=step)
+            wanted = {"dtype": parse_dtype(dtype), "dequantize": parse_dtype(dequantize)}
+            opened = open_checkpoint(model, **wanted, cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
             sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, **options)
             opened.save(sharded, output, progress=step)
-        elif dtype is not None or cache_length is not None:
-            raise ShardwrightError(f"--dtype and --cache-length are for checkpoints; {model} is an exported program")
+        elif not dtype is dequantize is cache_length is None:
+            raise ShardwrightError(
+                f"--dtype, --dequantize and --cache-length are for checkpoints; {model} is an exported program"
+            )
         else:
             opened = None
             sharded = shard_model(model, tp, plan, **options)

@@ -7,6 +7,7 @@ from typing import Any
 from shardwright.errors import MOST_FINDINGS, Finding, LayoutError, PlanError, near_misses, raise_findings
 from shardwright.layout.layout import REPLICATE, Layout, Shard, resolve
 from shardwright.plan.made_of import TensorInfo, made_of_others
+from shardwright.plan.packed_names import as_packed, packed_numbers
 from shardwright.plan.patterns import generalize, matches
 from shardwright.plan.styles import StyleSpec, style_spec
 
@@ -92,7 +93,8 @@ class _Resolution:
     ) -> None:
         self.tensors, self.modules, self.num_ranks = tensors, modules, num_ranks
         self.may_be_short = may_be_short
-        self.made = made_of_others(tensors)
+        self.packed = packed_numbers(tensors)
+        self.made = {**self.packed, **made_of_others(tensors)}
         self.pins: dict[str, Pin] = {}
         self.boundaries: list[Boundary] = []
         self.findings: list[Finding] = []
@@ -145,7 +147,7 @@ class _Resolution:
             )
             return
         for one in self._carrying(stored, layout):
-            self._pin(one, layout, key, exact=spec.exact)
+            self._pin(one, self._as_stored(name, one, layout), key, exact=spec.exact)
 
     def _module(self, key: str, spec: StyleSpec, path: str, style: Any) -> None:
         prefix = f"{path}." if path else ""
@@ -159,13 +161,18 @@ class _Resolution:
                 return
             for last, layout in spec.weights.items():
                 for name in self._carrying(self._stored(prefix + last), layout):
-                    self._check_blocks(spec, name, layout, key)
-                    self._pin(name, layout, key, exact=spec.exact)
+                    pinned = self._as_stored(prefix + last, name, layout)
+                    self._check_blocks(spec, name, pinned, key)
+                    self._pin(name, pinned, key, exact=spec.exact)
         self.boundaries += [Boundary(path, side, position, layout, key) for side, position, layout in spec.sides]
 
     def _stored(self, name: str) -> list[str]:
-        """The tensor of this name, or those that a parametrization makes it of; none where there is no such tensor."""
+        """The tensor of this name, or those that it is made of at every call; none where there is no such tensor."""
         return [name] if name in self.tensors else self.made.get(name, [])
+
+    def _as_stored(self, name: str, stored: str, layout: Layout) -> Layout:
+        """The layout of a tensor ``name`` as that of what is stored for it."""
+        return as_packed(stored, layout) if stored in self.packed.get(name, ()) else layout
 
     def _carrying(self, names: list[str], layout: Layout) -> list[str]:
         """Those of a parametrization's tensors that have all of the dim that is cut; the others follow from them."""
@@ -199,7 +206,8 @@ class _Resolution:
         )
 
     def _pin(self, name: str, layout: Layout, key: str, *, exact: bool) -> None:
-        if self.tensors[name].values_of and isinstance(layout, Shard) and layout.cut is None:
+        is_quantised = self.tensors[name].values_of or [name] in self.packed.values()
+        if is_quantised and isinstance(layout, Shard) and layout.cut is None:
             # Equal parts of quantised values are meant as far as their groups allow.
             exact = False
         if self.num_ranks is None:

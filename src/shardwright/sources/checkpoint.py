@@ -30,6 +30,7 @@ from shardwright.program.flatten import functional
 from shardwright.program.write import replace_weights
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import settle_ties
+from shardwright.sources.quantized.formats import Quantization, read_quantization
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def shard_checkpoint(
     mesh: Any,
     plan: PlanLike = "auto",
     dtype: torch.dtype | None = None,
+    dequantize: torch.dtype | None = None,
     cache_length: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     outputs: Any = None,
@@ -85,7 +87,9 @@ def shard_checkpoint(
 ) -> ShardedProgram:
     """Shard a Hugging Face folder (config and safetensors) or a GGUF file into the package folder ``output``.
 
-    ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). ``cache_length``: the tokens that a
+    ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). Quantised weights stay packed, and are
+    unpacked beside the matmul to that dtype; ``dequantize``: they are unpacked to this one as they are read, and plain
+    weights are written. ``cache_length``: the tokens that a
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
     ``inputs`` to ``lean``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not
     yet written.
@@ -95,7 +99,9 @@ def shard_checkpoint(
 
     >>> sharded = shard_checkpoint("SmolLM2-135M/", "out/", mesh=3)
     """
-    opened = open_checkpoint(checkpoint, dtype=dtype, cache_length=cache_length, progress=progress)
+    opened = open_checkpoint(
+        checkpoint, dtype=dtype, dequantize=dequantize, cache_length=cache_length, progress=progress
+    )
     if progress is not None:
         progress("sharding", 0, 0)
     sharded = shard(
@@ -121,6 +127,7 @@ def open_checkpoint(
     checkpoint: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
+    dequantize: torch.dtype | None = None,
     cache_length: int | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
@@ -136,16 +143,18 @@ def open_checkpoint(
         ) from error
     report = progress or (lambda doing, done, total: None)
     report("reading the configuration", 0, 0)
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise CheckpointError(f"dtype must be a dtype of torch such as torch.bfloat16, got {dtype!r}")
+    for name, given in {"dtype": dtype, "dequantize": dequantize}.items():
+        if given is not None and not isinstance(given, torch.dtype):
+            raise CheckpointError(f"{name} must be a dtype of torch such as torch.bfloat16, got {given!r}")
     if cache_length is not None:
         check_count(cache_length, "cache_length", error=CheckpointError)
     folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
     config = build.read_config(folder, gguf)
     tokenizer = build.read_tokenizer(folder, gguf)
+    quantization = read_quantization(config, dequantize) if gguf is None else None
     report("building the model", 0, 0)
-    model, mode = build.build_model(config, folder, dtype or _dtype(config, gguf))
-    holders, unused, fingerprint = _find_weights(model, folder, gguf)
+    model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
+    holders, unused, fingerprint = _find_weights(model, folder, gguf, quantization)
     unused = [*unused, *settle_ties(model, holders, unused)]
     _tell_unused(model, unused)
     report("exporting", 0, 0)
@@ -169,7 +178,9 @@ def _dtype(config: Any, gguf: str | None) -> torch.dtype:
     return given if isinstance(given, torch.dtype) and gguf is None else torch.float32
 
 
-def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str, Holder], list[Unused], str]:
+def _find_weights(
+    model: Any, folder: Path, gguf: str | None, quantization: Quantization | None = None
+) -> tuple[dict[str, Holder], list[Unused], str]:
     from shardwright.sources.hugging_face.checkpoint_files import files_digest, index_files, stored_tensors
     from shardwright.sources.hugging_face.gguf import quantized_tensors
     from shardwright.sources.hugging_face.names import match_names
@@ -178,8 +189,11 @@ def _find_weights(model: Any, folder: Path, gguf: str | None) -> tuple[dict[str,
         return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
     chosen = getattr(model.config, "transformers_weights", None)
     stored, left = stored_tensors(folder, chosen)
-    holders, unused = match_names(model, stored)
     read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
+    if quantization is not None:
+        stored, odd = quantization.place(model, stored)
+        left = [*odd, *left]
+    holders, unused = match_names(model, stored)
     return holders, [*unused, *left], files_digest(read)
 
 

@@ -37,15 +37,10 @@ def find_checkpoint(path: Path) -> tuple[Path, str | None]:
 
 
 def read_config(folder: Path, gguf: str | None) -> Any:
-    """The transformers configuration; raises `CheckpointError` for an unknown, quantised or unsupported model."""
+    """The transformers configuration; raises `CheckpointError` for an unknown or unsupported model."""
     from transformers import AutoConfig
 
     config = hugging_face(lambda: AutoConfig.from_pretrained(folder, gguf_file=gguf, local_files_only=True), folder)
-    if getattr(config, "quantization_config", None):
-        raise CheckpointError(
-            f"{folder}: the weights are quantised, which cannot be cut slice by slice\n"
-            "  try: the unquantised checkpoint, or its GGUF"
-        )
     if config.is_encoder_decoder:
         raise CheckpointError(
             f"{folder}: {config.model_type} has an encoder and a decoder, which are two programs\n"

@@ -5,12 +5,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from shardwright.errors import CheckpointError, Finding, raise_findings
 from shardwright.layout.box import WholeTensor
+from shardwright.layout.dtypes import DTYPES
 from shardwright.package.slices import copy_slice
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -36,6 +38,7 @@ class StoredTensor(WholeTensor):
 
     file: Path
     name: str
+    dtype: torch.dtype
 
     def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
         """Copy a box of the tensor into ``out``."""
@@ -175,7 +178,13 @@ def _tensors_of(file: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"the checkpoint lacks {file}\n  try: download it again")
     try:
         with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-            return {name: StoredTensor(tuple(opened.get_slice(name).get_shape()), file, name) for name in names}
+            return {name: _stored(opened.get_slice(name), file, name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is not a safetensors file, or it is truncated: {error}") from error
+
+
+def _stored(part: Any, file: Path, name: str) -> StoredTensor:
+    dtype = next((dtype for dtype, code in DTYPES.items() if code == part.get_dtype()), None)
+    if dtype is None:
+        raise CheckpointError(f"{file}: {name!r} has dtype {part.get_dtype()}, which torch does not have")
+    return StoredTensor(tuple(part.get_shape()), file, name, dtype)

@@ -45,7 +45,42 @@ class Converted(WholeTensor):
 
     def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
         """Copy a box of the tensor into ``out``; the whole of it is made for that."""
-        out.copy_(self.conversion.run(StoredTensor.read)[self.name][box])
+        out.copy_(self.conversion.run(lambda tensor: tensor.read())[self.name][box])
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """How transformers names a model's stored tensors. ``wanted``: the model's, by name."""
+
+    renamings: list[Any]
+    converters: list[Any]
+    prefix: str
+    wanted: dict[str, torch.Tensor]
+
+    @staticmethod
+    def of(model: Any) -> "Renaming":
+        """The renamings and converters of a model's class."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        transforms = get_model_conversion_mapping(model)
+        renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
+        converters = [one for one in transforms if isinstance(one, WeightConverter)]
+        return Renaming(renamings, converters, model.base_model_prefix, model.state_dict())
+
+    @property
+    def by_pattern(self) -> dict[str, Any]:
+        """The converters by the patterns of what they take."""
+        return {pattern: one for one in self.converters for pattern in one.source_patterns}
+
+    def name(self, key: str) -> tuple[str, str | None]:
+        """The model's name of a stored tensor, and the pattern by which a converter takes it, if one does."""
+        from transformers.core_model_loading import rename_source_key
+
+        found = rename_source_key(key, self.renamings, self.converters, self.prefix, self.wanted)
+        if found[0] not in self.wanted and key in self.wanted:
+            return rename_source_key(key, [], [], self.prefix, self.wanted)
+        return found
 
 
 def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, Holder], list[Unused]]:
@@ -54,26 +89,15 @@ def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[st
     Where two stored names mean one tensor, the first in transformers' order is it. Raises `CheckpointError` when stored
     tensors do not go together as a converter needs them.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import (
-        WeightConverter,
-        WeightRenaming,
-        dot_natural_key,
-        rename_source_key,
-    )
+    from transformers.core_model_loading import dot_natural_key
 
-    transforms = get_model_conversion_mapping(model)
-    renamings = [one for one in transforms if isinstance(one, WeightRenaming)]
-    converters = [one for one in transforms if isinstance(one, WeightConverter)]
-    by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
-    wanted = model.state_dict()
+    renaming = Renaming.of(model)
+    wanted = renaming.wanted
     holders: dict[str, Holder] = {}
     conversions: dict[str, Conversion] = {}
     unused: list[Unused] = []
     for key in sorted(stored, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
-        if name not in wanted and key in wanted:
-            name, pattern = rename_source_key(key, [], [], model.base_model_prefix, wanted)
+        name, pattern = renaming.name(key)
         if name not in wanted:
             unused.append(Unused(key, stored[key].file.name, "the model has no such tensor"))
         elif name in holders or (pattern is None and name in conversions):
@@ -81,7 +105,7 @@ def match_names(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[st
         elif pattern is None:
             holders[name] = stored[key]
         else:
-            conversion = conversions.setdefault(name, Conversion(by_pattern[pattern], model, name))
+            conversion = conversions.setdefault(name, Conversion(renaming.by_pattern[pattern], model, name))
             conversion.sources.setdefault(pattern, []).append(stored[key])
     findings = []
     for conversion in conversions.values():

@@ -1,0 +1,87 @@
+"""GPTQ: integers in words of 32 bits along the input features, as AutoGPTQ and GPTQModel write them.
+
+``qweight`` (in · bits / 32, out), ``scales`` (groups, out), ``qzeros`` (groups, out · bits / 32), ``g_idx`` (in): the
+group of each input feature.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shardwright.errors import CheckpointError, Finding
+from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
+from shardwright.sources.quantized.unpack import WORD_BITS, scaled, unpack_words
+from shardwright.sources.quantized.weight import FoundPacked, PackedWeight, in_order
+
+WITH_OFFSET, WITHOUT_OFFSET = "gptq", "gptq_v2"
+"""Formats. In the first and older one zero points are stored less one, the subtraction done on whole words."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackGptq:
+    """Unpacks a weight of ``shape``."""
+
+    shape: tuple[int, int]
+    bits: int
+    group: int
+    has_offset: bool
+
+    def __call__(self, parts: Mapping[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        """The weight, as ``dtype``."""
+        rows, columns = self.shape
+        zeros = parts["qzeros"]
+        if self.has_offset:
+            # One in each place, added to the word: a zero point of 0 was stored as a borrow from the next place.
+            ones = sum(1 << place for place in range(0, WORD_BITS, self.bits))
+            zeros = zeros + ones
+        numbers = unpack_words(parts["qweight"], self.bits, columns, 0)
+        zeros = unpack_words(zeros, self.bits, rows, 1)
+        return scaled(numbers.t(), parts["scales"].t(), zeros.t(), (1, self.group), dtype, parts.get("g_idx"))
+
+
+def find_gptq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:
+    """The weights that GPTQ packed; raises `CheckpointError` for a format that is not read."""
+    form = config.get("checkpoint_format") or WITH_OFFSET
+    if form not in (WITH_OFFSET, WITHOUT_OFFSET):
+        raise CheckpointError(
+            f"GPTQ stores weights as {form!r}, which is not read\n"
+            f"  try: the checkpoint in the format {WITH_OFFSET!r} or {WITHOUT_OFFSET!r}"
+        )
+    found = FoundPacked()
+    for name in stored:
+        path, _, last = name.rpartition(".")
+        if last == "qweight":
+            _add(found, path, stored, config, has_offset=form == WITH_OFFSET)
+        elif last == "g_idx":
+            found.used.add(name)
+    return found
+
+
+def _add(
+    found: FoundPacked, path: str, stored: Mapping[str, StoredTensor], config: Mapping[str, Any], *, has_offset: bool
+) -> None:
+    parts = found.take(path, ("qweight", "qzeros", "scales"), stored)
+    bits = int(config.get("bits") or 4)
+    if not parts or WORD_BITS % bits:
+        if parts:
+            found.wrong.append(Finding(f"{path!r} has numbers of {bits} bits; those of 2, 4 and 8 bits are read"))
+        return
+    rows = parts["scales"].shape[-1]
+    ordered = stored.get(f"{path}.g_idx")
+    columns = ordered.shape[0] if ordered is not None else parts["qweight"].shape[0] * WORD_BITS // bits
+    given = int(config.get("group_size") or -1)
+    group = given if given > 0 else columns
+    num_groups = -(-columns // group)
+    wanted = {
+        "qweight": [(-(-columns * bits // WORD_BITS), rows)],
+        "qzeros": [(num_groups, -(-rows * bits // WORD_BITS))],
+        "scales": [(num_groups, rows)],
+    }
+    if not found.fits(f"{path!r} of {bits} bits, {columns} input features in groups of {group}", parts, wanted):
+        return
+    if ordered is not None and not in_order(ordered.read(), group):
+        parts["g_idx"] = ordered
+    unpack = UnpackGptq((rows, columns), bits, group, has_offset)
+    found.weights[f"{path}.weight"] = PackedWeight((rows, columns), parts, unpack)

@@ -1,0 +1,102 @@
+"""A weight as a checkpoint packs it, read as it is or unpacked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+from shardwright.errors import Finding
+from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
+
+Shape: TypeAlias = tuple[int, ...]
+
+Unpack: TypeAlias = Callable[[Mapping[str, torch.Tensor], torch.dtype], torch.Tensor]
+"""The weight of its parts, by the last token of their names, as a dtype; in plain operators."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """One weight of a checkpoint: its ``shape`` once unpacked, and its stored ``parts`` by the last token of a name."""
+
+    shape: Shape
+    parts: Mapping[str, StoredTensor]
+    unpack: Unpack
+
+
+@dataclass
+class FoundPacked:
+    """What a finder finds: ``weights`` by the stored name that each would have plain; ``used``: further stored tensors
+    that were read to find them; ``unused``: those that nothing reads, and why; ``wrong``: what cannot be read.
+    """
+
+    weights: dict[str, PackedWeight] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    unused: list[Unused] = field(default_factory=list)
+    wrong: list[Finding] = field(default_factory=list)
+
+    def take(self, path: str, names: Sequence[str], stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+        """The stored tensors of a module by these last tokens; none, and a finding, where one is missing."""
+        lacking = [last for last in names if f"{path}.{last}" not in stored]
+        if lacking:
+            self.wrong.append(
+                Finding(f"the checkpoint lacks '{path}.{lacking[0]}', which goes with its {' and '.join(names)}")
+            )
+            return {}
+        return {last: stored[f"{path}.{last}"] for last in names}
+
+    def fits(self, what: str, parts: Mapping[str, StoredTensor], wanted: Mapping[str, Sequence[Shape]]) -> bool:
+        """Whether parts have one of the shapes wanted of them; a finding about ``what`` where not."""
+        odd = [
+            f"{last} is {part.shape}, not {' or '.join(map(str, wanted[last]))}"
+            for last, part in parts.items()
+            if part.shape not in wanted[last]
+        ]
+        if odd:
+            self.wrong.append(Finding(f"{what}: {', '.join(odd)}"))
+        return not odd
+
+
+@dataclass(frozen=True)
+class UnpackedTensor(StoredTensor):
+    """A weight that is unpacked as it is read. ``file``: that of its numbers."""
+
+    packed: PackedWeight
+
+    def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
+        """Copy a box of the weight into ``out``; the whole of it is unpacked for that."""
+        out.copy_(self.read()[box])
+
+    def read(self) -> torch.Tensor:
+        """The whole weight."""
+        return self.packed.unpack({last: part.read() for last, part in self.packed.parts.items()}, self.dtype)
+
+
+def in_order(groups: torch.Tensor, size: int) -> bool:
+    """Whether ``groups``, the group of each column, says that columns lie group by group, ``size`` in each."""
+    return torch.equal(groups.long(), torch.arange(groups.numel()) // max(size, 1))
+
+
+def unpacked(name: str, packed: PackedWeight, dtype: torch.dtype) -> UnpackedTensor:
+    """A packed weight as a plain tensor of ``dtype``."""
+    return UnpackedTensor(packed.shape, next(iter(packed.parts.values())).file, name, dtype, packed)
+
+
+def hold_packed(model: Any, name: str, packed: PackedWeight) -> None:
+    """Put the parts of the parameter ``name`` of a model in its place, as shapes only.
+
+    Its module keeps its code and its class's name: only what it finds under the parameter's name is made anew.
+    """
+    path, _, last = name.rpartition(".")
+    module = model.get_submodule(path)
+    plain = module._parameters.pop(last)
+    for part, stored in packed.parts.items():
+        empty = plain.data.new_empty(stored.shape, dtype=stored.dtype)
+        module.register_parameter(part, torch.nn.Parameter(empty, requires_grad=False))
+
+    def unpack(self: torch.nn.Module) -> torch.Tensor:
+        parts = {part: self._parameters[part] for part in packed.parts}
+        return packed.unpack(parts, plain.dtype)  # type: ignore[bad-argument-type]
+
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {last: property(unpack), "__module__": kind.__module__})

@@ -1,0 +1,40 @@
+"""8-bit floats with a scale a block: scales go with their rows, wherever ranks are cut."""
+
+import pytest
+import torch
+
+import shardwright as sw
+from shardwright.sources.checkpoint import open_checkpoint
+from tests.support.packed_weights import (
+    BLOCKS,
+    cut_right,
+    opened_packed,
+    pack_blocks,
+    same_numbers,
+    stays_packed,
+    write_packed,
+)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+def test_ranks_give_the_dequantised_models_numbers(num_ranks, tmp_path):
+    model = write_packed(tmp_path / "model", pack_blocks, BLOCKS)
+    opened, real = opened_packed(tmp_path / "model")
+    assert not opened.unused
+    assert same_numbers(real, model)
+    cut_right(real, num_ranks)
+    if num_ranks == 3:
+        assert stays_packed(tmp_path / "model", opened, num_ranks, tmp_path)
+
+
+def test_one_scale_for_all(tmp_path):
+    said = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}
+    model = write_packed(tmp_path / "model", lambda weight: pack_blocks(weight, (0, 0)), said)
+    assert same_numbers(opened_packed(tmp_path / "model")[1], model)
+
+
+def test_scales_of_other_blocks_are_named(tmp_path):
+    write_packed(tmp_path / "model", pack_blocks, {**BLOCKS, "weight_block_size": [32, 20]})
+    says = r"in blocks of \[32, 20\]: weight_scale_inv is \(3, 3\), not \(2, 3\)"
+    with pytest.raises(sw.CheckpointError, match=says):
+        open_checkpoint(tmp_path / "model", cache_length=0, dtype=torch.float64)
