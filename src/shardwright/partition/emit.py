@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from shardwright.program.collectives import holds_collectives
 from shardwright.program.nodes import add_node, val_of
-from shardwright.program.torch_private import enable_python_dispatcher
+from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
 from shardwright.rules.call import leaves, map_values
 
 
@@ -79,9 +79,12 @@ class Emitter:
         return result
 
     def fake(self, shape: Sequence[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """A contiguous fake tensor."""
+        """A contiguous fake tensor of its own."""
         if self.fake_mode is None:
             return torch.empty(*shape, dtype=dtype, device="meta")
+        if all(type(size) is int for size in shape):
+            # As the mode would make it, without its way through the dispatcher.
+            return FakeTensor(self.fake_mode, torch.empty(tuple(shape), dtype=dtype, device="meta"), device)
         with self.fake_mode:
             return torch.empty(tuple(shape), dtype=dtype, device=device)
 
