@@ -20,6 +20,7 @@ from torch import fx
 from shardwright.assign.steps import Step, StepKind, Steps, Value
 from shardwright.layout.layout import Layout
 from shardwright.program.nodes import is_tensor, module_path, subgraph_of
+from shardwright.program.program import Program
 from shardwright.rules.call import leaves
 from shardwright.rules.operators.unrolled import ROUND
 
@@ -55,20 +56,43 @@ class Folded:
     values: dict[tuple[int, int, tuple[Value, ...]], int]
 
 
-def fold_steps(steps: Steps, targets: Mapping[str, str], pins: Mapping[str, Layout]) -> Folded:
-    """Group equal steps. ``targets``: placeholder name → FQN; ``pins``: node name → pinned layout."""
-    units: dict[tuple[str, str], list[Step]] = {}
-    place: dict[int, tuple[tuple[str, str], int]] = {}
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The steps of every unit in order, the unit of each step and its place in it, and a number for each step of a
+    unit: equal for steps that agree in all but what is pinned.
+    """
+
+    members: dict[tuple[str, str], list[Step]]
+    place: dict[int, tuple[tuple[str, str], int]]
+    numbers: dict[int, int]
+
+
+def find_units(steps: Steps, program: Program) -> Units:
+    """The units of a program's steps."""
+    targets = {item.name: item.target or item.name for item in program.inputs}
+    found = Units({}, {}, {})
     for step in steps.items:
         unit = _unit_of(step, targets)
         if unit is not None:
-            members = units.setdefault(unit, [])
-            place[step.index] = (unit, len(members))
+            members = found.members.setdefault(unit, [])
+            found.place[step.index] = (unit, len(members))
             members.append(step)
+    known: dict[tuple[Any, ...], int] = {}
+    for unit, members in found.members.items():
+        for step in members:
+            key = _step_key(step, steps, unit, found.place, targets)
+            found.numbers[step.index] = known.setdefault(key, len(known))
+    return found
+
+
+def fold_steps(steps: Steps, found: Units, pins: Mapping[str, Layout]) -> Folded:
+    """Group equal steps. ``pins``: node name → pinned layout."""
+    units, place = found.members, found.place
     signatures: dict[tuple[Any, ...], tuple[str, str]] = {}
     leader: dict[tuple[str, str], tuple[str, str]] = {}
     for unit, members in units.items():
-        signature = (unit[0], *(_step_key(step, steps, unit, place, targets, pins) for step in members))
+        keys = ((found.numbers[step.index], pins.get(step.node.name)) for step in members)
+        signature = (unit[0], *keys)
         matrices = sum(step.kind is StepKind.INPUT and _ndim(step) >= 2 for step in members)
         is_large = matrices >= MIN_WEIGHTS or _round_of(members[0]) is not None
         leader[unit] = signatures.setdefault(signature, unit) if is_large else unit
@@ -145,12 +169,11 @@ def _step_key(
     unit: tuple[str, str],
     place: Mapping[int, tuple[tuple[str, str], int]],
     targets: Mapping[str, str],
-    pins: Mapping[str, Layout],
 ) -> tuple[Any, ...]:
     node = step.node
     shapes = tuple(_meta(v) for v in step.vals)
     if step.kind is StepKind.INPUT:
-        return ("input", _relative(targets.get(node.name, node.name), unit), shapes, pins.get(node.name))
+        return ("input", _relative(targets.get(node.name, node.name), unit), shapes)
     wiring = []
     for source, result in step.reads:
         owner = place.get(source)
@@ -159,7 +182,7 @@ def _step_key(
         wiring.append((owner[1], result) if owner is not None and owner[0] == unit else outside)
     constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
     path = _relative(module_path(node), unit)
-    return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout, pins.get(node.name))
+    return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
 
 
 def _constant(leaf: Any) -> Any:

@@ -89,6 +89,10 @@ def unread_operands(node: fx.Node) -> dict[int, str]:
 
 def build_steps(program: Program, boundaries: Sequence[Boundary] = ()) -> tuple[Steps, list[Finding]]:
     """The steps of a program, constraints in place; findings for boundaries that match nothing."""
+    return program.once(("steps", *boundaries), lambda: _build_steps(program, boundaries))
+
+
+def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Steps, list[Finding]]:
     steps = Steps([])
     constraints = _Constraints(steps, boundaries, frozenset(i.name for i in program.inputs if i.is_state))
     lists: dict[fx.Node, Any] = {}

@@ -8,7 +8,7 @@ import torch
 
 from shardwright.assign.agreed import Agreed
 from shardwright.assign.cost import CostModel
-from shardwright.assign.folding import Folded, Site, fold_steps
+from shardwright.assign.folding import Folded, Site, find_units, fold_steps
 from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.errors import PlanError, raise_findings
 from shardwright.layout.sizes import size_hint
@@ -71,13 +71,13 @@ def make_task(
     """Build and fold the steps of a program; raises `PlanError` for boundaries that match nothing."""
     steps, findings = build_steps(program, pins.boundaries)
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
-    targets = {item.name: item.target or item.name for item in program.inputs}
+    units = program.once(("units", *pins.boundaries), lambda: find_units(steps, program))
     return Task(
         program=program,
         pins=pins,
         num_ranks=num_ranks,
         steps=steps,
-        folded=fold_steps(steps, targets, {**pins.state, **pins.inputs, **agreed.layouts()}),
+        folded=fold_steps(steps, units, {**pins.state, **pins.inputs, **agreed.layouts()}),
         inputs={item.name: item for item in program.inputs},
         weights=pins.weights | {item.name for item in program.inputs if item.is_state},
         auto=auto,

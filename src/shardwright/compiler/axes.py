@@ -33,14 +33,13 @@ from shardwright.rules.rule import Strategy
 
 @dataclass(frozen=True, slots=True)
 class CompiledAxis:
-    """One mesh axis: what was asked for, the pins on the first rank's program, and what was chosen.
+    """One mesh axis: what was asked for, and what was chosen.
 
     ``assignments``: by place on the axes before, one for each kind. ``alike``: for each rank of the axis, the first
     one whose pieces are as long.
     """
 
     request: AxisRequest
-    pins: Pins
     assignments: Mapping[Coordinates, Assignment]
     alike: tuple[int, ...]
 
@@ -179,8 +178,7 @@ def compile_axis(before: Compiled, asked: AxisRequest, request: Request) -> Comp
     chosen: dict[Coordinates, Assignment] = {}
     for place in kinds:
         chosen[place] = _Choice(before, asked, request, place, chosen, is_shared=len(kinds) > 1).made()
-    pins = asked.pins(before.program_after(kinds[0]))
-    one = CompiledAxis(asked, pins, chosen, ranks_alike(chosen.values(), asked.num_ranks))
+    one = CompiledAxis(asked, chosen, ranks_alike(chosen.values(), asked.num_ranks))
     return replace(before, axes=(*before.axes, one))
 
 

@@ -62,7 +62,7 @@ class Dump:
             return
         first = (0,) * len(compiled.axes)
         for depth, one in enumerate(compiled.axes, 1):
-            self._write(f"{one.axis}-pins", format_pins(one))
+            self._write(f"{one.axis}-pins", format_pins(one, compiled.program_after(first[: depth - 1])))
             self._write(f"{one.axis}-steps", format_steps(one.assignment))
             for place, assignment in one.assignments.items():
                 if not any(place) or assignment.solution is not one.assignment.solution:
@@ -96,9 +96,12 @@ def format_count(name: str, program: Program) -> str:
     return f"{name:10}{calls} calls, {communicate} communicate"
 
 
-def format_pins(one: CompiledAxis) -> str:
-    """What the plan pins on an axis: one line a placeholder, output or module boundary; everything else is free."""
-    return "\n".join(_pin_lines(one.pins, one.request.plan_keys) or ["nothing is pinned"]) + "\n"
+def format_pins(one: CompiledAxis, program: Program) -> str:
+    """What the plan pins on an axis: one line a placeholder, output or module boundary; everything else is free.
+
+    ``program``: the first rank's, before the axis.
+    """
+    return "\n".join(_pin_lines(one.request.pins(program), one.request.plan_keys) or ["nothing is pinned"]) + "\n"
 
 
 def format_steps(assignment: Assignment) -> str:

@@ -5,9 +5,9 @@ buffer, constant or user input; which output mutates which buffer), lazy weights
 Program and give a Program; only this file touches the insides of `ExportedProgram`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -21,6 +21,8 @@ from shardwright.layout.layout import REPLICATE, Layout, local_shape
 from shardwright.layout.pieces import take_shard
 from shardwright.layout.sizes import Size
 from shardwright.program.nodes import module_path, module_stack
+
+_T = TypeVar("_T")
 
 STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -109,6 +111,13 @@ class Program:
     owner: torch.nn.Module
     origins: dict[str, tuple[str, tuple[Layout, ...]]] = field(default_factory=dict)
     """For a partitioned program: the original node that a node stands for, and its layout on each axis so far."""
+    _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Any, work_out: Callable[[], _T]) -> _T:
+        """What is worked out of the program as it stands, once for each key: several axes ask for it."""
+        if key not in self._known:
+            self._known[key] = work_out()
+        return self._known[key]
 
     def user_inputs(self) -> list[Input]:
         """The inputs the user gives, in order."""
@@ -134,6 +143,9 @@ class Program:
 
     def modules(self) -> dict[str, str]:
         """Every module path that ran (and the containers above it), with its class name, '' where unknown."""
+        return self.once("modules", self._modules)
+
+    def _modules(self) -> dict[str, str]:
         found: dict[str, str] = {}
         seen: set[tuple[Any, ...]] = set()
         for node in self.graph.nodes:
