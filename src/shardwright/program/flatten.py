@@ -2,7 +2,9 @@
 
 import operator
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import fx
 from torch.export import ExportedProgram
@@ -12,7 +14,7 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.program.instance_norm import WRITTEN_OUT, keeps_statistics
 from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
 from shardwright.program.program import held_by
-from shardwright.program.torch_private import schema_of
+from shardwright.program.torch_private import operators_listed_once, schema_of
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
@@ -22,11 +24,51 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     """
     if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
+    known, now = _FUNCTIONAL.get(exported), _State.of(exported)
+    if known is not None and known[0] == now:
+        return known[1]
+    made = _without_mutation(exported)
+    _FUNCTIONAL[exported] = now, made
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What can be changed in an exported program: its code, its signature, and which objects it holds."""
+
+    text: str
+    held: tuple[tuple[str, "_Same"], ...]
+
+    @classmethod
+    def of(cls, exported: ExportedProgram) -> "_State":
+        text = "\n".join(map(str, (*graphs_of(exported.graph), exported.graph_signature)))
+        return cls(text, tuple((name, _Same(value)) for name, value in held_by(exported).items()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """An object that equals only itself."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+_FUNCTIONAL: "WeakKeyDictionary[ExportedProgram, tuple[_State, ExportedProgram]]" = WeakKeyDictionary()
+"""Programs without mutation by what they were made of: torch traces a whole program anew to take it out."""
+
+
+def _without_mutation(exported: ExportedProgram) -> ExportedProgram:
     nodes = (node for graph in graphs_of(exported.graph) for node in graph.nodes)
     hidden = {node.target for node in nodes if keeps_statistics(node)}
     table = {op: written_out for op, written_out in WRITTEN_OUT.items() if op in hidden}
     try:
-        return exported.run_decompositions(table)
+        with operators_listed_once():
+            return exported.run_decompositions(table)
     except Exception as error:
         # Tracing its own graph anew, torch trips over sizes that depend on data, and over tensors that are written but
         # are not buffers of the program: an error of torch's, or an assertion.

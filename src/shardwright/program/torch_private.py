@@ -6,10 +6,13 @@ and torch keeps such graphs readable.
 """
 
 import copy
+import functools
 import io
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,7 +35,11 @@ from torch._C._distributed_c10d import (
 # Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
 from torch._dispatch.python import enable_python_dispatcher
 
-# `torch.export.save` is slow for what it does besides (`without_canonical_form`).
+# Decomposing a program is slow for what it does again (`operators_listed_once`).
+from torch._export import utils as export_utils
+
+# `torch.export.save` is slow for what it does besides (`without_canonical_form`), `load_pt2` for what it does again
+# (`annotations_read_once`).
 from torch._export.serde import serialize
 
 # What `torch.ops` holds has no public types.
@@ -55,6 +62,7 @@ __all__ = [
     "HigherOrderOperator",
     "OpOverload",
     "OpOverloadPacket",
+    "annotations_read_once",
     "carrier_of",
     "compile_to_archive",
     "cpu_backend_of",
@@ -65,6 +73,7 @@ __all__ = [
     "load_pt2",
     "may_decompose",
     "name_group",
+    "operators_listed_once",
     "packet_name",
     "pytree",
     "registered_schema",
@@ -76,6 +85,7 @@ __all__ = [
 ]
 
 _canonicalize = serialize.canonicalize
+_list_operators = export_utils._materialize_cpp_cia_ops
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize")
 """The logs that torch writes an error to which it also raises."""
@@ -127,6 +137,37 @@ def shallow_copy(exported: ExportedProgram) -> ExportedProgram:
     bare._state_dict = dict(exported.state_dict)
     bare._constants = dict(exported.constants)
     return bare
+
+
+@contextmanager
+def operators_listed_once() -> Iterator[None]:
+    """Let `run_decompositions` look up all operators of C++ once, not once for each of some fifty namespaces.
+
+    All are found the first time, whichever namespace is asked for. That takes a third of the time of a small program.
+    """
+    export_utils._materialize_cpp_cia_ops = functools.cache(_list_operators)
+    try:
+        yield
+    finally:
+        export_utils._materialize_cpp_cia_ops = _list_operators
+
+
+@contextmanager
+def annotations_read_once() -> Iterator[None]:
+    """Let torch read programs without evaluating the annotations of its schema anew for every object in a file."""
+    known: dict[tuple[Any, int], dict[str, Any]] = {}
+
+    def hints_of(kind: Any, globalns: dict[str, Any] | None = None) -> dict[str, Any]:
+        key = kind, id(globalns)
+        if key not in known:
+            known[key] = typing.get_type_hints(kind, globalns=globalns)
+        return known[key]
+
+    serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        serialize.typing = typing
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import typing
 import zipfile
 
 import pytest
@@ -31,6 +32,17 @@ def test_torch_makes_no_canonical_form_meanwhile_and_does_afterwards(monkeypatch
     torch.export.save(bare, saved)
     assert len(made) == 1
     assert written == format_graph(parse_graph(saved.getvalue()))
+
+
+def test_annotations_of_torch_s_schema_are_evaluated_once_for_each_class(tmp_path, monkeypatch):
+    _, _, _, exported = program("symbolic sizes")
+    (tmp_path / "graph").write_bytes(graph_bytes(without_weights(exported)))
+    evaluated = []
+    evaluate = typing.get_type_hints
+    monkeypatch.setattr(typing, "get_type_hints", lambda kind, **rest: evaluated.append(kind) or evaluate(kind, **rest))
+    read_graph(tmp_path / "graph")
+    assert len(evaluated) == len(set(evaluated)) > 10
+    assert serialize.typing is typing
 
 
 @pytest.mark.parametrize("name", [*CASES, "a cache"])
