@@ -4,8 +4,10 @@ import gc
 import os
 
 import pytest
+from torch.export import ExportedProgram
 
 from shardwright.program.legal import CHECK_SWITCH
+from shardwright.program.torch_private import operators_listed_once
 from shardwright.run import launch
 from tests.support.ranks import launch_warm
 
@@ -50,6 +52,20 @@ def _warm_launches():
     """Ranks are forked from a process that has imported torch; tests of the launcher itself start theirs anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "elastic_launch", launch_warm)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_decompositions():
+    """Tests decompose programs as the compiler does, without looking up all operators some fifty times."""
+
+    def run_decompositions(self, *args, **kwargs):
+        with operators_listed_once():
+            return decompose(self, *args, **kwargs)
+
+    decompose = ExportedProgram.run_decompositions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExportedProgram, "run_decompositions", run_decompositions)
         yield
 
 

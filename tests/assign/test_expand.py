@@ -1,5 +1,7 @@
 """Composite operators written out: the same numbers, and small partial results in place of a gathered operand."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -51,12 +53,17 @@ class Head(nn.Module):
         return self.call(self.head(x))
 
 
-def sharded(call, num_ranks, x, *, decompose=False, cost=BYTES_MATTER):
-    # In double precision: a loss near zero is the difference of larger sums.
+@functools.cache
+def head(call, decompose):
+    """An input, and the exported program of a head; in float64, as a small loss is the difference of larger sums."""
+    x = torch.randn(6, 8).double()
     with torch.no_grad():
-        exported = torch.export.export(Head(call).double(), (x.double(),))
-    x = x.double()
-    exported = exported.run_decompositions() if decompose else exported
+        exported = torch.export.export(Head(call).double(), (x,))
+    return x, exported.run_decompositions() if decompose else exported
+
+
+def sharded(call, num_ranks, *, decompose=False, cost=BYTES_MATTER):
+    x, exported = head(call, decompose)
     result = sw.shard(exported, mesh=num_ranks, plan={"head": "colwise"}, cost=cost)
     report = sw.verify(result, exported, (x,), tolerance=1e-6)
     assert report.ok, str(report)
@@ -69,7 +76,7 @@ def sharded(call, num_ranks, x, *, decompose=False, cost=BYTES_MATTER):
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("name", CALLS)
 def test_same_numbers_over_cut_classes(name, num_ranks, decompose):
-    result = sharded(CALLS[name], num_ranks, torch.randn(6, 8), decompose=decompose)
+    result = sharded(CALLS[name], num_ranks, decompose=decompose)
     # Outputs that carry the classes are gathered, as every rank returns the whole; nothing else that large is.
     large = [c.kind for c in result.collectives if c.num_bytes >= 6 * 42 * 8]
     assert large == (["all_gather"] if "softmax" in name else [])
@@ -96,7 +103,7 @@ def test_what_is_no_number(name, special):
 
 
 def test_a_gather_stays_where_it_is_cheaper():
-    result = sharded(CALLS["argmax"], 2, torch.randn(6, 8), cost=CostModel())
+    result = sharded(CALLS["argmax"], 2, cost=CostModel())
     assert [c.kind for c in result.collectives] == ["all_gather"]
 
 

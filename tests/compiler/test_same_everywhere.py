@@ -39,12 +39,12 @@ def results(path, seeds):
 
 
 @pytest.mark.ranks
-def test_six_processes_find_the_same_whatever_their_hash_seeds_threads_and_load(tmp_path):
+def test_processes_find_the_same_whatever_their_hash_seeds_threads_and_load(tmp_path):
     path = str(tmp_path / "unet.pt2")
     torch.export.save(same_everywhere.exported(), path)
     first, second = results(path, [0, 1])
     with load(2):
-        others = results(path, [2, 3, 4, 5])
+        others = results(path, [2, 3])
     for other in (second, *others):
         assert other == first
     gaps = {

@@ -87,14 +87,14 @@ def test_one_rank_needs_no_processes(checkpoint, tmp_path):
 
 KINDS = {
     "grouped heads": ("llama", {}),
-    "heads of their own": ("llama", {"num_key_value_heads": 6}),
-    "one key-value head": ("llama", {"num_key_value_heads": 1}),
-    "a window": ("mistral", {"sliding_window": 5, "head_dim": 8}),
+    "heads of their own": ("llama", {"num_hidden_layers": 1, "num_key_value_heads": 6}),
+    "one key-value head": ("llama", {"num_hidden_layers": 1, "num_key_value_heads": 1}),
+    "a window": ("mistral", {"num_hidden_layers": 1, "sliding_window": 5, "head_dim": 8}),
     "windows in some layers": (
         "gemma3_text",
         {"sliding_window": 6, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
     ),
-    "learned positions": ("gpt2", {"n_embd": 48, "n_head": 6, "n_layer": 2, "n_positions": 64}),
+    "learned positions": ("gpt2", {"n_embd": 48, "n_head": 6, "n_layer": 1, "n_positions": 64}),
 }
 
 

@@ -1,5 +1,6 @@
 """What PyTorch's own test of `tensor_parallel_transformation` asks, on real processes, to the last collective."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -19,12 +20,10 @@ def collectives(exported):
     return Counter(name.split(".")[1] for name in names if name.startswith("_c10d_functional."))
 
 
-def transform_and_run(rank, num_ranks, model, inputs, plan, decompose):
-    """Export, transform and run on this rank; the worst difference from the original, and the collectives."""
+def transform_and_run(rank, num_ranks, model, inputs, plan, exported):
+    """Transform and run on this rank, whose outputs must be the original's; the collectives."""
     with torch.no_grad():
         wanted = model(*inputs)
-        exported = torch.export.export(model, inputs, strict=True)
-        exported = exported.run_decompositions() if decompose else exported
         local = sw.tensor_parallel_transformation(exported, rank, num_ranks, "cpu", plan)
         local.validate()
         got = local.module()(*inputs)
@@ -53,16 +52,24 @@ CASES = {
 @pytest.mark.parametrize("decompose", [True, False])
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_seed_cases_on_real_ranks(num_ranks, decompose):
-    results = on_ranks(num_ranks, run_cases, num_ranks, decompose)
-    for found in results:
+    for found in on_all_ranks(num_ranks):
         for name, (_, _, _, wanted) in CASES.items():
-            assert found[name] == wanted, name
+            assert found[decompose, name] == wanted, name
 
 
-def run_cases(rank, num_ranks, decompose):
+@functools.cache
+def on_all_ranks(num_ranks):
+    return on_ranks(num_ranks, run_cases, num_ranks)
+
+
+def run_cases(rank, num_ranks):
     found = {}
     for name, (build, shape, plan, _) in CASES.items():
         torch.manual_seed(0)
-        model = build()
-        found[name] = dict(transform_and_run(rank, num_ranks, model, (torch.randn(shape),), plan, decompose))
+        model, inputs = build(), (torch.randn(shape),)
+        with torch.no_grad():
+            exported = torch.export.export(model, inputs, strict=True)
+            programs = {True: exported.run_decompositions(), False: exported}
+        for decompose, program in programs.items():
+            found[decompose, name] = dict(transform_and_run(rank, num_ranks, model, inputs, plan, program))
     return found

@@ -1,5 +1,7 @@
 """Distances, lengths, margins and reductions written out: the kernel's numbers in every precision; small sums."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -152,14 +154,20 @@ class Two(nn.Module):
         return self.call(self.one(h), self.other(h))
 
 
+@functools.cache
+def two(name, decompose):
+    """An input, and the exported program of a call on two layers."""
+    h = torch.randn(6, 8).double()
+    exported = torch.export.export(Two(CALLS[name][0]).double(), (h,))
+    return h, exported.run_decompositions() if decompose else exported
+
+
 @pytest.mark.parametrize("decompose", [False, True], ids=["composite", "decomposed"])
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("name", CALLS)
 def test_small_sums_in_place_of_a_gather(name, num_ranks, decompose):
-    call, at_most = CALLS[name]
-    h = torch.randn(6, 8).double()
-    exported = torch.export.export(Two(call).double(), (h,))
-    exported = exported.run_decompositions() if decompose else exported
+    at_most = CALLS[name][1]
+    h, exported = two(name, decompose)
     sharded = sw.shard(exported, mesh=num_ranks, plan={"[one,other]": "colwise"}, cost=BYTES_MATTER)
     report = sw.verify(sharded, exported, (h,), tolerance=1e-9)
     assert report.ok, str(report)

@@ -1,5 +1,7 @@
 """Normalisations over a cut dim: the kernel's numbers, one number a row reduced, and weights cut with the dim."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -108,18 +110,24 @@ EXACT = {"up.*": sw.Shard(0), "down.weight": sw.Shard(1)}
 """Chunks, also where a cut at whole groups would do without sums."""
 
 
+@functools.cache
+def normed(name, decompose):
+    """The model of a case, an input, and the exported program."""
+    make, call, _ = CASES[name]
+    model, x = Normed(make(), call).double().eval(), torch.randn(3, 5, 8).double()
+    exported = torch.export.export(model, (x,))
+    return model, x, exported.run_decompositions() if decompose else exported
+
+
 @pytest.mark.parametrize("decompose", [False, True], ids=["composite", "decomposed"])
 @pytest.mark.parametrize("num_ranks", [2, 4])
 @pytest.mark.parametrize("name", CASES)
 def test_small_sums_in_place_of_a_gather(name, num_ranks, decompose):
-    make, call, sums = CASES[name]
-    model, x = Normed(make(), call).double(), torch.randn(3, 5, 8).double()
-    exported = torch.export.export(model.eval(), (x,))
-    exported = exported.run_decompositions() if decompose else exported
+    model, x, exported = normed(name, decompose)
     sharded = sw.shard(exported, mesh=num_ranks, plan=EXACT, cost=BYTES_MATTER)
     report = sw.verify(sharded, exported, (x,), tolerance=1e-9)
     assert report.ok, str(report)
-    assert kinds(sharded) == {"all_reduce": 1 + sums}
+    assert kinds(sharded) == {"all_reduce": 1 + CASES[name][2]}
     small = sorted(c.num_bytes for c in sharded.collectives)[:-1]
     assert all(num_bytes <= 3 * 5 * 14 * 8 for num_bytes in small)
     if "places" not in name:
@@ -155,15 +163,21 @@ KEEPING = {
 SIZES = {"batch": (44, 6, 4), "channels": (4, 44, 6), "places": (4, 6, 44)}
 
 
+@functools.cache
+def keeping(name, decompose, cut):
+    """An input, and the exported program of a norm that keeps statistics."""
+    model, x = Alone(KEEPING[name](SIZES[cut][1])).double().train(), torch.randn(SIZES[cut]).double()
+    exported = torch.export.export(model, (x,))
+    return x, exported.run_decompositions() if decompose else exported
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("cut", SIZES)
 @pytest.mark.parametrize("decompose", [True, False])
 @pytest.mark.parametrize("name", KEEPING)
 def test_statistics_that_are_kept_are_two_sums_a_channel(name, decompose, cut, num_ranks):
-    shape, layout = SIZES[cut], sw.Shard(list(SIZES).index(cut))
-    model, x = Alone(KEEPING[name](shape[1])).double().train(), torch.randn(shape).double()
-    exported = torch.export.export(model, (x,))
-    exported = exported.run_decompositions() if decompose else exported
+    layout = sw.Shard(list(SIZES).index(cut))
+    x, exported = keeping(name, decompose, cut)
     sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs={0: layout}, cost=BYTES_MATTER)
     report = sw.verify(sharded, exported, (x,), tolerance=1e-9)
     assert report.ok, str(report)

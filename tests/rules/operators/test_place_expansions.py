@@ -1,5 +1,7 @@
 """Rows, diagonals, integrals and pools over a cut dim: the operator's numbers, and no more than they are is sent."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -130,9 +132,16 @@ CALLS = {
 }
 
 
-def shard(call, x, num_ranks, layout, *, decompose, outputs=None):
+@functools.cache
+def exported_call(name, decompose):
+    """An input, and the exported program of a call."""
+    call, shape, _, _ = CALLS[name]
+    x = values(*shape)
     exported = torch.export.export(Call(call), (x,))
-    exported = exported.run_decompositions() if decompose else exported
+    return x, exported.run_decompositions() if decompose else exported
+
+
+def shard(x, exported, num_ranks, layout, outputs=None):
     sharded = sw.shard(exported, mesh=num_ranks, plan={}, inputs={"x": layout}, outputs=outputs, cost=BYTES_MATTER)
     report = sw.verify(sharded, exported, (x,), tolerance=1e-9)
     assert report.ok, str(report)
@@ -143,16 +152,13 @@ def shard(call, x, num_ranks, layout, *, decompose, outputs=None):
 @pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("name", CALLS)
 def test_small_results_in_place_of_a_gather(name, num_ranks, decompose):
-    call, shape, dim, sizes = CALLS[name]
-    sent = shard(call, values(*shape), num_ranks, sw.Shard(dim), decompose=decompose)
+    _, _, dim, sizes = CALLS[name]
+    sent = shard(*exported_call(name, decompose), num_ranks, sw.Shard(dim))
     assert sent == [("all_reduce", size) for size in sizes]
 
 
 def test_a_diagonal_stays_cut_with_its_rows():
-    def call(x):
-        return x.diagonal(0, 1, 2)
-
-    assert shard(call, values(*SQUARE), 3, sw.Shard(1), decompose=False, outputs={0: sw.Shard(1)}) == []
+    assert shard(*exported_call("diagonal", False), 3, sw.Shard(1), outputs={0: sw.Shard(1)}) == []
 
 
 def test_a_row_of_another_dim_stays_a_view():
