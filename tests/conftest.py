@@ -49,7 +49,7 @@ LONGEST = (
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_launches():
-    """Ranks are forked from a process that has imported torch; tests of the launcher itself start theirs anew."""
+    """Ranks are forked from a process that has imported torch. Those that scripts and commands launch start anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "elastic_launch", launch_warm)
         yield

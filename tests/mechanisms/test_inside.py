@@ -1,6 +1,7 @@
 """Subgraphs that communicate: weights in branches and loop bodies are cut, and sums taken inside or right behind."""
 
 import copy
+import functools
 import io
 from collections import Counter
 
@@ -29,9 +30,14 @@ SUMS = {
 """How many all-reduces each takes: a branch counts by itself, and a sum that leaves a subgraph is taken once."""
 
 
-def sharded(model, num_ranks, plan, **options):
+@functools.cache
+def exported_of(model, **options):
     torch.manual_seed(0)
-    exported = torch.export.export(model(**options).eval(), (X,), strict=True)
+    return torch.export.export(model(**options).eval(), (X,), strict=True)
+
+
+def sharded(model, num_ranks, plan, **options):
+    exported = exported_of(model, **options)
     result = sw.shard(exported, mesh=num_ranks, plan=plan)
     for x in (X, -X, X.abs(), -X.abs()):
         report = sw.verify(result, exported, (x,))

@@ -11,20 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.launcher.api import elastic_launch
 
 import shardwright as sw
 from shardwright.run.launch import launch
 
 pytestmark = pytest.mark.ranks
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _ranks_of_their_own():
-    """Ranks are started as users' are, which those of other tests are not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shardwright.run.launch.elastic_launch", elastic_launch)
-        yield
 
 
 def meet_after(what, victim):
