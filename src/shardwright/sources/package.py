@@ -10,6 +10,7 @@ from shardwright.compiler.sharded import ShardedProgram
 from shardwright.errors import PackageError, PlanError
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_path
+from shardwright.lean.options import Lean
 from shardwright.package.gather import check_described
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_file, read_manifest
@@ -36,13 +37,14 @@ def reshard(
     time_limit_s: float | None = None,
     discover: bool = False,
     dump: str | os.PathLike[str] | None = None,
+    lean: bool | Lean = True,
     progress: Progress | None = None,
 ) -> ShardedProgram:
     """Make the package ``output`` for another mesh from a package, without the original model.
 
     The package keeps the original program without its weights; that is sharded anew, and every new rank's pieces are
     read from the old ranks' files. The result is what sharding the original would give, to the bit. ``plan``: absent,
-    the plan the package was made with. ``inputs`` to ``dump``: as `shard` takes them. Raises as `shard` and `save`.
+    the plan the package was made with. ``inputs`` to ``lean``: as `shard` takes them. Raises as `shard` and `save`.
     """
     folder = check_path(package, "the package", error=PackageError)
     check_path(output, "the output", error=PackageError)
@@ -75,6 +77,7 @@ def reshard(
         time_limit_s=time_limit_s,
         discover=discover,
         dump=dump,
+        lean=lean,
     )
     # The class that knew how the model is called need not exist here.
     sharded.signature = manifest.signature() or sharded.signature
