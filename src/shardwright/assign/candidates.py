@@ -225,7 +225,7 @@ def _spread(found: Candidates, site: Site, rule: Rule) -> bool:
 
 
 def _take(found: Candidates, site: Site, rule: Rule, joint: Collection[str]) -> None:
-    """Make choices of the cuts of a site's dims that are new since it was asked last.
+    """Make choices of the cuts of a site's dims that are new since the last call for it.
 
     ``joint``: the factors that are parts of a packed dim.
     """

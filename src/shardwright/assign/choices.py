@@ -182,7 +182,7 @@ def _layouts_here(
 
 
 def _cuts_of_pinned_dim(task: Task, site: Site, cuts: Sequence[Layout]) -> list[Layout]:
-    """The shards of a placeholder of which the plan says the dim, and not where it is cut."""
+    """The shards of a placeholder whose dim the plan fixes, but not where it is cut."""
     pinned, value = task.pins.state[site.step.node.name], site.step.vals[0]
     assert isinstance(pinned, Shard), "a free cut is a shard"
     options: list[Layout] = [cut for cut in cuts if isinstance(cut, Shard) and cut.dim == pinned.dim]

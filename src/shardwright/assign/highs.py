@@ -184,10 +184,10 @@ class IntegerProgram:
 
 @dataclass(eq=False)
 class _Watch:
-    """Asked by HiGHS whether to stop, it counts, and says so once the budget is spent and an answer is there, or is not
-    to be had for much more.
+    """What HiGHS calls to learn whether to stop. It counts the calls, and stops the search once the budget is spent and
+    there is an answer, or much more would not give one.
 
-    ``steps``: of one question. HiGHS asks at places that its work alone decides.
+    ``steps``: what one call costs. Where HiGHS makes them follows from its work alone, not from the clock.
     """
 
     budget: Budget

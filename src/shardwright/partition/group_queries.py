@@ -119,7 +119,7 @@ _Repeated = tuple[fx.Node, int, list[fx.Node]]
 
 
 def _grouped(node: fx.Node) -> _Grouped | None:
-    """What an attention repeats; None where it repeats nothing, or says more than rows could."""
+    """What an attention repeats; None where it repeats nothing, or where rows could not stand for all it does."""
     given = bind_arguments(node.target, node.args, node.kwargs)
     queries, keys, values = (given[name] for name in ("query", "key", "value"))
     if given["is_causal"] or given["dropout_p"] or queries.meta["val"].dim() != 4:

@@ -51,7 +51,7 @@ def join_period(emit: Emitter, x: fx.Node, dim: int, cut: Cut) -> fx.Node:
 
 
 def _around(emit: Emitter, size: Any, cut: Cut, count: int) -> tuple[Any, Any]:
-    """``repeat`` and ``inner`` of a cut as numbers or nodes, from ``size`` = repeat·count·inner where that tells."""
+    """``repeat`` and ``inner`` of a cut as numbers or nodes, from ``size`` = repeat·count·inner where one follows."""
     if isinstance(cut.inner, int) and count:
         return over(emit, size, count * cut.inner), cut.inner
     if isinstance(cut.repeat, int) and count:
