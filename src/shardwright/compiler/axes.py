@@ -23,6 +23,7 @@ from shardwright.layout.mesh import Coordinates, Mesh
 from shardwright.partition.group_queries import group_queries
 from shardwright.partition.lower import check_lowering
 from shardwright.partition.merge import merge_collectives
+from shardwright.partition.pair_queries import pair_queries
 from shardwright.partition.partition import collectives_of, partition
 from shardwright.partition.share_masks import share_masks
 from shardwright.plan.pins import Pins
@@ -136,7 +137,7 @@ class Compiled:
         for axis, parts in self.mesh.unions:
             rank = coordinate[parts[0]] * self.mesh.size(parts[1]) + coordinate[parts[1]]
             program = merge_collectives(program, axis, parts, rank)
-        program = group_queries(share_masks(program))
+        program = pair_queries(group_queries(share_masks(program)))
         if keep or not any(where):
             self._finished[where] = program
         return program

@@ -30,11 +30,12 @@ def lay_in_columns(module: fx.GraphModule) -> int:
     """
     tied: dict[int, list[torch.Tensor]] = {}
     for tensor in module.state_dict(keep_vars=True).values():
-        tied.setdefault(tensor.data_ptr(), []).append(tensor)
+        if tensor.layout == torch.strided:
+            tied.setdefault(tensor.data_ptr(), []).append(tensor)
     readers: dict[int, list[fx.Node]] = {}
     for node in module.graph.nodes:
         value = held_at(module, str(node.target)) if node.op == "get_attr" else None
-        if isinstance(value, torch.Tensor) and value.data_ptr() in tied:
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.data_ptr() in tied:
             readers.setdefault(value.data_ptr(), []).append(node)
     turned = [tied[place] for place, nodes in readers.items() if _is_meant(tied[place]) and _are_projected(nodes)]
     for tensors in turned:
@@ -48,7 +49,7 @@ def _is_meant(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether one weight, under all its names, is such that turning it pays."""
     first = tensors[0]
     is_matrix = first.dim() == 2 and first.shape[0] >= first.shape[1] and first.nbytes >= LEAST_BYTES
-    is_plain = first.layout == torch.strided and first.device.type == "cpu" and first.dtype == torch.float32
+    is_plain = first.device.type == "cpu" and first.dtype == torch.float32
     return is_matrix and is_plain and all(one.shape == first.shape and one.is_contiguous() for one in tensors)
 
 
