@@ -34,9 +34,7 @@ class Choices:
 
 def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver: SubgraphSolver) -> Choices:
     """Discover the candidate cuts, then make the strategies: of calls, of the placeholders they read, of outputs."""
-    seeds = partial(_is_seed, task, rules)
-    pinned = {**given.pinned, **{index: strategy.results[0] for index, strategy in given.held.items()}}
-    candidates = find_candidates(task.folded, list(rules), given.links, pinned, task.num_ranks, seeds)
+    candidates = find_cuts(task, rules, given)
     strategies: list[list[Strategy]] = []
     inside_us: dict[tuple[int, Strategy], float] = {}
     for site in task.folded.sites:
@@ -50,6 +48,13 @@ def find_choices(task: Task, rules: Sequence[Rule | None], given: Given, solver:
     _keep_agreed(task, rules, given, strategies)
     _add_inputs_and_outputs(task, given, candidates, strategies)
     return Choices(candidates, strategies, inside_us)
+
+
+def find_cuts(task: Task, rules: Sequence[Rule | None], given: Given) -> Candidates:
+    """The candidate cuts of every dim."""
+    seeds = partial(_is_seed, task, rules)
+    pinned = {**given.pinned, **{index: strategy.results[0] for index, strategy in given.held.items()}}
+    return find_candidates(task.folded, list(rules), given.links, pinned, task.num_ranks, seeds)
 
 
 def _is_seed(task: Task, rules: Sequence[Rule | None], site: Site, group: tuple[str, ...]) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.tree import Tree
 
+from shardwright.assign.structure import weight_structure
 from shardwright.page.words import format_bytes
 from shardwright.program.program import Program
 from shardwright.report.tables import Table
@@ -16,16 +17,19 @@ def cuttable(shape: tuple[int, ...], num_ranks: int) -> str:
 
 
 def tensors_table(program: Program, num_ranks: int) -> Table:
-    """Every parameter, buffer and constant."""
+    """Every parameter, buffer and constant; ``structure``: units and parts of its dims that cuts must respect."""
     rows = []
+    structure = weight_structure(program)
     for item in program.inputs:
         if item.is_state and item.target is not None:
             tensor = program.weights[item.target].tensor
             shape = tuple(tensor.shape)
             size = tensor.numel() * tensor.element_size()
             dtype = str(tensor.dtype).removeprefix("torch.")
-            rows.append((item.target, item.kind.name.lower(), str(shape), dtype, size, cuttable(shape, num_ranks)))
-    columns = ("tensor", "kind", "shape", "dtype", "bytes", f"dims to cut among {num_ranks}")
+            said = "; ".join(map(str, structure.get(item.target, ())))
+            cut = cuttable(shape, num_ranks)
+            rows.append((item.target, item.kind.name.lower(), str(shape), dtype, size, cut, said))
+    columns = ("tensor", "kind", "shape", "dtype", "bytes", f"dims to cut among {num_ranks}", "structure")
     return Table("Tensors", columns, rows, frozenset({"bytes"}))
 
 
@@ -35,9 +39,10 @@ def module_tree(program: Program, num_ranks: int) -> Tree:
     sizes: dict[str, int] = {}
     leaves: dict[str, list[str]] = {}
     for row in tensors_table(program, num_ranks).rows:
-        name, _, shape, dtype, size, dims = row
+        name, _, shape, dtype, size, dims, structure = row
         path, _, last = str(name).rpartition(".")
-        leaves.setdefault(path, []).append(f"{last} [dim]{shape} {dtype}, dims to cut: {dims}[/dim]")
+        said = f"; {structure}" if structure else ""
+        leaves.setdefault(path, []).append(f"{last} [dim]{shape} {dtype}, dims to cut: {dims}{said}[/dim]")
         parts = path.split(".") if path else []
         for depth in range(len(parts) + 1):
             key = ".".join(parts[:depth])
