@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import shardwright as sw
@@ -19,28 +20,29 @@ PLAN = {"**.[q,k,v,gate,up]_proj": "colwise", "**.[o,down]_proj": "rowwise"}
 IDS = torch.tensor([[5, 17, 200, 31, 9, 64, 3], [7, 90, 12, 12, 250, 1, 44]])
 
 
-def write_packed(folder, pack, quantization, **changes):
-    """A tiny checkpoint whose projections ``pack(weight)`` packs; the model, with the weights that this stands for.
+def write_packed(folder, pack, quantization, kind="llama", *, dtype=torch.float64, **changes):
+    """A tiny checkpoint whose projections and experts ``pack(weight)`` packs; the model with the weights it stands for.
 
     ``pack`` gives the stored tensors by the last token of their names, and the plain weight. ``quantization``: what the
     configuration says.
     """
     changes = {"num_hidden_layers": 1, "tie_word_embeddings": False, **changes}
-    model = write_checkpoint(folder, max_shard_size="1GB", **changes).double()
-    file = folder / "model.safetensors"
+    write_checkpoint(folder, kind, max_shard_size="1GB", **changes)
+    file, config = folder / "model.safetensors", (folder / "config.json").read_text()
     stored, plain = {}, {}
     for name, weight in load_file(file).items():
-        if "_proj" not in name:
-            stored[name] = weight
-            continue
-        parts, plain[name] = pack(weight)
-        stored |= {f"{name.removesuffix('weight')}{last}": part.contiguous() for last, part in parts.items()}
+        if "_proj" in name or ".experts." in name:
+            parts, plain[name] = pack(weight)
+            stored |= {f"{name.removesuffix('weight')}{last}": part.contiguous() for last, part in parts.items()}
+        else:
+            stored[name] = plain[name] = weight
+    dense = folder.with_name(f"{folder.name}-dense")
+    dense.mkdir()
+    save_file({name: one.double().contiguous() for name, one in plain.items()}, dense / file.name, {"format": "pt"})
+    (dense / "config.json").write_text(config)
     save_file(stored, file, {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
-    assert plain, "something is packed"
-    assert not model.load_state_dict({name: one.double() for name, one in plain.items()}, strict=False).unexpected_keys
-    return model
+    (folder / "config.json").write_text(json.dumps({**json.loads(config), "quantization_config": quantization}))
+    return transformers.AutoModelForCausalLM.from_pretrained(dense, dtype=dtype, attn_implementation="sdpa")
 
 
 def quantize(weight, bits, block, *, symmetric=True, dtype=torch.float32):
@@ -122,6 +124,48 @@ BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_s
 """What the configuration says of it."""
 
 
+LESS_ONE = {4: 0x11111111, 8: 0x01010101}
+"""A one in each place of a word."""
+
+
+def pack_gptq(weight, bits, *, form="gptq", is_ordered=True):
+    """Integers along columns in words; zero points along rows in words, less one a place in the older format."""
+    # Rows without a negative weight have the zero point 0, which less one is a borrow.
+    weight = torch.cat([weight[:3].abs(), weight[3:]])
+    columns = weight.shape[1]
+    order = torch.arange(columns) if is_ordered else torch.randperm(columns, generator=torch.Generator().manual_seed(0))
+    half = 2 ** (bits - 1)
+    numbers, scale, zeros, plain = quantize(weight[:, order], bits, (1, 16), symmetric=False)
+    groups, back = torch.empty(columns, dtype=torch.int32), order.argsort()
+    groups[order] = torch.arange(columns, dtype=torch.int32) // 16
+    unsigned = zeros.int().t() + half
+    assert (unsigned == 0).any()
+    words = words_of(unsigned, bits, 1)
+    if form == "gptq":
+        words = (words.long() - LESS_ONE[bits]).to(torch.int32)
+    parts = {
+        "qweight": words_of(numbers.int()[:, back].t() + half, bits, 0),
+        "qzeros": words,
+        "scales": scale.t(),
+        "g_idx": groups,
+    }
+    return parts, plain[:, back]
+
+
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+"""Which number each place of a word holds."""
+
+
+def pack_awq(weight):
+    """Integers and zero points along rows in words, the eight of a word in AWQ's order."""
+    numbers, scale, zeros, plain = quantize(weight, 4, (1, 16), symmetric=False)
+
+    def words(values):
+        return words_of((values.int().t() + 8).unflatten(1, (-1, 8))[:, :, AWQ_ORDER].flatten(1), 4, 1)
+
+    return {"qweight": words(numbers), "qzeros": words(zeros), "scales": scale.t()}, plain
+
+
 def opened_packed(folder, **options):
     """A checkpoint as a program of whole sequences in float64, and the same program with its weights read."""
     opened = open_checkpoint(folder, **{"dtype": torch.float64, "cache_length": 0, **options})
@@ -133,19 +177,19 @@ def opened_packed(folder, **options):
     return opened, replace_weights(copy.deepcopy(opened.exported), read)
 
 
-def same_numbers(real, model):
+def same_numbers(real, model, *, within=1e-12):
     """Whether a program gives what the dequantised model gives."""
     with torch.no_grad():
         wanted = model(input_ids=IDS, use_cache=False).logits
-    return relative_error(real.module()(input_ids=IDS), wanted) < 1e-12
+    return relative_error(real.module()(input_ids=IDS), wanted) < within
 
 
-def cut_right(real, num_ranks, plan="auto"):
+def cut_right(real, num_ranks, plan="auto", *, within=1e-9):
     """The sharding of a program with its weights, whose ranks give what one gives."""
     sharded = sw.shard(real, mesh=num_ranks, plan=plan)
     assert not sharded.fallbacks
     assert not sharded.gathered_weights
-    assert sw.verify(sharded, real, (), {"input_ids": IDS}).max_error < 1e-9
+    assert sw.verify(sharded, real, (), {"input_ids": IDS}).max_error < within
     return sharded
 
 

@@ -4,6 +4,7 @@ A plan says how a weight is cut; its numbers are cut so. Scales and zero points 
 numbers where a cut keeps whole blocks together, else whole on every rank.
 """
 
+import re
 from collections.abc import Iterable
 
 from shardwright.layout.layout import Layout, Shard
@@ -15,18 +16,26 @@ _TRANSPOSED = frozenset({"qweight"})
 """Those of them that lie (in, out) where the weight is (out, in)."""
 
 
+_STACK = re.compile(r"(.+?)__[^.]+?__(weight|weight_packed|qweight)")
+"""The numbers of one projection of experts: the weight's name, the projection's, the numbers'."""
+
+
 def packed_numbers(tensors: Iterable[str]) -> dict[str, list[str]]:
     """The names of weights that are stored packed → the tensor that holds each one's numbers."""
     found = {}
     for name in tensors:
         prefix, dot, last = name.rpartition(".")
         if last in _NUMBERS:
-            found[f"{prefix}{dot}{_NUMBERS[last]}"] = [name]
+            found.setdefault(f"{prefix}{dot}{_NUMBERS[last]}", []).append(name)
+        elif stack := _STACK.fullmatch(last):
+            found.setdefault(f"{prefix}{dot}{stack[1]}", []).append(name)
     return found
 
 
-def as_packed(name: str, layout: Layout) -> Layout:
-    """A weight's layout as that of the tensor ``name`` that holds its numbers."""
-    if isinstance(layout, Shard) and name.rpartition(".")[2] in _TRANSPOSED:
-        return Shard(1 - layout.dim % 2, layout.cut)
-    return layout
+def as_packed(name: str, num_dims: int, layout: Layout) -> Layout:
+    """A weight's layout as that of the tensor ``name``, of as many dims, that holds its numbers."""
+    if not isinstance(layout, Shard) or re.split(r"\.|__", name)[-1] not in _TRANSPOSED:
+        return layout
+    rows, columns = num_dims - 2, num_dims - 1
+    dim = layout.dim % num_dims
+    return Shard({rows: columns, columns: rows}.get(dim, dim), layout.cut)

@@ -172,7 +172,8 @@ class _Resolution:
 
     def _as_stored(self, name: str, stored: str, layout: Layout) -> Layout:
         """The layout of a tensor ``name`` as that of what is stored for it."""
-        return as_packed(stored, layout) if stored in self.packed.get(name, ()) else layout
+        is_packed = stored in self.packed.get(name, ())
+        return as_packed(stored, len(self.tensors[stored].shape), layout) if is_packed else layout
 
     def _carrying(self, names: list[str], layout: Layout) -> list[str]:
         """Those of a parametrization's tensors that have all of the dim that is cut; the others follow from them."""
@@ -206,7 +207,7 @@ class _Resolution:
         )
 
     def _pin(self, name: str, layout: Layout, key: str, *, exact: bool) -> None:
-        is_quantised = self.tensors[name].values_of or [name] in self.packed.values()
+        is_quantised = self.tensors[name].values_of or any(name in stored for stored in self.packed.values())
         if is_quantised and isinstance(layout, Shard) and layout.cut is None:
             # Equal parts of quantised values are meant as far as their groups allow.
             exact = False

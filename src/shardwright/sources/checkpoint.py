@@ -190,11 +190,12 @@ def _find_weights(
     chosen = getattr(model.config, "transformers_weights", None)
     stored, left = stored_tensors(folder, chosen)
     read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
-    if quantization is not None:
-        stored, odd = quantization.place(model, stored)
-        left = [*odd, *left]
-    holders, unused = match_names(model, stored)
-    return holders, [*unused, *left], files_digest(read)
+    if quantization is None:
+        holders, unused = match_names(model, stored)
+        return holders, [*unused, *left], files_digest(read)
+    placed = quantization.place(model, stored)
+    holders, unused = match_names(model, placed.stored)
+    return {**holders, **placed.stacks}, [*unused, *placed.unused, *left], files_digest(read)
 
 
 def _tell_unused(model: Any, unused: Sequence[Unused]) -> None:

@@ -1,7 +1,6 @@
 """What GPTQ packs, along input features, is cut both ways."""
 
 import pytest
-import torch
 
 import shardwright as sw
 from shardwright.sources.checkpoint import open_checkpoint
@@ -9,38 +8,11 @@ from tests.support.packed_weights import (
     PLAN,
     cut_right,
     opened_packed,
-    quantize,
+    pack_gptq,
     same_numbers,
     stays_packed,
-    words_of,
     write_packed,
 )
-
-LESS_ONE = {4: 0x11111111, 8: 0x01010101}
-
-
-def pack(weight, bits, *, form="gptq", is_ordered=True):
-    """Integers along columns in words; zero points along rows in words, less one a place in the older format."""
-    # Rows without a negative weight have the zero point 0, which less one is a borrow.
-    weight = torch.cat([weight[:3].abs(), weight[3:]])
-    columns = weight.shape[1]
-    order = torch.arange(columns) if is_ordered else torch.randperm(columns, generator=torch.Generator().manual_seed(0))
-    half = 2 ** (bits - 1)
-    numbers, scale, zeros, plain = quantize(weight[:, order], bits, (1, 16), symmetric=False)
-    groups, back = torch.empty(columns, dtype=torch.int32), order.argsort()
-    groups[order] = torch.arange(columns, dtype=torch.int32) // 16
-    unsigned = zeros.int().t() + half
-    assert (unsigned == 0).any()
-    words = words_of(unsigned, bits, 1)
-    if form == "gptq":
-        words = (words.long() - LESS_ONE[bits]).to(torch.int32)
-    parts = {
-        "qweight": words_of(numbers.int()[:, back].t() + half, bits, 0),
-        "qzeros": words,
-        "scales": scale.t(),
-        "g_idx": groups,
-    }
-    return parts, plain[:, back]
 
 
 def said(bits, form="gptq", **more):
@@ -59,7 +31,9 @@ CASES = {
 def test_ranks_give_the_dequantised_models_numbers(name, tmp_path):
     bits, form, is_ordered, num_ranks, plan = CASES[name]
     folder = tmp_path / "model"
-    model = write_packed(folder, lambda weight: pack(weight, bits, form=form, is_ordered=is_ordered), said(bits, form))
+    model = write_packed(
+        folder, lambda weight: pack_gptq(weight, bits, form=form, is_ordered=is_ordered), said(bits, form)
+    )
     opened, real = opened_packed(folder)
     assert not opened.unused
     assert same_numbers(real, model)
@@ -74,7 +48,7 @@ def test_ranks_give_the_dequantised_models_numbers(name, tmp_path):
 
 
 def test_a_package_holds_the_checkpoints_own_bytes(tmp_path):
-    write_packed(tmp_path / "model", lambda weight: pack(weight, 4, is_ordered=False), said(4))
+    write_packed(tmp_path / "model", lambda weight: pack_gptq(weight, 4, is_ordered=False), said(4))
     opened, _ = opened_packed(tmp_path / "model")
     assert stays_packed(tmp_path / "model", opened, 3, tmp_path)
 
@@ -88,6 +62,6 @@ def test_a_package_holds_the_checkpoints_own_bytes(tmp_path):
     ],
 )
 def test_what_cannot_be_read_is_named(quantization, says, tmp_path):
-    write_packed(tmp_path / "model", lambda weight: pack(weight, 4), quantization)
+    write_packed(tmp_path / "model", lambda weight: pack_gptq(weight, 4), quantization)
     with pytest.raises(sw.CheckpointError, match=f"(?s){says}"):
         open_checkpoint(tmp_path / "model", cache_length=0)

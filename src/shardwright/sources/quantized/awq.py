@@ -29,9 +29,9 @@ class UnpackAwq:
         """The weight, as ``dtype``."""
         rows = self.shape[0]
         numbers, zeros = (
-            unpack_words(parts[last], BITS, rows, 1, is_interleaved=True).t() for last in ("qweight", "qzeros")
+            unpack_words(parts[last], BITS, rows, -1, is_interleaved=True).mT for last in ("qweight", "qzeros")
         )
-        return scaled(numbers, parts["scales"].t(), zeros, (1, self.group), dtype)
+        return scaled(numbers, parts["scales"].mT, zeros, (1, self.group), dtype)
 
 
 def find_awq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:

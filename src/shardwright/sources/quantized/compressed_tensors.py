@@ -49,10 +49,10 @@ class UnpackCompressed:
         scale, zeros, groups = parts["weight_scale"], parts.get("weight_zero_point"), parts.get("weight_g_idx")
         numbers = parts.get("weight")
         if numbers is None:
-            numbers = self._signed(parts["weight_packed"], self.shape[1], 1)
+            numbers = self._signed(parts["weight_packed"], self.shape[1], -1)
             if zeros is not None and zeros.dtype == torch.int32:
                 # Zero points are packed along rows, weights along columns.
-                zeros = self._signed(zeros, scale.shape[0], 0)
+                zeros = self._signed(zeros, self.shape[0], -2)
         return scaled(numbers, scale, zeros, self.block, dtype, groups)
 
     def _signed(self, words: torch.Tensor, size: int, dim: int) -> torch.Tensor:

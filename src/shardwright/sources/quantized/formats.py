@@ -1,6 +1,6 @@
 """Which weights of a checkpoint are packed, and how: by the configuration's method of quantisation, one finder each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from shardwright.sources.quantized.awq import find_awq
 from shardwright.sources.quantized.block_fp8 import find_blocks
 from shardwright.sources.quantized.compressed_tensors import find_compressed
 from shardwright.sources.quantized.gptq import find_gptq
+from shardwright.sources.quantized.stacks import StackedTensor, hold_experts
 from shardwright.sources.quantized.weight import FoundPacked, hold_packed, unpacked
 
 FINDERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, StoredTensor], Any], FoundPacked]] = {
@@ -24,6 +25,15 @@ FINDERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, StoredTensor], Any]
 """By ``quant_method``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a model's tensors are: ``stored`` ones by stored name, ``stacks`` by the model's; those ``unused``."""
+
+    stored: Mapping[str, StoredTensor]
+    stacks: Mapping[str, StackedTensor]
+    unused: Sequence[Unused]
+
+
 @dataclass(frozen=True)
 class Quantization:
     """How a checkpoint is quantised. ``dequantize``: the dtype that its weights are unpacked to as they are read."""
@@ -32,11 +42,11 @@ class Quantization:
     config: Mapping[str, Any]
     dequantize: torch.dtype | None = None
 
-    def place(self, model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], list[Unused]]:
-        """The tensors to read, by stored name, once the model's modules hold packed what the checkpoint packs.
+    def place(self, model: Any, stored: Mapping[str, StoredTensor]) -> Placed:
+        """What to read, once the model's modules hold packed what the checkpoint packs.
 
-        Under ``dequantize`` the model stays as it is, and packed weights are tensors that are unpacked. Also what is
-        not read. Raises `CheckpointError` naming every weight that cannot be held packed.
+        Under ``dequantize`` the model stays as it is, and packed weights are tensors that are unpacked. Raises
+        `CheckpointError` naming every weight that cannot be held packed.
         """
         found = FINDERS[self.method](self.config, stored, model)
         raise_findings(CheckpointError, found.wrong, summary=f"the checkpoint is not what {self.method} writes")
@@ -50,9 +60,13 @@ class Quantization:
         if self.dequantize is not None:
             plain = {name: tensor for name, tensor in stored.items() if name not in parts | gone}
             made = {name: unpacked(name, packed, self.dequantize) for name, packed in found.weights.items()}
-            return {**plain, **made}, found.unused
-        _hold(model, found)
-        return {name: tensor for name, tensor in stored.items() if name in parts or name not in gone}, found.unused
+            return Placed({**plain, **made}, {}, found.unused)
+        stacks = _hold(model, found)
+        gone |= {tensor.name for stack in stacks.values() for tensor in stack.tensors}
+        kept = parts - {tensor.name for stack in stacks.values() for tensor in stack.tensors}
+        return Placed(
+            {name: tensor for name, tensor in stored.items() if name in kept or name not in gone}, stacks, found.unused
+        )
 
 
 def read_quantization(config: Any, dequantize: torch.dtype | None) -> Quantization | None:
@@ -72,23 +86,36 @@ def read_quantization(config: Any, dequantize: torch.dtype | None) -> Quantizati
     return Quantization(method, found, dequantize)
 
 
-def _hold(model: Any, found: FoundPacked) -> None:
-    """Have the model's modules hold what is packed."""
+def _hold(model: Any, found: FoundPacked) -> dict[str, StackedTensor]:
+    """Have the model's modules hold what is packed; the stacks among it, by the model's names."""
+    from transformers.core_model_loading import dot_natural_key
+
     renaming, wrong = Renaming.of(model), []
-    for stored, packed in found.weights.items():
+    experts: dict[str, dict[str, list[str]]] = {}
+    for stored in sorted(found.weights, key=dot_natural_key):
+        packed = found.weights[stored]
         name, pattern = renaming.name(stored)
         parameter = renaming.wanted.get(name)
-        if pattern is not None:
-            wrong.append(
-                Finding(
-                    f"{stored!r} is packed, and the model makes {name!r} of it and others",
-                    remedies=("--dequantize bfloat16 (dequantize=torch.bfloat16), which streams plain weights",),
-                )
-            )
-        elif parameter is None:
+        if parameter is None:
             wrong.append(Finding(f"{stored!r} is packed, but the model has no such tensor"))
+        elif pattern is not None:
+            experts.setdefault(name, {}).setdefault(pattern, []).append(stored)
         elif tuple(parameter.shape) != packed.shape:
             wrong.append(Finding(f"{name!r} has shape {packed.shape}, the configuration says {tuple(parameter.shape)}"))
         else:
             hold_packed(model, name, packed)
+    stacks: dict[str, StackedTensor] = {}
+    for name, stored_by_pattern in experts.items():
+        converter = renaming.by_pattern[next(iter(stored_by_pattern))]
+        weights = {
+            stored_by_pattern[pattern][0].split(".")[-2]: [found.weights[one] for one in stored_by_pattern[pattern]]
+            for pattern in converter.source_patterns
+            if pattern in stored_by_pattern
+        }
+        held = hold_experts(model, name, converter, weights)
+        if isinstance(held, Finding):
+            wrong.append(held)
+        else:
+            stacks |= held
     raise_findings(CheckpointError, wrong, summary="weights cannot be held packed")
+    return stacks

@@ -36,9 +36,9 @@ class UnpackGptq:
             # One in each place, added to the word: a zero point of 0 was stored as a borrow from the next place.
             ones = sum(1 << place for place in range(0, WORD_BITS, self.bits))
             zeros = zeros + ones
-        numbers = unpack_words(parts["qweight"], self.bits, columns, 0)
-        zeros = unpack_words(zeros, self.bits, rows, 1)
-        return scaled(numbers.t(), parts["scales"].t(), zeros.t(), (1, self.group), dtype, parts.get("g_idx"))
+        numbers = unpack_words(parts["qweight"], self.bits, columns, -2)
+        zeros = unpack_words(zeros, self.bits, rows, -1)
+        return scaled(numbers.mT, parts["scales"].mT, zeros.mT, (1, self.group), dtype, parts.get("g_idx"))
 
 
 def find_gptq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:

@@ -66,17 +66,17 @@ def scaled(
 ) -> Tensor:
     """``(numbers - zeros) * scale`` as ``dtype``, computed in the wider of that and the scales' dtype.
 
-    ``numbers`` (rows, columns); ``scale`` and ``zeros``: one a block of ``block`` numbers, or one in all. ``groups``:
+    ``numbers`` (… rows, columns); ``scale`` and ``zeros``: one a block of ``block`` numbers, or one in all. ``groups``:
     the block of each column, where columns of one block do not lie together.
     """
-    rows, columns = numbers.shape
+    *more, rows, columns = numbers.shape
     wide = torch.promote_types(scale.dtype, dtype)
 
     def over(values: Tensor) -> Tensor:
-        if values.dim() < 2:
-            values = values.reshape(-1, 1)
-        values = stretch(values, block[0], rows, 0)
-        values = stretch(values, block[1], columns, 1) if groups is None else values.index_select(1, groups)
+        if values.dim() < numbers.dim():
+            values = values.reshape(*more, -1, 1)
+        values = stretch(values, block[0], rows, -2)
+        values = stretch(values, block[1], columns, -1) if groups is None else values.index_select(-1, groups)
         return values.to(wide)
 
     centered = numbers.to(wide) if zeros is None else numbers.to(wide) - over(zeros)
