@@ -1,5 +1,6 @@
 """Key-value heads fewer than the ranks: one axis is compiled in two parts, and costs what one would."""
 
+import warnings
 from collections import Counter
 
 import pytest
@@ -44,6 +45,18 @@ def test_heads_are_cut_as_far_as_they_go_and_queries_all_the_way(kv_heads, num_r
         assert counts.total() <= 2 * 2 + 3
     else:
         assert counts == {("all_reduce", "tp"): 4}
+
+
+def test_the_code_of_a_rank_is_python_on_a_split_axis():
+    """Constants of a rank are named after the axis, a part of which has a dot in its name; torch warns where it cannot
+    compile the code of a graph.
+    """
+    sharded = sw.shard(exported(2), mesh=8, plan={**MEGATRON, "embed": "embedding_rowwise"})
+    assert sharded.mesh.unions
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program = sharded.exported(7)
+    assert "c_rank_value_0_tp_0" in program.graph_module.code
 
 
 def test_one_head_for_all_needs_no_split():

@@ -1,5 +1,6 @@
 """Constants that differ by rank (where a slice starts): inputs of the program, so that all ranks share its code."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,9 @@ class RankConstants:
             # Before the user's inputs, as exported programs have it.
             first = next((n for n in graph.nodes if n.op != "placeholder" or n.name in self._user), None)
             with graph.inserting_before(first):
-                node = graph.create_node("placeholder", f"c{name}", name=f"c{name}")
+                # A part of a split axis has a dot in its name, which no argument of a function can have.
+                label = re.sub(r"\W", "_", f"c{name}")
+                node = graph.create_node("placeholder", label, name=label)
             node.meta = {"val": self._emit.fake((), dtype, self._device)}
             tensor = torch.tensor(per_rank[self._rank], dtype=dtype)
             self._made[key] = (name, tensor if self._device.type == "meta" else tensor.to(self._device), node)
