@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -89,5 +89,16 @@ SEEDS ?= 0:100
 fuzz: $(READY)  ## Judge random programs, plans, arguments and packages (SEEDS=0:100 of each; half an hour; resumes)
 	$(BIN)/python -m evals.fuzz --seeds $(SEEDS) --workers 2
 
+# The site needs neither torch nor this package: it reads the sources.
+DOCS := .venv-docs
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/needs.txt
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(DOCS)/needs.txt
+	touch $@
+
+docs: $(DOCS)/.ready  ## Build the documentation into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
 clean:  ## Remove the environment and what was built
-	rm -rf $(VENV) build dist demo/out .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist site demo/out .pytest_cache .ruff_cache .hypothesis
