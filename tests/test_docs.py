@@ -1,4 +1,5 @@
-"""Documentation runs: examples of docstrings, the README's Python from top to bottom, and its command lines.
+"""Documentation runs: examples of docstrings, the README's Python, tutorial and how-tos from top to bottom, and all
+command lines.
 
 Examples that belong on many ranks ("under torchrun") run as rank 0 of torch's fake process group, whose collectives
 move nothing: that they are called rightly is shown here, that ranks agree in `tests.run` and `tests.generate`.
@@ -17,6 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import typer
+import yaml
 from torch import library, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -24,11 +26,10 @@ import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.rules import REGISTRY
 from shardwright.sources.checkpoint import open_checkpoint
+from tests.support.pages import PAGES, ROOT, blocks, run_page
 from tests.support.tiny import write_checkpoint
 
-ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "shardwright"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 LIBRARY = library.Library("mylib", "DEF")
 LIBRARY.define("scale(Tensor x, Tensor w) -> Tensor")
@@ -129,12 +130,6 @@ def test_examples_of_docstrings(module, workplace, checkpoint, mylib):
     assert runner.summarize(verbose=False).failed == 0, "".join(said)
 
 
-def blocks(page, language):
-    """The fenced blocks of a page in one language; ``""``: those that name none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [text for name, text in found if name == language]
-
-
 README = blocks(PAGES[0], "python")
 
 
@@ -153,6 +148,32 @@ def test_python_of_the_readme(number, workplace, mylib):
         exec(compile(text, f"README.md, Python block {number + 1}", "exec"), names)
 
 
+FOLLOWED = ["concepts", "how-to/by-hand", "how-to/dp-tp", "how-to/operators", "how-to/packed", "reports"]
+"""Pages whose reader does one step after the other, on one process; on several where ``ranks`` is said."""
+ON_RANKS = [pytest.param(page, marks=pytest.mark.ranks) for page in ("how-to/checkpoints", "tutorial")]
+
+
+@pytest.fixture
+def own_rules():
+    """The rules that a page registers for its own operators are forgotten after it."""
+    yield
+    for name in REGISTRY.names():
+        if name.startswith("recipes::"):
+            REGISTRY.remove(name)
+
+
+@pytest.mark.parametrize("page", [*FOLLOWED, *ON_RANKS])
+def test_a_page_does_what_it_says(page, workplace, own_rules, monkeypatch):
+    if page == "reports":
+        exported = torch.export.export(Layers(), INPUTS)
+        torch.export.save(exported, "model.pt2")
+        Path("plan.yaml").write_text("layers.*.mlp.up: colwise\nlayers.*.mlp.down: rowwise\n")
+        sw.shard(exported, mesh=2).save("out")
+        sw.shard(exported, mesh=4).save("out8")
+    monkeypatch.syspath_prepend(workplace)
+    run_page(ROOT / "docs" / f"{page}.md", monkeypatch)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_on_every_page_is_python(page):
     for text in blocks(page, "python"):
@@ -163,6 +184,11 @@ def command_lines():
     """(page, words) of every line in a plain block that calls `shardwright`."""
     lines = [(page.name, line) for page in PAGES for block in blocks(page, "") for line in block.splitlines()]
     return [(page, shlex.split(line, comments=True)) for page, line in lines if line.startswith("shardwright ")]
+
+
+def test_the_reference_has_every_public_name_once():
+    reference = "\n".join(page.read_text() for page in PAGES if page.parent.name == "reference")
+    assert sorted(re.findall(r"^::: shardwright\.(\w+)$", reference, re.MULTILINE)) == sw.__all__
 
 
 @pytest.mark.parametrize(
@@ -179,6 +205,20 @@ def test_command_lines_are_taken(page, words, workplace):
     command = commands.commands.get(words[1])
     assert command is not None, f"{page} calls {words[1]!r}"
     command.make_context(words[1], words[2:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_page_has_its_place_on_the_site():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    places = re.findall(r"'([^']+\.md)'", str(nav))
+    own = {"index.md", "contributing.md", "changelog.md"}
+    assert sorted(set(places) - own) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES[2:])
+    assert own <= set(places) and len(places) == len(set(places))
 
 
 def test_targets_that_pages_make_exist():

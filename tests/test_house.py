@@ -210,7 +210,7 @@ def test_the_map_lists_the_rooms_in_their_order():
     assert re.findall(r"^\| `(\w+)(?:/|\.py)` \|", table, flags=re.MULTILINE) == order[::-1]
 
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
