@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz docs clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz docs dist test-dist clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -99,6 +99,24 @@ $(DOCS)/.ready: pyproject.toml constraints.txt
 
 docs: $(DOCS)/.ready  ## Build the documentation into site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+DIST := .venv-dist
+$(DIST)/.ready: constraints.txt
+	test -x $(DIST)/bin/python || $(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build hatchling
+	touch $@
+
+dist: $(DIST)/.ready  ## Build wheel and sdist into dist/, and look that nothing is left out
+	rm -rf dist
+	$(DIST)/bin/python -m build --no-isolation
+	$(DIST)/bin/python -m tests.support.wheel dist/*.whl
+
+test-dist: dist  ## Install the wheel in a clean environment and shard a toy from an empty folder
+	rm -rf .venv-clean dist/empty
+	$(PYTHON) -m venv .venv-clean
+	.venv-clean/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	mkdir dist/empty
+	cd dist/empty && ../../.venv-clean/bin/python -I ../../tests/support/installed.py
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) .venv-* build dist site demo/out .pytest_cache .ruff_cache .hypothesis
