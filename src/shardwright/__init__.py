@@ -41,6 +41,7 @@ from shardwright.plan.autodeploy import AutoDeployPlan, autodeploy_plan
 from shardwright.plan.borrowed import BorrowedPlan
 from shardwright.plan.huggingface import hf_plan
 from shardwright.program.collectives import Collective, CollectiveKind
+from shardwright.program.joint import export_training
 from shardwright.program.program import Program
 from shardwright.program.simulate import Simulation
 from shardwright.report.written_plan import write_plan
@@ -107,6 +108,7 @@ __all__ = [
     "compile_package",
     "cost_model",
     "discover_rule",
+    "export_training",
     "gather",
     "generate",
     "hf_plan",

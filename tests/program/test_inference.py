@@ -10,7 +10,7 @@ import shardwright as sw
 from shardwright.program import signature
 from shardwright.program.inference import InferenceProgram
 
-SAYS = "training is not supported yet"
+SAYS = "this program is for inference"
 
 
 @pytest.fixture

@@ -234,12 +234,15 @@ class Loss(nn.Module):
         return self.inner(x).sum()
 
 
-def test_joint_programs_are_refused_in_words():
+def test_what_torch_calls_a_joint_program_is_sharded_too():
     from torch.export.experimental import _export_forward_backward
 
-    joint = _export_forward_backward(torch.export.export(Loss(), (torch.randn(3, 4),)))
-    with pytest.raises(sw.ProgramError, match=r"joint program.*training is not supported yet"):
-        sw.shard(joint, mesh=2)
+    x = torch.randn(3, 4)
+    joint = _export_forward_backward(torch.export.export(Loss(), (x,)))
+    sharded = sw.shard(joint, mesh=2, plan={"inner": "rowwise"})
+    report = sw.verify(sharded, joint, (x,))
+    assert report.ok, str(report)
+    assert {one.name for one in report.gradients} == {"gradient of inner.weight", "gradient of inner.bias"}
 
 
 class Named(nn.Module):

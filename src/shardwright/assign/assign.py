@@ -18,13 +18,14 @@ from shardwright.assign.higher_order import CutSubgraphs
 from shardwright.assign.highs import NoAnswerError, NothingBelowError
 from shardwright.assign.inside import Assign
 from shardwright.assign.milp import solve
-from shardwright.assign.problem import Solution
+from shardwright.assign.problem import Problem, Solution
 from shardwright.assign.scarce import scarce_heads
 from shardwright.assign.sequences import whole_sequences, with_long_sequences
 from shardwright.assign.site_rules import SiteRules, read_rules
 from shardwright.assign.steps import StepKind
 from shardwright.assign.subgraph_choices import SubgraphSolver
 from shardwright.assign.task import Task, make_task
+from shardwright.errors import AssignmentError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout
 from shardwright.plan.pins import Pins
@@ -100,11 +101,24 @@ def _assign(
     free = partial(assign_layouts, pins=Pins(), num_ranks=num_ranks, auto=True, cost=task.cost)
     choices = find_choices(task, described.rules, given, SubgraphSolver(subgraph_solver(num_ranks, task.cost), free))
     problem = make_problem(task, described.rules, given, choices, slack=slack, budget=budget)
-    solution = solve(problem, better_than=better_than)
+    solution = _solve(problem, better_than)
     work_us = [site.work_us[chosen] for site, chosen in zip(problem.sites, solution.chosen, strict=True)]
     found = _assignment(task, described, given, choices, solution)
     found = replace(found, work_us=[work_us[site] for site in task.folded.site_of])
     return replace(found, fraction_ranges=fraction_ranges(task, problem, choices)) if auto else found
+
+
+def _solve(problem: Problem, better_than: Solution | None) -> Solution:
+    """The best assignment in which parts of batches stay what they are; where there is none, the best of all."""
+    try:
+        return solve(problem, better_than=better_than)
+    except (NothingBelowError, NoAnswerError):
+        raise
+    except AssignmentError:
+        if not any(value.stays for value in problem.values):
+            raise
+        free = [replace(value, stays=False) for value in problem.values]
+        return solve(replace(problem, values=free), better_than=better_than)
 
 
 def _assignment(task: Task, described: SiteRules, given: Given, choices: Choices, solution: Solution) -> Assignment:

@@ -14,7 +14,7 @@ from shardwright.assign.given import Given
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
-from shardwright.layout.layout import REPLICATE
+from shardwright.layout.layout import REPLICATE, Shard
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
 from shardwright.program.nodes import describe_node
@@ -89,15 +89,15 @@ def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Str
 
 
 def _flows(task: Task, rules: Sequence[Rule | None]) -> list[ValueFlow]:
-    flows, weights = [], _made_of_weights(task, rules)
+    flows, weights, batch = [], _made_of_weights(task, rules), _made_of_batch(task)
     for (source, result, readers), count in task.folded.values.items():
         maker = task.folded.sites[source].step
         value = maker.vals[result] if result < len(maker.vals) else None
         moved = tuple(reader for reader in readers if _reads(task, *reader))
         if value is None or not moved:
             continue
-        is_bool, is_weight = value.dtype == torch.bool, maker.index in weights
-        flows.append(ValueFlow(count, source, result, moved, task.num_bytes(value), is_bool, is_weight))
+        is_bool, is_weight, stays = value.dtype == torch.bool, maker.index in weights, maker.index in batch
+        flows.append(ValueFlow(count, source, result, moved, task.num_bytes(value), is_bool, is_weight, stays))
     return flows
 
 
@@ -118,6 +118,23 @@ def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:
         is_parameter = item is not None and (item.kind == InputKind.PARAMETER or item.name in task.pins.weights)
         of_weights = step.kind is StepKind.CALL and step.reads and all(source in found for source, _ in step.reads)
         if is_parameter or (of_weights and not _is_sum(task, step, rules[task.folded.site_of[step.index]])):
+            found.add(step.index)
+    return found
+
+
+def _made_of_batch(task: Task) -> set[int]:
+    """Of a joint program: the steps that give inputs which are cut along their first dim, or what is made of them.
+
+    Cut so, inputs ask for data parallelism: gathering a batch of token ids communicates less than adding up the
+    gradients of all weights, and every rank would do all of the work.
+    """
+    if not task.program.is_joint:
+        return set()
+    cut = {name for name, layout in task.pins.inputs.items() if isinstance(layout, Shard) and layout.dim == 0}
+    found: set[int] = set()
+    for step in task.steps.items:
+        is_cut = step.kind is StepKind.INPUT and step.node.name in cut
+        if is_cut or any(source in found for source, _ in step.reads):
             found.add(step.index)
     return found
 

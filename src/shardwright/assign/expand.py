@@ -17,7 +17,7 @@ from torch.fx.traceback import preserve_node_meta
 from shardwright.assign.steps import StepKind, Steps, Value
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Shard, cut_of
-from shardwright.program.nodes import copy_node
+from shardwright.program.nodes import BACKWARD_STACK, copy_node
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
@@ -30,6 +30,9 @@ from shardwright.rules.registry import op_names
 from shardwright.rules.rule import Strategy
 
 _TABLE: dict[str, Expansion] = {**EXPANSIONS, **RECURRENT}
+
+_PLACES = ("nn_module_stack", BACKWARD_STACK, "stack_trace", "source_fn_stack")
+"""What a node knows of where it comes from."""
 
 _REACH = 4
 """How many steps behind a gather a composite operator is looked for: a cast or a mask may stand between."""
@@ -134,7 +137,7 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
     inner: dict[fx.Node, Any] = dict(
         zip((n for n in traced.graph.nodes if n.op == "placeholder"), (env[o] for o in operands), strict=True)
     )
-    kept = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace", "source_fn_stack") if key in node.meta}
+    kept = {key: node.meta[key] for key in _PLACES if key in node.meta}
     result: Any = None
     for one in traced.graph.nodes:
         if one.op == "output":

@@ -21,7 +21,8 @@ Links = Mapping[int, tuple[int, int]]
 class Given:
     """What is settled by site.
 
-    ``links``: of outputs that mutate buffers, and of tied weights; ``linked``: the sites on both sides of them.
+    ``links``: of outputs that mutate buffers, or are gradients, and of tied weights; ``linked``: the sites on both
+    sides of them.
     ``free_state``: placeholders of state that the plan leaves free, wholly or in how their dim is cut. ``pinned``: the
     layouts of constraints and of all other placeholders. ``held``: collectives that other ranks meet and have settled.
     ``unread``: placeholders that nothing reads, under their own
@@ -51,9 +52,9 @@ def read_given(task: Task) -> Given:
 
 
 def _mutations(task: Task) -> dict[int, tuple[int, int]]:
-    """The outputs that mutate buffers, linked to those."""
+    """The outputs that mutate buffers, linked to those; gradients, linked to what they are the gradients of."""
     inputs = {step.node.name: step for step in task.steps.items if step.kind is StepKind.INPUT}
-    mutated = task.program.mutations()
+    mutated = {**task.program.mutations(), **task.program.gradients()}
     found = {}
     for site in task.folded.sites:
         if site.step.kind is StepKind.OUTPUT and site.step.output in mutated:

@@ -23,9 +23,10 @@ Constraints
 Flows per reader keep the linear relaxation tight: half a collective cannot serve one reader twice. Passing by the whole
 value keeps them few: one for each layout at either end, not one for each pair.
 
-A value that a single step reads and passes on cut as it came, no larger, is not gathered (`_Model.passed_on`): gathered
-behind that step it costs no more, and the step works on less. Chains of views, casts and slices have one place for a
-gather this way, not one at every link.
+A part of a batch goes on as it is cut to whatever can read it so (`ValueFlow.stays`). A value that a single step reads
+and passes on cut as it came, no larger, is not gathered (`_Model.passed_on`): gathered behind that step it costs no
+more, and the step works on less. Chains of views, casts and slices have one place for a gather this way, not one at
+every link.
 
 Objectives, one after the other, each bounding the next                          (`solve`)
 
@@ -191,8 +192,11 @@ class _Model:
                 continue
             leaving: dict[Layout, list[int]] = {source: [] for source in made}
             arriving: dict[Layout, list[int]] = {target: [] for target in read}
+            kept = {source for source in made if value.stays and isinstance(source, Shard) and source in read}
             for source in made:
                 for target in read:
+                    if source in kept and target != source:
+                        continue
                     if target != REPLICATE and (source == target or has_collective(source, target)):
                         flow = self._flow(value, source, target, shared)
                         leaving[source].append(flow)
@@ -200,7 +204,7 @@ class _Model:
             whole_in = {
                 source: self._flow(value, source, REPLICATE, shared)
                 for source in made
-                if source == REPLICATE or (has_collective(source, REPLICATE) and source not in passed_on)
+                if source == REPLICATE or (has_collective(source, REPLICATE) and source not in passed_on | kept)
             }
             for source, flow in whole_in.items():
                 leaving[source].append(flow)

@@ -41,6 +41,8 @@ class ValueFlow:
     num_bytes: int
     is_bool: bool = False
     is_weight: bool = False
+    stays: bool = False
+    """A part of a batch: a reader that can take its cut as it is takes it so."""
 
 
 @dataclass

@@ -34,6 +34,7 @@ from shardwright.program.program import Program
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.signature import Signature, signature_of, unflatten_outputs
 from shardwright.program.simulate import Simulation
+from shardwright.program.training import write_for_training
 from shardwright.rules.discover import Discovery
 
 _LEAN = Lean()
@@ -74,13 +75,15 @@ class ShardedProgram:
     def exported(self, rank: int, *, group_names: Mapping[str, str] | None = None) -> ExportedProgram:
         """The `ExportedProgram` of one rank, with its own weights; ranks are numbered as a ``DeviceMesh`` numbers them.
 
-        It is for inference: parameters need no gradient, and its module refuses inputs that require one. That module
-        is called by name or by position, as the original is.
+        It is for inference: parameters need no gradient, and its module refuses inputs that require one. Of a joint
+        program (see `export_training`) it is for training: its module gives the loss and fills ``.grad``
+        (`shardwright.program.training`). That module is called by name or by position, as the original is.
         ``group_names``: process-group name by mesh axis; for what is absent, the running default group's where that
         spans the mesh, else the axis name (bind it later with `shardwright.rebind`).
         """
         names = self.group_names() | dict(_checked(group_names))
-        return write_for_inference(self.rank_program(self.mesh.place(rank), group_names=names), self.signature)
+        local = self.rank_program(self.mesh.place(rank), group_names=names)
+        return (write_for_training if local.is_joint else write_for_inference)(local, self.signature)
 
     def group_names(self) -> dict[str, str]:
         """The process-group name of every axis: the real one where a process group is up and fits."""

@@ -31,6 +31,9 @@ GAP_WORTH_SAYING = 1e-3
 
 _TIE = 1e-6
 
+_HELD = (OutputKind.BUFFER_MUTATION, OutputKind.GRADIENT_TO_PARAMETER)
+"""Outputs that lie as what the program holds."""
+
 
 def split_scarce_axes(compiled: Compiled, request: Request) -> Compiled:
     """The program with every axis compiled in two parts where heads are scarce on it and that is cheaper."""
@@ -104,7 +107,7 @@ def _splits(compiled: Compiled, axis: str) -> list[int]:
 
     None where inputs, outputs or what the plan pins as it stands are cut other than in equal chunks: two cuts would not
     give ranks the same pieces. (A buffer that is written in place, a cache of scarce heads say, is nobody's output and
-    may be held otherwise.)
+    may be held otherwise, and so may a gradient.)
     """
     one = _axis(compiled, axis)
     num_ranks, assignment = one.request.num_ranks, one.assignment
@@ -115,7 +118,7 @@ def _splits(compiled: Compiled, axis: str) -> list[int]:
         for step, strategy in zip(assignment.steps.items, assignment.strategies, strict=True)
         if strategy is not None
         and step.kind == StepKind.OUTPUT
-        and compiled.program.outputs[step.output].kind != OutputKind.BUFFER_MUTATION
+        and compiled.program.outputs[step.output].kind not in _HELD
     ]
     if not all(_is_chunked(layout) for layout in (*named, *returned) if isinstance(layout, Shard)):
         return []

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import StepKind
@@ -28,7 +27,7 @@ from shardwright.layout.pieces import join_shards
 from shardwright.layout.values import check_mapping, check_number
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import module_path, source_line
-from shardwright.program.program import Program
+from shardwright.program.program import GRADIENT_KINDS, RETURNED, Output, Program
 from shardwright.program.read import read
 from shardwright.program.simulate import Watch, run_graph
 
@@ -82,25 +81,29 @@ class Report:
     outputs: tuple[OutputCheck, ...]
     first_wrong: WrongNode | None = None
     buffers: tuple[OutputCheck, ...] = field(default=())
+    gradients: tuple[OutputCheck, ...] = field(default=())
 
     @property
     def max_error(self) -> float:
-        """The largest relative error over all outputs and mutated buffers but those in `rounded`."""
+        """The largest relative error over all outputs, mutated buffers and gradients but those in `rounded`."""
         rounded = self.rounded
-        return max((c.error for c in (*self.outputs, *self.buffers) if c not in rounded), default=0.0)
+        return max((c.error for c in self._checks if c not in rounded), default=0.0)
+
+    @property
+    def _checks(self) -> tuple[OutputCheck, ...]:
+        return (*self.outputs, *self.buffers, *self.gradients)
 
     @property
     def rounded(self) -> tuple[OutputCheck, ...]:
         """What is over the tolerance, and yet no more than rounding does to the original as well."""
-        checks = (*self.outputs, *self.buffers)
-        return tuple(c for c in checks if c.error > self.tolerance and c.is_within(self.tolerance))
+        return tuple(c for c in self._checks if c.error > self.tolerance and c.is_within(self.tolerance))
 
     def __str__(self) -> str:
         if self.ok:
             equal = f"equal on every rank: largest relative error {self.max_error:.2e} (allowed {self.tolerance:.0e})"
             worst = {one.name: one for one in sorted(self.rounded, key=lambda one: one.error)}
             return "\n".join([equal, *(f"{name}: {one.excuse()}" for name, one in sorted(worst.items())[:6])])
-        bad = [c for c in (*self.outputs, *self.buffers) if not c.is_within(self.tolerance)]
+        bad = [c for c in self._checks if not c.is_within(self.tolerance)]
         lines = [
             f"{c.name} on rank {c.rank}: {c.problem or f'relative error {c.error:.2e}, allowed {self.tolerance:.0e}'}"
             for c in bad[:6]
@@ -123,6 +126,8 @@ def verify(
     tolerance: float | None = None,
 ) -> Report:
     """Simulate every rank of ``sharded`` on whole inputs and compare outputs and mutated buffers with ``original``.
+
+    Of a joint program (see `export_training`): the loss and every gradient, put together from its pieces.
 
     ``example_inputs``: positional inputs of the original, whole; ``kwargs``: keyword inputs. ``tolerance``: largest
     difference over the largest value of an output; absent: 1e-4 for float32, 1e-9 for float64, 3e-2 for smaller
@@ -147,11 +152,13 @@ def verify(
     checks = list(_compare_outputs(program, sharded, wanted, got))
     if allowed > 0 and not all(check.is_within(allowed) for _, check in checks):
         checks = _with_rounding(checks, original_run, wanted, allowed)
-    buffers = tuple(check for position, check in checks if _is_buffer(program, position))
-    outputs = tuple(check for position, check in checks if not _is_buffer(program, position))
+    found: dict[str, list[OutputCheck]] = {"outputs": [], "gradients": [], "buffers": []}
+    for position, check in checks:
+        kind = program.outputs[position].kind
+        found["outputs" if kind in RETURNED else "gradients" if kind in GRADIENT_KINDS else "buffers"].append(check)
     ok = all(check.is_within(allowed) for _, check in checks)
     first = None if ok else _first_wrong(original_run, sharded, allowed)
-    return Report(ok, allowed, outputs, first, buffers)
+    return Report(ok, allowed, first_wrong=first, **{what: tuple(checks) for what, checks in found.items()})
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def _compare_outputs(
     """A check of every output on every rank that holds it whole, with the output's position."""
     for position, (output, whole) in enumerate(zip(program.outputs, wanted, strict=True)):
         values = [rank[position] for rank in got]
-        name = str(output.target) if _is_buffer(program, position) else f"output {output.name or position}"
+        name = _name_of(output, position)
         if not isinstance(whole, torch.Tensor):
             for rank, value in enumerate(values):
                 yield position, OutputCheck(name, rank, 0.0, "" if value == whole else f"is {value!r}, not {whole!r}")
@@ -238,8 +245,10 @@ def _compare_outputs(
                 yield position, OutputCheck(name, rank, relative_error(value, whole))
 
 
-def _is_buffer(program: Program, position: int) -> bool:
-    return program.outputs[position].kind != OutputKind.USER_OUTPUT
+def _name_of(output: Output, position: int) -> str:
+    if output.kind in GRADIENT_KINDS:
+        return f"gradient of {output.target}"
+    return f"output {output.name or position}" if output.kind in RETURNED else str(output.target)
 
 
 def _with_rounding(

@@ -27,7 +27,7 @@ from shardwright.partition.subgraphs import (
 from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
-from shardwright.program.nodes import describe_node, val_of
+from shardwright.program.nodes import BACKWARD_STACK, describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
@@ -36,7 +36,16 @@ from shardwright.rules.metadata import DTYPE
 from shardwright.rules.operators.flex import is_flex_attention
 from shardwright.rules.rule import Call, Rule, Strategy
 
-_KEPT_META = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack", "custom", "from_node", "collective")
+_KEPT_META = (
+    "nn_module_stack",
+    BACKWARD_STACK,
+    "stack_trace",
+    "torch_fn",
+    "source_fn_stack",
+    "custom",
+    "from_node",
+    "collective",
+)
 
 
 @dataclass

@@ -112,9 +112,9 @@ def refuse_gradients(module: nn.Module, args: Any, kwargs: Any) -> None:
     else:
         return
     raise InputError(
-        f"{what} requires a gradient, and training is not supported yet: through the collectives of a sharded program "
+        f"{what} requires a gradient, and this program is for inference: through the collectives of a sharded program "
         "gradients would be wrong\n"
-        "  try: call it under torch.no_grad(), or give x.detach(); to train, use the original model, then shard it"
+        "  try: call it under torch.no_grad(), or give x.detach(); to train, shard what export_training gives"
     )
 
 

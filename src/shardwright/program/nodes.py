@@ -8,7 +8,18 @@ from torch import fx
 
 from shardwright.program.torch_private import HigherOrderOperator, has_schema
 
-_USER_CODE_SKIP = ("/torch/nn/", "/torch/_dynamo/", "/torch/export/", "/torch/_export/", "/torch/utils/", "/torch/fx/")
+BACKWARD_STACK = "fwd_nn_module_stack"
+"""The modules of the call whose gradient a node computes, as torch names them; it ran in none of them itself."""
+
+_USER_CODE_SKIP = (
+    "/torch/nn/",
+    "/torch/_dynamo/",
+    "/torch/export/",
+    "/torch/_export/",
+    "/torch/utils/",
+    "/torch/fx/",
+    "/shardwright/program/joint.py",
+)
 
 
 def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:
@@ -22,8 +33,8 @@ def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:
 
 
 def module_path(node: fx.Node) -> str:
-    """The path of the innermost module a node ran in; '' for the root."""
-    stack = node.meta.get("nn_module_stack")
+    """The path of the innermost module a node ran in; '' for the root. Of a backward pass: that of its forward call."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get(BACKWARD_STACK)
     path = next(reversed(stack.values()))[0].split("@")[0] if stack else ""
     return "" if path.startswith("_empty_nn_module_stack") else path
 

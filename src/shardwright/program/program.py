@@ -26,6 +26,11 @@ _T = TypeVar("_T")
 
 STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
+RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
+"""Outputs that a call gives back; the others write a buffer, or are the gradient of something."""
+
+GRADIENT_KINDS = (OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT)
+
 
 def held_by(exported: ExportedProgram) -> dict[str, Any]:
     """What a program holds, by name: parameters, buffers, and constants, which need not be tensors."""
@@ -183,6 +188,20 @@ class Program:
             elif output.kind == OutputKind.USER_INPUT_MUTATION:
                 found[index] = str(output.target)
         return found
+
+    def gradients(self) -> dict[int, str]:
+        """For each output that is a gradient: the name of the placeholder that it is the gradient of."""
+        by_target = {i.target: i.name for i in self.inputs if i.is_state}
+        return {
+            index: by_target.get(output.target, str(output.target))
+            for index, output in enumerate(self.outputs)
+            if output.kind in GRADIENT_KINDS
+        }
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it gives a loss and gradients, and is for training."""
+        return any(output.kind in (OutputKind.LOSS_OUTPUT, *GRADIENT_KINDS) for output in self.outputs)
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

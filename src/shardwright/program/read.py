@@ -31,9 +31,10 @@ def read(exported: ExportedProgram) -> Program:
 
     A graph that mutates is functionalised first (torch's own ``run_decompositions({})``, which keeps composite
     operators whole); a functional one is taken as it stands. Weights of tensor subclasses, such as torchao's quantised
-    ones, are taken apart into plain tensors (see `subclasses`). Subgraphs without gradients are inlined. State that
-    nothing reads is left out where no package could hold it (sparse or on the meta device, say), and where quantised
-    weights have taken the place of float ones.
+    ones, are taken apart into plain tensors (see `subclasses`). Subgraphs without gradients are inlined. A joint
+    program (of a loss and gradients, see `export_training`) is read like any other. State that nothing reads is left
+    out where no package could hold it (sparse or on the meta device, say), and where quantised weights have taken the
+    place of float ones.
 
     Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
     """
@@ -42,7 +43,6 @@ def read(exported: ExportedProgram) -> Program:
             f"expected a torch.export.ExportedProgram, got {type(exported).__name__}\n"
             "  try: ep = torch.export.export(model, example_inputs), then pass ep"
         )
-    _refuse_training(exported)
     refuse_unwritable(exported)
     exported = functional(taken_apart(exported))
     signature, dropped = exported.graph_signature, _unusable(exported) | _left_behind(exported)
@@ -64,15 +64,6 @@ def read(exported: ExportedProgram) -> Program:
     tensors = held_by(exported)
     weights = {i.target: Weight(tensors[i.target]) for i in inputs if i.is_state and i.target is not None}
     return check(Program(exported, graph, inputs, outputs, weights, exported.graph_module), Stage.READ)
-
-
-def _refuse_training(exported: ExportedProgram) -> None:
-    kinds = {spec.kind for spec in exported.graph_signature.output_specs}
-    if kinds & {OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT}:
-        raise ProgramError(
-            "this is a joint program: it gives a loss and gradients, and training is not supported yet\n"
-            "  try: shard the forward program, as torch.export.export makes it"
-        )
 
 
 def _unusable(exported: ExportedProgram) -> set[str]:

@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
 
 from shardwright.errors import Finding, near_misses
 from shardwright.program.nodes import module_stack
-from shardwright.program.program import Program
+from shardwright.program.program import RETURNED, Program
 from shardwright.program.read import constant_inputs, user_input_names
 from shardwright.program.torch_private import pytree
 
@@ -372,7 +371,7 @@ def unflatten_outputs(program: Program, flat: Sequence[Any]) -> Any:
 def output_names(program: Program) -> dict[str, int]:
     """The name of every user output (its path in the returned structure, or its position) → position in the graph."""
     spec = program.source.call_spec.out_spec
-    positions = [i for i, output in enumerate(program.outputs) if output.kind == OutputKind.USER_OUTPUT]
+    positions = [i for i, output in enumerate(program.outputs) if output.kind in RETURNED]
     if spec is None:
         return {str(i): position for i, position in enumerate(positions)}
     tree = pytree.tree_unflatten(list(range(len(positions))), spec)

@@ -21,7 +21,7 @@ from shardwright.program.backends import is_taken
 from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
-from shardwright.program.program import Program
+from shardwright.program.program import RETURNED, Program
 from shardwright.program.signature import Signature, unflatten_outputs
 
 Watch = Callable[[int, fx.Node, Any], Any]
@@ -56,6 +56,8 @@ class Simulation:
         self.groups = groups
         self.signature = signature
         self.state = [{t: w.materialize().detach() for t, w in program.weights.items()} for program in self.programs]
+        self.gradients: list[dict[str, torch.Tensor]] = [{} for _ in self.programs]
+        """Of a joint program: every rank's gradients of the last call by parameter, in the layout of that."""
 
     def __call__(self, *args: Any, watch: Watch | None = None, **kwargs: Any) -> list[Any]:
         """Every rank's outputs, in the original's structure, for one set of (whole) inputs.
@@ -123,7 +125,9 @@ class Simulation:
         for output, value in zip(self.programs[rank].outputs, values, strict=True):
             if output.kind == OutputKind.BUFFER_MUTATION:
                 self.state[rank][str(output.target)] = value
-            elif output.kind == OutputKind.USER_OUTPUT:
+            elif output.kind == OutputKind.GRADIENT_TO_PARAMETER:
+                self.gradients[rank][str(output.target)] = value
+            elif output.kind in RETURNED:
                 kept.append(value)
         return kept
 

@@ -16,7 +16,7 @@ from shardwright.rules.local import dense, local_sizes, run_dense
 from shardwright.rules.operators.convolution import spatial_rule
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.operators.lookup import look_up, without_others
-from shardwright.rules.operators.losses import MEAN, NONE, SUM
+from shardwright.rules.operators.losses import MEAN, NONE, SUM, local_nll
 from shardwright.rules.operators.norms import layer_norm_backward_rule
 from shardwright.rules.operators.pointwise import adds_up, pointwise
 from shardwright.rules.operators.slicing import local_slice_scatter, slice_scatter_parts
@@ -25,9 +25,6 @@ from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
 aten = torch.ops.aten
 _FIRST = (frozenset({0}),)
-
-_OUTSIDE = -100
-"""The class of rows that another rank has, which count for nothing here."""
 
 
 def attention_backward_rule(call: Call) -> Rule | None:
@@ -90,25 +87,8 @@ def nll_backward_rule(call: Call) -> Rule | None:
     if not isinstance(source.shape[min(source.ndim - 1, 1)], int):
         own = [part.replace("c", "c!") for part in own]
     return notation_rule(
-        f"{', '.join(own)} -> {classes}", shapes, [call.result.shape], linear=_FIRST, localize=local_nll_backward
+        f"{', '.join(own)} -> {classes}", shapes, [call.result.shape], linear=_FIRST, localize=local_nll
     )
-
-
-def local_nll_backward(local: Local) -> Any:
-    """The gradient of the rows whose class this rank holds; the others count for nothing."""
-    cut = local.strategy.factor_cut("c")
-    if cut is None:
-        return local.run_call(self=dense(local, local.arguments["self"]))
-    target = local.arguments["target"]
-    ignored = local.run(aten.eq.Scalar, target, local.arguments["ignore_index"])
-    # An index that is ignored need not be one of a class.
-    safe = local.run(aten.where.ScalarSelf, ignored, 0, target)
-    safe = local.run(aten.to.dtype, safe, torch.int64)
-    source, place, outside = look_up(local, cut, 0, local.arguments["self"], safe)
-    assert outside is not None, "a rank without classes has no share of the call"
-    nowhere = local.run(aten.logical_or.default, ignored, outside)
-    place = local.run(aten.where.ScalarSelf, nowhere, _OUTSIDE, place)
-    return local.run_call(self=dense(local, source), target=place, ignore_index=_OUTSIDE)
 
 
 def embedding_backward_rule(call: Call) -> Rule:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from shardwright.layout.sizes import product
+from shardwright.rules.local import dense
+from shardwright.rules.operators.lookup import look_up
 from shardwright.rules.registry import Builder, Entry, notation_rule
 from shardwright.rules.rule import Call, Local, Rule
 
@@ -60,7 +62,8 @@ def _broadcast(shapes: Sequence[Sequence[Any]]) -> tuple[int, ...]:
 
 
 def nll_rule(call: Call) -> Rule | None:
-    """``nll_loss``, ``cross_entropy`` …: ``n c! s…, n s… -> n s…``; classes are whole here.
+    """``nll_loss``, ``cross_entropy`` …: ``n c s…, n s… -> n s…``; of what is already a logarithm, classes are cut too:
+    a row's loss is where its class is.
 
     A mean divides by a count that depends on the targets, so it is cut only where none is ignored or weighted, which
     is not known before the program runs: without a rule.
@@ -72,15 +75,39 @@ def nll_rule(call: Call) -> Rule | None:
     batch = "n " if source.ndim > 1 else ""
     is_probability = target.shape == source.shape and target.dtype.is_floating_point
     rows = f"{batch}{space}"
+    is_cut = "nll" in call.schema_name and isinstance(source.shape[min(source.ndim - 1, 1)], int)
+    c = "c" if is_cut else "c!"
     wanted = f"{batch}c! {space}" if is_probability else rows
-    weight = ", c!" if len(call.operands) > 2 else ""
+    weight = f", {c}" if len(call.operands) > 2 else ""
     result = rows if call["reduction"] == NONE else ""
     # The second result of the native forms, the total weight, adds up like the sum itself; without one it is zero.
     if len(call.results) > 1 and call["reduction"] == NONE:
         return None
     outs = [result] * len(call.results)
-    text = f"{batch}c! {space}, {wanted}{weight} -> {', '.join(outs)}"
-    return notation_rule(text, [t.shape for t in call.operands], [r.shape for r in call.results if r is not None])
+    text = f"{batch}{c} {space}, {wanted}{weight} -> {', '.join(outs)}"
+    shapes = [t.shape for t in call.operands], [r.shape for r in call.results if r is not None]
+    return notation_rule(text, *shapes, localize=local_nll if is_cut else None)
+
+
+_OUTSIDE = -100
+"""The class of rows that another rank has, which count for nothing here."""
+
+
+def local_nll(local: Local) -> Any:
+    """The loss, or its gradient, of the rows whose class this rank holds; the others count for nothing."""
+    source, cut = dense(local, local.arguments["self"]), local.strategy.factor_cut("c")
+    if cut is None:
+        return local.run_call(self=source)
+    target = local.arguments["target"]
+    ignored = local.run(aten.eq.Scalar, target, local.arguments["ignore_index"])
+    # An index that is ignored need not be one of a class.
+    safe = local.run(aten.where.ScalarSelf, ignored, 0, target)
+    safe = local.run(aten.to.dtype, safe, torch.int64)
+    _, place, outside = look_up(local, cut, 0, source, safe)
+    assert outside is not None, "a rank without classes has no share of the call"
+    nowhere = local.run(aten.logical_or.default, ignored, outside)
+    place = local.run(aten.where.ScalarSelf, nowhere, _OUTSIDE, place)
+    return local.run_call(self=source, target=place, ignore_index=_OUTSIDE)
 
 
 _ELEMENTWISE, _NLL = Entry(elementwise_loss), Entry(nll_rule)

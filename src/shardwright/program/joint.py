@@ -1,0 +1,316 @@
+"""Joint programs: a model and a loss, exported as one graph that gives the loss and the gradient of every parameter.
+
+The forward program is run node by node on fake tensors, autograd along with it, and both are traced into one graph
+(`make_fx`). Every node of the backward pass gets the module and the source line of the call whose gradient it computes.
+Torch's own joint export loses these, and turns down tied weights and parameters that nothing reads.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.traceback import get_current_meta, preserve_node_meta
+
+from shardwright.errors import ProgramError, first_line
+from shardwright.program.nodes import BACKWARD_STACK
+from shardwright.program.program import held_by
+from shardwright.program.serial import one_at_a_time
+from shardwright.program.torch_private import enable_python_dispatcher, pytree, schema_of
+
+aten = torch.ops.aten
+_PLACES = ("nn_module_stack", "stack_trace", "source_fn_stack")
+"""What a node knows of where it comes from."""
+_BACKWARD = "shardwright_backward"
+"""Marks nodes of the backward pass while a graph is traced."""
+
+
+def export_training(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    loss: Callable[[Any, Any], torch.Tensor] | None = None,
+    dynamic_shapes: Any = None,
+    strict: bool = False,
+) -> ExportedProgram:
+    """Export a model with its loss and the gradients of its parameters, to be given to `shard`.
+
+    ``args``, ``kwargs``: example inputs of the model, as `torch.export.export` takes them. ``loss``: a function of what
+    the model returns and of a target, which is then the last of ``args`` (behind those of the model), called
+    ``target``; absent: the model returns its loss, or something whose ``loss`` it is (as models of transformers do when
+    they are given ``labels``). The loss is one floating-point number. The model is exported in the mode it is in: call
+    ``model.train()`` first where dropout or batch statistics matter.
+
+    Outputs of the program: the loss, then the gradient of every parameter that requires one and that the loss depends
+    on. The names of one tied weight have one gradient, the sum over all of its uses. Buffers that the model writes are
+    written as in its forward pass. Raises `ProgramError` where there is no such loss or nothing to train.
+
+    >>> model, x, target = nn.Linear(16, 4), torch.randn(3, 16), torch.tensor([0, 3, 1])
+    >>> exported = export_training(model, (x, target), loss=nn.functional.cross_entropy)
+    """
+    if not isinstance(model, nn.Module):
+        raise ProgramError(f"export_training takes a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(args, (tuple, list)):
+        raise ProgramError(f"args are a tuple of positional inputs, got {type(args).__name__}")
+    if loss is not None and not args:
+        raise ProgramError("with a loss function, the last of args is the target; args are empty")
+    twin = _with_loss(model, tuple(args), dict(kwargs or {}), loss)
+    with torch.enable_grad():
+        forward = torch.export.export(
+            twin, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=strict
+        )
+    return joint_program(forward)
+
+
+def _with_loss(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> nn.Module:
+    """A module with the model's own submodules and parameters, whose ``forward`` returns the loss alone."""
+    kind = type(model)
+    own = inspect.signature(kind.forward)
+
+    def forward(self: nn.Module, *given: Any, **named: Any) -> torch.Tensor:
+        if loss is None:
+            return _loss_in(kind.forward(self, *given, **named))
+        return loss(kind.forward(self, *given[:-1], **named), given[-1])
+
+    forward.__signature__ = own if loss is None else _with_target(own, args, kwargs)  # type: ignore[attr-defined]
+    # Under the model's own name: plans are read off the names of classes.
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    twin = nn.Module.__new__(type(kind.__name__, (kind,), {"forward": forward, **names}))
+    twin.__dict__.update(model.__dict__)
+    return twin
+
+
+def _with_target(own: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.Signature:
+    """The model's signature as far as it is called by position here, then ``target``, then what is given by name."""
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    first, *rest = own.parameters.values()
+    names = [one.name for one in rest if one.kind in (inspect.Parameter.POSITIONAL_ONLY, either)][: len(args) - 1]
+    names += [f"input_{number}" for number in range(len(names), len(args) - 1)]
+    target = "target" if "target" not in (*names, *kwargs) else "loss_target"
+    positional = [inspect.Parameter(name, either) for name in (*names, target)]
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs]
+    return inspect.Signature([first, *positional, *named])
+
+
+def _loss_in(outputs: Any) -> Any:
+    """The loss that a model returns: its output, the ``loss`` of it, or the only tensor in it."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    found = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    if isinstance(found, torch.Tensor):
+        return found
+    if isinstance(outputs, (tuple, list)) and len(outputs) == 1 and isinstance(outputs[0], torch.Tensor):
+        return outputs[0]
+    raise ProgramError(
+        f"the model returns {type(outputs).__name__}, which has no loss\n"
+        "  try: loss=lambda outputs, target: …, with the target as the last of args; or give the model its labels"
+    )
+
+
+@one_at_a_time
+def joint_program(forward: ExportedProgram) -> ExportedProgram:
+    """The joint program of an exported program that returns its loss and nothing else. Raises `ProgramError`."""
+    specs = forward.graph_signature.input_specs
+    values = [node.meta.get("val") for node in forward.graph.find_nodes(op="placeholder")]
+    trained = _trained(forward)
+    _check_loss(forward)
+    if not trained:
+        raise ProgramError(_NOTHING)
+    given = [_leaf(value) if position in trained else value for position, value in enumerate(values)]
+    found: list[str] = []
+
+    def step(*flat: Any) -> tuple[Any, ...]:
+        *_, loss = _Recorder(forward.graph_module).run(*flat)
+        if not loss.requires_grad:
+            raise ProgramError(_NOTHING)
+        wanted = [flat[position] for position in trained]
+        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+        by_name = _by_tensor(trained, gradients)
+        found[:] = by_name
+        return (loss.detach(), *by_name.values())
+
+    traced = _functional(_trace(step, given, forward), forward)
+    if not found:
+        raise ProgramError(_NOTHING)
+    return _exported(forward, traced, [str(spec.target) for spec in specs], found)
+
+
+_NOTHING = "the loss depends on no parameter that requires a gradient, so there is nothing to train"
+
+
+def _trained(forward: ExportedProgram) -> dict[int, tuple[str, Any]]:
+    """The placeholders of parameters that require a gradient: position → (name, tensor)."""
+    held = held_by(forward)
+    return {
+        position: (str(spec.target), held[str(spec.target)])
+        for position, spec in enumerate(forward.graph_signature.input_specs)
+        if spec.kind == InputKind.PARAMETER and held[str(spec.target)].requires_grad
+    }
+
+
+def _check_loss(forward: ExportedProgram) -> None:
+    outputs: Any = forward.graph.output_node().args[0]
+    val = outputs[-1].meta.get("val") if isinstance(outputs[-1], fx.Node) else outputs[-1]
+    given = [spec for spec in forward.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+    is_number = isinstance(val, torch.Tensor) and val.is_floating_point() and val.numel() == 1
+    if len(given) != 1 or not is_number:
+        what = f"of shape {tuple(val.shape)}, {val.dtype}" if isinstance(val, torch.Tensor) else type(val).__name__
+        raise ProgramError(
+            f"a loss is one floating-point number; the model returns {len(given)} outputs, the last {what}\n"
+            "  try: loss=lambda outputs, target: …, which returns the mean over what it compares"
+        )
+
+
+def _leaf(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().requires_grad_()
+
+
+def _by_tensor(trained: Mapping[int, tuple[str, Any]], gradients: Sequence[Any]) -> dict[str, Any]:
+    """The gradient of every tensor that has one, under the first of its names; those of tied names added up."""
+    first: dict[int, str] = {}
+    found: dict[str, Any] = {}
+    for (name, tensor), gradient in zip(trained.values(), gradients, strict=True):
+        leader = first.setdefault(id(tensor), name)
+        if gradient is not None:
+            found[leader] = gradient if leader not in found else found[leader] + gradient
+    return found
+
+
+def _mean_of_losses(log_probabilities: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> Any:
+    """``nll_loss_forward``, a mean as a sum over the weight of all rows: of either, ranks can have a share each."""
+    if reduction != _MEAN or log_probabilities.dtype.itemsize < 4:
+        return NotImplemented
+    forward = aten.nll_loss2d_forward if log_probabilities.dim() > 2 else aten.nll_loss_forward
+    total, count = forward.default(log_probabilities, target, weight, _SUM, ignore_index)
+    return total / count, count
+
+
+_MEAN, _SUM = 1, 2
+_WRITTEN_OUT = {aten.nll_loss_forward.default: _mean_of_losses, aten.nll_loss2d_forward.default: _mean_of_losses}
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a forward graph, and has autograd say of each node of the backward pass where the call was that it is of."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seen: set[Any] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As `fx.Interpreter.run_node`."""
+        result = super().run_node(n)
+        places = {key: n.meta[key] for key in _PLACES if key in n.meta} | {"custom": {_BACKWARD: True}}
+        tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        waiting = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+        while waiting:
+            one: Any = waiting.pop()
+            if one not in self.seen:
+                self.seen.add(one)
+                one.register_prehook(_stand_at(places))
+                waiting += [before for before, _ in one.next_functions if before is not None]
+        return result
+
+
+def _stand_at(places: Mapping[str, Any]) -> Callable[[Any], None]:
+    def before(_: Any) -> None:
+        meta = get_current_meta()
+        meta.clear()
+        meta.update(places)
+
+    return before
+
+
+def _trace(function: Callable[..., Any], values: Sequence[Any], forward: ExportedProgram) -> fx.GraphModule:
+    mode = next(value.fake_mode for value in values if isinstance(value, torch.Tensor))  # type: ignore[attr-defined]
+    try:
+        with mode, torch.enable_grad(), preserve_node_meta(), enable_python_dispatcher():
+            traced = make_fx(function, decomposition_table=_WRITTEN_OUT)(*values)
+    except ProgramError:
+        raise
+    except Exception as error:
+        raise ProgramError(
+            f"torch cannot trace the backward pass of this program ({type(error).__name__}: {first_line(error)})"
+        ) from error
+    for node in list(reversed(traced.graph.nodes)):
+        # What autograd keeps for later it detaches: the same value by another name.
+        if node.target is aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+        if node.op == "call_function" and not node.users and not _writes(node):
+            traced.graph.erase_node(node)
+    return traced
+
+
+def _functional(traced: fx.GraphModule, forward: ExportedProgram) -> fx.GraphModule:
+    """The graph without mutation; itself where that is so. Inputs that it writes are written by a last ``copy_``."""
+    if not any(_writes(node) for node in traced.graph.nodes):
+        return traced
+    values = [node.meta.get("val") for node in forward.graph.find_nodes(op="placeholder")]
+    return _trace(functionalize(fx.Interpreter(traced).run), values, forward)
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = schema_of(node.target)
+    return schema is not None and schema.is_mutable
+
+
+def _exported(
+    forward: ExportedProgram, traced: fx.GraphModule, targets: Sequence[str], trained: Sequence[str]
+) -> ExportedProgram:
+    """The joint program of a traced graph, whose inputs are named as those of the forward program."""
+    graph, known = traced.graph, forward.graph_signature
+    names: dict[fx.Node, int] = {}
+    inputs = zip(graph.find_nodes(op="placeholder"), forward.graph.find_nodes(op="placeholder"), strict=True)
+    for position, (node, given) in enumerate(inputs):
+        node.name = node.target = given.name
+        node.meta = dict(given.meta)
+        names[node] = position
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.meta["torch_fn"] = (node.name, str(node.target))
+        if (node.meta.get("custom") or {}).get(_BACKWARD):
+            # It ran in no module: what the plan says of a module's inputs and outputs is not meant for their gradients.
+            del node.meta["custom"]
+            node.meta[BACKWARD_STACK] = node.meta.pop("nn_module_stack", {})
+    outputs: Any = graph.output_node().args[0]
+    mutations = []
+    for node in list(graph.nodes):
+        if node.target is aten.copy_.default and node.args[0] in names:
+            position = names[node.args[0]]
+            spec = known.input_specs[position]
+            is_buffer = spec.kind == InputKind.BUFFER
+            kind = OutputKind.BUFFER_MUTATION if is_buffer else OutputKind.USER_INPUT_MUTATION
+            mutations.append((kind, targets[position] if is_buffer else node.args[0].name, node.args[1]))
+            graph.erase_node(node)
+    gradients = [
+        (OutputKind.GRADIENT_TO_PARAMETER, name, value) for name, value in zip(trained, outputs[1:], strict=True)
+    ]
+    entries = [*mutations, (OutputKind.LOSS_OUTPUT, None, outputs[0]), *gradients]
+    graph.output_node().args = (tuple(value for _, _, value in entries),)
+    graph.lint()
+    traced.recompile()
+    return ExportedProgram(
+        root=traced,
+        graph=graph,
+        graph_signature=ExportGraphSignature(
+            input_specs=list(known.input_specs),
+            output_specs=[OutputSpec(kind, TensorArgument(value.name), target) for kind, target, value in entries],
+        ),
+        state_dict=dict(forward.state_dict),
+        range_constraints=dict(forward.range_constraints),
+        module_call_graph=list(forward.module_call_graph),
+        example_inputs=forward.example_inputs,
+        constants=dict(forward.constants),
+        verifiers=forward.verifiers,
+    )

@@ -1,0 +1,143 @@
+"""Joint programs on ranks: the loss and every gradient of one process, gradients lying as their parameters."""
+
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import shardwright as sw
+from tests.support.models import Decoder, redraw
+from tests.support.training import IDS, MEGATRON, next_token
+
+PLACES = torch.arange(32).view(4, 8)
+BATCH = (PLACES * 7 % 96, (PLACES * 5 % 96).index_fill(0, torch.tensor(0), -100))
+"""Four sequences; the targets of the first are ignored, so that ranks count others."""
+
+
+def check(model, args, mesh, plan="auto", *, loss=next_token, **options):
+    """The sharded joint program of a model in double precision, equal to the whole on every rank."""
+    model = model.double()
+    args = tuple(a.double() if a.is_floating_point() else a for a in args)
+    joint = sw.export_training(model, args, loss=loss)
+    sharded = sw.shard(joint, mesh=mesh, plan=plan, **options)
+    report = sw.verify(sharded, joint, args, tolerance=1e-9)
+    assert report.ok, str(report)
+    assert report.gradients
+    return sharded
+
+
+def counted(sharded):
+    return dict(Counter((c.axis, c.kind.value) for c in sharded.collectives))
+
+
+def test_a_decoder_block_has_four_all_reduces_as_megatron_has():
+    sharded = check(redraw(Decoder(layers=2)).train(), IDS, 2, MEGATRON)
+    assert counted(sharded) == {("tp", "all_reduce"): 8}
+    places = Counter(c.module.split(".")[1] for c in sharded.collectives)
+    assert places == {"0": 4, "1": 4}
+    assert sharded.fallbacks == []
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_an_automatic_plan(num_ranks):
+    check(redraw(Decoder(layers=1)).train(), IDS, num_ranks)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_a_tied_vocabulary_is_cut(num_ranks):
+    model = redraw(Decoder(layers=1, heads=6, kv_heads=3, width=48, tied=True)).train()
+    sharded = check(model, IDS, num_ranks, {**MEGATRON, "embed": "rowwise"})
+    layouts = {w.name: w.layouts["tp"] for w in sharded.weights}
+    assert isinstance(layouts["embed.weight"], sw.Shard)
+    assert layouts["embed.weight"] == layouts["lm_head.weight"]
+
+
+def test_a_large_vocabulary_is_not_gathered_for_the_loss():
+    model = redraw(Decoder(layers=1, vocab=4096)).train()
+    cost = sw.CostModel(latency_us=0.01, link_bytes_per_us=1e3)
+    sharded = check(model, IDS, 2, {**MEGATRON, "lm_head": "colwise"}, cost=cost)
+    logits = IDS[0].numel() * 4096 * 8
+    assert max(c.num_bytes for c in sharded.collectives) < logits / 8
+
+
+def test_data_parallel_gradients_are_added_up_once():
+    model = redraw(Decoder(layers=1)).train()
+    plan, inputs = {"tp": MEGATRON}, {"dp": {"ids": sw.Shard(0), "target": sw.Shard(0)}}
+    sharded = check(model, BATCH, {"dp": 2, "tp": 2}, plan, inputs=inputs)
+    # Each of the gradients, the summed loss and the number of targets.
+    along_dp = len(list(model.parameters())) + 2
+    assert counted(sharded) == {("tp", "all_reduce"): 4, ("dp", "all_reduce"): along_dp}
+
+
+def test_batches_of_different_sizes():
+    check(redraw(Decoder(layers=1)).train(), BATCH, {"dp": 3}, {}, inputs=sw_batch())
+
+
+def sw_batch():
+    return {"ids": sw.Shard(0), "target": sw.Shard(0)}
+
+
+def test_weights_cut_over_the_batch_axis_are_gathered_and_gradients_scattered():
+    model = redraw(Decoder(layers=1)).train()
+    with pytest.warns(sw.GatherWarning):
+        sharded = check(model, BATCH, {"dp": 2}, {"layers.0.mlp.*": sw.Shard(0)}, inputs=sw_batch())
+    found = counted(sharded)
+    assert found["dp", "all_gather"] == 3
+    assert found["dp", "reduce_scatter"] == 3
+    assert found["dp", "all_reduce"] == len(list(model.parameters())) - 3 + 2
+
+
+class Image(nn.Module):
+    """Batch statistics, whose gradients need the whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.group = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(torch.relu(self.group(self.norm(self.conv(x)))), 2)
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "plan", "options"),
+    [({"tp": 2}, "auto", {}), ({"dp": 2}, {}, {"inputs": {"x": sw.Shard(0), "target": sw.Shard(0)}})],
+    ids=["tp", "dp"],
+)
+def test_buffers_and_gradients_of_batch_norm(mesh, plan, options):
+    args = (torch.randn(6, 3, 10, 10), torch.tensor([0, 4, 2, 2, 1, 3]))
+    sharded = check(Image().train(), args, mesh, plan, loss=F.cross_entropy, **options)
+    simulation = sharded.simulation()
+    simulation.run_flat(sharded.rank_inputs([args[0].double(), args[1]]))
+    states = [state["norm.running_mean"] for state in simulation.state]
+    assert all(state.abs().sum() > 0 for state in states)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_losses_without_classes(reduction):
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 4))
+    args = (torch.randn(5, 6), torch.randn(5, 4))
+    for loss in (F.mse_loss, F.smooth_l1_loss, F.huber_loss):
+        check(
+            model,
+            args,
+            {"dp": 2, "tp": 2},
+            {"tp": {"0": "colwise", "2": "rowwise"}},
+            inputs={"dp": sw.Shard(0)},
+            loss=lambda out, y, loss=loss: loss(out, y, reduction=reduction),
+        )
+
+
+def test_a_simulation_keeps_the_gradients_of_its_last_call():
+    joint = sw.export_training(redraw(Decoder(layers=1)).train(), IDS, loss=next_token)
+    sharded = sw.shard(joint, mesh=2, plan=MEGATRON)
+    simulation = sharded.simulation()
+    losses = simulation(*IDS)
+    assert all(loss.shape == () for loss in losses)
+    for rank, gradients in enumerate(simulation.gradients):
+        assert {name: g.shape for name, g in gradients.items()} == {
+            name: simulation.state[rank][name].shape for name in gradients
+        }

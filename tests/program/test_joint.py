@@ -1,0 +1,124 @@
+"""`export_training`: the loss and the gradients that autograd gives, in one graph."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.export.graph_signature import OutputKind
+
+import shardwright as sw
+from shardwright.program.nodes import module_path, module_stack
+from tests.support.models import Decoder, redraw
+from tests.support.training import IDS, next_token, run_alone, run_whole
+
+
+class Trunk(nn.Module):
+    """Batch norm, dropout, a part without gradients, a buffer that is written, a layer that nothing reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.3)
+        self.head, self.teacher, self.idle = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(3, 3)
+        self.register_buffer("average", torch.zeros(8))
+
+    def forward(self, x):
+        x = self.drop(torch.relu(self.norm(self.conv(x))))
+        x = F.adaptive_avg_pool2d(F.max_pool2d(x, 2), 1).flatten(1)
+        with torch.no_grad():
+            self.average.mul_(0.9).add_(x.mean(0))
+            weights = self.teacher(x).softmax(-1)
+        return self.head(x) * weights
+
+
+class OwnLoss(nn.Module):
+    """A model that is given its target by name and returns its loss beside other things, as transformers' do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 5)
+
+    def forward(self, x, labels=None, scale=1.0):
+        logits = self.inner(x) * scale
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+CASES = {
+    "decoder": lambda: (redraw(Decoder(layers=2)).train(), IDS, next_token),
+    "tied": lambda: (redraw(Decoder(layers=1, tied=True)).train(), IDS, next_token),
+    "trunk": lambda: (Trunk().train(), (torch.randn(4, 3, 12, 12), torch.tensor([1, 0, 3, 3])), F.cross_entropy),
+    "evaluated": lambda: (Trunk().eval(), (torch.randn(4, 3, 12, 12), torch.tensor([1, 0, 3, 3])), F.cross_entropy),
+    "ignored": lambda: (nn.Linear(6, 5), (torch.randn(3, 6), torch.tensor([1, -100, 4])), F.cross_entropy),
+    "squares": lambda: (nn.Linear(6, 5), (torch.randn(3, 6), torch.randn(3, 5)), F.mse_loss),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_it_gives_what_autograd_gives(case):
+    torch.manual_seed(0)
+    model, args, loss = case()
+    model = model.double()
+    args = tuple(a.double() if a.is_floating_point() else a for a in args)
+    joint = sw.export_training(model, args, loss=loss)
+    found, buffers = run_whole(joint, args)
+    wanted, written = run_alone(model, args, loss)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12)
+    for name, value in buffers.items():
+        torch.testing.assert_close(value, written[name])
+
+
+def test_a_loss_that_the_model_computes_itself():
+    model, x, y = OwnLoss(), torch.randn(3, 6), torch.tensor([1, 0, 4])
+    joint = sw.export_training(model, (x,), {"labels": y})
+    assert [spec.kind for spec in joint.graph_signature.output_specs] == [
+        OutputKind.LOSS_OUTPUT,
+        OutputKind.GRADIENT_TO_PARAMETER,
+        OutputKind.GRADIENT_TO_PARAMETER,
+    ]
+    report = sw.verify(sw.shard(joint, mesh=2), joint, (x,), {"labels": y})
+    assert report.ok, str(report)
+
+
+def test_tied_names_have_one_gradient():
+    joint = sw.export_training(redraw(Decoder(layers=1, tied=True)), IDS, loss=next_token)
+    named = [spec.target for spec in joint.graph_signature.output_specs]
+    assert ("embed.weight" in named) != ("lm_head.weight" in named)
+
+
+def test_what_is_frozen_has_no_gradient():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))
+    model[0].requires_grad_(False)
+    joint = sw.export_training(model, (torch.randn(3, 4), torch.randn(3, 2)), loss=F.mse_loss)
+    named = [spec.target for spec in joint.graph_signature.output_specs if spec.target]
+    assert named == ["1.weight", "1.bias"]
+
+
+def test_every_node_of_the_backward_pass_knows_its_module_and_ran_in_none():
+    joint = sw.export_training(redraw(Decoder(layers=1)), IDS, loss=next_token)
+    (node,) = (n for n in joint.graph.nodes if "silu_backward" in str(n.target))
+    assert module_path(node) == "layers.0.mlp"
+    assert list(module_stack(node)) == []
+
+
+def test_the_model_is_left_as_it_was():
+    model = Decoder(layers=1)
+    before = dict(model.__dict__), type(model)
+    sw.export_training(model, IDS, loss=next_token)
+    assert (dict(model.__dict__), type(model)) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "options", "words"),
+    [
+        (nn.Linear(4, 2), (torch.ones(3, 4),), {}, "a loss is one floating-point number.*loss=lambda"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": lambda out, y: out - y}, "one floating-point"),
+        (nn.Linear(4, 2).requires_grad_(False), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": F.mse_loss}, "no param"),
+        (nn.Linear(4, 2), (), {"loss": F.mse_loss}, "args are empty"),
+        (nn.Linear(4, 2), torch.ones(3, 4), {}, "a tuple of positional inputs"),
+        (F.mse_loss, (torch.ones(3, 4),), {}, r"takes a torch\.nn\.Module"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_words(model, args, options, words):
+    with pytest.raises(sw.ProgramError, match=f"(?s){words}"):
+        sw.export_training(model, args, **options)
