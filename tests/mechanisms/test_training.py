@@ -131,6 +131,29 @@ def test_losses_without_classes(reduction):
         )
 
 
+class Dropped(nn.Module):
+    """Dropout where the layout is cut, and where it is whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.drop = nn.Linear(12, 30), nn.Linear(30, 12), nn.Dropout(0.25)
+
+    def forward(self, x):
+        return x + self.drop(self.down(self.drop(F.gelu(self.up(self.drop(x))))))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "inputs"), [({"tp": 2}, None), ({"tp": 4}, None), ({"dp": 2, "tp": 2}, {"dp": sw.Shard(0)})]
+)
+def test_dropout_draws_what_one_process_draws(mesh, inputs):
+    args = (torch.randn(5, 12), torch.randn(5, 12))
+    plan = {"tp": {"up": "colwise", "down": "rowwise"}}
+    sharded = check(redraw(Dropped()).train(), args, mesh, plan, loss=F.mse_loss, inputs=inputs)
+    assert sharded.fallbacks == []
+    # Behind `down`; the inputs of `up` need no gradient.
+    assert counted(sharded)["tp", "all_reduce"] == 1
+
+
 def test_a_simulation_keeps_the_gradients_of_its_last_call():
     joint = sw.export_training(redraw(Decoder(layers=1)).train(), IDS, loss=next_token)
     sharded = sw.shard(joint, mesh=2, plan=MEGATRON)

@@ -16,7 +16,7 @@ from shardwright.rules.rule import Local, TensorMeta
 def localize(local: Local) -> Any:
     """Run or emit one rank's side of a call under its strategy."""
     rule = local.rule
-    if _is_empty(local):
+    if _is_empty(local) and not rule.draws:
         return fill_results(local)
     if rule.localize is not None and (local.strategy.cuts or rule.localize_whole or rule.is_written_out):
         return rule.localize(local)

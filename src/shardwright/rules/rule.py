@@ -152,7 +152,8 @@ class Rule:
     them; absent: all factors where something is reduced. ``()`` is a lookup, which reads as much as it gives.
     ``size_arg``: the argument that gives the result's shape. ``localize``: emits one rank's
     side where needed; ``localize_whole``: also where nothing is cut, as memory may lie otherwise than the original's.
-    ``is_written_out``: everywhere, as the operator is the compiler's own.
+    ``is_written_out``: everywhere, as the operator is the compiler's own. ``draws``: it takes random numbers, as many
+    on every rank, also on one without a share of the call.
     ``row_groups``: where rows lie in groups and ranks have some of these, each rank gives the rows of its own.
     """
 
@@ -174,6 +175,7 @@ class Rule:
     localize: Localizer | None = None
     localize_whole: bool = False
     is_written_out: bool = False
+    draws: bool = False
     row_groups: RowGroups | None = None
 
     def __str__(self) -> str:

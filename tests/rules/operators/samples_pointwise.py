@@ -112,7 +112,6 @@ SAMPLES = {
         *unary(aten.mul.Tensor, 2.0),
         (aten.mul.Tensor, (t(4, 6), ints(2, 4, 6) > 0), {}),
     ],
-    "aten::native_dropout": unary(aten.native_dropout.default, 0.5, False),
     "aten::native_dropout_backward": [(aten.native_dropout_backward.default, (t(4, 6), t(4, 6) > 0, 2.0), {})],
     "aten::neg": [*unary(aten.neg.default), (aten.neg.default, (ints(9, 4, 6),), {})],
     "aten::one_hot": [(aten.one_hot.default, (ints(4, 3, 5), 4), {}), (aten.one_hot.default, (ints(4, 6), 5), {})],

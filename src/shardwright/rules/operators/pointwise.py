@@ -145,7 +145,6 @@ RULES: dict[str, Entry] = {
     "aten::masked_fill.Tensor": pointwise((0, 2)),
     "aten::mul.Scalar": _SCALE,
     "aten::mul.Tensor": _MUL,
-    "aten::native_dropout": _DROPOUT,
     "aten::native_dropout_backward": _SCALE,
     "aten::neg": _SCALE,
     "aten::one_hot": einsum("... -> ... n!"),
