@@ -51,6 +51,7 @@ from shardwright.run.aot.compile import compile_package
 from shardwright.run.calibrate import calibrate
 from shardwright.run.groups import rebind
 from shardwright.run.load import RankModule, load
+from shardwright.run.training_module import TrainingModule, clip_grad_norm_
 from shardwright.sources.checkpoint import shard_checkpoint
 from shardwright.sources.package import reshard
 
@@ -99,12 +100,14 @@ __all__ = [
     "ShardwrightError",
     "Simulation",
     "SolverWarning",
+    "TrainingModule",
     "WeightFacts",
     "WeightLayout",
     "WeightSource",
     "autodeploy_plan",
     "calibrate",
     "check_rule",
+    "clip_grad_norm_",
     "compile_package",
     "cost_model",
     "discover_rule",

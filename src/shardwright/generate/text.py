@@ -14,7 +14,7 @@ from shardwright.errors import PackageError
 from shardwright.generate.decoding import check_decoder, generate
 from shardwright.generate.sampling import Sampling
 from shardwright.package.manifest import Manifest, read_file
-from shardwright.run.load import load
+from shardwright.run.load import RankModule, load
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Text:
 def write_text(package: str, requests: list[TextRequest], how: Mapping[str, Any] | None = None) -> list[Text]:
     """Answer every request in turn; each rank returns the same texts. ``how``: further arguments of `load`."""
     model = load(package, **(how or {}))
+    if not isinstance(model, RankModule):
+        raise PackageError(f"the package {package} is for training, and gives a loss instead of text")
     tokenizer = load_tokenizer(Path(package), model.manifest)
     found = []
     for request in requests:

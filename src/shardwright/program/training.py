@@ -69,6 +69,7 @@ class TrainingStep(nn.Module):
 
     def __init__(self, exported: ExportedProgram, signature: Signature = (), run: Any = None) -> None:
         super().__init__()
+        self.exported: ExportedProgram = exported
         self._program = read(exported)
         self._expected = expected_inputs(self._program, signature or None)
         self._run = (run or exported.graph_module,)
@@ -137,6 +138,10 @@ class TrainingStep(nn.Module):
             place = value.untyped_storage().data_ptr()
         kept.add(place)
         parameter.grad = value
+
+    def tensors(self) -> dict[str, Any]:
+        """Parameters, buffers and constants as they are now, by name."""
+        return {str(item.target): self._tensor(str(item.target)) for item in self._program.inputs if item.is_state}
 
     def _tensor(self, name: str) -> Any:
         if name in self._constants:

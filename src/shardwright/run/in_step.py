@@ -17,6 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from shardwright.errors import RunError, first_line
+from shardwright.run.alone import GROUPS, alone
 from shardwright.run.groups import TIMEOUT_S
 from shardwright.run.transport import Forum, is_fake, patience_of
 
@@ -93,3 +94,19 @@ def _place(error: BaseException) -> str:
     """The lines that were being run: equal on ranks that failed alike. Files of generated code have numbers."""
     frames = traceback.walk_tb(error.__traceback__)
     return " ".join([type(error).__name__, *(f"{frame.f_code.co_name}:{line}" for frame, line in frames)])
+
+
+@contextmanager
+def undisturbed(owner: Any, num_ranks: int, patience: timedelta | None, *, writes: bool = True) -> Iterator[None]:
+    """Calls of ``owner`` that belong together; raises `RunError` while another thread is in a call they would disturb.
+
+    All programs that communicate disturb each other; one of a single rank itself, where it ``writes`` what it holds.
+    """
+    if num_ranks > 1:
+        with alone(GROUPS), in_step(patience):
+            yield
+    elif writes:
+        with alone(owner):
+            yield
+    else:
+        yield

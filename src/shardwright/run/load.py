@@ -32,13 +32,15 @@ from shardwright.program.inputs import ExpectedInputs, bind_expected, expected_i
 from shardwright.program.program import Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
+from shardwright.program.training import is_joint
 from shardwright.program.write import attach_weights
-from shardwright.run.alone import GROUPS, alone, settle
+from shardwright.run.alone import settle
 from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
 from shardwright.run.devices import chosen_device, home_device, home_of, move
 from shardwright.run.groups import TIMEOUT_S, groups_in, make_groups, name_groups, rebind, start_process_group
-from shardwright.run.in_step import in_step
+from shardwright.run.in_step import undisturbed
+from shardwright.run.training_module import TrainingModule
 from shardwright.run.transport import chosen_transport
 
 EXECUTION_BACKENDS = ("eager", "compile", "aoti")
@@ -88,13 +90,8 @@ class RankModule(nn.Module):
 
         All programs that communicate disturb each other; one of a single rank itself, where it writes to its buffers.
         """
-        if self.manifest.num_ranks > 1:
-            with alone(GROUPS), in_step(self._timeout):
-                yield
-        elif self.program.mutations():
-            with alone(self):
-                yield
-        else:
+        writes = bool(self.program.mutations())
+        with undisturbed(self, self.manifest.num_ranks, self._timeout, writes=writes):
             yield
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,8 +116,11 @@ def load(
     backend: str = "eager",
     transport: str | None = None,
     prepare_bytes: int = PREPARED_BYTES,
-) -> RankModule:
+) -> RankModule | TrainingModule:
     """This rank's piece of a package, under ``torchrun`` or an initialised process group.
+
+    Of a package for training (of a program that `export_training` made) a `TrainingModule`: a call gives the loss and
+    fills ``.grad``.
 
     ``device``: where to put it; absent: this rank's GPU where the package was exported for CUDA, else the CPU.
     ``check``: compare the checksums of this rank's files. Only this rank's files are read. ``timeout_s``: how long a
@@ -154,6 +154,8 @@ def load(
     compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
     place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
+    if is_joint(exported) and backend == "aoti":
+        raise PackageError("the package is for training, and native code is for inference\n  try: backend='compile'")
     signature = manifest.signature()
     if signature is not None and not fits(signature, exported):
         raise PackageError(f"the package {folder} contradicts itself: its graph is not called as its manifest says")
@@ -168,6 +170,9 @@ def load(
         groups = make_groups(mesh, **how)
         rebind(exported, {axis: name for axis, name in groups.items() if axis in used})
     try:
+        if is_joint(exported):
+            run = exported.graph_module if backend == "eager" else torch.compile(exported.graph_module)
+            return TrainingModule(exported, manifest, rank, folder, run=run, timeout_s=timeout_s)
         prepared: Prepared | None = None
         if compiled is not None:
             module: nn.Module = CompiledModule(exported, compiled)

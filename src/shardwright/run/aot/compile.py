@@ -20,6 +20,7 @@ from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import check_package_file, read_manifest
 from shardwright.program.stateless import Stateless, without_state
 from shardwright.program.torch_private import compile_to_archive, stand_in_groups
+from shardwright.program.training import is_joint
 from shardwright.run.aot.compiled_manifest import (
     COMPILED_FOLDER,
     COMPILED_MANIFEST,
@@ -69,6 +70,8 @@ def compile_package(
             ranks = [str(rank) for rank, graph in enumerate(manifest.graphs) if graph == name]
             report(f"rank {', '.join(ranks)}", number, len(graphs) + 1)
             exported = read_graph(check_package_file(folder, entries[name]))
+            if is_joint(exported):
+                raise PackageError(f"the package {folder} is for training, and native code is for inference")
             try:
                 used = groups_in(exported)
                 own = {axis: name for axis, name in groups.items() if axis in used}

@@ -1,0 +1,225 @@
+"""A rank's piece of a model in training: gradients on real ranks, clipped together, saved together."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch.distributed as dist
+from torch.export import ExportedProgram
+
+from shardwright.errors import PackageError
+from shardwright.layout.box import Region, Spans, region_of
+from shardwright.layout.values import check_number, check_path
+from shardwright.package.folder import work_folder
+from shardwright.package.manifest import FileEntry, Manifest, write_manifest
+from shardwright.package.stored import rank_cuts
+from shardwright.package.stream import TensorSlot, write_tensors
+from shardwright.program.signature import signature_of
+from shardwright.program.simulate import draws_random_numbers
+from shardwright.program.training import TrainingStep, for_training
+from shardwright.run.devices import home_of
+from shardwright.run.in_step import undisturbed
+
+
+class TrainingModule(TrainingStep):
+    """One rank's piece of a sharded model in training: ``loss = step(batch)`` fills ``.grad`` of its parameters.
+
+    Parameters and buffers are this rank's pieces under the original's names, so that ``torch.optim`` and ``state_dict``
+    work as with the original. A second call adds to ``.grad``, as ``backward()`` does. Inputs that were cut by
+    ``inputs=`` are given as this rank's pieces. Random numbers (dropout) come from one stream that all ranks share,
+    which begins at the first rank's ``torch.initial_seed()``: every rank draws the same masks and uses its part.
+    """
+
+    def __init__(
+        self,
+        exported: ExportedProgram,
+        manifest: Manifest,
+        rank: int,
+        folder: Path,
+        *,
+        run: Any = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        signature = manifest.signature() or signature_of(exported)
+        super().__init__(for_training(exported, signature), signature, run)
+        self.manifest, self.rank, self.folder = manifest, rank, folder
+        self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
+        self._held_by: dict[str, Any] = {}
+        self._stream: torch.Tensor | None = None
+        if draws_random_numbers(self._program):
+            home = home_of(exported)
+            self._stream = torch.Generator(home).manual_seed(_from_first(torch.initial_seed())).get_state()
+
+    def run_flat(self, inputs: Sequence[Any]) -> Any:
+        """As `TrainingStep.run_flat`, with all ranks.
+
+        Raises `RunError` while another thread is in a call, or where an earlier call failed on this rank and not alike
+        on the others.
+        """
+        with self.alone(), self._random():
+            return super().run_flat(inputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the package ``path``, which must not exist, with the weights as they are now. Every rank calls it.
+
+        `gather` gives the whole state dict of it, `load` goes on training, `reshard` goes to other ranks. The ranks
+        share a file system. Raises `PackageError` on every rank where one of them cannot write.
+        """
+        target = check_path(path, "the package", error=PackageError)
+        with self.alone():
+            problem = _save(self, target)
+        if problem:
+            raise PackageError(problem)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Calls that belong together; raises `RunError` while another thread is in a call that they would disturb."""
+        with undisturbed(self, self.manifest.num_ranks, self._timeout):
+            yield
+
+    @contextmanager
+    def _random(self) -> Iterator[None]:
+        """Draw from the stream that all ranks share, and leave the process's own as it was."""
+        if self._stream is None:
+            yield
+            return
+        home = home_of(self.exported)
+        on_gpu = home.type == "cuda"
+        with torch.random.fork_rng(devices=[home] if on_gpu else []):
+            # The program draws from the default generator of its device.
+            torch.cuda.set_rng_state(self._stream, home) if on_gpu else torch.set_rng_state(self._stream)
+            yield
+            self._stream = torch.cuda.get_rng_state(home) if on_gpu else torch.get_rng_state()
+
+
+def clip_grad_norm_(step: TrainingModule, max_norm: float) -> torch.Tensor:
+    """Scale the gradients of ``step`` so that their norm over all ranks is at most ``max_norm``; that norm as it was.
+
+    As ``torch.nn.utils.clip_grad_norm_`` in one process: what several ranks hold is counted once. Every rank calls it.
+    """
+    check_number(max_norm, "max_norm", least=0)
+    gradients = {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
+    squares = [(g.double().square() * _shares(step, name, g)).sum() for name, g in gradients.items()]
+    device = squares[0].device if squares else torch.device("cpu")
+    total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=device)
+    if step.manifest.num_ranks > 1:
+        with step.alone():
+            dist.all_reduce(total)
+    norm = total.sqrt()
+    # As torch has it: a norm that is no number makes none of the gradients one.
+    scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+    for gradient in gradients.values():
+        gradient.mul_(scale.to(gradient.dtype))
+    return norm
+
+
+def _shares(step: TrainingModule, name: str, piece: torch.Tensor) -> Any:
+    """One over the number of ranks that hold each element of this rank's piece of a parameter; a number where equal."""
+    known = step._held_by
+    if name not in known:
+        regions = _regions(step.manifest, name, step.folder)
+        mine = regions[step.manifest.as_mesh().place(step.rank)]
+        counts = torch.zeros(mine.shape)
+        for other in regions:
+            # Pieces are products of ranges, and so is what two of them share.
+            shared = torch.ones(())
+            for ours, theirs in zip(mine.spans, other.spans, strict=True):
+                shared = shared.unsqueeze(-1) * _inside(ours, theirs)
+            counts += shared
+        least, most = (float(counts.min()), float(counts.max())) if counts.numel() else (1.0, 1.0)
+        known[name] = 1 / least if least == most else (1 / counts).to(piece.device)
+    return known[name]
+
+
+def _regions(manifest: Manifest, name: str, folder: Path) -> list[Region]:
+    """What the rank at each place of the mesh holds of a parameter."""
+    entry = next(one for one in manifest.tensors if one.name == name)
+    mesh = manifest.as_mesh()
+    found = []
+    for place in itertools.product(*(range(size) for _, size in mesh)):
+        where = dict(zip(mesh.names, place, strict=True))
+        cuts = rank_cuts(entry, where, mesh, folder)
+        region = region_of(entry.shape, [(layout, where[axis]) for axis, layout in cuts])
+        assert region is not None, "a parameter that is trained is no part of a sum"
+        found.append(region)
+    return found
+
+
+def _inside(ours: Spans, theirs: Spans) -> torch.Tensor:
+    """For each of our indices, 1 where it is among theirs, else 0."""
+    indices = torch.cat([torch.arange(start, stop) for start, stop in ours] or [torch.arange(0)])
+    found = torch.zeros(len(indices), dtype=torch.bool)
+    for start, stop in theirs:
+        found |= (indices >= start) & (indices < stop)
+    return found.float()
+
+
+def _save(step: TrainingModule, target: Path) -> str:
+    """Write all ranks' weights into one folder; what went wrong anywhere, the same on every rank."""
+    made, path, problem = ExitStack(), "", ""
+    if step.rank == 0:
+        try:
+            path = str(made.enter_context(work_folder(target)).path)
+        except PackageError as error:
+            problem = str(error)
+    path, problem = _from_first((path, problem))
+    if problem:
+        return problem
+    mine: FileEntry | str
+    try:
+        mine = _write_weights(step, Path(path))
+    except (OSError, PackageError) as error:
+        mine = f"rank {step.rank} cannot write its weights: {error}"
+    found = _from_all(mine, step.manifest.num_ranks)
+    problem = next((one for one in found if isinstance(one, str)), "")
+    if step.rank == 0:
+        try:
+            with made:
+                if problem:
+                    raise PackageError(problem)
+                _write_the_rest(step, Path(path), found)
+        except PackageError as error:
+            problem = str(error)
+    return _from_first(problem)
+
+
+def _write_weights(step: TrainingModule, folder: Path) -> FileEntry:
+    """This rank's file, with the tensors that it had in the package."""
+    manifest, tensors = step.manifest, step.tensors()
+    stored = [entry.name for entry in manifest.tensors if not entry.alias_of and not entry.zeros]
+    slots = [TensorSlot(name, tensors[name].dtype, tuple(tensors[name].shape)) for name in stored]
+    return write_tensors(folder / manifest.weights[manifest.as_mesh().place(step.rank)], slots, tensors.__getitem__)
+
+
+def _write_the_rest(step: TrainingModule, folder: Path, weights: Sequence[FileEntry]) -> None:
+    """Graphs, further files and the manifest, as they were but for the weights."""
+    source: Path = step.folder
+    kept = [entry for entry in step.manifest.files if entry.name not in step.manifest.weights]
+    for entry in kept:
+        shutil.copyfile(source / entry.name, folder / entry.name)
+    write_manifest(folder, msgspec.structs.replace(step.manifest, files=[*kept, *weights]))
+
+
+def _from_first(value: Any) -> Any:
+    """The first rank's value, on every rank."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    found = [value]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def _from_all(value: Any, num_ranks: int) -> list[Any]:
+    """Every rank's value, on every rank."""
+    if num_ranks == 1:
+        return [value]
+    found: list[Any] = [None] * num_ranks
+    dist.all_gather_object(found, value)
+    return found

@@ -1,0 +1,120 @@
+"""Training on real ranks: losses, norms and weights follow those of one process."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+import shardwright as sw
+from tests.support.models import Decoder, redraw
+from tests.support.ranks import on_ranks
+from tests.support.training import MEGATRON, next_token
+
+NUM_STEPS = 50
+
+
+def batches(num=NUM_STEPS):
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.randint(0, 96, (num, 4, 9), generator=generator)
+    return [(ids[:, :-1], ids[:, 1:]) for ids in drawn]
+
+
+def train_on_rank(rank, package, given, save_to):
+    # Whatever a rank was seeded with, the first one's seed counts.
+    torch.manual_seed(7 + rank)
+    step = sw.load(package)
+    optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
+    losses, norms = [], []
+    for args in given:
+        losses.append(float(step(*args)))
+        norms.append(float(sw.clip_grad_norm_(step, 1.0)))
+        optimizer.step()
+        optimizer.zero_grad()
+    if save_to:
+        step.save(save_to)
+    return losses, norms
+
+
+def train_alone(model, given, loss):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses, norms = [], []
+    for *args, target in given:
+        value = loss(model(*args), target)
+        value.backward()
+        losses.append(float(value.detach()))
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, norms
+
+
+@pytest.mark.ranks
+def test_fifty_steps_follow_those_of_one_process(tmp_path):
+    model = redraw(Decoder(layers=2, tied=True)).train()
+    given = batches()
+    joint = sw.export_training(model, given[0], loss=next_token)
+    sw.shard(joint, mesh=2, plan={**MEGATRON, "embed": "rowwise"}).save(tmp_path / "out")
+    found = on_ranks(2, train_on_rank, tmp_path / "out", given, tmp_path / "trained")
+    wanted = train_alone(model, given, next_token)
+    for losses, norms in found:
+        assert losses == pytest.approx(wanted[0], rel=1e-4)
+        assert norms == pytest.approx(wanted[1], rel=1e-3)
+    assert wanted[0][-1] != pytest.approx(wanted[0][0], rel=1e-2)
+    sw.gather(tmp_path / "trained", tmp_path / "state.safetensors")
+    state = load_file(tmp_path / "state.safetensors")
+    for name, value in model.state_dict().items():
+        if name in state:
+            torch.testing.assert_close(state[name], value, rtol=1e-2, atol=1e-3)
+    assert "embed.weight" in state or "lm_head.weight" in state
+    # Elsewhere, from where it stands.
+    sw.reshard(tmp_path / "trained", tmp_path / "alone", mesh=1)
+    again = sw.load(tmp_path / "alone")
+    value = next_token(model(given[0][0]), given[0][1])
+    assert float(again(*given[0])) == pytest.approx(float(value.detach()), rel=1e-3)
+
+
+class Dropped(nn.Module):
+    """Dropout where the layout is cut (behind ``up``), and where it is whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.drop = nn.Linear(12, 30), nn.Linear(30, 12), nn.Dropout(0.25)
+
+    def forward(self, x):
+        x = self.drop(x)
+        return x + self.drop(self.down(self.drop(F.gelu(self.up(x)))))
+
+
+@pytest.mark.ranks
+def test_dropout_draws_what_one_process_draws(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    given = [tuple(torch.randn(6, 12, generator=generator) for _ in range(2)) for _ in range(4)]
+    model = redraw(Dropped()).train()
+    joint = sw.export_training(model, given[0], loss=F.mse_loss)
+    sw.shard(joint, mesh=2, plan={"up": "colwise", "down": "rowwise"}).save(tmp_path / "out")
+    found = on_ranks(2, train_on_rank, tmp_path / "out", given, None)
+    torch.manual_seed(7)
+    wanted = train_alone(model, given, F.mse_loss)
+    for losses, norms in found:
+        assert losses == pytest.approx(wanted[0], rel=1e-5)
+        assert norms == pytest.approx(wanted[1], rel=1e-4)
+
+
+def test_a_package_of_one_rank_is_trained_without_a_process_group(tmp_path):
+    model = redraw(Decoder(layers=1)).train()
+    given = batches(3)
+    sw.shard(sw.export_training(model, given[0], loss=next_token), mesh=1).save(tmp_path / "out")
+    found = train_on_rank(0, tmp_path / "out", given, tmp_path / "trained")
+    wanted = train_alone(model, given, next_token)
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert found[1] == pytest.approx(wanted[1], rel=1e-4)
+    with pytest.raises(sw.PackageError, match="trained"):
+        sw.load(tmp_path / "trained").save(tmp_path / "trained")
+
+
+def test_native_code_is_for_inference(tmp_path):
+    args = (torch.randn(3, 4), torch.randn(3, 2))
+    sw.shard(sw.export_training(nn.Linear(4, 2), args, loss=F.mse_loss), mesh=1).save(tmp_path / "out")
+    with pytest.raises(sw.PackageError, match="training"):
+        sw.compile_package(tmp_path / "out")
