@@ -29,4 +29,8 @@ SAMPLES = {
         (torch.ops.transformers.grouped_mm_fallback.default, (t(8, 5), t(4, 5, 7), ENDS), {}),
         (torch.ops.transformers.grouped_mm_fallback.default, (t(7, 5), t(5, 5, 7), LATE), {}),
     ],
+    "transformers::grouped_mm_fallback_backward": [
+        (torch.ops.transformers.grouped_mm_fallback_backward.default, (t(8, 6), t(4, 6, 10), ENDS, t(8, 10)), {}),
+        (torch.ops.transformers.grouped_mm_fallback_backward.default, (t(7, 5), t(5, 5, 7), LATE, t(7, 7)), {}),
+    ],
 }

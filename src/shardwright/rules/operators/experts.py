@@ -41,6 +41,17 @@ def grouped_rule(call: Call) -> Rule | None:
     )
 
 
+_BACKWARD = "s! k, e! k n, x!, s! n -> s! k, e! k n"
+
+
+def grouped_backward_rule(call: Call) -> Rule:
+    """The gradients of rows and of experts: features are cut as in a matmul."""
+    shapes = [operand.shape for operand in call.operands], [one.shape for one in call.results if one is not None]
+    found = notation_rule(_BACKWARD, *shapes, linear=(frozenset({3}),))
+    # The gradients of rows add up over what the gradients of experts are cut by.
+    return replace(found, reduces={"n": "sum"}, multiplies=(("s", "k", "n"), ("s", "k", "n")))
+
+
 def aligned_rule(call: Call) -> Rule | None:
     """`grouped_rule`, features cut at multiples of 16 bytes only: ``k`` becomes ``(k k_unit!)``, ``n`` likewise."""
     rule = grouped_rule(call)
@@ -117,4 +128,5 @@ def _positions(local: Local, like: Any) -> Any:
 RULES: dict[str, Entry] = {
     "aten::_grouped_mm": Entry(aligned_rule, "s! (k k_unit!), e (k k_unit!) (n n_unit!), x! -> s! (n n_unit!)"),
     "transformers::grouped_mm_fallback": Entry(grouped_rule, "s! k, e k n, x! -> s! n"),
+    "transformers::grouped_mm_fallback_backward": Entry(grouped_backward_rule, _BACKWARD),
 }
