@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.lean.overwrite import reduce_in_place
+from shardwright.lean.overwrite import reduce_dying, reduce_in_place
 from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.ranks import on_ranks
 
 REDUCE = torch.ops._c10d_functional.all_reduce.default
-IN_PLACE = torch.ops._c10d_functional.all_reduce_.default
+IN_PLACE = reduce_dying
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
 
 

@@ -23,10 +23,16 @@ def reduce_in_place(module: fx.GraphModule) -> int:
     uncertain = uncertain_layouts(module.graph)
     found = [node for node in module.graph.nodes if node.target is _REDUCE and _dies(node.args[0], uncertain)]
     for node in found:
-        node.target = _REDUCE_IN_PLACE
+        node.target = reduce_dying
     if found:
         module.recompile()
     return len(found)
+
+
+def reduce_dying(operand: torch.Tensor, op: str, group: str) -> torch.Tensor:
+    """An all-reduce that writes to its operand. Compilers trace none that does: for them it is one that copies."""
+    reduce = _REDUCE if torch.compiler.is_compiling() else _REDUCE_IN_PLACE
+    return reduce(operand, op, group)
 
 
 def _dies(operand: Any, uncertain: set[fx.Node]) -> bool:
