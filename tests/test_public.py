@@ -10,7 +10,7 @@ import shardwright as sw
 
 RESULTS = [
     *("Assignment", "AutoDeployPlan", "BorrowedPlan", "Collective", "Discovery", "Program", "RankModule", "Report"),
-    *("Simulation", "WeightSource"),
+    *("Simulation", "TrainingModule", "WeightSource"),
 ]
 """Types that calls return, or that code of a user's own implements: they can be named; what they hold is theirs."""
 
