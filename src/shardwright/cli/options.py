@@ -58,11 +58,11 @@ Transport = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def parse_dtype(name: str | None) -> Any:
+def parse_dtype(name: str | None, option: str) -> Any:
     """The dtype of a name; None for none. Raises `ShardwrightError` for an unknown one."""
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name is not None and name not in known:
-        raise ShardwrightError(f"--dtype {name!r} is not one of {', '.join(known)}")
+        raise ShardwrightError(f"{option} {name!r} is not one of {', '.join(known)}")
     return known.get(name) if name else None

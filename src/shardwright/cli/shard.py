@@ -60,7 +60,7 @@ def shard(
     options: dict[str, Any] = {"cost": hardware, "slack": slack, "effort": effort, "dump": dump, "lean": lean}
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
-            wanted = {"dtype": parse_dtype(dtype), "dequantize": parse_dtype(dequantize)}
+            wanted = {"dtype": parse_dtype(dtype, "--dtype"), "dequantize": parse_dtype(dequantize, "--dequantize")}
             opened = open_checkpoint(model, **wanted, cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
             sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, **options)

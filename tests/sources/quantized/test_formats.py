@@ -1,8 +1,12 @@
 """Decoders of packed weights, written on real ranks as their dequantised selves write."""
 
 import pytest
+import torch
+from safetensors import safe_open
+from typer.testing import CliRunner
 
 import shardwright as sw
+from shardwright.cli.app import app
 from shardwright.generate.text import TextRequest
 from tests.support.packed_weights import BLOCKS, pack_blocks, pack_ints, said_compressed, write_packed
 from tests.support.ranks import on_ranks
@@ -28,3 +32,15 @@ def test_text_on_real_ranks(kind, tmp_path):
     for first, second in zip(texts[0], texts[1], strict=True):
         assert first.ids == second.ids == greedy(model, first.prompt_ids, 8)
         assert first.text == make_tokenizer().decode(first.ids, skip_special_tokens=True)
+
+
+def test_the_command_line_dequantises(tmp_path):
+    write_packed(tmp_path / "model", *KINDS["int4 in groups"])
+    asked = ["shard", str(tmp_path / "model"), "-o", str(tmp_path / "p"), "--cache-length", "0", "--dequantize"]
+    refused = CliRunner().invoke(app, [*asked, "int4"])
+    assert "--dequantize 'int4' is not one of float32, bfloat16" in str(refused.exception)
+    assert CliRunner().invoke(app, [*asked, "bfloat16"]).exit_code == 0
+    with safe_open(tmp_path / "p" / "weights-00000-of-00002.safetensors", framework="pt") as file:
+        stored = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert stored["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
+    assert not any("weight_" in name for name in stored)
