@@ -128,3 +128,21 @@ def test_large_logits_are_not_gathered_by_default():
 
 def test_the_table_is_alphabetical():
     assert list(REDUCTION_EXPANSIONS) == sorted(REDUCTION_EXPANSIONS)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_minimum_beside_a_maximum_is_reduced_with_it(num_ranks, keepdim):
+    def call(x):
+        return x.amax(1, keepdim), x.amin(1, keepdim)
+
+    result = sharded(call, num_ranks, cost=None)
+    assert [(c.kind, c.num_bytes) for c in result.collectives] == [("all_reduce", 2 * 6 * 8)]
+
+
+def test_whole_numbers_are_not_negated():
+    def call(x):
+        y = (x.abs() * 9).to(torch.uint8)
+        return y.amax(1).double() - y.amin(1).double()
+
+    sharded(call, 2, cost=None)

@@ -80,8 +80,9 @@ def test_programs_that_were_decomposed_before(name, form):
     sharded = shard(exported, inputs, 3, PLAN)
     assert layout(sharded, "up.parametrizations.weight.original0").dim == 0
     assert layout(sharded, "down.parametrizations.weight.original0").dim == 1
-    if name in WEIGHT_ONLY:
-        assert sent(sharded) == [("all_reduce", SUM)]
+    # Maxima and minima are operators of their own by now, and are reduced together all the same.
+    wanted = [("all_reduce", SUM)] if name in WEIGHT_ONLY else [("all_reduce", EXTREMES), ("all_reduce", SUM)]
+    assert [one for one in sent(sharded) if one[1] != 64 * 8] == wanted
     check_bytes(shard(exported, inputs, 2, "auto"))
 
 

@@ -23,7 +23,7 @@ from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_call, leaves, map_values
 from shardwright.rules.operators.expansions import EXPANSIONS, Expansion
 from shardwright.rules.operators.place_expansions import CUT
-from shardwright.rules.operators.range_expansions import RANGES
+from shardwright.rules.operators.range_expansions import RANGES, maxima
 from shardwright.rules.operators.scan_expansions import EXPANDED_SCANS
 from shardwright.rules.operators.unrolled import RECURRENT, ROUND
 from shardwright.rules.registry import op_names
@@ -33,6 +33,9 @@ _TABLE: dict[str, Expansion] = {**EXPANSIONS, **RECURRENT}
 
 _PLACES = ("nn_module_stack", BACKWARD_STACK, "stack_trace", "source_fn_stack")
 """What a node knows of where it comes from."""
+
+_MAXIMUM, _MINIMUM = torch.ops.aten.amax.default, torch.ops.aten.amin.default
+_OTHER: dict[Any, Any] = {_MAXIMUM: _MINIMUM, _MINIMUM: _MAXIMUM}
 
 _REACH = 4
 """How many steps behind a gather a composite operator is looked for: a cast or a mask may stand between."""
@@ -68,15 +71,24 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
         left, cut = reach
         if left > 1:
             near.update({(step.index, i): (left - 1, cut) for i in range(len(step.vals))})
-        if step.kind is StepKind.CALL and has_schema(step.node.target) and _is_sought(step.node.target, left):
+        if step.kind is StepKind.CALL and has_schema(step.node.target) and _is_sought(step.node, left):
             found[step.node.name] = cut
     return found
 
 
-def _is_sought(op: Any, left: int) -> bool:
+def _is_sought(node: fx.Node, left: int) -> bool:
     """Whether an operator is in the table, and near enough behind a gather: ``left`` steps before none is sought."""
-    is_scan = any(name in EXPANDED_SCANS for name in op_names(op))
-    return (is_scan or left > _REACH_OF_SCANS - _REACH) and expansion_of(op) is not None
+    is_scan = any(name in EXPANDED_SCANS for name in op_names(node.target))
+    is_known = expansion_of(node.target) is not None or _other_extreme(node) is not None
+    return (is_scan or left > _REACH_OF_SCANS - _REACH) and is_known
+
+
+def _other_extreme(node: fx.Node) -> fx.Node | None:
+    """The maximum that stands beside a minimum, of the same values over the same dims, or the other way round."""
+    wanted, source = _OTHER.get(node.target), node.args[0] if node.args else None
+    if wanted is None or not isinstance(source, fx.Node) or not source.meta["val"].is_floating_point():
+        return None
+    return next((n for n in source.users if (n.target, n.args, n.kwargs) == (wanted, node.args, node.kwargs)), None)
 
 
 def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
@@ -85,10 +97,16 @@ def expand(program: Program, names: Mapping[str, Cut | None]) -> Program:
     env: dict[fx.Node, Any] = {}
     copied: list[fx.Node] = []
     for node in program.graph.nodes:
-        if node.op == "output":
+        if node in env:
+            # The other extreme came first, and both were written.
+            continue
+        other = _other_extreme(node) if node.name in names else None
+        if other is not None and other.name in names:
+            _write_extremes(graph, node, other, env, program.fake_mode)
+        elif node.op == "output":
             output = graph.output(fx.map_arg(node.args[0], lambda n: env[n]))
             output.meta = dict(node.meta)
-        elif node.name in names:
+        elif node.name in names and expansion_of(node.target) is not None:
             env[node] = _write_out(graph, node, env, program.fake_mode, names[node.name])
         elif node.target is operator.getitem and isinstance(env[node.args[0]], list):
             env[node] = env[node.args[0]][int(node.args[1])]
@@ -105,7 +123,7 @@ def is_worth_bytes(program: Program, names: Collection[str]) -> bool:
 
 
 def _reads_extremes(node: fx.Node) -> bool:
-    return has_schema(node.target) and any(name in RANGES for name in op_names(node.target))
+    return node.target in _OTHER or (has_schema(node.target) and any(name in RANGES for name in op_names(node.target)))
 
 
 def has_same_calls(one: Program, other: Program) -> bool:
@@ -130,12 +148,43 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
         given = iter(values)
         return function({**map_values(bound, lambda v: next(given) if isinstance(v, fx.Node) else v), CUT: cut})
 
-    with fake_mode, torch.no_grad(), preserve_node_meta():
-        traced = make_fx(run)(*(operand.meta["val"] for operand in operands))
+    traced = _traced(run, operands, fake_mode)
     if not _is_the_same(traced.graph.output_node().args[0], node.meta["val"]):
         return copy_node(graph, node, env)
+    result = _copy_in(graph, node, traced, [env[operand] for operand in operands])
+    if isinstance(result, (list, tuple)):
+        return list(result)
+    # Outputs and reports name the value as the original program does.
+    result.name = node.name
+    return result
+
+
+def _write_extremes(graph: fx.Graph, node: fx.Node, other: fx.Node, env: dict[fx.Node, Any], fake_mode: Any) -> None:
+    """Write a maximum and a minimum of the same values as one, which one collective reduces."""
+    _, bound = bind_call(node.target, node.args, node.kwargs)
+    source = bound["self"]
+
+    def run(x: Any) -> Any:
+        dims = [dim % x.dim() for dim in bound["dim"]] or list(range(x.dim()))
+        largest, negated = maxima(x, dims, keepdim=bool(bound["keepdim"]))
+        return largest, -negated
+
+    pair = _copy_in(graph, node, _traced(run, [source], fake_mode), [env[source]])
+    for one in (node, other):
+        env[one] = pair[0] if one.target is _MAXIMUM else pair[1]
+        env[one].name = one.name
+
+
+def _traced(run: Any, operands: Sequence[fx.Node], fake_mode: Any) -> fx.GraphModule:
+    """The calls that a function makes on what these nodes compute."""
+    with fake_mode, torch.no_grad(), preserve_node_meta():
+        return make_fx(run)(*(operand.meta["val"] for operand in operands))
+
+
+def _copy_in(graph: fx.Graph, node: fx.Node, traced: fx.GraphModule, operands: Sequence[Any]) -> Any:
+    """Write traced calls in place of ``node``; what they give."""
     inner: dict[fx.Node, Any] = dict(
-        zip((n for n in traced.graph.nodes if n.op == "placeholder"), (env[o] for o in operands), strict=True)
+        zip((n for n in traced.graph.nodes if n.op == "placeholder"), operands, strict=True)
     )
     kept = {key: node.meta[key] for key in _PLACES if key in node.meta}
     result: Any = None
@@ -151,10 +200,6 @@ def _write_out(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], fake_mod
                 label, number = noted[ROUND]
                 written.meta["custom"] = {ROUND: [f"{node.name}.{label}", number]}
             inner[one] = written
-    if isinstance(result, (list, tuple)):
-        return list(result)
-    # Outputs and reports name the value as the original program does.
-    result.name = node.name
     return result
 
 

@@ -16,10 +16,17 @@ from shardwright.rules.operators.norm_expansions import Arguments
 from shardwright.rules.operators.place_expansions import CUT
 
 
+def maxima(x: Tensor, dims: list[int], *, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """The largest value over ``dims``, and the largest of the negatives: of one tensor, so that one collective reduces
+    both.
+    """
+    largest, negated = torch.stack([x, -x]).amax([dim + 1 for dim in dims], keepdim=keepdim).unbind(0)
+    return largest, negated
+
+
 def extremes(x: Tensor, dims: list[int], along: int) -> Tensor:
     """The largest and the least value over ``dims``, which stay as dims of size 1 but for ``along``, of size 2."""
-    # One maximum, so that one collective reduces both.
-    largest, negated = torch.stack([x, -x]).amax([dim + 1 for dim in dims], keepdim=True).unbind(0)
+    largest, negated = maxima(x, dims, keepdim=True)
     return torch.cat([largest, -negated], along)
 
 
