@@ -21,6 +21,7 @@ from shardwright.package.manifest import (
     ValueEntry,
     format_coordinates,
 )
+from shardwright.package.packing import packing_of
 from shardwright.plan.plan_files import style_to_yaml
 from shardwright.plan.styles import packed_style
 from shardwright.program.nodes import val_of
@@ -90,6 +91,7 @@ def describe(
         decoder=decoder,
         parameters=[ParameterEntry(one.name, one.how, one.optional, one.default) for one in sharded.signature],
         ranks=_own_ranks(sharded.mesh),
+        packed_for=packing_of(program),
     )
 
 

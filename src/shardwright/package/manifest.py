@@ -114,7 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     place in the mesh, which is the rank unless ``ranks`` lists the rank at each place. ``original``: the unsharded
     program without weights, from which the package is made anew for other ranks.
     ``extras``: further files (a tokenizer's). ``parameters``: how the original is called; absent in packages that were
-    written before this was kept.
+    written before this was kept. ``packed_for``: the kind of CPU whose layout packed weights have, if any.
     """
 
     format_version: int
@@ -136,6 +136,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decoder: DecoderEntry | None = None
     parameters: list[ParameterEntry] | None = None
     ranks: list[int] = []
+    packed_for: str = ""
 
     def as_mesh(self) -> Mesh:
         """The mesh the package is for."""

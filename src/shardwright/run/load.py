@@ -25,6 +25,7 @@ from shardwright.lean.overwrite import reduce_in_place
 from shardwright.lean.prepare import PREPARED_BYTES, Prepared, prepare_constants
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_manifest
+from shardwright.package.packing import check_packing
 from shardwright.package.stored import make_zeros
 from shardwright.program.in_place import write_in_place
 from shardwright.program.inference import for_inference, refuse_gradients
@@ -147,6 +148,7 @@ def load(
     folder = check_path(path, "the package", error=PackageError)
     transport = chosen_transport(transport)
     manifest = read_manifest(folder)
+    check_packing(manifest, folder)
     mesh = manifest.as_mesh()
     rank = _start(manifest, timeout_s)
     if manifest.num_ranks > 1:

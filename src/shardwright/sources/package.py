@@ -14,6 +14,7 @@ from shardwright.lean.options import Lean
 from shardwright.package.gather import check_described
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_file, read_manifest
+from shardwright.package.packing import check_packing
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
 from shardwright.plan.accept import PlanLike
@@ -49,6 +50,7 @@ def reshard(
     folder = check_path(package, "the package", error=PackageError)
     check_path(output, "the output", error=PackageError)
     manifest = read_manifest(folder)
+    check_packing(manifest, folder)
     if progress is not None:
         progress("checking the package", 0, 0)
     stored = StoredWeights(folder, manifest)
