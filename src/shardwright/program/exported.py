@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import ProgramError, first_line
 from shardwright.layout.values import check_file, check_path
+from shardwright.program.operator_libraries import import_named_in
 from shardwright.program.quiet import quiet_export
 
 
@@ -31,7 +32,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
         )
     with quiet_export() as heard:
         try:
-            return torch.export.load(file)
+            return _load(file, heard)
         except Exception as error:
             # torch raises many kinds for a damaged archive, and says the cause of some only to its log.
             cause = heard[0] if heard else error
@@ -39,6 +40,20 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
                 f"{path} cannot be read as an exported program: {first_line(cause)}\n"
                 f"  try: save it again with torch {torch.__version__} (torch.export.save)"
             ) from error
+
+
+def _load(file: Path, heard: list[BaseException]) -> ExportedProgram:
+    """What torch reads; where it does not know an operator, once more with the library that defines it.
+
+    ``heard``: what torch says to its log, which may name the operator where the error does not.
+    """
+    try:
+        return torch.export.load(file)
+    except Exception as error:
+        if not import_named_in(" ".join(map(str, (error, *heard)))):
+            raise
+    heard.clear()
+    return torch.export.load(file)
 
 
 def _holds_program(file: Path) -> bool:

@@ -1,10 +1,9 @@
 """Which operators a graph file may name: those of registered operator libraries, a few that take graphs, arithmetic."""
 
 import functools
-import importlib
 import re
-from typing import Any
 
+from shardwright.program.operator_libraries import import_library, library_of
 from shardwright.program.torch_private import registered_schema
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -18,9 +17,6 @@ _OF_GRAPHS = re.compile(
     r"|out_dtype|scan|tag_activation_checkpoint|while_loop|while_loop_stack_output|wrap|wrap_with_autocast"
     r"|wrap_with_set_grad_enabled"
 )
-
-_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed", "torchao": "torchao.quantization"}
-"""What defines the operators that quantised programs call; torch itself does not import it."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,23 +39,14 @@ def _check_registered(namespace: str, name: str, overload: str | None) -> None:
     """Raise `ValueError` unless the dispatcher has the operator and it takes no name of a file."""
     qualified = f"{namespace}::{name}"
     named = "" if overload in (None, "default") else overload
-    schema = registered_schema(qualified, named) or _import_schema(namespace, name, named)
+    schema = registered_schema(qualified, named)
+    if schema is None and import_library(namespace):
+        schema = registered_schema(qualified, named)
     if schema is None:
-        library = _LIBRARIES.get(namespace, "").partition(".")[0]
+        library = library_of(namespace)
         raise ValueError(
             f"the operator {qualified}.{overload or 'default'} is not registered in this process"
             f" ({f'install {library}' if library else 'import the library that defines it'})"
         )
     if any(re.search("file|path", arg.name) and "str" in str(arg.type) for arg in schema.arguments):
         raise ValueError(f"the operator {qualified} opens files, which a sharded graph never does")
-
-
-def _import_schema(namespace: str, name: str, overload: str) -> Any:
-    """The schema, once the library of quantised operators that defines it is imported; None without one."""
-    if namespace not in _LIBRARIES:
-        return None
-    try:
-        importlib.import_module(_LIBRARIES[namespace])
-    except ImportError:
-        return None
-    return registered_schema(f"{namespace}::{name}", overload)

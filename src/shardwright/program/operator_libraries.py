@@ -1,0 +1,31 @@
+"""Libraries that define the operators of quantised programs, imported where a program names them.
+
+torch does not import its own module of such operators, and nobody who opens a file should need to know of torchao.
+"""
+
+import importlib
+
+_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed", "torchao": "torchao.quantization"}
+"""Operators' namespace → the module that defines them."""
+
+
+def library_of(namespace: str) -> str:
+    """The library, as it is installed, that defines the operators of a namespace; '' where that is not known."""
+    return _LIBRARIES.get(namespace, "").partition(".")[0]
+
+
+def import_library(namespace: str) -> bool:
+    """Import what defines the operators of a namespace; False where that is not known or not installed."""
+    if namespace not in _LIBRARIES:
+        return False
+    try:
+        importlib.import_module(_LIBRARIES[namespace])
+    except ImportError:
+        return False
+    return True
+
+
+def import_named_in(text: str) -> bool:
+    """Import the libraries whose operators a text names; False for none."""
+    named = [namespace for namespace in _LIBRARIES if f"torch.ops.{namespace}." in text]
+    return any([*map(import_library, named)])
