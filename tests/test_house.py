@@ -22,6 +22,7 @@ JUDGED_ELSEWHERE = {
     "assign/agreed.py": "mechanisms/test_meshes.py",
     "assign/assign.py": "mechanisms/test_decoders.py",
     "assign/assignment.py": "assign/test_gathered.py",
+    "assign/batches.py": "mechanisms/test_training.py",
     "assign/candidates.py": "mechanisms/test_packed.py",
     "assign/cost.py": "compiler/test_room.py",
     "assign/effort.py": "compiler/test_same_everywhere.py",

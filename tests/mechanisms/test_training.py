@@ -79,6 +79,24 @@ def sw_batch():
     return {"ids": sw.Shard(0), "target": sw.Shard(0)}
 
 
+def test_a_batch_is_brought_together_only_where_every_sample_meets_all_others():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(12, 64), nn.Linear(64, 8)
+
+        def forward(self, x):
+            vectors = F.normalize(self.down(F.gelu(self.up(x))), dim=-1)
+            return vectors @ vectors.T
+
+    args = (torch.randn(6, 12), torch.arange(6))
+    inputs = {"x": sw.Shard(0), "target": sw.Shard(0)}
+    sharded = check(redraw(Pairs()).train(), args, {"dp": 2}, {}, loss=F.cross_entropy, inputs=inputs)
+    summed = {c.shape for c in sharded.collectives if c.kind == "all_reduce"}
+    # The gradients of both layers: the layers themselves run on parts.
+    assert {(64, 12), (8, 64)} <= summed
+
+
 def test_weights_cut_over_the_batch_axis_are_gathered_and_gradients_scattered():
     model = redraw(Decoder(layers=1)).train()
     with pytest.warns(sw.GatherWarning):

@@ -117,7 +117,7 @@ def _solve(problem: Problem, better_than: Solution | None) -> Solution:
     except AssignmentError:
         if not any(value.stays for value in problem.values):
             raise
-        free = [replace(value, stays=False) for value in problem.values]
+        free = [replace(value, stays=frozenset()) for value in problem.values]
         return solve(replace(problem, values=free), better_than=better_than)
 
 

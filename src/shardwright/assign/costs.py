@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch.export.graph_signature import InputKind
 
+from shardwright.assign.batches import parts_of_batches
 from shardwright.assign.choices import Choices
 from shardwright.assign.cost import held_fraction
 from shardwright.assign.effort import Budget
@@ -14,7 +15,7 @@ from shardwright.assign.given import Given
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
-from shardwright.layout.layout import REPLICATE, Shard
+from shardwright.layout.layout import REPLICATE
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
 from shardwright.program.nodes import describe_node
@@ -30,7 +31,7 @@ def make_problem(
     written = frozenset(task.program.mutations().values())
     sites = [_site_choices(task, site, rules[site.index], given, choices, written) for site in task.folded.sites]
     ties = [(site, placeholder) for site, (placeholder, _) in given.links.items()]
-    return Problem(task.num_ranks, sites, _flows(task, rules), ties, task.cost, task.auto, slack, budget)
+    return Problem(task.num_ranks, sites, _flows(task, rules, choices), ties, task.cost, task.auto, slack, budget)
 
 
 def _site_choices(
@@ -88,16 +89,17 @@ def _work_us(task: Task, step: Step, rule: Rule | None, strategies: Sequence[Str
     return [task.cost.work_us(strategy, moved, products, element_bytes) for strategy in strategies]
 
 
-def _flows(task: Task, rules: Sequence[Rule | None]) -> list[ValueFlow]:
-    flows, weights, batch = [], _made_of_weights(task, rules), _made_of_batch(task)
+def _flows(task: Task, rules: Sequence[Rule | None], choices: Choices) -> list[ValueFlow]:
+    flows, weights, batch = [], _made_of_weights(task, rules), parts_of_batches(task, choices)
     for (source, result, readers), count in task.folded.values.items():
         maker = task.folded.sites[source].step
         value = maker.vals[result] if result < len(maker.vals) else None
         moved = tuple(reader for reader in readers if _reads(task, *reader))
         if value is None or not moved:
             continue
-        is_bool, is_weight, stays = value.dtype == torch.bool, maker.index in weights, maker.index in batch
-        flows.append(ValueFlow(count, source, result, moved, task.num_bytes(value), is_bool, is_weight, stays))
+        is_bool, is_weight = value.dtype == torch.bool, maker.index in weights
+        part, stays = batch.part_of(source, result, moved)
+        flows.append(ValueFlow(count, source, result, moved, task.num_bytes(value), is_bool, is_weight, part, stays))
     return flows
 
 
@@ -118,23 +120,6 @@ def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:
         is_parameter = item is not None and (item.kind == InputKind.PARAMETER or item.name in task.pins.weights)
         of_weights = step.kind is StepKind.CALL and step.reads and all(source in found for source, _ in step.reads)
         if is_parameter or (of_weights and not _is_sum(task, step, rules[task.folded.site_of[step.index]])):
-            found.add(step.index)
-    return found
-
-
-def _made_of_batch(task: Task) -> set[int]:
-    """Of a joint program: the steps that give inputs which are cut along their first dim, or what is made of them.
-
-    Cut so, inputs ask for data parallelism: gathering a batch of token ids communicates less than adding up the
-    gradients of all weights, and every rank would do all of the work.
-    """
-    if not task.program.is_joint:
-        return set()
-    cut = {name for name, layout in task.pins.inputs.items() if isinstance(layout, Shard) and layout.dim == 0}
-    found: set[int] = set()
-    for step in task.steps.items:
-        is_cut = step.kind is StepKind.INPUT and step.node.name in cut
-        if is_cut or any(source in found for source, _ in step.reads):
             found.add(step.index)
     return found
 

@@ -192,7 +192,7 @@ class _Model:
                 continue
             leaving: dict[Layout, list[int]] = {source: [] for source in made}
             arriving: dict[Layout, list[int]] = {target: [] for target in read}
-            kept = {source for source in made if value.stays and isinstance(source, Shard) and source in read}
+            kept = {value.part} & made.keys() & read.keys() if (site, operand) in value.stays else set()
             for source in made:
                 for target in read:
                     if source in kept and target != source:

@@ -41,8 +41,10 @@ class ValueFlow:
     num_bytes: int
     is_bool: bool = False
     is_weight: bool = False
-    stays: bool = False
-    """A part of a batch: a reader that can take its cut as it is takes it so."""
+    part: Layout | None = None
+    """The layout of a part of a batch."""
+    stays: frozenset[tuple[int, int]] = frozenset()
+    """The readers that take the part as it is."""
 
 
 @dataclass
