@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.support.harness import aten, t
+from tests.support.harness import aten, samples_of_removed, t
 
 BATCHES = ((4,), (3, 2), ())
 
@@ -60,7 +60,7 @@ SAMPLES = {
     "aten::_linalg_svd": tall(aten._linalg_svd.default),
     "aten::_lu_with_info": each(aten._lu_with_info.default),
     "aten::chain_matmul": [(aten.chain_matmul.default, ([t(4, 6), t(6, 3), t(3, 5)],), {})],
-    "aten::cholesky": each(aten.cholesky.default),
+    **samples_of_removed("aten::cholesky", each),
     "aten::cholesky_inverse": each(aten.cholesky_inverse.default, make=triangular),
     "aten::cholesky_solve": [
         (aten.cholesky_solve.default, (t(4, 3, 6), triangular(4, 3, 3)), {}),
@@ -148,7 +148,7 @@ SAMPLES = {
     "aten::lu_solve": with_lu(aten.lu_solve.default, ("b", "lu", "pivots")),
     "aten::lu_unpack": with_lu(aten.lu_unpack.default, ("lu", "pivots")),
     "aten::ormqr": [(aten.ormqr.default, (t(*b, 5, 3), t(*b, 3), t(*b, 5, 6)), {}) for b in BATCHES],
-    "aten::qr": tall(aten.qr.default),
+    **samples_of_removed("aten::qr", tall),
     "aten::svd": tall(aten.svd.default),
     "aten::tensordot": [
         (aten.tensordot.default, (t(4, 6, 8), t(8, 6, 5), [1, 2], [1, 0]), {}),
