@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz docs dist test-dist clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -117,6 +117,15 @@ test-dist: dist  ## Install the wheel in a clean environment and shard a toy fro
 	.venv-clean/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	mkdir dist/empty
 	cd dist/empty && ../../.venv-clean/bin/python -I ../../tests/support/installed.py
+
+# What another torch is most likely to break: what reads and writes graphs, operators, and real ranks.
+CORE := tests/test_api.py tests/assign tests/compiler tests/layout tests/lean tests/partition tests/plan tests/program tests/rules tests/run/test_launch.py tests/run/test_torchrun.py
+test-torch:  ## Run the core of the tests on another torch, in an environment of its own (TORCH=2.14.1)
+	test -n "$(TORCH)"
+	test -x .venv-torch-$(TORCH)/bin/python || $(PYTHON) -m venv .venv-torch-$(TORCH)
+	grep -v '^torch==' constraints.txt > .venv-torch-$(TORCH)/constraints.txt
+	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-torch-$(TORCH)/constraints.txt "torch==$(TORCH)" -e ".[hf,dev]"
+	OMP_NUM_THREADS=1 .venv-torch-$(TORCH)/bin/python -m pytest $(CORE)
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) .venv-* build dist site demo/out .pytest_cache .ruff_cache .hypothesis
