@@ -65,6 +65,22 @@ def test_gate_and_up_in_one(width):
     }
 
 
+def test_a_table_of_ten_million_rows_takes_no_time():
+    class Tower(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.both, self.down = nn.Embedding(10_000_000, 8), nn.Linear(8, 12), nn.Linear(6, 2)
+
+        def forward(self, ids):
+            gate, up = self.both(self.table(ids)).chunk(2, -1)
+            return self.down(gate.sigmoid() * up)
+
+    with torch.device("meta"):
+        exported = torch.export.export(Tower(), (torch.zeros(3, dtype=torch.long),))
+    found = weight_structure(read(exported))
+    assert sorted(found) == ["both.bias", "both.weight"]
+
+
 def test_in_words():
     assert str(DimStructure(0, (8, 16), ())) == "dim 0: units of 8 or 16"
     assert str(DimStructure(1, (8,), (32, 16, 16))) == "dim 1: units of 8, parts 32 + 16 + 16"

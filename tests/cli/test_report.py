@@ -63,6 +63,17 @@ def test_a_diff_of_packages_of_plans_and_of_both(run):
     assert "are the same" in run("diff", "on2", "on2")
 
 
+def test_brackets_of_keys_and_names_are_shown(run, folder):
+    (folder / "[red]plan.yaml").write_text("layers.*.mlp.[gate,up]_proj: colwise\n")
+    said = run("diff", "[red]plan.yaml", "mlp.yaml", "--model", "model.pt2")
+    assert "[red]plan.yaml" in said
+
+
+def test_a_plan_is_written_beside_its_json(run, folder):
+    assert "layers.*.mlp.down_proj.weight" in json.loads(run("plan", "model.pt2", "--json", "-o", "found.yaml"))
+    assert (folder / "found.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -72,6 +83,9 @@ def test_a_diff_of_packages_of_plans_and_of_both(run):
         (("report", "on2", "-o", "mlp.yaml"), "the page mlp.yaml exists already"),
         (("report", "model.pt2", "--explorer", "on2", "-o", "x.html"), "the folder on2 exists already"),
         (("report", "nothing.pt2", "-o", "x.html"), "there is no file nothing.pt2"),
+        (("report", "model.pt2", "--explorer", "no/where", "-o", "x.html"), "the folder no does not exist"),
+        (("report", "on2", "-o", "no/x.html"), "the folder no does not exist"),
+        (("report", "model.pt2", "--explorer", "x.html", "-o", "x.html"), "name one path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -43,3 +43,11 @@ def test_other_ranks_and_other_layers():
     deeper = compare(facts(MLP, layers=1), facts(MLP, layers=2))
     assert {w.layouts[0] for w in deeper.weights} == {""}
     assert [c.counts for c in deeper.collectives] == [(1, 2)]
+
+
+def test_weights_of_another_dtype_differ():
+    both = [
+        sw.shard(torch.export.export(redraw(Decoder(layers=1)).to(dtype), (IDS,)), mesh=2, plan=MLP).facts()
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert len(compare(*both).weights) == len(both[0].weights)

@@ -33,6 +33,10 @@ def test_a_layer_that_takes_longer_stands_between():
     assert spelled(facts(work)) == [("layers.0", 2.0, 0.0), ("layers.1", 9.0, 0.0), ("layers.2 … 3", 2.0, 0.0)]
 
 
+def test_a_layer_that_takes_no_time_is_not_counted_in():
+    assert [name for name, *_ in spelled(facts({"layers.0": 1.0, "layers.2": 1.0}))] == ["layers.0", "layers.2"]
+
+
 def test_lists_of_one_kind_are_not_joined():
     assert [name for name, *_ in spelled(facts({"down.0": 1.0, "up.0": 1.0}))] == ["down.0", "up.0"]
 

@@ -1,61 +1,57 @@
-"""While something is compiled, Python looks for garbage among new objects only."""
+"""While something is compiled, Python looks for garbage among young objects only."""
 
 import gc
+import weakref
 
 import pytest
+import torch
 
+import shardwright as sw
 from shardwright.program.serial import one_at_a_time
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_frozen():
-    gc.unfreeze()
-    yield
-    gc.unfreeze()
+from tests.support.models import Decoder, redraw
 
 
 @one_at_a_time
 def inner(seen):
-    seen.append(gc.get_freeze_count())
+    seen.append(gc.get_threshold())
 
 
 @one_at_a_time
 def outer(seen, error=None):
-    seen.append(gc.get_freeze_count())
+    seen.append(gc.get_threshold())
     inner(seen)
-    seen.append(gc.get_freeze_count())
+    seen.append(gc.get_threshold())
     if error is not None:
         raise error
 
 
-def test_what_was_there_before_is_frozen_until_the_outermost_ends():
-    seen = []
+def test_old_objects_are_left_alone_until_the_outermost_ends():
+    before, seen = gc.get_threshold(), []
     outer(seen)
-    assert all(seen)
-    assert gc.get_freeze_count() == 0
+    assert {one[:2] for one in seen} == {before[:2]}
+    assert all(one[2] > 1_000_000 for one in seen)
+    assert gc.get_threshold() == before
 
 
 def test_an_error_ends_it_too():
+    before = gc.get_threshold()
     with pytest.raises(KeyError):
         outer([], KeyError("x"))
-    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == before
 
 
-def test_what_a_caller_has_frozen_stays_frozen():
-    gc.freeze()
-    outer([])
-    assert gc.get_freeze_count()
-
-
-def test_garbage_that_a_compilation_makes_is_found():
-    @one_at_a_time
-    def make():
-        found = []
-        for _ in range(3):
-            cycle = []
-            cycle.append(cycle)
-            found.append(id(cycle))
-        del cycle
-        return gc.collect()
-
-    assert make() >= 3
+def test_what_was_compiled_before_does_not_stay():
+    """Exported programs are cycles: only the search for garbage lets go of their weights."""
+    thresholds = gc.get_threshold()
+    gc.unfreeze()
+    gc.set_threshold(700, 10, 10)
+    try:
+        seen = []
+        for _ in range(8):
+            exported = torch.export.export(redraw(Decoder(layers=1)), (torch.zeros(1, 4, dtype=torch.long),))
+            seen.append(weakref.ref(exported.state_dict["lm_head.weight"]))
+            sw.shard(exported, mesh=2, plan={}).exported(0)
+        del exported
+        assert sum(one() is not None for one in seen) < 6
+    finally:
+        gc.set_threshold(*thresholds)

@@ -1,6 +1,6 @@
 """What the graph says about a weight's dims: units that stay together (heads, groups of them), and parts of its own.
 
-Nothing is assigned for this. With more ranks than any dim has indices, every unit is a piece of its own, so that the
+Nothing is assigned for this. With more ranks than there are units, every unit is a piece of its own, so that the
 candidate cuts show them.
 """
 
@@ -17,6 +17,9 @@ from shardwright.assign.task import make_task
 from shardwright.layout.cut import Blocks, describe_cut
 from shardwright.plan.pins import Pins
 from shardwright.program.program import Program
+
+MOST_RANKS = 4097
+"""A cut is a list of runs, one a rank at least, so that millions of ranks would take minutes. There are fewer heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class DimStructure:
 def weight_structure(program: Program) -> dict[str, list[DimStructure]]:
     """Parameter, buffer or constant → the dims of it that have structure; those without are left out."""
     sizes = [size for item in program.inputs if item.is_state for size in program.weights[str(item.target)].shape]
-    task = make_task(program, Pins(), 1 + max(sizes, default=1), auto=True, cost=None, agreed=Agreed())
+    num_ranks = min(1 + max(sizes, default=1), MOST_RANKS)
+    task = make_task(program, Pins(), num_ranks, auto=True, cost=None, agreed=Agreed())
     candidates = find_cuts(task, read_rules(task.folded.sites).rules, read_given(task))
     packed = {tuple(stop - start for start, stop, _ in pack.parts) for pack in candidates.packs}
     targets = {item.name: item.target for item in program.inputs if item.is_state and item.target is not None}

@@ -36,13 +36,13 @@ def plan(
         check_free(output, "the output")
     with spinner("finding a plan"):
         sharded = shard_model(model, tp, "auto", cost=hardware, slack=slack, effort=effort, dump=dump)
+    if output is not None:
+        write_plan(sharded, output)
     if as_json:
         print_text(json.dumps({key: style_to_yaml(value) for key, value in plan_of(sharded, "tp").items()}, indent=2))
         return
     if output is None:
         print_text(plan_text(sharded, "tp"))
-    else:
-        write_plan(sharded, output)
     show_sharded(sharded, console=err)
     if output is not None:
         err.print(f"wrote {output}")

@@ -34,6 +34,8 @@ def report(
         raise ShardwrightError(f"{model} is a package, which has a plan already\n  try: no --plan")
     if explorer is not None:
         check_free(explorer, "the folder")
+        if explorer.resolve() == output.resolve():
+            raise ShardwrightError("--output and --explorer name one path\n  try: another name for one of them")
         if is_package(model):
             raise ShardwrightError(
                 f"{model} is a package: its graphs are the ranks' own\n  try: the model it is made from"

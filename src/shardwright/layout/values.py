@@ -101,8 +101,12 @@ def check_file(value: Any, name: str, *, error: Error = ShardwrightError) -> Pat
 
 
 def check_free(value: Any, name: str, *, error: Error = ShardwrightError) -> Path:
-    """The path of something to be written: nothing has it yet, no link either, even one that leads nowhere."""
+    """The path of something to be written: nothing has it yet, no link either, even one that leads nowhere; its folder
+    is there.
+    """
     path = check_path(value, name, error=error)
     if os.path.lexists(path):
         raise error(f"{name} {path} exists already\n  try: another name, or remove it first")
+    if not path.parent.is_dir():
+        raise error(f"cannot write {path}: the folder {path.parent} does not exist\n  try: make it first")
     return path

@@ -83,7 +83,8 @@ def describe(
         inputs=[_value(item.name, nodes[item.name], fixed.get(item.name)) for item in program.user_inputs()],
         outputs=[_value(name, values[position]) for name, position in output_names(program).items()],
         collectives=[
-            CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause) for c in sharded.collectives
+            CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause, c.message)
+            for c in sharded.collectives
         ],
         plan=plan_to_yaml(sharded.plan),
         source_fingerprint=fingerprint(program),

@@ -85,8 +85,6 @@ def work_folder(target: Path, work: str = "") -> Iterator[WorkFolder]:
     when this run is interrupted. Raises `PackageError` when ``target`` exists or cannot be written.
     """
     check_free(target, "the output folder", error=PackageError)
-    if not target.parent.is_dir():
-        raise PackageError(f"cannot write {target}: the folder {target.parent} does not exist")
     keep = False
     path = target.parent / f".{target.name}.partial"
     try:

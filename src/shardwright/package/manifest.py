@@ -90,7 +90,7 @@ class ParameterEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CollectiveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One collective of the program and its cause."""
+    """One collective of the program and its cause. ``message``: those of one number above 0 are sent together."""
 
     kind: str
     axis: str
@@ -98,6 +98,7 @@ class CollectiveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     module: str
     source: str
     cause: str
+    message: int = 0
 
 
 class DecoderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

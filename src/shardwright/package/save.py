@@ -95,7 +95,7 @@ def save(
 
 def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -> list[str]:
     """Every rank's graph file; ranks whose files are equal share one."""
-    names: dict[bytes, str] = {}
+    names: dict[str, str] = {}
     known: list[tuple[Program, str]] = []
     graphs = []
     for rank, local in enumerate(programs):
@@ -103,8 +103,9 @@ def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -
         name = next((name for other, name in known if alike(local, other)), "")
         if not name:
             data = _bare_bytes(local)
-            name = names.setdefault(data, f"graph-{len(names)}.pt2")
-            (folder / name).write_bytes(data)
+            name = names.setdefault(hashlib.sha256(data).hexdigest(), f"graph-{len(names)}.pt2")
+            if not (folder / name).exists():
+                (folder / name).write_bytes(data)
             known.append((local, name))
         graphs.append(name)
     return graphs

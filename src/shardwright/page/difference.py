@@ -65,7 +65,7 @@ def _weights(first: Facts, second: Facts) -> list[WeightDifference]:
     found: dict[tuple[object, ...], WeightDifference] = {}
     for name in dict.fromkeys([*both[0], *both[1]]):
         a, b = (weights.get(name) for weights in both)
-        if _layout(a) == _layout(b) and (a is None) == (b is None) and _held(a) == _held(b):
+        if a is not None and b is not None and _held_alike(a, b):
             continue
         key = star_layers(name), _layout(a), _layout(b), a and a.shape, b and b.shape
         known = found.get(key)
@@ -73,6 +73,12 @@ def _weights(first: Facts, second: Facts) -> list[WeightDifference]:
         sums = held[0] + _held(a), held[1] + _held(b)
         found[key] = WeightDifference(star_layers(name), count + 1, (_layout(a), _layout(b)), sums)
     return list(found.values())
+
+
+def _held_alike(a: WeightFacts, b: WeightFacts) -> bool:
+    """Whether two programs have one weight, and cut it alike; what is whole is so on any number of ranks."""
+    same = (a.shape, a.dtype, _layout(a)) == (b.shape, b.dtype, _layout(b))
+    return same and (a.rank_bytes == b.rank_bytes or {*a.rank_bytes} == {*b.rank_bytes} == {a.num_bytes})
 
 
 def _layout(weight: WeightFacts | None) -> str:

@@ -76,7 +76,17 @@ def package_facts(folder: str | Path, manifest: Manifest, cost: CostModel) -> Fa
     """What a package's manifest says. Its operators are in its graphs, so that only communication is predicted."""
     mesh = manifest.as_mesh()
     collectives = [
-        Collective(CollectiveKind(one.kind), one.axis, one.num_bytes, (), one.module, one.source, "", one.cause)
+        Collective(
+            kind=CollectiveKind(one.kind),
+            axis=one.axis,
+            num_bytes=one.num_bytes,
+            shape=(),
+            module=one.module,
+            source=one.source,
+            node="",
+            cause=one.cause,
+            message=one.message,
+        )
         for one in manifest.collectives
     ]
     weights = [_weight_facts(entry, mesh, Path(folder)) for entry in manifest.tensors]

@@ -25,7 +25,9 @@ class LayerTime:
 
 
 def layer_times(facts: Facts) -> list[LayerTime]:
-    """Every layer, in the order in which the program runs them; neighbours that take equally long are one."""
+    """Every layer that takes time, in order of its first operator, those that only communicate last; neighbours that
+    take equally long are one.
+    """
     compute: dict[str, float] = {}
     communication: dict[str, float] = {}
     for path, time_us in facts.work_us.items():
@@ -50,7 +52,9 @@ def _layer(path: str) -> str:
 
 def _is_next(before: LayerTime, one: LayerTime) -> bool:
     """Whether a layer follows one that takes as long, in the same list of layers."""
-    lists = [path.rpartition(".")[0] for path in (before.paths[-1], one.paths[0])]
-    numbered = one.paths[0].rpartition(".")[2].isdigit() and lists[0] == lists[1]
+    (list_before, _, number_before), (list_now, _, number) = (
+        path.rpartition(".") for path in (before.paths[-1], one.paths[0])
+    )
     times = [f"{x.compute_us:.4g} {x.communication_us:.4g}" for x in (before, one)]
-    return numbered and times[0] == times[1]
+    follows = number.isdigit() and number_before.isdigit() and int(number) == int(number_before) + 1
+    return follows and list_before == list_now and times[0] == times[1]

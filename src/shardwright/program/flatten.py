@@ -34,14 +34,15 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What can be changed in an exported program: its code, its signature, and which objects it holds."""
+    """What can be changed in an exported program: code, signature, ranges of sizes, and which objects it holds."""
 
     text: str
     held: tuple[tuple[str, "_Same"], ...]
 
     @classmethod
     def of(cls, exported: ExportedProgram) -> "_State":
-        text = "\n".join(map(str, (*graphs_of(exported.graph), exported.graph_signature)))
+        said = (*graphs_of(exported.graph), exported.graph_signature, exported.range_constraints)
+        text = "\n".join(map(str, said))
         return cls(text, tuple((name, _Same(value)) for name, value in held_by(exported).items()))
 
 

@@ -4,7 +4,7 @@ A program's fake tensors share a mode that torch changes in passing, and what a 
 is the start of the next one's.
 
 An exported program is millions of objects, and compiling makes more of them than Python takes for reason enough to
-search all for garbage, again and again: a third of the time. So what was there before is left out of that search.
+search all for garbage, again and again: a third of the time. So the search of all objects waits until it is over.
 """
 
 import functools
@@ -17,31 +17,29 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class _Turn:
-    """Held by one thread at a time, which may take it again.
+_NEVER = 1 << 30
+"""As the threshold of old objects: Python has so many searches of younger ones before it searches all."""
 
-    Meanwhile Python looks for garbage among new objects only; but where someone has frozen objects already, that is
-    their business.
-    """
+
+class _Turn:
+    """Held by one thread at a time, which may take it again; meanwhile Python looks for garbage among young objects."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._depth = 0
-        self._is_freezing = False
+        self._thresholds = gc.get_threshold()
 
     def __enter__(self) -> None:
         self._lock.acquire()
         self._depth += 1
-        # Asking is for the outermost: objects that are frozen are counted one by one.
-        if self._depth == 1 and not gc.get_freeze_count():
-            gc.freeze()
-            self._is_freezing = True
+        if self._depth == 1:
+            self._thresholds = gc.get_threshold()
+            gc.set_threshold(*self._thresholds[:2], _NEVER)
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
-        if self._depth == 0 and self._is_freezing:
-            gc.unfreeze()
-            self._is_freezing = False
+        if self._depth == 0:
+            gc.set_threshold(*self._thresholds)
         self._lock.release()
 
 

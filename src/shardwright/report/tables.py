@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from shardwright.compiler.sharded import ShardedProgram
 from shardwright.compiler.weights import WeightLayout
@@ -31,9 +32,10 @@ class Table:
         """Print the table; ``limit``: at most so many rows, with a note on the rest."""
         shown = RichTable(title=self.title, title_justify="left", header_style="bold", show_edge=False)
         for column in self.columns:
-            shown.add_column(column, justify="right" if column in self.right else "left", overflow="fold")
+            # As text: brackets of plan keys and file names are no markup.
+            shown.add_column(Text(column), justify="right" if column in self.right else "left", overflow="fold")
         for row in self.rows[:limit]:
-            shown.add_row(*(_text(column, value) for column, value in zip(self.columns, row, strict=True)))
+            shown.add_row(*(Text(_text(column, value)) for column, value in zip(self.columns, row, strict=True)))
         console.print(shown)
         if limit is not None and len(self.rows) > limit:
             console.print(f"… and {len(self.rows) - limit} more", style="dim")

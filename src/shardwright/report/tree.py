@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.tree import Tree
 
 from shardwright.assign.structure import weight_structure
@@ -42,7 +43,8 @@ def module_tree(program: Program, num_ranks: int) -> Tree:
         name, _, shape, dtype, size, dims, structure = row
         path, _, last = str(name).rpartition(".")
         said = f"; {structure}" if structure else ""
-        leaves.setdefault(path, []).append(f"{last} [dim]{shape} {dtype}, dims to cut: {dims}{said}[/dim]")
+        facts = escape(f"{shape} {dtype}, dims to cut: {dims}{said}")
+        leaves.setdefault(path, []).append(f"{escape(last)} [dim]{facts}[/dim]")
         parts = path.split(".") if path else []
         for depth in range(len(parts) + 1):
             key = ".".join(parts[:depth])
@@ -54,7 +56,7 @@ def _branch(
     path: str, modules: dict[str, str], sizes: dict[str, int], leaves: dict[str, list[str]], label: str
 ) -> Tree:
     kind = modules.get(path, "").rsplit(".", 1)[-1]
-    tree = Tree(f"[bold]{label}[/bold] {kind} [cyan]{format_bytes(sizes.get(path, 0))}[/cyan]")
+    tree = Tree(f"[bold]{escape(label)}[/bold] {escape(kind)} [cyan]{format_bytes(sizes.get(path, 0))}[/cyan]")
     for leaf in leaves.get(path, ()):
         tree.add(leaf)
     prefix = f"{path}." if path else ""
