@@ -45,6 +45,18 @@ def write_packed(folder, pack, quantization, kind="llama", *, dtype=torch.float6
     return transformers.AutoModelForCausalLM.from_pretrained(dense, dtype=dtype, attn_implementation="sdpa")
 
 
+def replace(folder, last, make):
+    """The tensors of this last name, made anew of what they were; None: dropped."""
+    file = folder / "model.safetensors"
+    made = {name: make(one) if name.endswith(last) else one for name, one in load_file(file).items()}
+    save_file({name: one for name, one in made.items() if one is not None}, file, {"format": "pt"})
+
+
+def renamed(tensors, old, new):
+    """Tensors whose names end in ``old`` under names that end in ``new``."""
+    return {f"{name.removesuffix(old)}{new}" if name.endswith(old) else name: one for name, one in tensors.items()}
+
+
 def quantize(weight, bits, block, *, symmetric=True, dtype=torch.float32):
     """Numbers (integers, or 8-bit floats for ``bits="fp8"``), the scale and zero point of each block, and what they
     stand for, in float64. ``block``: rows and columns; 0: all.

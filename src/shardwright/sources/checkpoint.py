@@ -31,6 +31,7 @@ from shardwright.program.write import replace_weights
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import settle_ties
 from shardwright.sources.quantized.formats import Quantization, read_quantization
+from shardwright.sources.quantized.plain_numbers import check_plain
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,11 @@ def _find_weights(
     read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
     if quantization is None:
         holders, unused = match_names(model, stored)
+        check_plain(model, holders, stored, None)
         return holders, [*unused, *left], files_digest(read)
     placed = quantization.place(model, stored)
     holders, unused = match_names(model, placed.stored)
+    check_plain(model, holders, stored, quantization.method)
     return {**holders, **placed.stacks}, [*unused, *placed.unused, *left], files_digest(read)
 
 

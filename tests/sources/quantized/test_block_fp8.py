@@ -1,10 +1,14 @@
 """8-bit floats with a scale a block: scales go with their rows, wherever ranks are cut."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import shardwright as sw
 from shardwright.sources.checkpoint import open_checkpoint
+from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
+from shardwright.sources.quantized.block_fp8 import find_blocks
 from tests.support.packed_weights import (
     BLOCKS,
     cut_right,
@@ -38,3 +42,11 @@ def test_scales_of_other_blocks_are_named(tmp_path):
     says = r"in blocks of \[32, 20\]: weight_scale_inv is \(3, 3\), not \(2, 3\)"
     with pytest.raises(sw.CheckpointError, match=says):
         open_checkpoint(tmp_path / "model", cache_length=0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["experts.gate_up_proj", "experts.weight"])
+def test_a_stack_of_experts_with_a_scale_is_named(name):
+    shapes = {name: (4, 40, 40), f"{name}_scale_inv": (4, 2, 2)}
+    stored = {key: StoredTensor(shape, Path("x"), key, torch.float8_e4m3fn) for key, shape in shapes.items()}
+    (wrong,) = find_blocks(BLOCKS, stored, None).wrong
+    assert f"'{name}' of shape (4, 40, 40) has the scale '{name}_scale_inv'" in wrong.what

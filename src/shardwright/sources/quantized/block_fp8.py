@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from shardwright.errors import Finding
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
 from shardwright.sources.quantized.unpack import scaled
 from shardwright.sources.quantized.weight import FoundPacked, PackedWeight
@@ -36,10 +37,23 @@ def find_blocks(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], m
             if not parts:
                 continue
             shape = parts["weight"].shape
+            if len(shape) != 2:
+                found.wrong.append(_stack(f"{path}.weight", stored, scale))
+                continue
             grids = [(-(-shape[0] // rows), -(-shape[-1] // columns))] if rows else [(1,), ()]
             wanted = {"weight": [shape], "weight_scale_inv": grids}
             if found.fits(f"{path!r} of shape {shape} in blocks of {[rows, columns]}", parts, wanted):
                 found.weights[f"{path}.weight"] = PackedWeight(shape, parts, unpack)
         elif last in ("activation_scale", "input_scale"):
             found.unused.append(Unused(name, scale.file.name, "activations are not quantised"))
+        elif (plain := name.removesuffix("_scale_inv")) != name and plain in stored:
+            found.wrong.append(_stack(plain, stored, scale))
     return found
+
+
+def _stack(name: str, stored: Mapping[str, StoredTensor], scale: StoredTensor) -> Finding:
+    """What is wrong with a weight whose experts lie in one stored tensor."""
+    return Finding(
+        f"{name!r} of shape {stored[name].shape} has the scale {scale.name!r}; scales are read for weights of two dims",
+        remedies=("a checkpoint that stores its experts one by one, or the unquantised one",),
+    )

@@ -13,6 +13,7 @@ from shardwright.sources.quantized.awq import find_awq
 from shardwright.sources.quantized.block_fp8 import find_blocks
 from shardwright.sources.quantized.compressed_tensors import find_compressed
 from shardwright.sources.quantized.gptq import find_gptq
+from shardwright.sources.quantized.plain_numbers import scale_names
 from shardwright.sources.quantized.stacks import StackedTensor, hold_experts
 from shardwright.sources.quantized.weight import FoundPacked, hold_packed, unpacked
 
@@ -51,10 +52,7 @@ class Quantization:
         found = FINDERS[self.method](self.config, stored, model)
         raise_findings(CheckpointError, found.wrong, summary=f"the checkpoint is not what {self.method} writes")
         if not found.weights:
-            raise CheckpointError(
-                f"the configuration says that weights are quantised by {self.method!r}, but none is stored so\n"
-                "  try: remove its quantization_config, if they are plain"
-            )
+            raise self._nothing_packed(stored)
         parts = {part.name for packed in found.weights.values() for part in packed.parts.values()}
         gone = found.used | {one.name for one in found.unused}
         if self.dequantize is not None:
@@ -66,6 +64,17 @@ class Quantization:
         kept = parts - {tensor.name for stack in stacks.values() for tensor in stack.tensors}
         return Placed(
             {name: tensor for name, tensor in stored.items() if name in kept or name not in gone}, stacks, found.unused
+        )
+
+    def _nothing_packed(self, stored: Mapping[str, StoredTensor]) -> CheckpointError:
+        """What is wrong where no weight is packed as the method packs them."""
+        said = f"the configuration says that weights are quantised by {self.method!r}, but none is stored so"
+        kinds = sorted({name.rpartition(".")[2] for name in scale_names(stored)})
+        if not kinds:
+            return CheckpointError(f"{said}\n  try: remove its quantization_config, if they are plain")
+        return CheckpointError(
+            f"{said}, as it is read: the files hold {', '.join(kinds)}, a layout that is not read\n"
+            "  try: the unquantised checkpoint, or one laid out as docs/quantised.md says"
         )
 
 
