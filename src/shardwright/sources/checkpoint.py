@@ -90,7 +90,7 @@ def shard_checkpoint(
 
     ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). Quantised weights stay packed, and are
     unpacked beside the matmul to that dtype; ``dequantize``: they are unpacked to this one as they are read, and plain
-    weights are written. ``cache_length``: the tokens that a
+    weights are written, all of that dtype. ``cache_length``: the tokens that a
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
     ``inputs`` to ``lean``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not
     yet written.
@@ -147,6 +147,11 @@ def open_checkpoint(
     for name, given in {"dtype": dtype, "dequantize": dequantize}.items():
         if given is not None and not isinstance(given, torch.dtype):
             raise CheckpointError(f"{name} must be a dtype of torch such as torch.bfloat16, got {given!r}")
+    if dtype is not None and dequantize not in (None, dtype):
+        raise CheckpointError(
+            f"weights cannot be of the dtype {dtype} and dequantised to {dequantize} both\n"
+            "  try: dequantize alone, which is the dtype of all weights"
+        )
     if cache_length is not None:
         check_count(cache_length, "cache_length", error=CheckpointError)
     folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))

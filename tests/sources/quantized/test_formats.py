@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.generate.text import TextRequest
-from tests.support.packed_weights import BLOCKS, pack_blocks, pack_ints, said_compressed, write_packed
+from tests.support.packed_weights import BLOCKS, pack_blocks, pack_ints, renamed, said_compressed, write_packed
 from tests.support.ranks import on_ranks
 from tests.support.texts import greedy, written
 from tests.support.tiny import make_tokenizer
@@ -39,8 +39,22 @@ def test_the_command_line_dequantises(tmp_path):
     asked = ["shard", str(tmp_path / "model"), "-o", str(tmp_path / "p"), "--cache-length", "0", "--dequantize"]
     refused = CliRunner().invoke(app, [*asked, "int4"])
     assert "--dequantize 'int4' is not one of float32, bfloat16" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*asked, "bfloat16", "--dtype", "float32"])
+    assert "of the dtype torch.float32 and dequantised to torch.bfloat16 both" in str(refused.exception)
+    assert not (tmp_path / "p").exists()
     assert CliRunner().invoke(app, [*asked, "bfloat16"]).exit_code == 0
     with safe_open(tmp_path / "p" / "weights-00000-of-00002.safetensors", framework="pt") as file:
         stored = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert stored["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
     assert not any("weight_" in name for name in stored)
+
+
+def test_scales_of_another_layout_are_named(tmp_path):
+    def pack(weight):
+        parts, plain = pack_blocks(weight, (0, 0))
+        return {**renamed(parts, "weight_scale_inv", "weight_scale"), "input_scale": torch.ones(())}, plain
+
+    write_packed(tmp_path / "model", pack, {"quant_method": "fp8", "activation_scheme": "static"})
+    with pytest.raises(sw.CheckpointError, match="the files hold input_scale, weight_scale, a layout") as caught:
+        sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=2)
+    assert "remove" not in str(caught.value)
