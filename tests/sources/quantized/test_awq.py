@@ -35,6 +35,7 @@ def test_ranks_give_the_dequantised_models_numbers(num_ranks, plan, tmp_path):
 @pytest.mark.parametrize(
     ("quantization", "says"),
     [
+        ({**SAID, "format": "gemv"}, "contradicts itself: version 'gemm' and format 'gemv'"),
         ({**SAID, "version": "gemv"}, "layout 'gemv', which is not read"),
         ({**SAID, "group_size": 32}, r"groups of 32: qzeros is \(3, \d+\), not \(2, \d+\)"),
     ],

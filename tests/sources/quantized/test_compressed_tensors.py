@@ -15,6 +15,7 @@ from tests.support.packed_weights import (
     pack_ints,
     pack_plain,
     packed_bytes,
+    replace,
     said_compressed,
     same_numbers,
     sends,
@@ -100,13 +101,6 @@ def edit(folder, change):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def replace(folder, last, make):
-    """The tensors of this last name, made anew of what they were; None: dropped."""
-    file = folder / "model.safetensors"
-    made = {name: make(one) if name.endswith(last) else one for name, one in load_file(file).items()}
-    save_file({name: one for name, one in made.items() if one is not None}, file, {"format": "pt"})
-
-
 DAMAGE = {
     "another method": (
         lambda f: edit(f, lambda c: c.update(quant_method="hqq")),
@@ -129,6 +123,22 @@ DAMAGE = {
         "q_proj.*scale is",
     ),
     "no words": (lambda f: replace(f, "up_proj.weight_packed", lambda one: None), "lacks .*up_proj.*weight"),
+    "rotations": (
+        lambda f: edit(f, lambda c: c.update(transform_config={"config_groups": {"R3": {"type": "hadamard"}}})),
+        "transform_config, rotations, which is not read",
+    ),
+    "sparse": (
+        lambda f: edit(f, lambda c: c.update(sparsity_config={"format": "sparse-24-bitmask"})),
+        "sparsity_config, weights stored as 'sparse-24-bitmask', which is not read",
+    ),
+    "groups that there are not": (
+        lambda f: add_beside(f, "weight_g_idx", lambda columns: torch.arange(columns) // 8),
+        r"7 problems.*weight_g_idx' names groups 0 to 5, but there are 3",
+    ),
+    "a group for no column": (
+        lambda f: add_beside(f, "weight_g_idx", lambda columns: torch.empty(0)),
+        r"7 problems.*weight_g_idx is \(0,\), not \(48,\)",
+    ),
     "not quantised after all": (
         lambda f: replace(f, "down_proj.weight_packed", lambda one: None) or add_plain(f, "down_proj"),
         "stored as torch.float32, not quantised",
@@ -145,6 +155,18 @@ def add_plain(folder, last):
     stored = load_file(file)
     name = next(one for one in stored if one.endswith(f"{last}.weight_scale"))
     save_file({**stored, name.replace("weight_scale", "weight"): torch.ones(48, 96)}, file, {"format": "pt"})
+
+
+def add_beside(folder, last, make):
+    """A further tensor for each packed weight, by its columns."""
+    file = folder / "model.safetensors"
+    stored = load_file(file)
+    more = {
+        name.replace("weight_shape", last): make(int(shape[1]))
+        for name, shape in stored.items()
+        if name.endswith("weight_shape")
+    }
+    save_file({**stored, **more}, file, {"format": "pt"})
 
 
 @pytest.mark.parametrize(("damage", "says"), DAMAGE.values(), ids=DAMAGE)
@@ -173,3 +195,54 @@ def test_there_must_be_something_to_dequantise(tmp_path):
     (tmp_path / "model" / "config.json").write_text(json.dumps(edit_out))
     with pytest.raises(sw.CheckpointError, match="is not quantised"):
         open_checkpoint(tmp_path / "model", dequantize=torch.bfloat16)
+
+
+def test_a_name_decides_before_a_pattern_and_that_before_a_class(tmp_path):
+    def pack(weight):
+        # Attention's projections are square here; those of the MLP, which are not, have zero points.
+        return pack_plain(weight, 8, (1, 0), symmetric=weight.shape[0] == weight.shape[1])
+
+    def group(targets, strategy):
+        return {"targets": targets, "weights": {"num_bits": 8, "type": "int", "strategy": strategy}}
+
+    groups = {
+        "class": group(["Linear"], "tensor"),
+        "late pattern": group(["re:model.layers.*"], "tensor"),
+        "early pattern": group(["re:.*proj"], "channel"),
+        "another late pattern": group(["re:.*self_attn.*"], "tensor"),
+    }
+    names = [f"model.layers.0.mlp.{one}_proj" for one in ("up", "down", "gate")]
+    groups["name"] = group(names, "channel")
+    groups["name"]["weights"]["symmetric"] = False
+    said = {**said_compressed(8, (1, 0), "int-quantized"), "config_groups": groups}
+    model = write_packed(tmp_path / "model", pack, said, num_key_value_heads=3, num_attention_heads=3)
+    assert same_numbers(opened_packed(tmp_path / "model")[1], model)
+
+
+@pytest.mark.parametrize("in_words", [True, False])
+def test_zero_points_are_read_where_they_are_stored(in_words, tmp_path):
+    folder = tmp_path / "model"
+    model = write(folder, *CASES["int4 in groups, with zero points" if in_words else "int8, with zero points"])
+    edit(folder, lambda config: config["config_groups"]["group_0"]["weights"].update(symmetric=True))
+    assert same_numbers(opened_packed(folder)[1], model)
+
+
+@pytest.mark.parametrize("in_words", [True, False])
+def test_zero_points_of_blocks_of_words(in_words, tmp_path):
+    def pack(weight):
+        parts, plain = pack_ints(weight, 4, (20, 20), symmetric=False)
+        zeros = pack_plain(weight, 4, (20, 20), symmetric=False)[0]["weight_zero_point"]
+        return (parts if in_words else {**parts, "weight_zero_point": zeros}), plain
+
+    model = write_packed(tmp_path / "model", pack, said_compressed(4, (20, 20), "pack-quantized", symmetric=False))
+    _, real = opened_packed(tmp_path / "model")
+    assert same_numbers(real, model)
+    cut_right(real, 2)
+
+
+def test_a_group_of_minus_one_says_that_none_is_written(tmp_path):
+    model = write(tmp_path / "model", *CASES["int4 in groups"])
+    add_beside(tmp_path / "model", "weight_g_idx", lambda columns: torch.arange(columns) // 16 - 1)
+    _, real = opened_packed(tmp_path / "model")
+    assert same_numbers(real, model)
+    assert not any("g_idx" in name for name in real.state_dict)

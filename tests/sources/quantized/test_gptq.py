@@ -9,6 +9,7 @@ from tests.support.packed_weights import (
     cut_right,
     opened_packed,
     pack_gptq,
+    replace,
     same_numbers,
     stays_packed,
     write_packed,
@@ -56,6 +57,8 @@ def test_a_package_holds_the_checkpoints_own_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("quantization", "says"),
     [
+        ({**said(4), "format": "gptq_v2"}, "contradicts itself: checkpoint_format 'gptq' and format 'gptq_v2'"),
+        (said(4, None, format="marlin"), "'marlin', which is not read"),
         (said(4, "marlin"), "'marlin', which is not read"),
         (said(3), "numbers of 3 bits; those of 2, 4 and 8 bits are read"),
         (said(4, group_size=32), r"groups of 32: qzeros is \(3, \d+\), not \(2, \d+\)"),
@@ -65,3 +68,26 @@ def test_what_cannot_be_read_is_named(quantization, says, tmp_path):
     write_packed(tmp_path / "model", lambda weight: pack_gptq(weight, 4), quantization)
     with pytest.raises(sw.CheckpointError, match=f"(?s){says}"):
         open_checkpoint(tmp_path / "model", cache_length=0)
+
+
+@pytest.mark.parametrize("key", ["checkpoint_format", "format"])
+def test_the_format_has_two_keys(key, tmp_path):
+    quantization = said(4, None, **{key: "GPTQ_v2"})
+    model = write_packed(tmp_path / "model", lambda weight: pack_gptq(weight, 4, form="gptq_v2"), quantization)
+    assert same_numbers(opened_packed(tmp_path / "model")[1], model)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda groups: None, r"7 problems.*g_idx' is missing, .* act-order \(desc_act\)"),
+        (lambda groups: groups + 1, r"7 problems.*g_idx' names groups 1 to 3, but there are 3"),
+        (lambda groups: groups - 1, r"7 problems.*g_idx' names groups -1 to 1, but there are 3"),
+    ],
+)
+def test_the_groups_of_an_act_order_must_be_there(make, says, tmp_path):
+    folder = tmp_path / "model"
+    write_packed(folder, lambda weight: pack_gptq(weight, 4, is_ordered=False), said(4, desc_act=True))
+    replace(folder, "g_idx", make)
+    with pytest.raises(sw.CheckpointError, match=f"(?s){says}"):
+        open_checkpoint(folder, cache_length=0)

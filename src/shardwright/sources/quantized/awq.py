@@ -11,6 +11,7 @@ import torch
 
 from shardwright.errors import CheckpointError
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
+from shardwright.sources.quantized.layout_name import layout_name
 from shardwright.sources.quantized.unpack import WORD_BITS, scaled, unpack_words
 from shardwright.sources.quantized.weight import FoundPacked, PackedWeight
 
@@ -36,7 +37,7 @@ class UnpackAwq:
 
 def find_awq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:
     """The weights that AWQ packed; raises `CheckpointError` for a layout that is not read."""
-    layout = str(config.get("version") or config.get("format") or "gemm").lower()
+    layout = layout_name(config, ("version", "format", "checkpoint_format"), "gemm")
     bits = config.get("bits", config.get("w_bit", BITS))
     if layout != "gemm" or bits != BITS:
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """compressed-tensors: what llm-compressor writes. Integers packed in words of 32 bits or plain, and 8-bit floats."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from shardwright.errors import CheckpointError, Finding
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
 from shardwright.sources.quantized.unpack import WORD_BITS, scaled, unpack_words
-from shardwright.sources.quantized.weight import FoundPacked, PackedWeight, Shape, in_order
+from shardwright.sources.quantized.weight import FoundPacked, PackedWeight, Shape
 
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 """What is read of the formats that the library writes."""
@@ -22,18 +22,9 @@ _ACTIVATIONS = re.compile(r"(input|output|[qkv])_(scale|zero_point|global_scale)
 class WeightScheme:
     """How the weights of some modules are quantised: ``block``: the rows and columns that share a scale; 0: all."""
 
-    targets: tuple[str, ...]
     bits: int
     is_symmetric: bool
     block: tuple[int, int]
-
-    def fits(self, path: str, kind: str) -> int:
-        """How closely the targets fit a module: 2: its name, 1: its class, 0: not."""
-        is_named = any(
-            re.match(target.removeprefix("re:"), path) if target.startswith("re:") else target == path
-            for target in self.targets
-        )
-        return 2 if is_named else int(kind in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +41,9 @@ class UnpackCompressed:
         numbers = parts.get("weight")
         if numbers is None:
             numbers = self._signed(parts["weight_packed"], self.shape[1], -1)
-            if zeros is not None and zeros.dtype == torch.int32:
+            if zeros is not None and zeros.dtype == torch.int32 and self.block[0]:
                 # Zero points are packed along rows, weights along columns.
-                zeros = self._signed(zeros, self.shape[0], -2)
+                zeros = self._signed(zeros, -(-self.shape[0] // self.block[0]), -2)
         return scaled(numbers, scale, zeros, self.block, dtype, groups)
 
     def _signed(self, words: torch.Tensor, size: int, dim: int) -> torch.Tensor:
@@ -61,18 +52,19 @@ class UnpackCompressed:
 
 def find_compressed(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:
     """The weights that compressed-tensors packed; raises `CheckpointError` for a format that is not read."""
-    schemes = list(_schemes(config))
+    _check_transforms(config)
+    schemes = {target: scheme for targets, scheme in _schemes(config) for target in targets}
     kinds = {path: type(module).__name__ for path, module in model.named_modules()}
     found = FoundPacked()
     for name in stored:
         path, _, last = name.rpartition(".")
         kind = kinds.get(path, "Linear")
         if last == "weight_scale":
-            scheme = max(schemes, key=lambda one: one.fits(path, kind), default=None)
-            if scheme is None or not scheme.fits(path, kind):
+            target = _closest(schemes, path, kind)
+            if target is None:
                 found.wrong.append(Finding(f"{name!r} is stored, but the configuration quantises no such module"))
             else:
-                _add(found, path, scheme, stored)
+                _add(found, path, schemes[target], stored)
         elif last in ("weight_shape", "weight_g_idx"):
             found.used.add(name)
         elif _ACTIVATIONS.search(last):
@@ -80,7 +72,32 @@ def find_compressed(config: Mapping[str, Any], stored: Mapping[str, StoredTensor
     return found
 
 
-def _schemes(config: Mapping[str, Any]) -> Iterable[WeightScheme]:
+def _check_transforms(config: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for what is done to weights beside rounding them."""
+    rotated = any((config.get("transform_config") or {}).values())
+    sparse = str((config.get("sparsity_config") or {}).get("format") or "dense")
+    if rotated or sparse != "dense":
+        what = "transform_config, rotations" if rotated else f"sparsity_config, weights stored as {sparse!r}"
+        raise CheckpointError(
+            f"the quantization_config has a {what}, which is not read\n"
+            "  try: a checkpoint that compressed-tensors wrote without, or the unquantised one"
+        )
+
+
+def _closest(targets: Iterable[str], path: str, kind: str) -> str | None:
+    """The target that decides about a module: its name, then the first pattern of it in order, then its class."""
+
+    def fits(target: str) -> int:
+        if target.startswith("re:"):
+            return 1 if re.match(target.removeprefix("re:"), path) else 3
+        return 0 if target == path else 2 if target == kind else 3
+
+    rank, target = min(((fits(target), target) for target in targets), default=(3, ""))
+    return target if rank < 3 else None
+
+
+def _schemes(config: Mapping[str, Any]) -> Iterable[tuple[Sequence[str], WeightScheme]]:
+    """What modules each scheme is for, and it."""
     for name, group in config.get("config_groups", {}).items():
         weights, chosen = group.get("weights"), group.get("format") or config.get("format")
         if weights is None:
@@ -102,13 +119,14 @@ def _schemes(config: Mapping[str, Any]) -> Iterable[WeightScheme]:
                 f"{name!r} of the quantisation shares scales by {weights.get('strategy')!r}, which is not read\n"
                 f"  try: the unquantised checkpoint, or one of the strategies {', '.join(blocks)}"
             )
-        yield WeightScheme(tuple(group["targets"]), weights["num_bits"], weights.get("symmetric", True), block)
+        yield group["targets"], WeightScheme(weights["num_bits"], weights.get("symmetric", True), block)
 
 
 def _add(found: FoundPacked, path: str, scheme: WeightScheme, stored: Mapping[str, StoredTensor]) -> None:
     """Add the weight of a module, or what is wrong with it."""
     names = ["weight_packed" if f"{path}.weight_packed" in stored else "weight", "weight_scale"]
-    names += [] if scheme.is_symmetric else ["weight_zero_point"]
+    # Some writers store the zero points of symmetric weights too.
+    names += ["weight_zero_point"] if not scheme.is_symmetric or f"{path}.weight_zero_point" in stored else []
     parts = found.take(path, names, stored)
     if not parts:
         return
@@ -123,12 +141,18 @@ def _add(found: FoundPacked, path: str, scheme: WeightScheme, stored: Mapping[st
         return
     shape = (numbers.shape[0], _num_columns(path, numbers, stored))
     ordered = stored.get(f"{path}.weight_g_idx")
-    if ordered is not None and not in_order(ordered.read(), scheme.block[1]):
+    if ordered is not None and (ordered.shape != shape[1:] or _is_reordered(found, ordered, shape[1], scheme)):
         parts["weight_g_idx"] = ordered
-    wanted = _shapes(shape, scheme, names[0])
+    wanted = _shapes(shape, scheme, parts)
     if found.fits(f"{path!r} of shape {shape}, scales for {scheme.block}", parts, wanted):
         unpack = UnpackCompressed(shape, scheme.bits, scheme.block)
         found.weights[f"{path}.weight"] = PackedWeight(shape, parts, unpack)
+
+
+def _is_reordered(found: FoundPacked, ordered: StoredTensor, columns: int, scheme: WeightScheme) -> bool:
+    groups, size = ordered.read(), scheme.block[1] or columns
+    # A group of -1 means that none was written, as compressed-tensors reads it.
+    return not bool((groups == -1).any()) and not found.in_order(ordered.name, groups, size, -(-columns // size))
 
 
 def _num_columns(path: str, numbers: StoredTensor, stored: Mapping[str, StoredTensor]) -> int:
@@ -138,12 +162,15 @@ def _num_columns(path: str, numbers: StoredTensor, stored: Mapping[str, StoredTe
     return numbers.shape[-1]
 
 
-def _shapes(shape: tuple[int, int], scheme: WeightScheme, numbers: str) -> dict[str, tuple[Shape, ...]]:
+def _shapes(
+    shape: tuple[int, int], scheme: WeightScheme, parts: Mapping[str, StoredTensor]
+) -> dict[str, tuple[Shape, ...]]:
     """The shapes that each part may have."""
     rows, columns = shape
     grid = tuple(-(-size // block) if block else 1 for size, block in zip(shape, scheme.block, strict=True))
     flat = (grid[:1], ()) if grid == (1, 1) else (grid[:1],) if grid[1] == 1 else ()
-    packs_zeros = numbers == "weight_packed" and scheme.block != (0, 0)
+    zeros = parts.get("weight_zero_point")
+    packs_zeros = "weight_packed" in parts and scheme.block[0] and zeros is not None and zeros.dtype == torch.int32
     return {
         "weight": (shape,),
         "weight_packed": ((rows, _num_words(columns, scheme)),),

@@ -12,8 +12,9 @@ import torch
 
 from shardwright.errors import CheckpointError, Finding
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
+from shardwright.sources.quantized.layout_name import layout_name
 from shardwright.sources.quantized.unpack import WORD_BITS, scaled, unpack_words
-from shardwright.sources.quantized.weight import FoundPacked, PackedWeight, in_order
+from shardwright.sources.quantized.weight import FoundPacked, PackedWeight
 
 WITH_OFFSET, WITHOUT_OFFSET = "gptq", "gptq_v2"
 """Formats. In the first and older one zero points are stored less one, the subtraction done on whole words."""
@@ -43,7 +44,7 @@ class UnpackGptq:
 
 def find_gptq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:
     """The weights that GPTQ packed; raises `CheckpointError` for a format that is not read."""
-    form = config.get("checkpoint_format") or WITH_OFFSET
+    form = layout_name(config, ("checkpoint_format", "format"), WITH_OFFSET)
     if form not in (WITH_OFFSET, WITHOUT_OFFSET):
         raise CheckpointError(
             f"GPTQ stores weights as {form!r}, which is not read\n"
@@ -73,6 +74,14 @@ def _add(
     columns = ordered.shape[0] if ordered is not None else parts["qweight"].shape[0] * WORD_BITS // bits
     given = int(config.get("group_size") or -1)
     group = given if given > 0 else columns
+    if ordered is None and config.get("desc_act") and given > 0:
+        found.wrong.append(
+            Finding(
+                f"'{path}.g_idx' is missing, which says the group of each feature in act-order (desc_act)",
+                remedies=("the files as they were written, or desc_act false where the features were not reordered",),
+            )
+        )
+        return
     num_groups = -(-columns // group)
     wanted = {
         "qweight": [(-(-columns * bits // WORD_BITS), rows)],
@@ -81,7 +90,7 @@ def _add(
     }
     if not found.fits(f"{path!r} of {bits} bits, {columns} input features in groups of {group}", parts, wanted):
         return
-    if ordered is not None and not in_order(ordered.read(), group):
+    if ordered is not None and not found.in_order(ordered.name, ordered.read(), group, num_groups):
         parts["g_idx"] = ordered
     unpack = UnpackGptq((rows, columns), bits, group, has_offset)
     found.weights[f"{path}.weight"] = PackedWeight((rows, columns), parts, unpack)

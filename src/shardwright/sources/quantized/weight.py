@@ -56,6 +56,16 @@ class FoundPacked:
             self.wrong.append(Finding(f"{what}: {', '.join(odd)}"))
         return not odd
 
+    def in_order(self, name: str, groups: torch.Tensor, size: int, num_groups: int) -> bool:
+        """Whether ``groups``, the group of each column, says that columns lie group by group, ``size`` in each.
+
+        A finding about the stored ``name`` where it says a group that there is not.
+        """
+        low, high = (int(one) for one in groups.aminmax())
+        if low < 0 or high >= num_groups:
+            self.wrong.append(Finding(f"{name!r} names groups {low} to {high}, but there are {num_groups}"))
+        return torch.equal(groups.long(), torch.arange(groups.numel()) // max(size, 1))
+
 
 @dataclass(frozen=True)
 class UnpackedTensor(StoredTensor):
@@ -70,11 +80,6 @@ class UnpackedTensor(StoredTensor):
     def read(self) -> torch.Tensor:
         """The whole weight."""
         return self.packed.unpack({last: part.read() for last, part in self.packed.parts.items()}, self.dtype)
-
-
-def in_order(groups: torch.Tensor, size: int) -> bool:
-    """Whether ``groups``, the group of each column, says that columns lie group by group, ``size`` in each."""
-    return torch.equal(groups.long(), torch.arange(groups.numel()) // max(size, 1))
 
 
 def unpacked(name: str, packed: PackedWeight, dtype: torch.dtype) -> UnpackedTensor:
