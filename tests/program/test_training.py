@@ -85,3 +85,16 @@ def test_inputs_that_do_not_fit_are_refused():
     step = one_rank(nn.Linear(4, 2), args, F.mse_loss)
     with pytest.raises(sw.InputError, match="target"):
         step(args[0])
+
+
+def test_an_input_that_requires_a_gradient_is_refused():
+    model = nn.Linear(4, 3)
+    x, target = torch.randn(5, 4), torch.randn(5, 3)
+    step = one_rank(model, (x, target), F.mse_loss)
+    x.requires_grad_()
+    with pytest.raises(sw.InputError, match=r"(?s)an input requires a gradient.*x\.detach\(\)"):
+        step(x, target=target)
+    assert step.weight.grad is None
+    with torch.no_grad():
+        step(x, target)
+    assert step.weight.grad is not None

@@ -12,10 +12,12 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 
+from shardwright.errors import InputError
 from shardwright.program.inputs import bind_expected, expected_inputs
 from shardwright.program.program import GRADIENT_KINDS, RETURNED, STATE_KINDS, Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import Signature, unflatten_outputs
+from shardwright.program.torch_private import pytree
 from shardwright.program.write import write
 
 
@@ -93,8 +95,9 @@ class TrainingStep(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss, without a graph behind it; gradients are added to ``.grad``, buffers take their new values.
 
-        Raises `InputError` where the inputs do not fit.
+        Raises `InputError` where the inputs do not fit, or one requires a gradient, which it would not get.
         """
+        _refuse_gradients(args, kwargs)
         return self.run_flat(bind_expected(self._expected, args, kwargs))
 
     def run_flat(self, inputs: Any) -> Any:
@@ -151,6 +154,16 @@ class TrainingStep(nn.Module):
         for part in path:
             module = module._modules[part]  # type: ignore[assignment]
         return module._parameters[last] if last in module._parameters else module._buffers[last]
+
+
+def _refuse_gradients(args: Any, kwargs: Any) -> None:
+    """Raise `InputError` where a call would be recorded for a backward pass through its inputs."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    if torch.is_grad_enabled() and any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+        raise InputError(
+            "an input requires a gradient, and a step for training gives gradients of parameters alone\n"
+            "  try: give x.detach(); or export one model of this and of what computes x, and train both"
+        )
 
 
 def _place(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool | None = True) -> None:
