@@ -108,6 +108,51 @@ def test_the_model_is_left_as_it_was():
     assert (dict(model.__dict__), type(model)) == before
 
 
+def with_hooks():
+    """A model whose hooks change what goes in and what comes out."""
+    model = nn.Linear(4, 2).double()
+    model.register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+    model.register_forward_pre_hook(
+        lambda module, given, named: ((given[0] + module.bias.sum(),), {}), with_kwargs=True
+    )
+    model.register_forward_hook(lambda module, given, outputs: outputs * 3)
+    model.register_forward_hook(lambda module, given, named, outputs: outputs + 1, with_kwargs=True, always_call=True)
+    return model
+
+
+def with_its_own_forward():
+    """A model one of which is called otherwise than its class."""
+    model = nn.Linear(4, 2).double()
+    model.forward = lambda x: F.linear(x, model.weight.exp(), model.bias) * 2
+    return model
+
+
+def compiled():
+    """A model whose calls go through `torch.compile`."""
+    model = nn.Linear(4, 2).double()
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("make", [with_hooks, with_its_own_forward, compiled])
+@pytest.mark.parametrize("has_loss", [True, False])
+def test_a_model_is_run_as_a_call_of_it_runs(make, has_loss):
+    model, args = make(), (torch.randn(3, 4).double(), torch.randn(3, 2).double())
+    wanted, _ = run_alone(model, args, F.mse_loss)
+    if not has_loss:
+        wrapped, target = model, args[1]
+        wrapped.register_forward_hook(lambda module, given, outputs: F.mse_loss(outputs, target))
+        args = args[:1]
+    found, _ = run_whole(sw.export_training(model, args, loss=F.mse_loss if has_loss else None), args)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_example_inputs_that_require_a_gradient_are_refused():
+    args = (torch.randn(3, 4, requires_grad=True), torch.randn(3, 2))
+    with pytest.raises(sw.ProgramError, match=r"(?s)requires a gradient.*x\.detach\(\)"):
+        sw.export_training(nn.Linear(4, 2), args, loss=F.mse_loss)
+
+
 @pytest.mark.parametrize(
     ("model", "args", "options", "words"),
     [

@@ -5,6 +5,7 @@ The forward program is run node by node on fake tensors, autograd along with it,
 Torch's own joint export loses these, and turns down tied weights and parameters that nothing reads.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,10 +25,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import get_current_meta, preserve_node_meta
 
 from shardwright.errors import ProgramError, first_line
+from shardwright.program.custom_backward import no_custom_backward, refuse_hooks
 from shardwright.program.nodes import BACKWARD_STACK
 from shardwright.program.program import held_by
 from shardwright.program.serial import one_at_a_time
-from shardwright.program.torch_private import enable_python_dispatcher, pytree, schema_of
+from shardwright.program.torch_private import (
+    enable_python_dispatcher,
+    pytree,
+    run_as_called,
+    schema_of,
+    without_hooks,
+)
 
 aten = torch.ops.aten
 _PLACES = ("nn_module_stack", "stack_trace", "source_fn_stack")
@@ -36,6 +44,7 @@ _BACKWARD = "shardwright_backward"
 """Marks nodes of the backward pass while a graph is traced."""
 
 
+@one_at_a_time
 def export_training(
     model: nn.Module,
     args: Sequence[Any],
@@ -55,7 +64,9 @@ def export_training(
 
     Outputs of the program: the loss, then the gradient of every parameter that requires one and that the loss depends
     on. The names of one tied weight have one gradient, the sum over all of its uses. Buffers that the model writes are
-    written as in its forward pass. Raises `ProgramError` where there is no such loss or nothing to train.
+    written as in its forward pass. Hooks on the model are called as in a call of it. Raises `ProgramError` where there
+    is no such loss or nothing to train, and where the model has code of its own for gradients: an `autograd.Function`,
+    hooks on gradients.
 
     >>> model, x, target = nn.Linear(16, 4), torch.randn(3, 16), torch.tensor([0, 3, 1])
     >>> exported = export_training(model, (x, target), loss=nn.functional.cross_entropy)
@@ -66,30 +77,52 @@ def export_training(
         raise ProgramError(f"args are a tuple of positional inputs, got {type(args).__name__}")
     if loss is not None and not args:
         raise ProgramError("with a loss function, the last of args is the target; args are empty")
+    _refuse_gradients_of_inputs(args, kwargs)
+    refuse_hooks(model)
     twin = _with_loss(model, tuple(args), dict(kwargs or {}), loss)
-    with torch.enable_grad():
+    with torch.enable_grad(), no_custom_backward():
         forward = torch.export.export(
             twin, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=strict
         )
     return joint_program(forward)
 
 
+def _refuse_gradients_of_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
+    leaves = pytree.tree_leaves((tuple(args), dict(kwargs or {})))
+    if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+        raise ProgramError(
+            "an example input requires a gradient, and a program for training gives gradients of parameters alone\n"
+            "  try: give x.detach(); or make what is to be trained an nn.Parameter of the model"
+        )
+
+
 def _with_loss(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Any) -> nn.Module:
     """A module with the model's own submodules and parameters, whose ``forward`` returns the loss alone."""
     kind = type(model)
-    own = inspect.signature(kind.forward)
+    own = _with_self(inspect.signature(model.forward))
+    whole = run_as_called(_same(kind, vars(model)))
 
     def forward(self: nn.Module, *given: Any, **named: Any) -> torch.Tensor:
+        run = whole or functools.partial(kind.forward, self)
         if loss is None:
-            return _loss_in(kind.forward(self, *given, **named))
-        return loss(kind.forward(self, *given[:-1], **named), given[-1])
+            return _loss_in(run(*given, **named))
+        return loss(run(*given[:-1], **named), given[-1])
 
     forward.__signature__ = own if loss is None else _with_target(own, args, kwargs)  # type: ignore[attr-defined]
     # Under the model's own name: plans are read off the names of classes.
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    twin = nn.Module.__new__(type(kind.__name__, (kind,), {"forward": forward, **names}))
-    twin.__dict__.update(model.__dict__)
-    return twin
+    return _same(type(kind.__name__, (kind,), {"forward": forward, **names}), without_hooks(vars(model)))
+
+
+def _same(kind: type, held: Mapping[str, Any]) -> nn.Module:
+    """A module of class ``kind`` that holds this: what a forward pass sets on it is not set on the model."""
+    made = nn.Module.__new__(kind)
+    vars(made).update(held)
+    return made
+
+
+def _with_self(own: inspect.Signature) -> inspect.Signature:
+    return inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *own.parameters.values()])
 
 
 def _with_target(own: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.Signature:

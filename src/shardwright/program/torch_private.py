@@ -9,7 +9,7 @@ import copy
 import functools
 import io
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import torch.distributed._functional_collectives
 
 # The arguments and results of an exported program are kept as this module's trees (`ExportedProgram.call_spec`).
 import torch.utils._pytree as pytree
+from torch import nn
 
 # Compiled code finds a process group by a name that was fixed when it was compiled; the public functions choose names
 # themselves. Registering a group under a second name is what `torch.distributed` does inside `new_group`.
@@ -68,6 +69,8 @@ __all__ = [
     "cpu_backend_of",
     "drop_example_inputs",
     "enable_python_dispatcher",
+    "has_backward_hooks",
+    "has_gradient_hooks",
     "has_schema",
     "is_wrapper_subclass",
     "load_pt2",
@@ -77,11 +80,13 @@ __all__ = [
     "packet_name",
     "pytree",
     "registered_schema",
+    "run_as_called",
     "schema_of",
     "shallow_copy",
     "stand_in_groups",
     "timeout_of",
     "without_canonical_form",
+    "without_hooks",
 ]
 
 _canonicalize = serialize.canonicalize
@@ -137,6 +142,35 @@ def shallow_copy(exported: ExportedProgram) -> ExportedProgram:
     bare._state_dict = dict(exported.state_dict)
     bare._constants = dict(exported.constants)
     return bare
+
+
+def has_backward_hooks(module: nn.Module) -> bool:
+    """Whether something is called with the gradients of a module's inputs or outputs. No public function asks."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def has_gradient_hooks(tensor: torch.Tensor) -> bool:
+    """Whether something is called with a tensor's gradient. No public function asks."""
+    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+_FORWARD_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+_PRE_HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+
+
+def without_hooks(held: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module holds, less its hooks and what else is called instead of its class's ``forward``."""
+    own = {name: value for name, value in held.items() if name not in ("forward", "_compiled_call_impl")}
+    return {**own, **{name: {} for name in (*_FORWARD_HOOKS, *_PRE_HOOKS)}}
+
+
+def run_as_called(module: nn.Module) -> Callable[..., Any] | None:
+    """What a call of a module does, hooks and all, where that is more than its class's ``forward``; else None.
+
+    A call itself would be taken for that of a submodule by `torch.export`.
+    """
+    held = vars(module)
+    return module._call_impl if any(held.get(name) for name in ("forward", *_FORWARD_HOOKS, *_PRE_HOOKS)) else None
 
 
 @contextmanager
