@@ -7,7 +7,8 @@ Torch's own joint export loses these, and turns down tied weights and parameters
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.program.custom_backward import no_custom_backward, refuse_hooks
 from shardwright.program.nodes import BACKWARD_STACK
 from shardwright.program.program import held_by
+from shardwright.program.recurrent_dropout import run_layers_one_by_one
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.torch_private import (
     enable_python_dispatcher,
@@ -84,6 +86,7 @@ def export_training(
         forward = torch.export.export(
             twin, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=strict
         )
+    run_layers_one_by_one(forward.graph_module)
     return joint_program(forward)
 
 
@@ -268,7 +271,7 @@ def _stand_at(places: Mapping[str, Any]) -> Callable[[Any], None]:
 def _trace(function: Callable[..., Any], values: Sequence[Any], forward: ExportedProgram) -> fx.GraphModule:
     mode = next(value.fake_mode for value in values if isinstance(value, torch.Tensor))  # type: ignore[attr-defined]
     try:
-        with mode, torch.enable_grad(), preserve_node_meta(), enable_python_dispatcher():
+        with mode, _without_mkldnn(), torch.enable_grad(), preserve_node_meta(), enable_python_dispatcher():
             traced = make_fx(function, decomposition_table=_WRITTEN_OUT)(*values)
     except ProgramError:
         raise
@@ -283,6 +286,21 @@ def _trace(function: Callable[..., Any], values: Sequence[Any], forward: Exporte
         if node.op == "call_function" and not node.users and not _writes(node):
             traced.graph.erase_node(node)
     return traced
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """Let LSTMs be written out: the kernel that torch chooses for them on a CPU keeps nothing for a backward pass.
+
+    Nothing but this: ``torch.backends.mkldnn.flags`` would set TF32 too, and warn of it.
+    """
+    flags: Any = torch.backends.mkldnn
+    was = flags.enabled
+    flags.enabled = False
+    try:
+        yield
+    finally:
+        flags.enabled = was
 
 
 def _functional(traced: fx.GraphModule, forward: ExportedProgram) -> fx.GraphModule:
