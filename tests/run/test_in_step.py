@@ -101,3 +101,19 @@ def test_ranks_that_are_only_thought_of_are_not_waited_for():
         assert call() == "goes on"
     finally:
         dist.destroy_process_group()
+
+
+def one_is_refused(rank, folder, x):
+    """Rank 0 alone asks for a gradient, which is refused; rank 1 waits for it in the call's all-reduce."""
+    module = sw.load(folder, transport="shared_memory", timeout_s=3)
+    return [outcome(module, x.requires_grad_(rank == 0)), outcome(module, (2 * x).detach())]
+
+
+@pytest.mark.ranks
+def test_a_gradient_that_one_rank_alone_asks_for(tmp_path):
+    model, x = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)).eval(), torch.randn(4, 8)
+    sw.shard(torch.export.export(model, (x,)), mesh=2, plan=PLAN).save(tmp_path / "p")
+    found = on_ranks(2, one_is_refused, str(tmp_path / "p"), x)
+    assert found[0][0].startswith("InputError")
+    for rank, (_, next_one) in enumerate(found):
+        assert next_one.startswith(f"RunError: a call failed on rank {rank}")

@@ -86,14 +86,24 @@ class Dropped(nn.Module):
         return x + self.drop(self.down(self.drop(F.gelu(self.up(x)))))
 
 
+class InThree(Dropped):
+    """Dropout of three groups, which are cut whole."""
+
+    def forward(self, x):
+        groups = self.up(x).unflatten(-1, (3, 10)).softmax(-1)
+        return x + self.down(self.drop(groups).flatten(-2))
+
+
 @pytest.mark.ranks
-def test_dropout_draws_what_one_process_draws(tmp_path):
+@pytest.mark.parametrize(("kind", "num_ranks"), [(Dropped, 2), (InThree, 2), (InThree, 4)])
+def test_dropout_draws_what_one_process_draws(tmp_path, kind, num_ranks):
+    """Also where a rank's share is smaller than the others', or nothing."""
     generator = torch.Generator().manual_seed(3)
     given = [tuple(torch.randn(6, 12, generator=generator) for _ in range(2)) for _ in range(4)]
-    model = redraw(Dropped()).train()
+    model = redraw(kind()).train()
     joint = sw.export_training(model, given[0], loss=F.mse_loss)
-    sw.shard(joint, mesh=2, plan={"up": "colwise", "down": "rowwise"}).save(tmp_path / "out")
-    found = on_ranks(2, train_on_rank, tmp_path / "out", given, None)
+    sw.shard(joint, mesh=num_ranks, plan={"up": "colwise", "down": "rowwise"}).save(tmp_path / "out")
+    found = on_ranks(num_ranks, train_on_rank, tmp_path / "out", given, None)
     torch.manual_seed(7)
     wanted = train_alone(model, given, F.mse_loss)
     for losses, norms in found:
@@ -113,8 +123,70 @@ def test_a_package_of_one_rank_is_trained_without_a_process_group(tmp_path):
         sw.load(tmp_path / "trained").save(tmp_path / "trained")
 
 
+def test_a_step_is_compiled(tmp_path):
+    args = (torch.randn(3, 4), torch.randn(3, 2))
+    sw.shard(sw.export_training(nn.Linear(4, 2), args, loss=F.mse_loss), mesh=1).save(tmp_path / "out")
+    steps = [sw.load(tmp_path / "out", backend=backend) for backend in ("eager", "compile")]
+    losses = [step(*args) for step in steps]
+    torch.testing.assert_close(losses[0], losses[1])
+    for plain, compiled in zip(*(step.parameters() for step in steps), strict=True):
+        torch.testing.assert_close(plain.grad, compiled.grad)
+
+
 def test_native_code_is_for_inference(tmp_path):
     args = (torch.randn(3, 4), torch.randn(3, 2))
     sw.shard(sw.export_training(nn.Linear(4, 2), args, loss=F.mse_loss), mesh=1).save(tmp_path / "out")
     with pytest.raises(sw.PackageError, match="training"):
         sw.compile_package(tmp_path / "out")
+
+
+def outcome(function, *args):
+    try:
+        return function(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def refused_together_then_alone(rank, package, args, what):
+    step = sw.load(package, timeout_s=3)
+    wrong = (args[0][:, :3], args[1])
+    found = [outcome(step, *wrong), float(step(*args))]
+    if rank == 0 and what == "clipping":
+        found.append(outcome(sw.clip_grad_norm_, step, -1.0))
+    else:
+        # Rank 1 waits in a collective that rank 0 does not come to.
+        found.append(outcome(step, *(wrong if rank == 0 else args)))
+    before = {name: p.grad.clone() for name, p in step.named_parameters()}
+    found.append(outcome(step, *args))
+    return [*found, all(torch.equal(p.grad, before[name]) for name, p in step.named_parameters())]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("what", ["a step", "clipping"])
+def test_what_one_rank_alone_refuses_is_not_followed_by_gradients_of_two_batches(tmp_path, what):
+    model = redraw(nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 12))).train()
+    args = (torch.randn(4, 12), torch.randn(4, 12))
+    sw.shard(sw.export_training(model, args, loss=F.mse_loss), mesh=2, plan={"0": "colwise", "2": "rowwise"}).save(
+        tmp_path / "out"
+    )
+    for rank, found in enumerate(on_ranks(2, refused_together_then_alone, tmp_path / "out", args, what)):
+        together, loss, alone, next_one, is_kept = found
+        assert together.startswith("InputError")
+        assert loss == pytest.approx(float(F.mse_loss(model(args[0]), args[1]).detach()), rel=1e-4)
+        assert "Error" in alone and ("RunError" not in alone)
+        assert next_one.startswith(f"RunError: a call failed on rank {rank}")
+        assert is_kept
+
+
+def load_compiled(rank, package):
+    return outcome(lambda: str(sw.load(package, backend="compile")))
+
+
+@pytest.mark.ranks
+def test_compiled_ranks_would_draw_different_masks(tmp_path):
+    args = (torch.randn(6, 12), torch.randn(6, 12))
+    joint = sw.export_training(redraw(Dropped()).train(), args, loss=F.mse_loss)
+    sw.shard(joint, mesh=2, plan={"up": "colwise", "down": "rowwise"}).save(tmp_path / "out")
+    for found in on_ranks(2, load_compiled, tmp_path / "out"):
+        assert found.startswith("PackageError: the package draws random numbers (dropout)")
+        assert "try: backend='eager'" in found

@@ -74,7 +74,7 @@ class TrainingStep(nn.Module):
         self.exported: ExportedProgram = exported
         self._program = read(exported)
         self._expected = expected_inputs(self._program, signature or None)
-        self._run = (run or exported.graph_module,)
+        self._run = (exported.graph_module if run is None else run,)
         trained = {spec.target for spec in exported.graph_signature.output_specs if spec.kind in GRADIENT_KINDS}
         held, made = held_by(exported), dict[int, torch.Tensor]()
         leaders = {id(held[name]) for name in trained if name in held}
@@ -97,8 +97,12 @@ class TrainingStep(nn.Module):
 
         Raises `InputError` where the inputs do not fit, or one requires a gradient, which it would not get.
         """
+        return self.run_flat(self._bind(args, kwargs))
+
+    def _bind(self, args: Any, kwargs: Any) -> Any:
+        """What a call was given, in the order of the program's inputs; raises `InputError`."""
         _refuse_gradients(args, kwargs)
-        return self.run_flat(bind_expected(self._expected, args, kwargs))
+        return bind_expected(self._expected, args, kwargs)
 
     def run_flat(self, inputs: Any) -> Any:
         """As a call, with this rank's inputs in the order of the program's."""

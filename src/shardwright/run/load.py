@@ -81,8 +81,9 @@ class RankModule(nn.Module):
         Raises `InputError` when the inputs do not fit, and `RunError` while another thread is in a call, or where an
         earlier call failed on this rank and not alike on the others.
         """
-        refuse_gradients(self, args, kwargs)
+        # A call that is refused is one that failed: the other ranks may be in its collectives.
         with self.alone():
+            refuse_gradients(self, args, kwargs)
             return self._run(args, kwargs)
 
     @contextmanager
@@ -173,8 +174,7 @@ def load(
         rebind(exported, {axis: name for axis, name in groups.items() if axis in used})
     try:
         if is_joint(exported):
-            run = exported.graph_module if backend == "eager" else torch.compile(exported.graph_module)
-            return TrainingModule(exported, manifest, rank, folder, run=run, timeout_s=timeout_s)
+            return TrainingModule(exported, manifest, rank, folder, backend=backend, timeout_s=timeout_s)
         prepared: Prepared | None = None
         if compiled is not None:
             module: nn.Module = CompiledModule(exported, compiled)

@@ -27,6 +27,11 @@ from shardwright.program.training import TrainingStep, for_training
 from shardwright.run.devices import home_of
 from shardwright.run.in_step import undisturbed
 
+_DRAWS = (
+    "the package draws random numbers (dropout), and compiled code draws others on every rank than the one stream that "
+    "all ranks share\n  try: backend='eager', or export the model without dropout"
+)
+
 
 class TrainingModule(TrainingStep):
     """One rank's piece of a sharded model in training: ``loss = step(batch)`` fills ``.grad`` of its parameters.
@@ -44,26 +49,40 @@ class TrainingModule(TrainingStep):
         rank: int,
         folder: Path,
         *,
-        run: Any = None,
+        backend: str = "eager",
         timeout_s: float | None = None,
     ) -> None:
         signature = manifest.signature() or signature_of(exported)
+        run = torch.compile(exported.graph_module) if backend == "compile" else None
         super().__init__(for_training(exported, signature), signature, run)
         self.manifest, self.rank, self.folder = manifest, rank, folder
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
         self._held_by: dict[str, Any] = {}
         self._stream: torch.Tensor | None = None
-        if draws_random_numbers(self._program):
+        # All ranks say whether they draw: where shares are uneven, one alone may, and all must come to what follows.
+        if any(_from_all(draws_random_numbers(self._program), manifest.num_ranks)):
+            if backend == "compile" and manifest.num_ranks > 1:
+                raise PackageError(_DRAWS)
             home = home_of(exported)
             self._stream = torch.Generator(home).manual_seed(_from_first(torch.initial_seed())).get_state()
 
-    def run_flat(self, inputs: Sequence[Any]) -> Any:
-        """As `TrainingStep.run_flat`, with all ranks.
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As `TrainingStep.forward`, with all ranks.
 
-        Raises `RunError` while another thread is in a call, or where an earlier call failed on this rank and not alike
-        on the others.
+        Raises `InputError` where the inputs do not fit, and `RunError` while another thread is in a call, or where an
+        earlier call failed on this rank and not alike on the others.
         """
-        with self.alone(), self._random():
+        # A call that is refused is one that failed: the other ranks may be in its collectives.
+        with self.alone():
+            return self._step(self._bind(args, kwargs))
+
+    def run_flat(self, inputs: Sequence[Any]) -> Any:
+        """As a call, with this rank's inputs in the order of the program's; raises `RunError` as a call does."""
+        with self.alone():
+            return self._step(inputs)
+
+    def _step(self, inputs: Sequence[Any]) -> Any:
+        with self._random():
             return super().run_flat(inputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -72,9 +91,8 @@ class TrainingModule(TrainingStep):
         `gather` gives the whole state dict of it, `load` goes on training, `reshard` goes to other ranks. The ranks
         share a file system. Raises `PackageError` on every rank where one of them cannot write.
         """
-        target = check_path(path, "the package", error=PackageError)
         with self.alone():
-            problem = _save(self, target)
+            problem = _save(self, check_path(path, "the package", error=PackageError))
         if problem:
             raise PackageError(problem)
 
@@ -104,14 +122,18 @@ def clip_grad_norm_(step: TrainingModule, max_norm: float) -> torch.Tensor:
 
     As ``torch.nn.utils.clip_grad_norm_`` in one process: what several ranks hold is counted once. Every rank calls it.
     """
-    check_number(max_norm, "max_norm", least=0)
+    with step.alone():
+        check_number(max_norm, "max_norm", least=0)
+        return _clip(step, max_norm)
+
+
+def _clip(step: TrainingModule, max_norm: float) -> torch.Tensor:
     gradients = {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
     squares = [(g.double().square() * _shares(step, name, g)).sum() for name, g in gradients.items()]
     device = squares[0].device if squares else torch.device("cpu")
     total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=device)
     if step.manifest.num_ranks > 1:
-        with step.alone():
-            dist.all_reduce(total)
+        dist.all_reduce(total)
     norm = total.sqrt()
     # As torch has it: a norm that is no number makes none of the gradients one.
     scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
