@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import shardwright as sw
 from shardwright.lean.overwrite import reduce_dying, reduce_in_place
@@ -80,3 +80,15 @@ def test_real_ranks_give_the_same_numbers_call_after_call(tmp_path):
     for first, second in on_ranks(2, called_twice, str(tmp_path / "out"), IDS):
         assert torch.equal(first, second)
         torch.testing.assert_close(first, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cast_may_copy_nothing_once_a_module_was_moved():
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    product = graph.call_function(torch.ops.aten.mm.default, (x, x))
+    cast = graph.call_function(torch.ops.aten.to.dtype, (product, torch.bfloat16))
+    reduced = graph.call_function(REDUCE, (cast, "sum", "tp"))
+    graph.output((product, reduced))
+    for node in (x, product, cast, reduced):
+        node.meta["val"] = torch.ones(4, 4, dtype=torch.bfloat16 if node in (cast, reduced) else torch.float32)
+    assert reduce_in_place(fx.GraphModule(nn.Module(), graph)) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.lean.sharing import is_fresh, uncertain_layouts
+from shardwright.lean.sharing import is_cast, is_fresh, uncertain_layouts
 
 _REDUCE = torch.ops._c10d_functional.all_reduce.default
 _REDUCE_IN_PLACE = torch.ops._c10d_functional.all_reduce_.default
@@ -36,5 +36,7 @@ def reduce_dying(operand: torch.Tensor, op: str, group: str) -> torch.Tensor:
 
 
 def _dies(operand: Any, uncertain: set[fx.Node]) -> bool:
-    is_own = len(operand.users) == 1 and is_fresh(operand) and operand not in uncertain
+    # A cast copies nothing once the module was moved to the dtype that it casts to.
+    is_made = is_fresh(operand) and not is_cast(operand)
+    is_own = len(operand.users) == 1 and is_made and operand not in uncertain
     return is_own and operand.meta["val"].is_contiguous()

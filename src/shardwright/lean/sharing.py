@@ -51,11 +51,11 @@ def is_fresh(node: fx.Node) -> bool:
     val = node.meta.get("val")
     if node.op != "call_function" or not isinstance(val, torch.Tensor) or node.target is _WAIT:
         return False
-    return node.target in _DENSE or not may_alias(node.target) or _is_cast(node)
+    return node.target in _DENSE or not may_alias(node.target) or is_cast(node)
 
 
-def _is_cast(node: fx.Node) -> bool:
-    """Whether a call gives a tensor of another dtype than its operand, which is a copy."""
+def is_cast(node: fx.Node) -> bool:
+    """Whether a call gives a tensor of another dtype than its operand, which is a copy while both stay as exported."""
     operand = node.args[0] if node.args else None
     val = operand.meta.get("val") if isinstance(operand, fx.Node) else None
     return node.target in _CASTS and isinstance(val, torch.Tensor) and val.dtype != node.meta["val"].dtype
@@ -64,14 +64,15 @@ def _is_cast(node: fx.Node) -> bool:
 def escapes(node: fx.Node) -> bool:
     """Whether memory that a node's value shares may reach what outlives a call, or what goes by addresses.
 
-    That is: outputs, subgraphs, operators of unknown libraries, ``as_strided``.
+    That is: outputs, subgraphs, operators of unknown libraries, ``as_strided``. Products have memory of their own.
     """
     waiting, seen = [node], {node}
     while waiting:
         for user in waiting.pop().users:
             if user.op == "output" or _reads_memory(user.target):
                 return True
-            if may_alias(user.target) and user not in seen:
+            is_product = user.target in _DENSE and user.target is not _WAIT
+            if may_alias(user.target) and not is_product and user not in seen:
                 seen.add(user)
                 waiting.append(user)
     return False
