@@ -161,3 +161,21 @@ def test_heads_stay_cut(num_ranks):
     assert units(sharded, "k_proj.weight", 4) == chunks(3, num_ranks)
     for rank in range(num_ranks):
         assert counts(sharded.rank_program(rank)) == (0, [len(chunks(3, num_ranks)[rank])])
+
+
+class Twice(nn.Module):
+    """One mask of every head, for two attentions of different numbers of queries."""
+
+    def forward(self, q, k, v, mask):
+        q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+        k, v = (by_expanding(one, 2) for one in (k, v))
+        attend = F.scaled_dot_product_attention
+        return torch.cat([attend(q, k, v, attn_mask=mask), attend(q[:, :, 1:], k, v, attn_mask=mask)], 2)
+
+
+def test_a_mask_is_as_wide_as_its_queries_are_many():
+    args = (*given(6, 3, 3), draw(BATCH, 6, 1, SEEN, seed=9))
+    program = read(torch.export.export(Twice(), args))
+    made = group_queries(program)
+    assert counts(made)[1] == [3, 3]
+    assert relative_error(outputs(made, args), outputs(program, args)) < 1e-12

@@ -78,7 +78,8 @@ class _Grouped:
         queries = emit.call(aten.reshape.default, self.queries, [batch, groups, -1, dim])
         given: list[Any] = [queries, self.keys, self.values]
         if self.mask is not None:
-            key = (self.mask, self.num_repeats)
+            # A mask of every head is made as wide as the queries are many.
+            key = (self.mask, self.num_repeats, symbolic_size(self.queries.meta["val"].shape[2]))
             if key not in rows:
                 rows[key] = self._mask_rows(emit, self.mask)
             given.append(rows[key])
