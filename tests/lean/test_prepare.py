@@ -1,7 +1,10 @@
 """What follows from weights alone is computed once, follows its weights, and is in no state dict."""
 
+import copy
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import shardwright as sw
@@ -158,3 +161,145 @@ def test_real_ranks_give_the_same_numbers(tmp_path):
     sw.shard(torch.export.export(redraw(Cast()), (X,)), mesh=2, plan=plan).save(tmp_path / "out")
     for prepared, plain in on_ranks(2, called, str(tmp_path / "out")):
         assert torch.equal(prepared, plain)
+
+
+class Projecting(nn.Module):
+    """What comes out is a product of a cast weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x):
+        return nn.functional.linear(x.bfloat16(), self.up.weight.bfloat16())
+
+
+def test_what_only_products_read_that_are_given_out_is_kept():
+    module = module_of(Projecting())
+    assert prepare_constants(module).names == ("_shardwright_prepared_0",)
+
+
+class Positions(nn.Module):
+    def forward(self, x):
+        return x + (torch.arange(8) % 2).float() * 2
+
+
+def test_what_follows_from_no_weight_is_kept_too():
+    prepared = prepare_constants(module_of(Positions()))
+    assert prepared.sources == ()
+    assert not prepared.refresh()
+    assert torch.equal(prepared.module(X), Positions()(X))
+
+
+@pytest.fixture
+def projecting(tmp_path):
+    sw.shard(torch.export.export(redraw(Projecting()), (X,)), mesh=1, plan={}).save(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def is_followed(model, called=None):
+    weight = next(model.parameters())
+    found = model(X) if called is None else called(X)
+    return torch.equal(found, X.bfloat16() @ weight.bfloat16().t())
+
+
+@pytest.mark.parametrize("writing", [True, False], ids=["written in inference mode", "written outside"])
+@pytest.mark.parametrize("loading", [True, False], ids=["loaded in inference mode", "loaded outside"])
+def test_writes_about_inference_mode_are_followed(projecting, loading, writing):
+    with torch.inference_mode(loading):
+        model = sw.load(projecting)
+        assert is_followed(model)
+    weight = model.get_parameter("module.up.weight")
+    for write in (lambda: weight.mul_(2), lambda: weight[2:].fill_(3), lambda: weight.copy_(torch.ones(8, 8))):
+        with torch.inference_mode(writing), torch.no_grad():
+            write()
+        assert is_followed(model)
+
+
+def test_weights_that_inference_mode_made_are_never_trusted(projecting):
+    model = sw.load(projecting)
+    with torch.inference_mode():
+        model.load_state_dict({"module.up.weight": torch.ones(8, 8)}, assign=True)
+        for factor in (1, 2, 3):
+            model.get_parameter("module.up.weight").mul_(factor)
+            assert is_followed(model)
+
+
+def by_numpy(weight):
+    weight.detach().numpy()[:] *= 2
+
+
+def by_data(weight):
+    weight.data.mul_(2)
+
+
+def by_dlpack(weight):
+    torch.from_dlpack(weight.detach().numpy()).mul_(2)
+
+
+@pytest.mark.parametrize("write", [by_numpy, by_data, by_dlpack])
+def test_writes_that_torch_does_not_count_are_said(projecting, write):
+    model = sw.load(projecting)
+    assert is_followed(model)
+    write(model.get_parameter("module.up.weight"))
+    model.weights_changed()
+    assert is_followed(model)
+    sw.load(projecting, prepare_bytes=0).weights_changed()
+
+
+def test_another_weight_at_the_same_place_is_another(projecting):
+    model = sw.load(projecting)
+    weight, memory = model.get_parameter("module.up.weight"), torch.ones(8, 8).numpy()
+    for factor in (1, 2):
+        memory *= factor
+        weight.data = torch.from_numpy(memory)
+        assert is_followed(model)
+
+
+@pytest.mark.parametrize("backend", ["eager", "compile"])
+def test_the_module_inside_and_copies_follow_their_own_weights(projecting, backend):
+    model = sw.load(projecting, backend=backend)
+    copied = copy.deepcopy(model)
+    for one in (model, copied, copy.deepcopy(copied)):
+        assert not any("prepared" in name for name in one.state_dict())
+        for called in (one.module, one):
+            with torch.no_grad():
+                next(one.parameters()).add_(1)
+            assert is_followed(one, called)
+
+
+def test_a_rank_is_compiled_by_its_user(projecting):
+    model = sw.load(projecting)
+    for called in (torch.compile(model, backend="aot_eager"), torch.compile(model.module, backend="aot_eager")):
+        for _ in range(2):
+            with torch.no_grad():
+                model.get_parameter("module.up.weight").add_(1)
+            assert is_followed(model, called)
+
+
+def test_a_cast_that_does_nothing_keeps_no_weight():
+    module = module_of(Projecting()).to(torch.bfloat16)
+    prepared, weight = prepare_constants(module), module.up.weight
+    before = weight.clone()
+    module.load_state_dict({"up.weight": torch.ones(8, 8, dtype=torch.bfloat16)}, assign=True)
+    assert prepared.refresh()
+    assert torch.equal(weight, before)
+    assert torch.equal(module._shardwright_prepared_0, module.up.weight)
+
+
+def broadcast(rank, package):
+    model = sw.load(package)
+    weight = model.get_parameter("module.up.weight")
+    with torch.no_grad():
+        weight.fill_(rank)
+    model(X)
+    dist.broadcast(weight.detach(), src=1)
+    model.weights_changed()
+    return model(X)
+
+
+@pytest.mark.ranks
+def test_a_weight_that_another_rank_sends(tmp_path):
+    sw.shard(torch.export.export(redraw(Projecting()), (X,)), mesh=2, plan={}).save(tmp_path / "out")
+    wanted = X.bfloat16() @ torch.ones(8, 8, dtype=torch.bfloat16)
+    assert all(torch.equal(found, wanted) for found in on_ranks(2, broadcast, str(tmp_path / "out")))

@@ -43,5 +43,7 @@ def test_a_package_for_a_gpu(tmp_path):
         sw.PackageError, match=r"exported for CUDA, and there is no GPU here\n  try: load\(…, device='cpu'"
     ):
         sw.load(path, check=False)
-    with torch.no_grad():
-        torch.testing.assert_close(sw.load(path, check=False, device="cpu")(x), model(x))
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with mode():
+            loaded = sw.load(path, check=False, device="cpu")
+        torch.testing.assert_close(loaded(x), model(x).detach())

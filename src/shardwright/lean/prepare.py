@@ -3,10 +3,11 @@
 Meant are casts of weights to another dtype, products and norms of weights (weight norm), masks and positions made of
 ``arange``. A program that is exported computes them at every call, as its weights may be exchanged; so this is done to
 the module that runs it, which keeps them aside: they are in no state dict. They are made anew when a weight that they
-follow from was written to or exchanged (`Prepared.refresh`). Buffers that the program writes to are not constant; what
-ranks communicate is left as it is; so are views, which cost nothing.
+follow from was written to or exchanged (`Prepared.refresh`), before the module's next call. Buffers that the program
+writes to are not constant; what ranks communicate is left as it is; so are views, which cost nothing.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch import fx, nn
 
 from shardwright.lean.sharing import escapes, is_fresh
 from shardwright.program.nodes import held_at, higher_order_name
-from shardwright.program.torch_private import OpOverload, schema_of
+from shardwright.program.torch_private import OpOverload, after_copying, schema_of
 
 PREPARED_BYTES = 64 << 20
 """The most memory that is spent unless the caller says otherwise."""
@@ -33,28 +34,56 @@ class Prepared:
     names: tuple[str, ...]
     sources: tuple[str, ...]
     num_bytes: int
-    seen: list[tuple[int, int]] | None = None
+    seen: list["_Seen"] | None = None
 
+    @torch.compiler.disable  # What is followed here is memory, of which a compiler knows nothing.
     def refresh(self) -> bool:
-        """Make the values anew if a weight that they follow from has changed; whether one has.
+        """Make the values anew if a weight that they follow from has changed; whether one may have.
 
-        A change shows in a tensor's version or in where it lies: what is written through ``.data`` does neither.
+        A change shows in a tensor's version or in its memory. What is written through ``.data``, numpy or DLPack, or by
+        a collective, does neither: see `forget`. A tensor of inference mode has no version, and may always have
+        changed.
         """
         tensors = [held_at(self.module, path) for path in self.sources]
-        now = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        if now == self.seen:
+        if self.seen is not None and all(map(_Seen.is_still, self.seen, tensors)):
             return False
         with torch.inference_mode(mode=False), torch.no_grad():
-            values = self.maker(*tensors)
-            for name, value in zip(self.names, values, strict=True):
-                _keep(self.module, name, value)
-        self.seen = now
+            held = {_memory(tensor) for tensor in tensors}
+            for name, value in zip(self.names, self.maker(*tensors), strict=True):
+                # A cast gives its operand itself once that has the dtype, which is then written to as a value would be.
+                _keep(self.module, name, value.clone() if _memory(value) in held else value)
+        self.seen = [_Seen.of(tensor) for tensor in tensors]
         return True
+
+    def forget(self) -> None:
+        """Make the values anew at the next call, whatever has changed."""
+        self.seen = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A weight as it was. ``storage``: known by itself, as another may come to lie where it was."""
+
+    storage: weakref.ref[torch.UntypedStorage]
+    address: int
+    version: int | None
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "_Seen":
+        version = None if tensor.is_inference() else tensor._version
+        return cls(weakref.ref(tensor.untyped_storage()), tensor.data_ptr(), version)
+
+    def is_still(self, tensor: torch.Tensor) -> bool:
+        """Whether nothing has been written to the weight since, as far as torch counts."""
+        if self.version is None or tensor.is_inference() or self.version != tensor._version:
+            return False
+        return self.address == tensor.data_ptr() and self.storage() is tensor.untyped_storage()
 
 
 def prepare_constants(module: fx.GraphModule, *, most_bytes: int = PREPARED_BYTES) -> Prepared | None:
     """Take what follows from weights alone out of a module's graph, and keep it; None where there is nothing of that.
 
+    Every call of the module, or of a copy of it, begins with a `Prepared.refresh`.
     What comes first in the graph is kept first, as long as ``most_bytes`` last.
     """
     constant = _constants(module)
@@ -76,7 +105,21 @@ def prepare_constants(module: fx.GraphModule, *, most_bytes: int = PREPARED_BYTE
         if node in constant and not node.users:
             module.graph.erase_node(node)
     module.recompile()
+    module.meta[_STEM] = prepared
+    module.register_forward_pre_hook(_refresh)
+    after_copying(module, _complete)
     return prepared
+
+
+def _refresh(module: Any, _: Any) -> None:
+    module.meta[_STEM].refresh()
+
+
+def _complete(copied: fx.GraphModule) -> None:
+    """Give a copy what copying a module leaves out: its hook, and that no state dict holds its values."""
+    for name in copied.meta[_STEM].names:
+        copied.register_buffer(name, copied.get_buffer(name), persistent=False)
+    copied.register_forward_pre_hook(_refresh)
 
 
 def _constants(module: fx.GraphModule) -> set[fx.Node]:

@@ -63,6 +63,7 @@ __all__ = [
     "HigherOrderOperator",
     "OpOverload",
     "OpOverloadPacket",
+    "after_copying",
     "annotations_read_once",
     "carrier_of",
     "compile_to_archive",
@@ -94,6 +95,11 @@ _list_operators = export_utils._materialize_cpp_cia_ops
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize")
 """The logs that torch writes an error to which it also raises."""
+
+
+def after_copying(module: torch.fx.GraphModule, callback: Callable[[torch.fx.GraphModule], None]) -> None:
+    """Call ``callback`` with every deep copy of a module, which loses its hooks otherwise."""
+    module._register_deepcopy_hook(callback)
 
 
 def schema_of(op: Any) -> Any:

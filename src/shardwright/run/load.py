@@ -86,6 +86,15 @@ class RankModule(nn.Module):
             refuse_gradients(self, args, kwargs)
             return self._run(args, kwargs)
 
+    def weights_changed(self) -> None:
+        """Let the next call make anew what follows from weights alone (see ``prepare_bytes`` of `load`).
+
+        To be called after weights were written to in a way that torch does not count: through ``.data``, numpy or
+        DLPack, or by a collective of ``torch.distributed``. Nothing else needs it.
+        """
+        if self.prepared is not None:
+            self.prepared.forget()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Calls that belong together; raises `RunError` while another thread is in a call that they would disturb.
@@ -102,13 +111,13 @@ class RankModule(nn.Module):
         with torch.no_grad():
             if isinstance(self.module, CompiledModule):
                 return self.module(flat)
-            if self.prepared is not None:
-                self.prepared.refresh()
             expected = self._expected
             args, kwargs = in_structure(expected.form.taken.values(), dict(zip(expected.names, flat, strict=True)))
             return self.module(*args, **kwargs)
 
 
+@torch.inference_mode(mode=False)  # Tensors of that mode do not count what is written to them.
+@torch.no_grad()  # What leaves inference mode would record gradients.
 def load(
     path: str | os.PathLike[str],
     *,
@@ -132,8 +141,9 @@ def load(
     the package. ``transport``: what collectives of CPU tensors go through: ``"shared_memory"``; ``"gloo"``; ``"auto"``:
     shared memory where the ranks of a mesh axis are on one host, else gloo, with a line that says why; absent: what the
     environment variable ``SHARDWRIGHT_TRANSPORT`` says, or ``"auto"``. ``prepare_bytes``: the most memory for what
-    follows from weights alone, such as casts of them: it is computed here and kept, and made anew when weights change
-    (but for writes through ``.data``); 0 leaves weights as they are stored. Else, on a CPU, large float32 weights of
+    follows from weights alone, such as casts of them: it is computed here and kept, and made anew when weights change.
+    After writes that torch does not count (through ``.data``, numpy or DLPack, or by a collective into a weight), call
+    `RankModule.weights_changed`. 0 leaves weights as they are stored. Else, on a CPU, large float32 weights of
     projections lie column by column, which one token is multiplied faster by: strides that `safetensors` does not save
     before ``contiguous()``. The backend ``"aoti"`` computes all at every call, on weights as they are stored.
 
