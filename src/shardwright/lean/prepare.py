@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from shardwright.lean.sharing import escapes, is_fresh
 from shardwright.program.nodes import held_at, higher_order_name
-from shardwright.program.torch_private import OpOverload, after_copying, schema_of
+from shardwright.program.torch_private import OpOverload, after_copying, schema_of, writes_seen
 
 PREPARED_BYTES = 64 << 20
 """The most memory that is spent unless the caller says otherwise."""
@@ -70,12 +70,12 @@ class _Seen:
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "_Seen":
-        version = None if tensor.is_inference() else tensor._version
+        version = None if tensor.is_inference() else writes_seen(tensor)
         return cls(weakref.ref(tensor.untyped_storage()), tensor.data_ptr(), version)
 
     def is_still(self, tensor: torch.Tensor) -> bool:
         """Whether nothing has been written to the weight since, as far as torch counts."""
-        if self.version is None or tensor.is_inference() or self.version != tensor._version:
+        if self.version is None or tensor.is_inference() or self.version != writes_seen(tensor):
             return False
         return self.address == tensor.data_ptr() and self.storage() is tensor.untyped_storage()
 

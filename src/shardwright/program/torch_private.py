@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -85,6 +85,7 @@ __all__ = [
     "schema_of",
     "shallow_copy",
     "stand_in_groups",
+    "tables_of",
     "timeout_of",
     "without_canonical_form",
     "without_hooks",
@@ -140,6 +141,27 @@ def may_decompose(op: OpOverload) -> bool:
 def packet_name(packet: OpOverloadPacket) -> str:
     """``library::op`` of an operator's overloads together, without a look at any of them."""
     return packet._qualified_op_name
+
+
+class ModuleTables(NamedTuple):
+    """What a module holds, by name. `torch.nn.Module` registers nothing under the name of one of its own attributes, as
+    a part of somebody else's model may have.
+    """
+
+    parameters: dict[str, torch.nn.Parameter | None]
+    buffers: dict[str, torch.Tensor | None]
+    modules: dict[str, torch.nn.Module | None]
+    non_persistent: set[str]
+
+
+def tables_of(module: torch.nn.Module) -> ModuleTables:
+    """The tables of a module, to be read and changed."""
+    return ModuleTables(module._parameters, module._buffers, module._modules, module._non_persistent_buffers_set)
+
+
+def writes_seen(tensor: torch.Tensor) -> int:
+    """How often torch has seen a tensor written to in place; raises for an inference tensor, of which it keeps none."""
+    return tensor._version
 
 
 def shallow_copy(exported: ExportedProgram) -> ExportedProgram:

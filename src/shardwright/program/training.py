@@ -17,7 +17,7 @@ from shardwright.program.inputs import bind_expected, expected_inputs
 from shardwright.program.program import GRADIENT_KINDS, RETURNED, STATE_KINDS, Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import Signature, unflatten_outputs
-from shardwright.program.torch_private import pytree
+from shardwright.program.torch_private import pytree, tables_of
 from shardwright.program.write import write
 
 
@@ -97,9 +97,9 @@ class TrainingStep(nn.Module):
 
         Raises `InputError` where the inputs do not fit, or one requires a gradient, which it would not get.
         """
-        return self.run_flat(self._bind(args, kwargs))
+        return self.run_flat(self.bind_inputs(args, kwargs))
 
-    def _bind(self, args: Any, kwargs: Any) -> Any:
+    def bind_inputs(self, args: Any, kwargs: Any) -> Any:
         """What a call was given, in the order of the program's inputs; raises `InputError`."""
         _refuse_gradients(args, kwargs)
         return bind_expected(self._expected, args, kwargs)
@@ -154,10 +154,12 @@ class TrainingStep(nn.Module):
         if name in self._constants:
             return self._constants[name]
         *path, last = name.split(".")
-        module = self
+        held = tables_of(self)
         for part in path:
-            module = module._modules[part]  # type: ignore[assignment]
-        return module._parameters[last] if last in module._parameters else module._buffers[last]
+            inner = held.modules[part]
+            assert inner is not None, "a program's parts are there"
+            held = tables_of(inner)
+        return held.parameters[last] if last in held.parameters else held.buffers[last]
 
 
 def _refuse_gradients(args: Any, kwargs: Any) -> None:
@@ -177,10 +179,11 @@ def _place(root: nn.Module, name: str, tensor: torch.Tensor, *, persistent: bool
     """
     *path, last = name.split(".")
     for part in path:
-        root = root._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+        root = tables_of(root).modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+    held = tables_of(root)
     if isinstance(tensor, nn.Parameter):
-        root._parameters[last] = tensor
+        held.parameters[last] = tensor
         return
-    root._buffers[last] = tensor
+    held.buffers[last] = tensor
     if not persistent:
-        root._non_persistent_buffers_set.add(last)
+        held.non_persistent.add(last)

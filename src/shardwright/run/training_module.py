@@ -21,6 +21,7 @@ from shardwright.package.folder import work_folder
 from shardwright.package.manifest import FileEntry, Manifest, write_manifest
 from shardwright.package.stored import rank_cuts
 from shardwright.package.stream import TensorSlot, write_tensors
+from shardwright.program.program import Program
 from shardwright.program.signature import signature_of
 from shardwright.program.simulate import draws_random_numbers
 from shardwright.program.training import TrainingStep, for_training
@@ -41,6 +42,8 @@ class TrainingModule(TrainingStep):
     ``inputs=`` are given as this rank's pieces. Random numbers (dropout) come from one stream that all ranks share,
     which begins at the first rank's ``torch.initial_seed()``: every rank draws the same masks and uses its part.
     """
+
+    _program: Program
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class TrainingModule(TrainingStep):
         """
         # A call that is refused is one that failed: the other ranks may be in its collectives.
         with self.alone():
-            return self._step(self._bind(args, kwargs))
+            return self._step(self.bind_inputs(args, kwargs))
 
     def run_flat(self, inputs: Sequence[Any]) -> Any:
         """As a call, with this rank's inputs in the order of the program's; raises `RunError` as a call does."""

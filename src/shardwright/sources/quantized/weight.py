@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 
 from shardwright.errors import Finding
+from shardwright.program.torch_private import tables_of
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
 
 Shape: TypeAlias = tuple[int, ...]
@@ -94,13 +95,13 @@ def hold_packed(model: Any, name: str, packed: PackedWeight) -> None:
     """
     path, _, last = name.rpartition(".")
     module = model.get_submodule(path)
-    plain = module._parameters.pop(last)
+    plain: Any = tables_of(module).parameters.pop(last)
     for part, stored in packed.parts.items():
         empty = plain.data.new_empty(stored.shape, dtype=stored.dtype)
         module.register_parameter(part, torch.nn.Parameter(empty, requires_grad=False))
 
     def unpack(self: torch.nn.Module) -> torch.Tensor:
-        parts = {part: self._parameters[part] for part in packed.parts}
+        parts = {part: tables_of(self).parameters[part] for part in packed.parts}
         return packed.unpack(parts, plain.dtype)  # type: ignore[bad-argument-type]
 
     kind = type(module)
