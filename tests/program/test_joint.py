@@ -167,3 +167,14 @@ def test_example_inputs_that_require_a_gradient_are_refused():
 def test_what_cannot_be_trained_is_refused_in_words(model, args, options, words):
     with pytest.raises(sw.ProgramError, match=f"(?s){words}"):
         sw.export_training(model, args, **options)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_what_torch_may_run_on_is_left_as_it_was(monkeypatch, is_frozen):
+    """Torch's own test helpers freeze the flags of its backends for a whole process."""
+    flags = torch.backends.flags_frozen.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", not is_frozen)
+    assert torch.backends.flags_frozen() == is_frozen
+    before = torch.backends.mkldnn.enabled
+    sw.export_training(nn.Linear(3, 2), (torch.randn(4, 3), torch.randn(4, 2)), loss=F.mse_loss)
+    assert torch.backends.mkldnn.enabled == before

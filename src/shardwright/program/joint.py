@@ -7,8 +7,7 @@ Torch's own joint export loses these, and turns down tied weights and parameters
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from shardwright.program.torch_private import (
     run_as_called,
     schema_of,
     without_hooks,
+    without_mkldnn,
 )
 
 aten = torch.ops.aten
@@ -271,7 +271,8 @@ def _stand_at(places: Mapping[str, Any]) -> Callable[[Any], None]:
 def _trace(function: Callable[..., Any], values: Sequence[Any], forward: ExportedProgram) -> fx.GraphModule:
     mode = next(value.fake_mode for value in values if isinstance(value, torch.Tensor))  # type: ignore[attr-defined]
     try:
-        with mode, _without_mkldnn(), torch.enable_grad(), preserve_node_meta(), enable_python_dispatcher():
+        # The kernel that torch chooses for an LSTM on a CPU keeps nothing for a backward pass.
+        with mode, without_mkldnn(), torch.enable_grad(), preserve_node_meta(), enable_python_dispatcher():
             traced = make_fx(function, decomposition_table=_WRITTEN_OUT)(*values)
     except ProgramError:
         raise
@@ -286,21 +287,6 @@ def _trace(function: Callable[..., Any], values: Sequence[Any], forward: Exporte
         if node.op == "call_function" and not node.users and not _writes(node):
             traced.graph.erase_node(node)
     return traced
-
-
-@contextmanager
-def _without_mkldnn() -> Iterator[None]:
-    """Let LSTMs be written out: the kernel that torch chooses for them on a CPU keeps nothing for a backward pass.
-
-    Nothing but this: ``torch.backends.mkldnn.flags`` would set TF32 too, and warn of it.
-    """
-    flags: Any = torch.backends.mkldnn
-    was = flags.enabled
-    flags.enabled = False
-    try:
-        yield
-    finally:
-        flags.enabled = was
 
 
 def _functional(traced: fx.GraphModule, forward: ExportedProgram) -> fx.GraphModule:

@@ -89,6 +89,7 @@ __all__ = [
     "timeout_of",
     "without_canonical_form",
     "without_hooks",
+    "without_mkldnn",
 ]
 
 _canonicalize = serialize.canonicalize
@@ -243,6 +244,19 @@ def without_canonical_form() -> Iterator[None]:
         yield
     finally:
         serialize.canonicalize = _canonicalize
+
+
+@contextmanager
+def without_mkldnn() -> Iterator[None]:
+    """Let torch do without its kernels for oneDNN. Nothing but this: ``torch.backends.mkldnn.flags`` would set TF32
+    too, and warn of it; and ``torch.backends.mkldnn.enabled`` may be frozen, as torch's own test helpers leave it.
+    """
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def drop_example_inputs(exported: ExportedProgram) -> ExportedProgram:
