@@ -6,7 +6,7 @@ from torch import nn
 
 from shardwright.assign.structure import DimStructure, weight_structure
 from shardwright.program.read import read
-from tests.support.models import Decoder, redraw
+from tests.support.models import Decoder, GroupedPacked, redraw
 
 
 def structure(model, *args):
@@ -27,21 +27,8 @@ def test_heads_and_groups_of_a_decoder():
     assert not [name for name in found if "mlp" in name or "embed" in name or "norm" in name]
 
 
-class Packed(nn.Module):
-    """Query, key and value of 4, 2 and 2 heads in one projection."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.out = nn.Linear(32, 64), nn.Linear(32, 32)
-
-    def forward(self, x):
-        q, k, v = (y.unflatten(-1, (-1, 8)).transpose(1, 2) for y in self.qkv(x).split((32, 16, 16), -1))
-        y = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-        return self.out(y.transpose(1, 2).flatten(-2))
-
-
 def test_parts_of_a_packed_projection():
-    found = structure(Packed(), torch.randn(2, 5, 32))
+    found = structure(GroupedPacked(), torch.randn(2, 5, 32))
     assert found["qkv.weight"][0].parts == found["qkv.bias"][0].parts == (32, 16, 16)
     assert found["out.weight"] == [DimStructure(1, (8, 16), ())]
 

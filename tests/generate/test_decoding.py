@@ -74,6 +74,8 @@ def test_one_rank_needs_no_processes(checkpoint, tmp_path):
     assert list(sw.generate(loaded, ids, max_new_tokens=4, sampling=nearly_greedy)) == greedy(model, ids, 4)
     with pytest.raises(sw.InputError, match="9 tokens, the cache holds 8"):
         list(sw.generate(loaded, range(3, 12)))
+    with pytest.raises(sw.InputError, match="generate takes what `load` gives of a package, got int"):
+        next(sw.generate(3, [1]))
     with pytest.raises(sw.InputError, match="the prompt is empty"):
         list(sw.generate(loaded, []))
     for prompt, count, words in (

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 from torch._inductor.fx_passes.micro_pipeline_tp import find_all_gather_patterns, find_reduce_scatter_patterns
 
 import shardwright as sw
 from tests.support.lean import (
+    APART,
     MODULATED,
+    Apart,
     Modulated,
     assert_same_numbers,
     lean_programs,
@@ -37,18 +38,6 @@ def test_without_all_of_it_programs_are_as_they_were_partitioned():
     assert_same_numbers(sharded, (X, TIME))
 
 
-class Apart(nn.Module):
-    """A projection that is read late, beside work that does not need it."""
-
-    def __init__(self):
-        super().__init__()
-        self.side, self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x):
-        side = self.side(x)
-        return self.down(torch.relu(self.up(x))).cos() @ side.sin().transpose(-1, -2)
-
-
 def waits_at_once(program):
     """For each collective, whether what follows it waits for it."""
     starts = [node for node in program.graph.nodes if str(node.target).startswith((GATHER, COLLECTIVE + "all_reduce"))]
@@ -57,8 +46,7 @@ def waits_at_once(program):
 
 def test_a_wait_stays_beside_its_collective():
     exported = torch.export.export(redraw(Apart()), (X,))
-    plan = {"side": "colwise_rep", "up": "colwise", "down": "rowwise"}
-    beside, late = (sw.shard(exported, mesh=2, plan=plan, lean=how) for how in (sw.Lean(late_waits=False), True))
+    beside, late = (sw.shard(exported, mesh=2, plan=APART, lean=how) for how in (sw.Lean(late_waits=False), True))
     assert waits_at_once(beside.rank_program(0)) == [True, True]
     assert waits_at_once(late.rank_program(0)) == [False, True]
     assert_same_numbers(beside, (X,))

@@ -7,7 +7,9 @@ from torch import nn
 import shardwright as sw
 from shardwright.lean import schedule
 from tests.support.lean import (
+    APART,
     MODULATED,
+    Apart,
     Modulated,
     assert_same_numbers,
     lean_programs,
@@ -54,21 +56,6 @@ def test_values_of_unknown_size_are_sent_alone():
     sharded = sw.shard(program, mesh=2, plan=MODULATED)
     assert {c.message for c in sharded.collectives} == {0}
     assert_same_numbers(sharded, (X, TIME))
-
-
-class Apart(nn.Module):
-    """A projection that is read late, beside work that does not need it."""
-
-    def __init__(self):
-        super().__init__()
-        self.side, self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x):
-        side = self.side(x)
-        return self.down(torch.relu(self.up(x))).cos() @ side.sin().transpose(-1, -2)
-
-
-APART = {"side": "colwise_rep", "up": "colwise", "down": "rowwise"}
 
 
 def test_a_collective_comes_with_its_operand_and_is_waited_for_by_its_reader():

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import shardwright as sw
-from tests.support.models import Decoder, redraw
-from tests.support.training import IDS, MEGATRON, next_token
+from tests.support.models import MEGATRON, Decoder, redraw
+from tests.support.training import IDS, next_token
 
 PLACES = torch.arange(32).view(4, 8)
 BATCH = (PLACES * 7 % 96, (PLACES * 5 % 96).index_fill(0, torch.tensor(0), -100))
@@ -64,7 +64,7 @@ def test_a_large_vocabulary_is_not_gathered_for_the_loss():
 
 def test_data_parallel_gradients_are_added_up_once():
     model = redraw(Decoder(layers=1)).train()
-    plan, inputs = {"tp": MEGATRON}, {"dp": {"ids": sw.Shard(0), "target": sw.Shard(0)}}
+    plan, inputs = {"tp": MEGATRON}, {"dp": cut_batch()}
     sharded = check(model, BATCH, {"dp": 2, "tp": 2}, plan, inputs=inputs)
     # Each of the gradients, the summed loss and the number of targets.
     along_dp = len(list(model.parameters())) + 2
@@ -72,10 +72,10 @@ def test_data_parallel_gradients_are_added_up_once():
 
 
 def test_batches_of_different_sizes():
-    check(redraw(Decoder(layers=1)).train(), BATCH, {"dp": 3}, {}, inputs=sw_batch())
+    check(redraw(Decoder(layers=1)).train(), BATCH, {"dp": 3}, {}, inputs=cut_batch())
 
 
-def sw_batch():
+def cut_batch():
     return {"ids": sw.Shard(0), "target": sw.Shard(0)}
 
 
@@ -97,10 +97,17 @@ def test_a_batch_is_brought_together_only_where_every_sample_meets_all_others():
     assert {(64, 12), (8, 64)} <= summed
 
 
+@pytest.mark.parametrize("plan", [{"layers.*.mlp.down_proj.weight": sw.Partial()}, {"norm.weight": sw.Partial()}])
+def test_what_is_trained_is_no_part_of_a_sum(plan):
+    exported = sw.export_training(redraw(Decoder(layers=1)).train(), IDS, loss=next_token)
+    with pytest.raises(sw.PlanError, match=r"a part of a sum on every rank, and it is trained: optimisers step"):
+        sw.shard(exported, mesh=2, plan=plan)
+
+
 def test_weights_cut_over_the_batch_axis_are_gathered_and_gradients_scattered():
     model = redraw(Decoder(layers=1)).train()
     with pytest.warns(sw.GatherWarning):
-        sharded = check(model, BATCH, {"dp": 2}, {"layers.0.mlp.*": sw.Shard(0)}, inputs=sw_batch())
+        sharded = check(model, BATCH, {"dp": 2}, {"layers.0.mlp.*": sw.Shard(0)}, inputs=cut_batch())
     found = counted(sharded)
     assert found["dp", "all_gather"] == 3
     assert found["dp", "reduce_scatter"] == 3

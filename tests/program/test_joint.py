@@ -161,6 +161,10 @@ def test_example_inputs_that_require_a_gradient_are_refused():
         (nn.Linear(4, 2).requires_grad_(False), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": F.mse_loss}, "no param"),
         (nn.Linear(4, 2), (), {"loss": F.mse_loss}, "args are empty"),
         (nn.Linear(4, 2), torch.ones(3, 4), {}, "a tuple of positional inputs"),
+        (nn.Linear(4, 2), (torch.ones(3, 4),), {"kwargs": 3}, "kwargs are a mapping of inputs by name, got int"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": "mse"}, "loss is a function .* got 'mse'"),
+        (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 5)), {"loss": F.mse_loss}, "cannot be exported.*broadcast"),
+        (nn.Linear(5, 2), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": F.mse_loss}, "cannot be exported.*Runtime"),
         (F.mse_loss, (torch.ones(3, 4),), {}, r"takes a torch\.nn\.Module"),
     ],
 )

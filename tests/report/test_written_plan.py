@@ -3,11 +3,10 @@
 import pytest
 import torch
 import yaml
-from torch import nn
 
 import shardwright as sw
 from shardwright.report.written_plan import plan_of, plan_text
-from tests.support.models import MEGATRON, Decoder, redraw
+from tests.support.models import MEGATRON, Decoder, GroupedPacked, redraw
 from tests.support.sharding import kinds
 
 IDS = torch.zeros(2, 8, dtype=torch.long)
@@ -43,21 +42,8 @@ def test_of_heads_fewer_than_ranks(tmp_path):
     assert same(sharded, again)
 
 
-class Packed(nn.Module):
-    """Query, key and value in one projection, of 4 + 2 + 2 heads."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.out = nn.Linear(32, 64), nn.Linear(32, 32)
-
-    def forward(self, x):
-        q, k, v = (y.unflatten(-1, (-1, 8)).transpose(1, 2) for y in self.qkv(x).split((32, 16, 16), -1))
-        y = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-        return self.out(y.transpose(1, 2).flatten(-2))
-
-
 def test_parts_and_units_are_written(tmp_path):
-    sharded, again = both(Packed(), (torch.randn(2, 5, 32),), 2, tmp_path, {"qkv": "colwise", "out": "rowwise"})
+    sharded, again = both(GroupedPacked(), (torch.randn(2, 5, 32),), 2, tmp_path, {"qkv": "colwise", "out": "rowwise"})
     assert kinds(sharded) == {"all_reduce": 1}
     assert "parts: [32, 16, 16]" in (tmp_path / "plan.yaml").read_text()
     assert same(sharded, again)
@@ -83,6 +69,8 @@ def test_one_axis_of_several(tmp_path):
     assert yaml.safe_load((tmp_path / "tp.yaml").read_text())["layers.*.mlp.down_proj.weight"] == {"shard": 1}
     with pytest.raises(sw.ShardwrightError, match=r"no axis 'pp'\n  try: axis= one of 'dp', 'tp'"):
         sw.write_plan(sharded, tmp_path / "pp.yaml", axis="pp")
+    with pytest.raises(sw.ShardwrightError, match="write_plan takes what `shard` returned, got int"):
+        sw.write_plan(3, tmp_path / "other.yaml")
     with pytest.raises(sw.ShardwrightError, match="exists already"):
         sw.write_plan(sharded, tmp_path / "tp.yaml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dp.yaml", "tp.yaml"]

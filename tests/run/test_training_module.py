@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import shardwright as sw
-from tests.support.models import Decoder, redraw
+from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.ranks import on_ranks
-from tests.support.training import MEGATRON, next_token
+from tests.support.training import next_token
 
 NUM_STEPS = 50
 
@@ -121,6 +121,12 @@ def test_a_package_of_one_rank_is_trained_without_a_process_group(tmp_path):
     assert found[1] == pytest.approx(wanted[1], rel=1e-4)
     with pytest.raises(sw.PackageError, match="trained"):
         sw.load(tmp_path / "trained").save(tmp_path / "trained")
+
+
+@pytest.mark.parametrize("step", [nn.Linear(2, 2), None])
+def test_gradients_of_anything_else_are_not_clipped(step):
+    with pytest.raises(sw.ShardwrightError, match="takes what `load` gives of a package for training"):
+        sw.clip_grad_norm_(step, 1.0)
 
 
 def test_a_step_is_compiled(tmp_path):

@@ -76,3 +76,18 @@ class Modulated(nn.Module):
 
 
 MODULATED = {"mods.*": "colwise_rep", "up.*": "colwise", "down.*": "rowwise"}
+
+
+class Apart(nn.Module):
+    """A projection that is read late, beside work that does not need it."""
+
+    def __init__(self):
+        super().__init__()
+        self.side, self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        side = self.side(x)
+        return self.down(torch.relu(self.up(x))).cos() @ side.sin().transpose(-1, -2)
+
+
+APART = {"side": "colwise_rep", "up": "colwise", "down": "rowwise"}

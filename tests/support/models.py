@@ -230,3 +230,16 @@ def relative_error(got, wanted):
         return 0.0
     got, wanted = got.detach().double(), wanted.detach().double()
     return ((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30)).item()
+
+
+class GroupedPacked(nn.Module):
+    """Query, key and value of 4, 2 and 2 heads in one projection."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 64), nn.Linear(32, 32)
+
+    def forward(self, x):
+        q, k, v = (y.unflatten(-1, (-1, 8)).transpose(1, 2) for y in self.qkv(x).split((32, 16, 16), -1))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.out(y.transpose(1, 2).flatten(-2))

@@ -8,13 +8,6 @@ from shardwright.program.program import RETURNED
 IDS = (torch.arange(16).view(2, 8) * 7 % 96, torch.arange(16).view(2, 8) * 5 % 96)
 """Token ids and targets for `tests.support.models.Decoder`."""
 
-MEGATRON = {
-    "layers.*.self_attn.[qkv]_proj": "colwise",
-    "layers.*.self_attn.o_proj": "rowwise",
-    "layers.*.mlp.[gate,up]_proj": "colwise",
-    "layers.*.mlp.down_proj": "rowwise",
-}
-
 
 def next_token(logits, target):
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())

@@ -25,6 +25,8 @@ def generate(
     empty or does not fit the cache, and `RunError` when the model was called while the text was written, or another
     thread calls.
     """
+    if not isinstance(model, RankModule):
+        raise InputError(f"generate takes what `load` gives of a package, got {type(model).__name__}")
     decoder = check_decoder(model.manifest)
     check_count(max_new_tokens, "max_new_tokens", error=InputError)
     _check_prompt(decoder, check_list(prompt, "the prompt", "[1, 2, 3]", error=InputError))

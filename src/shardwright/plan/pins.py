@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardwright.errors import Finding, LayoutError, PlanError, near_misses, raise_findings
-from shardwright.layout.layout import Layout, Shard, cut_of, resolve
+from shardwright.layout.layout import Layout, Partial, Shard, cut_of, resolve
 from shardwright.layout.sizes import Size
 from shardwright.layout.values import is_count
-from shardwright.plan.resolve import Boundary, ResolvedPlan
+from shardwright.plan.resolve import Boundary, Pin, ResolvedPlan
 from shardwright.plan.styles import as_layout
 from shardwright.program.program import Program
 from shardwright.program.signature import output_names
@@ -62,6 +62,7 @@ def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: An
             if not pin.exact:
                 free.add(item.name)
     pins.free_cut = frozenset(free)
+    findings += _summed_while_trained(program, resolved)
     _pin_ties(program, pins, resolved, findings)
     names = [item.name for item in program.user_inputs()]
     for name, layout in _layouts(inputs, names, findings, "input").items():
@@ -71,6 +72,21 @@ def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: An
         pins.outputs[out_names[name]] = layout
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
     return pins
+
+
+def _summed_while_trained(program: Program, resolved: ResolvedPlan) -> list[Finding]:
+    """Trained parameters that a plan makes a part of a sum: an optimiser would step on the parts, not on the sum."""
+    trained = set(program.gradients().values())
+    return [
+        Finding(
+            f"plan entry {pin.key!r} makes {item.target!r} a part of a sum on every rank, and it is trained: "
+            "optimisers step on what a rank holds",
+            remedies=(f"{pin.key!r}: 'replicate'", f"{pin.key!r}: Shard(dim)"),
+        )
+        for item in program.inputs
+        if item.name in trained and isinstance((pin := resolved.pins.get(str(item.target))), Pin)
+        if isinstance(pin.layout, Partial)
+    ]
 
 
 def follow(pins: Pins, program: Program, layouts: Mapping[str, Layout], num_ranks: int, *, is_auto: bool) -> Pins:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature
 
 from shardwright.errors import InputError, raise_findings
 from shardwright.program.in_place import write_in_place
@@ -19,7 +18,7 @@ from shardwright.program.program import Program
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.signature import Signature, bind_parameters, call_form, in_structure, other_constants
 from shardwright.program.torch_private import pytree
-from shardwright.program.write import parts_of
+from shardwright.program.write import parts_of, parts_of_exported
 
 _DETACH = torch.ops.aten.detach.default
 
@@ -70,19 +69,7 @@ def write_for_inference(program: Program, signature: Signature) -> InferenceProg
 
 def for_inference(exported: ExportedProgram, signature: Signature) -> InferenceProgram:
     """The same program without gradients; ``exported`` itself must not be used any longer."""
-    known = exported.graph_signature
-    parts = {
-        "root": exported.graph_module,
-        "graph": exported.graph,
-        "graph_signature": ExportGraphSignature(known.input_specs, known.output_specs),
-        "state_dict": exported.state_dict,
-        "range_constraints": exported.range_constraints,
-        "module_call_graph": exported.module_call_graph,
-        "example_inputs": exported.example_inputs,
-        "constants": exported.constants,
-        "verifiers": exported.verifiers,
-    }
-    return _without_gradients(parts, signature)
+    return _without_gradients(parts_of_exported(exported), signature)
 
 
 def _without_gradients(parts: dict[str, Any], signature: Signature) -> InferenceProgram:

@@ -24,7 +24,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import get_current_meta, preserve_node_meta
 
-from shardwright.errors import ProgramError, first_line
+from shardwright.errors import ProgramError, ShardwrightError, first_line
 from shardwright.program.custom_backward import no_custom_backward, refuse_hooks
 from shardwright.program.nodes import BACKWARD_STACK
 from shardwright.program.program import held_by
@@ -38,6 +38,7 @@ from shardwright.program.torch_private import (
     without_hooks,
     without_mkldnn,
 )
+from shardwright.program.write import parts_of_exported
 
 aten = torch.ops.aten
 _PLACES = ("nn_module_stack", "stack_trace", "source_fn_stack")
@@ -77,17 +78,32 @@ def export_training(
         raise ProgramError(f"export_training takes a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(args, (tuple, list)):
         raise ProgramError(f"args are a tuple of positional inputs, got {type(args).__name__}")
+    if not isinstance(kwargs or {}, Mapping):
+        raise ProgramError(f"kwargs are a mapping of inputs by name, got {type(kwargs).__name__}")
+    if loss is not None and not callable(loss):
+        raise ProgramError(f"loss is a function of what the model returns and of a target, got {loss!r}")
     if loss is not None and not args:
         raise ProgramError("with a loss function, the last of args is the target; args are empty")
     _refuse_gradients_of_inputs(args, kwargs)
     refuse_hooks(model)
     twin = _with_loss(model, tuple(args), dict(kwargs or {}), loss)
-    with torch.enable_grad(), no_custom_backward():
-        forward = torch.export.export(
-            twin, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=strict
-        )
+    forward = _forward(twin, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=strict)
     run_layers_one_by_one(forward.graph_module)
     return joint_program(forward)
+
+
+def _forward(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> ExportedProgram:
+    try:
+        with torch.enable_grad(), no_custom_backward():
+            return torch.export.export(twin, args, kwargs, **options)
+    except ShardwrightError:
+        raise
+    except Exception as error:
+        # What the model's code and the loss raise comes through here, as well as all that torch cannot trace.
+        raise ProgramError(
+            f"the model with its loss cannot be exported ({type(error).__name__}: {first_line(error)})\n"
+            "  try: call the model and the loss on these inputs; then torch.export.export, which says where it fails"
+        ) from error
 
 
 def _refuse_gradients_of_inputs(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
@@ -337,17 +353,8 @@ def _exported(
     graph.output_node().args = (tuple(value for _, _, value in entries),)
     graph.lint()
     traced.recompile()
-    return ExportedProgram(
-        root=traced,
-        graph=graph,
-        graph_signature=ExportGraphSignature(
-            input_specs=list(known.input_specs),
-            output_specs=[OutputSpec(kind, TensorArgument(value.name), target) for kind, target, value in entries],
-        ),
-        state_dict=dict(forward.state_dict),
-        range_constraints=dict(forward.range_constraints),
-        module_call_graph=list(forward.module_call_graph),
-        example_inputs=forward.example_inputs,
-        constants=dict(forward.constants),
-        verifiers=forward.verifiers,
+    signature = ExportGraphSignature(
+        input_specs=list(known.input_specs),
+        output_specs=[OutputSpec(kind, TensorArgument(value.name), target) for kind, target, value in entries],
     )
+    return ExportedProgram(**parts_of_exported(forward, root=traced, graph=graph, graph_signature=signature))

@@ -17,6 +17,7 @@ from torch.export.graph_signature import ExportGraphSignature, InputSpec, Tensor
 from shardwright.errors import ProgramError, first_line
 from shardwright.program.program import held_by
 from shardwright.program.torch_private import is_wrapper_subclass
+from shardwright.program.write import parts_of_exported
 
 PACKED = "qdata"
 """What torchao calls the quantised values of a weight; scales and zero points stand beside them."""
@@ -83,14 +84,6 @@ def _renamed(exported: ExportedProgram, parts: Mapping[str, tuple[str, torch.Ten
             found[new] = first.setdefault(id(inner), value)
         return found
 
-    return ExportedProgram(
-        root=exported.graph_module,
-        graph=exported.graph,
-        graph_signature=ExportGraphSignature(specs, exported.graph_signature.output_specs),
-        state_dict=table(exported.state_dict),
-        range_constraints=exported.range_constraints,
-        module_call_graph=exported.module_call_graph,
-        example_inputs=exported.example_inputs,
-        constants=table(exported.constants),
-        verifiers=exported.verifiers,
-    )
+    signature = ExportGraphSignature(specs, exported.graph_signature.output_specs)
+    tables = {"state_dict": table(exported.state_dict), "constants": table(exported.constants)}
+    return ExportedProgram(**parts_of_exported(exported, graph_signature=signature, **tables))

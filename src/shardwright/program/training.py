@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import InputError
 from shardwright.program.inputs import bind_expected, expected_inputs
@@ -18,7 +18,7 @@ from shardwright.program.program import GRADIENT_KINDS, RETURNED, STATE_KINDS, P
 from shardwright.program.read import read
 from shardwright.program.signature import Signature, unflatten_outputs
 from shardwright.program.torch_private import pytree, tables_of
-from shardwright.program.write import write
+from shardwright.program.write import parts_of_exported, write
 
 
 class TrainingProgram(ExportedProgram):
@@ -36,18 +36,7 @@ class TrainingProgram(ExportedProgram):
 
 def for_training(exported: ExportedProgram, signature: Signature) -> TrainingProgram:
     """The same joint program with a module that can be called."""
-    known = exported.graph_signature
-    made = TrainingProgram(
-        root=exported.graph_module,
-        graph=exported.graph,
-        graph_signature=ExportGraphSignature(known.input_specs, known.output_specs),
-        state_dict=exported.state_dict,
-        range_constraints=exported.range_constraints,
-        module_call_graph=exported.module_call_graph,
-        example_inputs=exported.example_inputs,
-        constants=exported.constants,
-        verifiers=exported.verifiers,
-    )
+    made = TrainingProgram(**parts_of_exported(exported))
     made.parameters_of_forward = signature
     return made
 

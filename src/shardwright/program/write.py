@@ -76,6 +76,26 @@ def parts_of(program: Program) -> dict[str, Any]:
     }
 
 
+def parts_of_exported(exported: ExportedProgram, **others: Any) -> dict[str, Any]:
+    """What an `ExportedProgram` was constructed of, by the names of the arguments, with ``others`` in their places.
+
+    For a program that takes over its graph and tables: ``exported`` itself must not be used any longer.
+    """
+    known = exported.graph_signature
+    parts = {
+        "root": exported.graph_module,
+        "graph": exported.graph,
+        "graph_signature": ExportGraphSignature(known.input_specs, known.output_specs),
+        "state_dict": exported.state_dict,
+        "range_constraints": exported.range_constraints,
+        "module_call_graph": exported.module_call_graph,
+        "example_inputs": exported.example_inputs,
+        "constants": exported.constants,
+        "verifiers": exported.verifiers,
+    }
+    return {**parts, **others}
+
+
 def _argument(given: Any, node: fx.Node) -> Any:
     """How a user input is known. A member of an enumeration of text or numbers is that: torch writes no other kinds."""
     member = getattr(given, "fake_val", None)

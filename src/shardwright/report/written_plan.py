@@ -63,6 +63,8 @@ def write_plan(sharded: ShardedProgram, path: str | os.PathLike[str], *, axis: s
 
     >>> write_plan(shard(exported, mesh=4), "plan.yaml")
     """
+    if not isinstance(sharded, ShardedProgram):
+        raise ShardwrightError(f"write_plan takes what `shard` returned, got {type(sharded).__name__}")
     file = check_free(path, "the plan")
     text = plan_text(sharded, _axis(sharded, axis))
     with written_whole(file) as draft:

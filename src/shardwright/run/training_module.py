@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.export import ExportedProgram
 
-from shardwright.errors import PackageError
+from shardwright.errors import PackageError, ShardwrightError
 from shardwright.layout.box import Region, Spans, region_of
 from shardwright.layout.values import check_number, check_path
 from shardwright.package.folder import work_folder
@@ -124,7 +124,12 @@ def clip_grad_norm_(step: TrainingModule, max_norm: float) -> torch.Tensor:
     """Scale the gradients of ``step`` so that their norm over all ranks is at most ``max_norm``; that norm as it was.
 
     As ``torch.nn.utils.clip_grad_norm_`` in one process: what several ranks hold is counted once. Every rank calls it.
+    Raises `ShardwrightError` for anything but what `load` gives of a package for training, and for a norm below 0.
     """
+    if not isinstance(step, TrainingModule):
+        raise ShardwrightError(
+            f"clip_grad_norm_ takes what `load` gives of a package for training, got {type(step).__name__}"
+        )
     with step.alone():
         check_number(max_norm, "max_norm", least=0)
         return _clip(step, max_norm)
