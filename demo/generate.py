@@ -30,7 +30,6 @@ from shardwright.sources.checkpoint import open_checkpoint
 
 OUT = Path(__file__).parent / "out"
 NUM_TOKENS = 40
-HOW = {"transport": "auto"}
 PROMPTS = [
     "What is the capital of France?",
     "Write a haiku about the sea.",

@@ -94,3 +94,25 @@ def test_any_layout_of_any_shape(value, shape):
 )
 def test_contradictions(tmp_path, change):
     assert not reads_or_refuses(tmp_path, msgspec.json.encode({**HONEST, **change}))
+
+
+COLLECTIVE = {"kind": "all_reduce", "axis": "tp", "num_bytes": 4, "module": "", "source": "", "cause": ""}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"collectives": [{**COLLECTIVE, "kind": "zz"}]},
+        {"collectives": [{**COLLECTIVE, "axis": "yy"}]},
+        {"collectives": [{**COLLECTIVE, "num_bytes": -5}]},
+        {"collectives": [{**COLLECTIVE, "message": -5}]},
+        {"tensors": [{**HONEST["tensors"][0], "layouts": {"yy": "replicate"}}]},
+        {"tensors": [{**HONEST["tensors"][0], "elsewhere": {"yy": {"0": "replicate"}}}]},
+    ],
+    ids=str,
+)
+def test_what_runs_along_no_axis_is_refused(tmp_path, odd):
+    assert reads_or_refuses(tmp_path, json.dumps({**HONEST, "collectives": [COLLECTIVE]}).encode())
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps({**HONEST, **odd}))
+    with pytest.raises(sw.PackageError, match="contradicts itself"):
+        read_manifest(tmp_path)

@@ -19,6 +19,7 @@ from shardwright.partition.emit import Emitter
 from shardwright.partition.lower import lower
 from shardwright.partition.redistribute import piece_sizes, redistribute
 from shardwright.program.backends import is_reducible
+from shardwright.program.duplicate import duplicate
 from shardwright.program.program import Input, Output, Program
 from shardwright.program.simulate import Simulation
 from shardwright.rules.call import tensor_meta
@@ -53,7 +54,7 @@ def rank_program(source, target, rank, dtype=torch.float32, fake=None, beside=No
         owner=nn.Module(),
     )
     program.__class__ = type("Bare", (Program,), {"fake_mode": mode})
-    return lower(program, {"tp": group})
+    return lower(duplicate(program), {"tp": group})
 
 
 def pieces_of(layout, num_ranks, whole=WHOLE):

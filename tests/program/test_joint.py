@@ -182,3 +182,20 @@ def test_what_torch_may_run_on_is_left_as_it_was(monkeypatch, is_frozen):
     before = torch.backends.mkldnn.enabled
     sw.export_training(nn.Linear(3, 2), (torch.randn(4, 3), torch.randn(4, 2)), loss=F.mse_loss)
     assert torch.backends.mkldnn.enabled == before
+
+
+@pytest.mark.parametrize("name", ["t", "mul", "sum_1", "view"])
+def test_an_input_may_have_the_name_of_a_call(name):
+    scope = {"F": F}
+    exec(f"def forward(self, {name}): return (self.inner({name}) * {name}.sum()).view(-1)", scope)
+    kind = type("Named", (nn.Module,), {"forward": scope["forward"]})
+    model = redraw(_holding(kind(), nn.Linear(3, 2)))
+    args = (torch.randn(4, 3), torch.randn(8))
+    joint = sw.export_training(model, args, loss=F.mse_loss)
+    assert [spec.arg.name for spec in joint.graph_signature.input_specs][2] == name
+    assert sw.verify(sw.shard(joint, mesh=2, plan={"inner": "colwise"}), joint, args).ok
+
+
+def _holding(model, inner):
+    model.inner = inner
+    return model

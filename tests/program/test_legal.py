@@ -41,8 +41,8 @@ def programs():
     sharded = sw.shard(exported, mesh=2, plan={"up": "colwise", "down": "rowwise"})
     compiled = sharded.compiled.finished((1,))
     found = {Stage.READ: sharded.program, Stage.PARTITIONED: compiled, Stage.MERGED: compiled}
-    found[Stage.ARRANGED] = arrange(compiled, make_schedule([compiled]))
-    lowered = lower(compiled, {"tp": "tp"})
+    found[Stage.ARRANGED] = arrange(duplicate(compiled), make_schedule([compiled]))
+    lowered = lower(duplicate(compiled), {"tp": "tp"})
     return {**found, Stage.LOWERED: lowered, Stage.LEAN: sharded.rank_program(1)}
 
 

@@ -40,7 +40,7 @@ class Tied(nn.Module):
         return self.second(self.first(x).relu())
 
 
-def test_tied_weights_stay_one(tmp_path):
+def test_tied_weights_stay_one():
     model = Tied()
     quantize_(model, WEIGHT_ONLY["int8 by row"]())
     model.second.weight = model.first.weight

@@ -5,6 +5,7 @@ from torch import nn
 
 from shardwright.partition.lower import lower
 from shardwright.program.collectives import lowered_name
+from shardwright.program.duplicate import duplicate
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.nodes import graphs_of
 from shardwright.program.simulate import Simulation
@@ -18,7 +19,7 @@ def plain_programs(sharded):
     """Every rank's program, only lowered: in the order in which partition wrote it, nothing dropped."""
     names = {axis: axis for axis in sharded.mesh.group_names}
     ranks = range(sharded.mesh.num_ranks)
-    return [lower(sharded.compiled.finished(coordinates(sharded, rank)), names) for rank in ranks]
+    return [lower(duplicate(sharded.compiled.finished(coordinates(sharded, rank))), names) for rank in ranks]
 
 
 def lean_programs(sharded):

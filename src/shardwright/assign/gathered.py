@@ -4,16 +4,14 @@ A gather of activations is what a plan costs; a gather of a weight is a plan tha
 the whole weight is sent again for every call. Where nothing else works it happens, with a warning.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind
 from shardwright.layout.layout import REPLICATE, Layout, Shard
-from shardwright.layout.sizes import size_hint
 from shardwright.program.nodes import module_path, op_name, source_line
-from shardwright.rules.call import tensor_meta
+from shardwright.rules.call import num_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +54,10 @@ def gathered_weights(assignment: Assignment, axis: str, plan_keys: Mapping[str, 
             if not cut or (value, wanted) in found:
                 continue
             whole = steps[value[0]].vals[value[1]]
-            elements = math.prod(size_hint(size, program.fake_mode) for size in tensor_meta(whole).shape)
             found[value, wanted] = GatheredWeight(
                 weights=tuple(state[name] for name in cut),
                 axis=axis,
-                num_bytes=elements * whole.element_size(),
+                num_bytes=num_bytes(whole, program.fake_mode),
                 module=module_path(step.node),
                 source=source_line(step.node),
                 reader=f"output {step.output}" if step.kind is StepKind.OUTPUT else op_name(step.node.target),

@@ -1,6 +1,5 @@
 """What is to be assigned: a program with its steps folded, its pins, one mesh axis, and how a choice is priced."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,10 +10,9 @@ from shardwright.assign.cost import CostModel
 from shardwright.assign.folding import Folded, Site, find_units, fold_steps
 from shardwright.assign.steps import Step, StepKind, Steps, build_steps
 from shardwright.errors import PlanError, raise_findings
-from shardwright.layout.sizes import size_hint
 from shardwright.plan.pins import Pins
 from shardwright.program.program import Input, Program
-from shardwright.rules.call import tensor_meta
+from shardwright.rules.call import num_bytes, num_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +45,11 @@ class Task:
 
     def num_elements(self, value: torch.Tensor) -> int:
         """The elements of a whole value; an unknown size counts as in the example."""
-        shape = tensor_meta(value).shape
-        if all(isinstance(size, int) for size in shape):
-            return math.prod(shape)
-        return math.prod(size_hint(size, self.program.fake_mode) for size in shape)
+        return num_elements(value, self.program.fake_mode)
 
     def num_bytes(self, value: torch.Tensor) -> int:
         """The bytes of a whole value."""
-        return self.num_elements(value) * value.element_size()
+        return num_bytes(value, self.program.fake_mode)
 
     def moved_bytes(self, step: Step) -> list[int]:
         """The bytes of a step's whole operands, then results; 0 for what is not read or no tensor."""

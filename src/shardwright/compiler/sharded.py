@@ -19,7 +19,7 @@ from shardwright.layout.pieces import take_shard
 from shardwright.layout.values import check_names
 from shardwright.lean.arrange import arranged_collectives
 from shardwright.lean.lean import lean
-from shardwright.lean.options import Lean
+from shardwright.lean.options import DEFAULTS, Lean
 from shardwright.lean.schedule import Schedule, make_schedule
 from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, WeightSource
@@ -37,8 +37,6 @@ from shardwright.program.simulate import Simulation
 from shardwright.program.training import write_for_training
 from shardwright.rules.discover import Discovery
 
-_LEAN = Lean()
-
 
 class ShardedProgram:
     """The result of `shardwright.shard`. A rank's program is made, and its weights are cut, when it is asked for."""
@@ -51,7 +49,7 @@ class ShardedProgram:
         cost: CostModel | None = None,
         discovered: Sequence[Discovery] = (),
         hit_time_limit: bool = False,
-        lean: Lean = _LEAN,
+        lean: Lean = DEFAULTS,
     ) -> None:
         self.compiled, self.plan = compiled, plan
         self.cost: CostModel = cost or CostModel()

@@ -6,7 +6,7 @@ do this by hand, model by model, as key-value head replication (vLLM, TensorRT-L
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from torch.export.graph_signature import OutputKind
@@ -23,6 +23,7 @@ from shardwright.layout.layout import Shard, cut_of
 from shardwright.layout.mesh import Mesh
 from shardwright.partition.partition import collectives_of
 from shardwright.partition.routes import moves
+from shardwright.program.collectives import CollectiveKind
 from shardwright.program.nodes import subgraph_of
 from shardwright.program.program import Program
 
@@ -195,12 +196,15 @@ def _costs_ahead_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
         return costs_us(compiled, cost)
     held = ((c.kind, c.num_bytes, mesh.size(c.axis)) for c in collectives_of(before))
     ahead = ((move.kind, move.num_bytes, mesh.size(axis.axis)) for move in moves(axis.assignment))
-    spent = math.fsum(cost.collective_us(*one) for one in (*held, *ahead))
-    return spent, axis.assignment.solution.work_us
+    return _spent_us((*held, *ahead), cost), axis.assignment.solution.work_us
 
 
 def costs_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
     """The time of the collectives and of the busiest rank's work, by the cost model, in microseconds."""
-    mesh = compiled.mesh
-    spent = math.fsum(cost.collective_us(c.kind, c.num_bytes, mesh.size(c.axis)) for c in compiled.collectives())
-    return spent, compiled.axes[-1].assignment.solution.work_us
+    sent = ((c.kind, c.num_bytes, compiled.mesh.size(c.axis)) for c in compiled.collectives())
+    return _spent_us(sent, cost), compiled.axes[-1].assignment.solution.work_us
+
+
+def _spent_us(sent: Iterable[tuple[CollectiveKind, int, int]], cost: CostModel) -> float:
+    """The time of collectives: their kinds, bytes and numbers of ranks."""
+    return math.fsum(cost.collective_us(*one) for one in sent)

@@ -8,18 +8,9 @@ from torch import fx
 from shardwright.lean.dependences import Sources, is_collective, sources_of
 from shardwright.lean.schedule import Schedule
 from shardwright.program.collectives import Collective
-from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of, subgraph_of
 from shardwright.program.program import Program
-
-
-def arrange(program: Program, schedule: Schedule) -> Program:
-    """The program with its collectives in the schedule's order, each as soon as its operand exists.
-
-    Everything else keeps its order, but for what a message needs of later nodes. ``program`` is not lowered.
-    """
-    return arrange_in_place(duplicate(program), schedule)
 
 
 def arranged_collectives(program: Program, schedule: Schedule) -> list[Collective]:
@@ -31,8 +22,11 @@ def arranged_collectives(program: Program, schedule: Schedule) -> list[Collectiv
     return [*own, *(node.meta["collective"] for graph in inside for node in graph.nodes if is_collective(node))]
 
 
-def arrange_in_place(program: Program, schedule: Schedule) -> Program:
-    """As `arrange`, of a program that is the caller's own."""
+def arrange(program: Program, schedule: Schedule) -> Program:
+    """The program, changed: its collectives in the schedule's order, each as soon as its operand exists.
+
+    Everything else keeps its order, but for what a message needs of later nodes. ``program`` is not lowered.
+    """
     for node, number in _numbers(program, schedule).items():
         node.meta["collective"] = replace(node.meta["collective"], message=number)
     resequence(program.graph, _Arranging(program.graph, _messages(program, schedule)).run())

@@ -5,34 +5,32 @@ Copying a graph of ten thousand nodes takes longer than any of these passes: the
 
 from collections.abc import Iterator, Mapping
 
-from shardwright.lean.arrange import arrange_in_place
+from shardwright.lean.arrange import arrange
 from shardwright.lean.dependences import is_collective
 from shardwright.lean.drop import drop_no_ops
-from shardwright.lean.options import Lean
+from shardwright.lean.options import DEFAULTS, Lean
 from shardwright.lean.schedule import Schedule
 from shardwright.lean.waits import wait_late
-from shardwright.partition.lower import lower_in_place
+from shardwright.partition.lower import lower
 from shardwright.program.collectives import lowered_name
 from shardwright.program.duplicate import duplicate
 from shardwright.program.program import Program
 
-_DEFAULTS = Lean()
 
-
-def lean(program: Program, schedule: Schedule, group_names: Mapping[str, str], options: Lean = _DEFAULTS) -> Program:
+def lean(program: Program, schedule: Schedule, group_names: Mapping[str, str], options: Lean = DEFAULTS) -> Program:
     """One rank's program, lowered. ``program``: not lowered, of any rank; ``schedule``: all ranks'."""
     *_, (_, last) = passes(program, schedule, group_names, options)
     return last
 
 
 def passes(
-    program: Program, schedule: Schedule, group_names: Mapping[str, str], options: Lean = _DEFAULTS
+    program: Program, schedule: Schedule, group_names: Mapping[str, str], options: Lean = DEFAULTS
 ) -> Iterator[tuple[str, Program]]:
     """One program after each pass, with what it is then: the next pass changes it. The last is what a rank runs."""
     made = duplicate(program)
     if options.schedule:
-        yield "arranged", arrange_in_place(made, schedule)
-    yield "lowered", lower_in_place(made, group_names, by_parts=options.micro_pipeline)
+        yield "arranged", arrange(made, schedule)
+    yield "lowered", lower(made, group_names, by_parts=options.micro_pipeline)
     if options.drop:
         yield "dropped", drop_no_ops(made)
     if options.late_waits:

@@ -40,3 +40,7 @@ class Lean:
         if not isinstance(given, bool):
             raise ShardwrightError(f"lean must be True, False or Lean(…), got {given!r}")
         return cls(schedule=given, drop=given, late_waits=given)
+
+
+DEFAULTS = Lean()
+"""All that is done unless something else is asked for."""

@@ -16,8 +16,8 @@ import torch
 from torch import fx, nn
 
 from shardwright.lean.sharing import escapes, is_fresh
-from shardwright.program.nodes import held_at, higher_order_name
-from shardwright.program.torch_private import OpOverload, after_copying, schema_of, writes_seen
+from shardwright.program.nodes import held_at, higher_order_name, is_write
+from shardwright.program.torch_private import OpOverload, after_copying, writes_seen
 
 PREPARED_BYTES = 64 << 20
 """The most memory that is spent unless the caller says otherwise."""
@@ -89,7 +89,7 @@ def prepare_constants(module: fx.GraphModule, *, most_bytes: int = PREPARED_BYTE
     constant = _constants(module)
     chosen, num_bytes = [], 0
     for node in _wanted(module.graph, constant):
-        size = node.meta["val"].numel() * node.meta["val"].element_size()
+        size = node.meta["val"].nbytes
         if num_bytes + size <= most_bytes:
             chosen.append(node)
             num_bytes += size
@@ -126,7 +126,7 @@ def _constants(module: fx.GraphModule) -> set[fx.Node]:
     """The nodes whose values follow from weights and numbers alone, and are the same at every call."""
     graph: fx.Graph = module.graph
     held = {node: held_at(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
-    written = {source for node in graph.nodes if _is_write(node) for source in node.all_input_nodes}
+    written = {source for node in graph.nodes if is_write(node) for source in node.all_input_nodes}
     changing = {_memory(held[node]) for node in written if node in held}
     found: set[fx.Node] = set()
     for node in graph.nodes:
@@ -144,17 +144,12 @@ def _memory(value: Any) -> int | None:
     return value.untyped_storage().data_ptr() if is_dense else None
 
 
-def _is_write(node: fx.Node) -> bool:
-    schema = schema_of(node.target)
-    return schema is not None and schema.is_mutable
-
-
 def _is_pure(node: fx.Node) -> bool:
     if higher_order_name(node) or not isinstance(node.target, OpOverload):
         return False
     is_known = node.target.namespace in ("aten", "prims")
     draws = torch.Tag.nondeterministic_seeded in node.target.tags
-    return is_known and not draws and not _is_write(node) and isinstance(node.meta.get("val"), torch.Tensor)
+    return is_known and not draws and not is_write(node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def _wanted(graph: fx.Graph, constant: set[fx.Node]) -> list[fx.Node]:

@@ -13,6 +13,7 @@ import torch
 
 from shardwright.errors import PackageError
 from shardwright.layout.mesh import Mesh
+from shardwright.program.collectives import CollectiveKind
 from shardwright.program.signature import How, Parameter, Signature
 
 VERSION = importlib.metadata.version("shardwright")
@@ -257,6 +258,7 @@ def _check(manifest: Manifest, path: Path) -> None:
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]
     if odd:
         raise PackageError(f"{path} contradicts itself: {odd} is not an axis of its mesh {manifest.mesh}")
+    _check_collectives(manifest, path)
     if len(names) != len(manifest.files):
         raise PackageError(f"{path} contradicts itself: it lists a file twice")
     check_file_names(names, path)
@@ -276,6 +278,16 @@ def is_file_name(name: str) -> bool:
     return plain and 0 < len(name.encode(errors="replace")) <= _MAX_NAME and name != MANIFEST_NAME
 
 
+def _check_collectives(manifest: Manifest, path: Path) -> None:
+    axes = {*manifest.mesh, *manifest.unions}
+    for one in manifest.collectives:
+        if one.kind not in {*CollectiveKind} or one.axis not in axes or one.num_bytes < 0 or one.message < 0:
+            raise PackageError(
+                f"{path} contradicts itself: a collective {one.kind!r} of {one.num_bytes} bytes along {one.axis!r}, "
+                f"in message {one.message}, on the axes {sorted(axes)}"
+            )
+
+
 def _check_tensors(manifest: Manifest, path: Path) -> None:
     """No tensor may claim more bytes than the files hold: it would be allocated before they are read."""
     sizes = {entry.name: entry.num_bytes for entry in manifest.files}
@@ -287,6 +299,8 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
         dtype = getattr(torch, entry.dtype, None)
         if not isinstance(dtype, torch.dtype) or min(entry.shape, default=0) < 0:
             raise PackageError(f"{path} is damaged: {entry.name!r} has dtype {entry.dtype!r} and shape {entry.shape}")
+        if odd := ({*entry.layouts} | {*entry.elsewhere}) - {*manifest.mesh}:
+            raise PackageError(f"{path} contradicts itself: {entry.name!r} is cut along {sorted(odd)}, not an axis")
         if entry.alias_of:
             _check_alias(entry, known.get(entry.alias_of), path)
         if entry.zeros and (entry.in_state or entry.kind != "buffer"):

@@ -103,9 +103,11 @@ def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -
         name = next((name for other, name in known if alike(local, other)), "")
         if not name:
             data = _bare_bytes(local)
-            name = names.setdefault(hashlib.sha256(data).hexdigest(), f"graph-{len(names)}.pt2")
-            if not (folder / name).exists():
-                (folder / name).write_bytes(data)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest not in names:
+                names[digest] = f"graph-{len(names)}.pt2"
+                (folder / names[digest]).write_bytes(data)
+            name = names[digest]
             known.append((local, name))
         graphs.append(name)
     return graphs

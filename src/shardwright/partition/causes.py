@@ -8,9 +8,9 @@ from torch import fx
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.layout.layout import REPLICATE, Layout, Partial, Shard
-from shardwright.partition.routes import whole_bytes
 from shardwright.program.collectives import Collective, kind_of
 from shardwright.program.nodes import module_path, op_name, source_line
+from shardwright.rules.call import num_bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def collective_of(
     return Collective(
         kind=kind_of(node.target),
         axis=axis,
-        num_bytes=whole_bytes(whole, assignment.program),
+        num_bytes=num_bytes(whole, assignment.program.fake_mode),
         shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),
         module=module_path(place),
         source=source_line(place),

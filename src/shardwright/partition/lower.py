@@ -19,7 +19,6 @@ from shardwright.partition.emit import Emitter
 from shardwright.partition.message import UNPACKS, Lowering, Sent, c10d, send
 from shardwright.partition.periods import contiguous, join_period, over, period_dim, period_of, split_period, times
 from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, message_of, reduce_scatter
-from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
@@ -27,15 +26,11 @@ from shardwright.program.program import Program
 aten = torch.ops.aten
 
 
-def lower(program: Program, group_names: Mapping[str, str]) -> Program:
-    """A program with ``_c10d_functional`` collectives in place of the compiler's. ``group_names``: axis → group."""
-    return lower_in_place(duplicate(program), group_names)
+def lower(program: Program, group_names: Mapping[str, str], *, by_parts: bool = False) -> Program:
+    """The program, changed: ``_c10d_functional`` collectives in place of the compiler's.
 
-
-def lower_in_place(program: Program, group_names: Mapping[str, str], *, by_parts: bool = False) -> Program:
-    """As `lower`, of a program that is the caller's own.
-
-    ``by_parts``: equal pieces along other dims than the first are split and joined, rather than viewed and permuted.
+    ``group_names``: axis → group. ``by_parts``: equal pieces along other dims than the first are split and joined,
+    rather than viewed and permuted.
     """
     fake_mode = program.fake_mode
     for graph in graphs_of(program.graph):

@@ -1,19 +1,14 @@
 """How a value gets to the layouts that its readers want: what `walk` writes, known from the assignment alone."""
 
-import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-
-import torch
 
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import collective_kind, has_collective
 from shardwright.assign.steps import StepKind, Value
 from shardwright.layout.layout import REPLICATE, Layout
-from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import CollectiveKind
-from shardwright.program.program import Program
-from shardwright.rules.call import tensor_meta
+from shardwright.rules.call import num_bytes, tensor_meta
 
 Hop = tuple[Layout, Layout]
 """A change of layout: from one to another."""
@@ -53,12 +48,6 @@ def wanted_whole(assignment: Assignment) -> set[Value]:
     return found
 
 
-def whole_bytes(tensor: torch.Tensor, program: Program) -> int:
-    """The bytes of a whole value of a program; an unknown size counts as in the example."""
-    fake_mode = program.fake_mode
-    return math.prod(size_hint(size, fake_mode) for size in tensor_meta(tensor).shape) * tensor.element_size()
-
-
 def moves(assignment: Assignment) -> Iterator[Move]:
     """The collectives that a rank's program will have along the axis of an assignment, those in subgraphs left out."""
     steps, whole = assignment.steps.items, wanted_whole(assignment)
@@ -74,5 +63,5 @@ def moves(assignment: Assignment) -> Iterator[Move]:
                 made[value][target] = None
                 tensor = steps[value[0]].vals[value[1]]
                 if has_collective(source, target) and 0 not in tensor_meta(tensor).shape:
-                    yield Move(collective_kind(source, target), whole_bytes(tensor, assignment.program))
+                    yield Move(collective_kind(source, target), num_bytes(tensor, assignment.program.fake_mode))
         made.update({(step.index, number): {layout: None} for number, layout in enumerate(strategy.results)})

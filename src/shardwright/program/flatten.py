@@ -12,9 +12,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from shardwright.errors import ProgramError, first_line
 from shardwright.program.instance_norm import WRITTEN_OUT, keeps_statistics
-from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
+from shardwright.program.nodes import graphs_of, higher_order_name, is_write, subgraph_of
 from shardwright.program.program import held_by
-from shardwright.program.torch_private import operators_listed_once, schema_of
+from shardwright.program.torch_private import operators_listed_once
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
@@ -25,7 +25,7 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
     known, now = _FUNCTIONAL.get(exported), _State.of(exported)
-    if known is not None and known[0] == now:
+    if known is not None and known[0].is_as(now):
         return known[1]
     made = _without_mutation(exported)
     _FUNCTIONAL[exported] = now, made
@@ -37,26 +37,17 @@ class _State:
     """What can be changed in an exported program: code, signature, ranges of sizes, and which objects it holds."""
 
     text: str
-    held: tuple[tuple[str, "_Same"], ...]
+    held: Mapping[str, Any]
 
     @classmethod
     def of(cls, exported: ExportedProgram) -> "_State":
         said = (*graphs_of(exported.graph), exported.graph_signature, exported.range_constraints)
-        text = "\n".join(map(str, said))
-        return cls(text, tuple((name, _Same(value)) for name, value in held_by(exported).items()))
+        return cls("\n".join(map(str, said)), held_by(exported))
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Same:
-    """An object that equals only itself."""
-
-    value: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
+    def is_as(self, other: "_State") -> bool:
+        """Whether nothing differs; a tensor is as another one only where it is that one."""
+        names_alike = self.text == other.text and [*self.held] == [*other.held]
+        return names_alike and all(value is other.held[name] for name, value in self.held.items())
 
 
 _FUNCTIONAL: "WeakKeyDictionary[ExportedProgram, tuple[_State, ExportedProgram]]" = WeakKeyDictionary()
@@ -125,10 +116,7 @@ def _needs_functionalization(module: fx.GraphModule) -> bool:
 
 
 def _mutates(node: fx.Node) -> bool:
-    schema = schema_of(node.target)
-    if schema is None:
-        return False
-    return schema.is_mutable or keeps_statistics(node)
+    return is_write(node) or keeps_statistics(node)
 
 
 def _is_inlined(node: fx.Node) -> bool:

@@ -7,6 +7,7 @@ Torch's own joint export loses these, and turns down tied weights and parameters
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch.fx.traceback import get_current_meta, preserve_node_meta
 
 from shardwright.errors import ProgramError, ShardwrightError, first_line
 from shardwright.program.custom_backward import no_custom_backward, refuse_hooks
-from shardwright.program.nodes import BACKWARD_STACK
+from shardwright.program.nodes import BACKWARD_STACK, is_write
 from shardwright.program.program import held_by
 from shardwright.program.recurrent_dropout import run_layers_one_by_one
 from shardwright.program.serial import one_at_a_time
@@ -34,7 +35,6 @@ from shardwright.program.torch_private import (
     enable_python_dispatcher,
     pytree,
     run_as_called,
-    schema_of,
     without_hooks,
     without_mkldnn,
 )
@@ -193,7 +193,7 @@ def joint_program(forward: ExportedProgram) -> ExportedProgram:
         found[:] = by_name
         return (loss.detach(), *by_name.values())
 
-    traced = _functional(_trace(step, given, forward), forward)
+    traced = _functional(_trace(step, given), forward)
     if not found:
         raise ProgramError(_NOTHING)
     return _exported(forward, traced, [str(spec.target) for spec in specs], found)
@@ -284,7 +284,7 @@ def _stand_at(places: Mapping[str, Any]) -> Callable[[Any], None]:
     return before
 
 
-def _trace(function: Callable[..., Any], values: Sequence[Any], forward: ExportedProgram) -> fx.GraphModule:
+def _trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
     mode = next(value.fake_mode for value in values if isinstance(value, torch.Tensor))  # type: ignore[attr-defined]
     try:
         # The kernel that torch chooses for an LSTM on a CPU keeps nothing for a backward pass.
@@ -300,22 +300,26 @@ def _trace(function: Callable[..., Any], values: Sequence[Any], forward: Exporte
         # What autograd keeps for later it detaches: the same value by another name.
         if node.target is aten.detach.default:
             node.replace_all_uses_with(node.args[0])
-        if node.op == "call_function" and not node.users and not _writes(node):
+        if node.op == "call_function" and not node.users and not is_write(node):
             traced.graph.erase_node(node)
     return traced
 
 
 def _functional(traced: fx.GraphModule, forward: ExportedProgram) -> fx.GraphModule:
     """The graph without mutation; itself where that is so. Inputs that it writes are written by a last ``copy_``."""
-    if not any(_writes(node) for node in traced.graph.nodes):
+    if not any(is_write(node) for node in traced.graph.nodes):
         return traced
     values = [node.meta.get("val") for node in forward.graph.find_nodes(op="placeholder")]
-    return _trace(functionalize(fx.Interpreter(traced).run), values, forward)
+    return _trace(functionalize(fx.Interpreter(traced).run), values)
 
 
-def _writes(node: fx.Node) -> bool:
-    schema = schema_of(node.target)
-    return schema is not None and schema.is_mutable
+def _leave_names(graph: fx.Graph, inputs: Sequence[str]) -> None:
+    """Give calls that have the name of an input (an input called ``t`` or ``mul``) another one."""
+    taken = {*inputs, *(node.name for node in graph.nodes)}
+    for node in graph.nodes:
+        if node.op != "placeholder" and node.name in inputs:
+            node.name = next(name for number in itertools.count(1) if (name := f"{node.name}_{number}") not in taken)
+            taken.add(node.name)
 
 
 def _exported(
@@ -324,8 +328,9 @@ def _exported(
     """The joint program of a traced graph, whose inputs are named as those of the forward program."""
     graph, known = traced.graph, forward.graph_signature
     names: dict[fx.Node, int] = {}
-    inputs = zip(graph.find_nodes(op="placeholder"), forward.graph.find_nodes(op="placeholder"), strict=True)
-    for position, (node, given) in enumerate(inputs):
+    named = list(forward.graph.find_nodes(op="placeholder"))
+    _leave_names(graph, [given.name for given in named])
+    for position, (node, given) in enumerate(zip(graph.find_nodes(op="placeholder"), named, strict=True)):
         node.name = node.target = given.name
         node.meta = dict(given.meta)
         names[node] = position

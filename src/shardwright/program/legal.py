@@ -15,7 +15,7 @@ from torch import fx
 
 from shardwright.errors import Finding, ShardwrightError, raise_findings
 from shardwright.program.collectives import COLLECTIVES, message_of
-from shardwright.program.nodes import describe_node, subgraph_of
+from shardwright.program.nodes import describe_node, is_write, subgraph_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import schema_of
 
@@ -117,8 +117,7 @@ def _is_function(node: fx.Node, _: _Scope) -> Iterator[str]:
 
 
 def _writes_nothing(node: fx.Node, _: _Scope) -> Iterator[str]:
-    schema = schema_of(node.target)
-    if schema is not None and schema.is_mutable:
+    if is_write(node):
         yield f"{describe_node(node)} writes to its operand"
 
 

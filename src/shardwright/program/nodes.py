@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.program.torch_private import HigherOrderOperator, has_schema
+from shardwright.program.torch_private import HigherOrderOperator, has_schema, schema_of
 
 BACKWARD_STACK = "fwd_nn_module_stack"
 """The modules of the call whose gradient a node computes, as torch names them; it ran in none of them itself."""
@@ -86,6 +86,12 @@ def graphs_of(graph: fx.Graph) -> Iterator[fx.Graph]:
         subgraph = subgraph_of(node)
         if subgraph is not None:
             yield from graphs_of(subgraph.graph)
+
+
+def is_write(node: fx.Node) -> bool:
+    """Whether a node's operator says that it writes to an operand."""
+    schema = schema_of(node.target)
+    return schema is not None and schema.is_mutable
 
 
 def add_node(graph: fx.Graph, op: str, target: Any, args: Any, kwargs: Any, name: str | None = None) -> fx.Node:

@@ -5,7 +5,7 @@ buffer, constant or user input; which output mutates which buffer), lazy weights
 Program and give a Program; only this file touches the insides of `ExportedProgram`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -30,6 +30,11 @@ RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
 """Outputs that a call gives back; the others write a buffer, or are the gradient of something."""
 
 GRADIENT_KINDS = (OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT)
+
+
+def is_joint(outputs: Iterable[Any]) -> bool:
+    """Whether outputs (of a program, or as a graph signature specifies them) are a loss and gradients."""
+    return any(output.kind in (OutputKind.LOSS_OUTPUT, *GRADIENT_KINDS) for output in outputs)
 
 
 def held_by(exported: ExportedProgram) -> dict[str, Any]:
@@ -201,7 +206,7 @@ class Program:
     @property
     def is_joint(self) -> bool:
         """Whether it gives a loss and gradients, and is for training."""
-        return any(output.kind in (OutputKind.LOSS_OUTPUT, *GRADIENT_KINDS) for output in self.outputs)
+        return is_joint(self.outputs)
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

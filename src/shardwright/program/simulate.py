@@ -20,7 +20,7 @@ from shardwright.layout.reduce import reduce_shares
 from shardwright.program.backends import is_taken
 from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.nodes import graphs_of, higher_order_name, subgraph_of
+from shardwright.program.nodes import graphs_of, held_at, higher_order_name, subgraph_of
 from shardwright.program.program import RETURNED, Program
 from shardwright.program.signature import Signature, unflatten_outputs
 
@@ -193,7 +193,7 @@ def _run_nodes(
         if node.op == "placeholder":
             env[node] = next(given)
         elif node.op == "get_attr":
-            env[node] = _attribute(owner, str(node.target))
+            env[node] = held_at(owner, str(node.target))
         elif node.op == "output":
             return fx.map_arg(node.args[0], lambda n: env[n])
         else:
@@ -284,13 +284,6 @@ def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
                 seen.add(source)
                 found.setdefault(node, []).append(source)
     return found
-
-
-def _attribute(module: torch.nn.Module, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _collective(calls: Sequence[_Pending]) -> list[torch.Tensor]:

@@ -46,12 +46,6 @@ def write_for_training(program: Program, signature: Signature) -> TrainingProgra
     return for_training(write(program), signature)
 
 
-def is_joint(exported: ExportedProgram) -> bool:
-    """Whether a program gives a loss and gradients."""
-    kinds = {spec.kind for spec in exported.graph_signature.output_specs}
-    return bool(kinds & {OutputKind.LOSS_OUTPUT, *GRADIENT_KINDS})
-
-
 class TrainingStep(nn.Module):
     """The parameters and buffers of a joint program under their names; a call gives the loss and fills ``.grad``.
 

@@ -1,6 +1,7 @@
 """From arguments to a `Call`: the schema's names bound, tensors replaced by metadata."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.layout.sizes import Size
+from shardwright.layout.sizes import Size, size_hint
 from shardwright.program.nodes import is_tensor
 from shardwright.program.torch_private import has_schema, schema_of
 from shardwright.rules.aliases import resolve_alias
@@ -112,6 +113,19 @@ def symbolic_size(value: Any) -> Any:
 def tensor_meta(tensor: torch.Tensor) -> TensorMeta:
     """Shape and dtype of a (fake) tensor."""
     return TensorMeta(tuple(symbolic_size(size) for size in tensor.shape), tensor.dtype)
+
+
+def num_elements(tensor: torch.Tensor, fake_mode: Any) -> int:
+    """The elements of a whole value; an unknown size counts as in the example."""
+    shape = tensor_meta(tensor).shape
+    if all(isinstance(size, int) for size in shape):
+        return math.prod(shape)
+    return math.prod(size_hint(size, fake_mode) for size in shape)
+
+
+def num_bytes(tensor: torch.Tensor, fake_mode: Any) -> int:
+    """The bytes of a whole value, as `num_elements` counts."""
+    return num_elements(tensor, fake_mode) * tensor.element_size()
 
 
 def make_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Call:

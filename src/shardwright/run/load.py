@@ -30,10 +30,9 @@ from shardwright.package.stored import make_zeros
 from shardwright.program.in_place import write_in_place
 from shardwright.program.inference import for_inference, refuse_gradients
 from shardwright.program.inputs import ExpectedInputs, bind_expected, expected_inputs
-from shardwright.program.program import Program, held_by
+from shardwright.program.program import Program, held_by, is_joint
 from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
-from shardwright.program.training import is_joint
 from shardwright.program.write import attach_weights
 from shardwright.run.alone import settle
 from shardwright.run.aot.compiled_manifest import find_compiled
@@ -167,7 +166,8 @@ def load(
     compiled = find_compiled(folder, manifest, mesh.place(rank), contents=check) if backend == "aoti" else None
     place = chosen_device(device)
     exported = load_rank(folder, rank, device=place, check=check)
-    if is_joint(exported) and backend == "aoti":
+    is_for_training = is_joint(exported.graph_signature.output_specs)
+    if is_for_training and backend == "aoti":
         raise PackageError("the package is for training, and native code is for inference\n  try: backend='compile'")
     signature = manifest.signature()
     if signature is not None and not fits(signature, exported):
@@ -183,7 +183,7 @@ def load(
         groups = make_groups(mesh, **how)
         rebind(exported, {axis: name for axis, name in groups.items() if axis in used})
     try:
-        if is_joint(exported):
+        if is_for_training:
             return TrainingModule(exported, manifest, rank, folder, backend=backend, timeout_s=timeout_s)
         prepared: Prepared | None = None
         if compiled is not None:

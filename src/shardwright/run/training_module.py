@@ -1,6 +1,5 @@
 """A rank's piece of a model in training: gradients on real ranks, clipped together, saved together."""
 
-import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -67,7 +66,8 @@ class TrainingModule(TrainingStep):
             if backend == "compile" and manifest.num_ranks > 1:
                 raise PackageError(_DRAWS)
             home = home_of(exported)
-            self._stream = torch.Generator(home).manual_seed(_from_first(torch.initial_seed())).get_state()
+            seed = _from_first(torch.initial_seed(), manifest.num_ranks)
+            self._stream = torch.Generator(home).manual_seed(seed).get_state()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `TrainingStep.forward`, with all ranks.
@@ -138,8 +138,7 @@ def clip_grad_norm_(step: TrainingModule, max_norm: float) -> torch.Tensor:
 def _clip(step: TrainingModule, max_norm: float) -> torch.Tensor:
     gradients = {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
     squares = [(g.double().square() * _shares(step, name, g)).sum() for name, g in gradients.items()]
-    device = squares[0].device if squares else torch.device("cpu")
-    total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.stack([torch.zeros((), dtype=torch.float64, device=home_of(step.exported)), *squares]).sum()
     if step.manifest.num_ranks > 1:
         dist.all_reduce(total)
     norm = total.sqrt()
@@ -173,8 +172,8 @@ def _regions(manifest: Manifest, name: str, folder: Path) -> list[Region]:
     entry = next(one for one in manifest.tensors if one.name == name)
     mesh = manifest.as_mesh()
     found = []
-    for place in itertools.product(*(range(size) for _, size in mesh)):
-        where = dict(zip(mesh.names, place, strict=True))
+    for place in range(mesh.num_ranks):
+        where = mesh.coordinate(place)
         cuts = rank_cuts(entry, where, mesh, folder)
         region = region_of(entry.shape, [(layout, where[axis]) for axis, layout in cuts])
         assert region is not None, "a parameter that is trained is no part of a sum"
@@ -199,7 +198,7 @@ def _save(step: TrainingModule, target: Path) -> str:
             path = str(made.enter_context(work_folder(target)).path)
         except PackageError as error:
             problem = str(error)
-    path, problem = _from_first((path, problem))
+    path, problem = _from_first((path, problem), step.manifest.num_ranks)
     if problem:
         return problem
     mine: FileEntry | str
@@ -217,7 +216,7 @@ def _save(step: TrainingModule, target: Path) -> str:
                 _write_the_rest(step, Path(path), found)
         except PackageError as error:
             problem = str(error)
-    return _from_first(problem)
+    return _from_first(problem, step.manifest.num_ranks)
 
 
 def _write_weights(step: TrainingModule, folder: Path) -> FileEntry:
@@ -237,9 +236,9 @@ def _write_the_rest(step: TrainingModule, folder: Path, weights: Sequence[FileEn
     write_manifest(folder, msgspec.structs.replace(step.manifest, files=[*kept, *weights]))
 
 
-def _from_first(value: Any) -> Any:
+def _from_first(value: Any, num_ranks: int) -> Any:
     """The first rank's value, on every rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if num_ranks == 1:
         return value
     found = [value]
     dist.broadcast_object_list(found, src=0)

@@ -18,9 +18,9 @@ from shardwright.layout.values import check_path
 from shardwright.package.folder import file_entry, work_folder
 from shardwright.package.graphs import read_graph
 from shardwright.package.manifest import check_package_file, read_manifest
+from shardwright.program.program import is_joint
 from shardwright.program.stateless import Stateless, without_state
 from shardwright.program.torch_private import compile_to_archive, stand_in_groups
-from shardwright.program.training import is_joint
 from shardwright.run.aot.compiled_manifest import (
     COMPILED_FOLDER,
     COMPILED_MANIFEST,
@@ -70,7 +70,7 @@ def compile_package(
             ranks = [str(rank) for rank, graph in enumerate(manifest.graphs) if graph == name]
             report(f"rank {', '.join(ranks)}", number, len(graphs) + 1)
             exported = read_graph(check_package_file(folder, entries[name]))
-            if is_joint(exported):
+            if is_joint(exported.graph_signature.output_specs):
                 raise PackageError(f"the package {folder} is for training, and native code is for inference")
             try:
                 used = groups_in(exported)
