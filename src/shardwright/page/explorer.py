@@ -87,13 +87,16 @@ def _shape(node: fx.Node) -> str:
 
 def _results(assignment: Assignment, program: Program) -> dict[str, dict[str, str]]:
     known = {node.name for node in program.graph.nodes}
+    origins = assignment.program.origins
     found: dict[str, dict[str, str]] = {}
     for node, (step, result) in assignment.steps.value_of.items():
+        # The program of a later axis holds nodes of its own, whose names may be those of others in the graph.
+        name = origins[node.name][0] if node.name in origins else node.name if not origins else ""
         strategy = assignment.strategies[step]
-        if strategy is None or node.name not in known or result >= len(strategy.results):
+        if strategy is None or name not in known or result >= len(strategy.results):
             continue
         layout = strategy.results[result]
-        found[node.name] = {"value": format_layout(layout), "bgColor": _colour(layout), "textColor": "#1b1f24"}
+        found[name] = {"value": format_layout(layout), "bgColor": _colour(layout), "textColor": "#1b1f24"}
     return found
 
 
