@@ -16,11 +16,11 @@ BATCH = (PLACES * 7 % 96, (PLACES * 5 % 96).index_fill(0, torch.tensor(0), -100)
 """Four sequences; the targets of the first are ignored, so that ranks count others."""
 
 
-def check(model, args, mesh, plan="auto", *, loss=next_token, **options):
+def check(model, args, mesh, plan="auto", *, loss=next_token, dynamic=None, **options):
     """The sharded joint program of a model in double precision, equal to the whole on every rank."""
     model = model.double()
     args = tuple(a.double() if a.is_floating_point() else a for a in args)
-    joint = sw.export_training(model, args, loss=loss)
+    joint = sw.export_training(model, args, loss=loss, dynamic_shapes=dynamic)
     sharded = sw.shard(joint, mesh=mesh, plan=plan, **options)
     report = sw.verify(sharded, joint, args, tolerance=1e-9)
     assert report.ok, str(report)
@@ -154,6 +154,23 @@ def test_losses_without_classes(reduction):
             inputs={"dp": sw.Shard(0)},
             loss=lambda out, y, loss=loss: loss(out, y, reduction=reduction),
         )
+
+
+ANY_ROWS = ({0: torch.export.Dim("n")},) * 2
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_a_rank_without_classes_in_batches_of_any_size(reduction):
+    model = nn.Sequential(nn.Linear(8, 5))
+    args = (torch.randn(64, 8), torch.arange(64) % 5)
+    plan = {"0": "colwise"}
+    check(model, args, 4, plan, loss=lambda x, y: F.nll_loss(x, y, reduction=reduction).sum(), dynamic=ANY_ROWS)
+
+
+def test_a_rank_without_features_of_a_batch_norm_in_batches_of_any_size():
+    model = nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Linear(5, 8)).train()
+    args = (torch.randn(64, 8), torch.randn(64, 8))
+    check(model, args, 4, {"0": "colwise", "2": "rowwise"}, loss=lambda x, y: (x * y).sum(), dynamic=ANY_ROWS)
 
 
 class Dropped(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 
 import shardwright as sw
 from tests.support.models import redraw
-from tests.support.sharding import check_as_given
+from tests.support.sharding import check_as_given, held
 
 X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(3))
 MASK = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 1]], dtype=torch.bool)
@@ -68,3 +68,47 @@ class PadsByANumberItReads(nn.Module):
 def test_pads_by_a_number_that_the_program_reads():
     sharded = check_as_given(redraw(PadsByANumberItReads()), (torch.randn(2, 4, 16),), 2, "auto")
     assert all(w.layouts["tp"] != sw.Replicate() for w in sharded.weights if w.name.endswith("weight"))
+
+
+class ClassLoss(nn.Module):
+    """The loss of every row, of what is taken for logarithms."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x, target):
+        return torch.nn.functional.nll_loss(self.head(x), target, reduction="none")
+
+
+class Normed(nn.Module):
+    """A batch norm between two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Linear(5, 8)
+
+    def forward(self, x):
+        return self.down(self.norm(self.up(x)))
+
+
+ROWS = torch.randn(64, 8)
+PAIR = {"up": "colwise", "down": "rowwise"}
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "plan"),
+    [
+        (ClassLoss(), (ROWS, torch.arange(64) % 5), {"head": "colwise"}),
+        (Normed().train(), (ROWS,), PAIR),
+        (Normed().eval(), (ROWS,), PAIR),
+    ],
+    ids=["classes", "batch statistics", "running statistics"],
+)
+def test_a_rank_without_features_has_none_of_any_number_of_rows(model, args, plan):
+    exported = torch.export.export(model, args, dynamic_shapes=({0: torch.export.Dim("n")},) * len(args))
+    sharded = sw.shard(exported, mesh=4, plan=plan)
+    assert held(sharded, f"{next(iter(plan))}.weight")[3] == []
+    for count in (64, 7):
+        report = sw.verify(sharded, exported, tuple(arg[:count] for arg in args))
+        assert report.ok, str(report)

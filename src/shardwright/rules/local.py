@@ -9,8 +9,10 @@ import torch
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Owned, Partial, Shard, cut_of, local_shape
 from shardwright.layout.reduce import REDUCTIONS
+from shardwright.layout.sizes import as_size
+from shardwright.program.torch_private import has_schema, schema_of
 from shardwright.rules.call import leaves
-from shardwright.rules.rule import Local, TensorMeta
+from shardwright.rules.rule import Dims, Local, Rule, TensorMeta
 
 
 def localize(local: Local) -> Any:
@@ -75,19 +77,44 @@ def fill_results(local: Local) -> Any:
 
     Many operators refuse empty tensors, and there is nothing to compute.
     """
-    source = next(
+    operands = [
         value
         for name, argument in local.arguments.items()
         for value, meta in zip(leaves(argument), leaves(local.call.arguments[name]), strict=True)
         if isinstance(meta, TensorMeta)
-    )
+    ]
     found = []
-    for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
-        assert meta is not None, "only calls whose results are all tensors are filled"
-        shape = [int(size) for size in local_shape(meta.shape, layout, local.rank)]
+    for meta, layout, sizes in zip(local.call.results, local.strategy.results, _filled_sizes(local), strict=True):
+        if meta is None:
+            found.append(None)
+            continue
+        shape = [
+            local.run(torch.ops.aten.sym_size.int, operands[size[0]], size[1]) if isinstance(size, tuple) else size
+            for size in sizes
+        ]
         number = number_in(REDUCTIONS[layout.op].neutral if isinstance(layout, Partial) else 0.0, meta.dtype)
-        found.append(local.run(torch.ops.aten.new_full.default, source, shape, number, dtype=meta.dtype))
+        found.append(local.run(torch.ops.aten.new_full.default, operands[0], shape, number, dtype=meta.dtype))
     return found if len(found) > 1 else found[0]
+
+
+def _filled_sizes(local: Local) -> list[list[int | tuple[int, int] | None]]:
+    """Each result's local sizes: numbers, or the operand and its dim to read one off; None where there is neither."""
+    found = []
+    for meta, dims, layout in zip(local.call.results, local.rule.results, local.strategy.results, strict=True):
+        shape = () if meta is None else map(as_size, local_shape(meta.shape, layout, local.rank))
+        sizes = enumerate(shape)
+        found.append([size if isinstance(size, int) else _place_of(local.rule, dims, dim) for dim, size in sizes])
+    return found
+
+
+def _place_of(rule: Rule, dims: Dims | None, dim: int) -> tuple[int, int] | None:
+    """The first operand, and its dim, with the factors of a result's dim, so that it is cut alike; None without one.
+
+    A dim without factors may have any size.
+    """
+    if not dims or not dims[dim].factors:
+        return None
+    return next(((number, own.index(dims[dim])) for number, own in enumerate(rule.operands) if dims[dim] in own), None)
 
 
 def number_in(value: float, dtype: torch.dtype) -> float:
@@ -110,15 +137,23 @@ class Eager:
 
 
 def _is_empty(local: Local) -> bool:
-    """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers."""
+    """Whether this rank has no share of the call, every result follows from that, and all shapes are numbers or those
+    of operands.
+    """
     cuts = [cut for _, cut in local.strategy.cuts]
     if any(isinstance(layout, Partial) for layout in local.strategy.operands):
         return False
     if not cuts or any(not cut.is_concrete or cut.local_size(local.rank) for cut in cuts):
         return False
     for meta, layout in zip(local.call.results, local.strategy.results, strict=True):
-        if meta is None or not (isinstance(layout, (Shard, Partial, Owned)) or 0 in meta.shape):
+        if meta is None and not _gives_tensors(local.call.op):
             return False
-        if not all(isinstance(size, int) for size in meta.shape):
+        if meta is not None and not (isinstance(layout, (Shard, Partial, Owned)) or 0 in meta.shape):
             return False
-    return bool(local.call.operands)
+    return bool(local.call.operands) and all(None not in sizes for sizes in _filled_sizes(local))
+
+
+def _gives_tensors(op: Any) -> bool:
+    """Whether an operator gives tensors alone, so that a result that is none is a tensor left out, and no number."""
+    returns = schema_of(op).returns if has_schema(op) else ()
+    return bool(returns) and all("Tensor" in str(one.type) for one in returns)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from shardwright.layout.layout import local_shape
 from shardwright.layout.sizes import Size, product
 from shardwright.rules.local import dense, local_sizes, run_dense
 from shardwright.rules.operators.convolution import spatial_rule
@@ -158,19 +157,7 @@ def batch_norm_backward_rule(call: Call) -> Rule:
     results = tuple(None if r is None else dims if r.ndim == len(shape) else channel for r in call.results)
     others = [name for name in sizes if name != "d1"]
     how: dict[str, Any] = {"fixed": frozenset(others)} if takes else {"reduces": dict.fromkeys(others, "sum")}
-    return Rule(tuple(operands), results, sizes, linear=_FIRST, localize=_local_batch_norm, **how)
-
-
-def _local_batch_norm(local: Local) -> Any:
-    """On dense operands; nothing of nothing, by which the kernel would divide."""
-    if any(cut.is_concrete and cut.local_size(local.rank) == 0 for _, cut in local.strategy.cuts):
-        shapes = [
-            None if meta is None else local_shape(meta.shape, layout, local.rank)
-            for meta, layout in zip(local.call.results, local.strategy.results, strict=True)
-        ]
-        zeros = aten.new_zeros.default, local.arguments["grad_out"]
-        return [None if shape is None else local.run(*zeros, [int(size) for size in shape]) for shape in shapes]
-    return run_dense(local)
+    return Rule(tuple(operands), results, sizes, linear=_FIRST, localize=run_dense, **how)
 
 
 def glu_backward_rule(call: Call) -> Rule:
