@@ -12,6 +12,7 @@ import torch
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.layout.sizes import Size, same_size
 from shardwright.rules.local import local_size
+from shardwright.rules.operators.range_expansions import spans
 from shardwright.rules.registry import Entry
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
@@ -38,13 +39,13 @@ class Blocked:
 
     def _dim(self, dim: int, size: Size, block: Size) -> tuple[Term, tuple[Term, Size]]:
         name, inner = f"d{dim}", f"w{dim}"
-        if isinstance(block, int) and block == 1:
-            self.sizes[name] = size
-            return Term((name,)), (Term((name,)), size)
-        if same_size(size, block):
+        if spans(block, size):
             self.sizes[name] = size
             self.spanned.add(name)
             return Term((name,)), (Term(), 1)
+        if block == 1:
+            self.sizes[name] = size
+            return Term((name,)), (Term((name,)), size)
         groups = size // block
         self.sizes.update({name: groups, inner: block})
         self.within.add(inner)
@@ -129,12 +130,10 @@ def _cut_term(local: Local) -> Term:
 
 def _local_blocks(local: Local) -> list[Any]:
     """The block sizes of this rank's piece: a dim that one block spans is shorter where it is cut."""
-    blocks = list(local.arguments["block_size"])
+    blocks, shape = list(local.arguments["block_size"]), local.call.operands[0].shape
     layout = local.strategy.operands[0]
-    if isinstance(layout, Shard):
-        size, block = local.call.operands[0].shape[layout.dim], local.call["block_size"][layout.dim]
-        if block != 1 and same_size(size, block):
-            blocks[layout.dim] = local_size(local, blocks[layout.dim], cut_of(layout))
+    if isinstance(layout, Shard) and spans(local.call["block_size"][layout.dim], shape[layout.dim]):
+        blocks[layout.dim] = local_size(local, blocks[layout.dim], cut_of(layout))
     return blocks
 
 
