@@ -18,7 +18,7 @@ from shardwright.rules.operators.lookup import look_up, without_others
 from shardwright.rules.operators.losses import MEAN, NONE, SUM, local_nll
 from shardwright.rules.operators.norms import layer_norm_backward_rule
 from shardwright.rules.operators.pointwise import adds_up, pointwise
-from shardwright.rules.operators.slicing import local_slice_scatter, slice_scatter_parts
+from shardwright.rules.operators.slicing import local_slice_scatter, slice_scatter_dims
 from shardwright.rules.registry import Entry, notation_rule
 from shardwright.rules.rule import Call, Dims, Local, Rule, Term
 
@@ -132,15 +132,8 @@ def select_backward_rule(call: Call) -> Rule:
 
 def slice_backward_rule(call: Call) -> Rule:
     """``slice_backward``: the dim is before + kept + after, the first and the last of them zeros."""
-    found = slice_scatter_parts(call, call.result.shape, call.operands[0].shape)
-    if found is None:
-        dims, sizes = named_dims(call.result.shape)
-        dim = dim_of(call, len(dims))
-        sizes["kept"] = call.operands[0].shape[dim]
-        source, fixed = put(dims, dim, Term(("kept",))), frozenset({f"d{dim}", "kept"})
-        return Rule((source,), (dims,), sizes, fixed, linear=_FIRST, size_arg="input_sizes")
-    whole, source, sizes, parts = found
-    return Rule((source,), (whole,), sizes, joint=(parts,), linear=_FIRST, localize=_local_slice_backward)
+    whole, source, how = slice_scatter_dims(call, call.result.shape, call.operands[0].shape)
+    return Rule((source,), (whole,), linear=_FIRST, localize=_local_slice_backward, **how)
 
 
 def _local_slice_backward(local: Local) -> Any:

@@ -183,47 +183,39 @@ def select_rule(call: Call) -> Rule:
 
 def slice_scatter_rule(call: Call) -> Rule:
     """``slice_scatter``: what is written replaces the middle part of before + kept + after."""
-    shape, written = call.operands[0].shape, call.operands[1].shape
-    together = (frozenset({0, 1}),)
-    found = slice_scatter_parts(call, shape, written)
-    if found is None:
-        dims, sizes = named_dims(shape)
-        dim = dim_of(call, len(shape))
-        sizes["kept"] = written[dim]
-        source, fixed = put(dims, dim, Term(("kept",))), frozenset({f"d{dim}", "kept"})
-        return Rule((dims, source), (dims,), sizes, fixed, linear=together, moves=True)
-    whole, source, sizes, parts = found
+    whole, source, how = slice_scatter_dims(call, call.operands[0].shape, call.operands[1].shape)
     return Rule(
         operands=(whole, source),
         results=(whole,),
-        sizes=sizes,
-        joint=(parts,),
-        linear=together,
+        linear=(frozenset({0, 1}),),
         moves=True,
         localize=lambda local: local_slice_scatter(local, local.rule.operands[0]),
+        **how,
     )
 
 
-def slice_scatter_parts(
-    call: Call, shape: Sequence[Size], written: Sequence[Size]
-) -> tuple[Dims, Dims, dict[str, Size], tuple[str, ...]] | None:
-    """The dims of the whole and of what is written into it, their sizes, and the parts of the dim; None if unknown."""
+def slice_scatter_dims(call: Call, shape: Sequence[Size], written: Sequence[Size]) -> tuple[Dims, Dims, dict[str, Any]]:
+    """The dims of the whole and of what is written into it; and sizes of factors, with those joint or fixed.
+
+    Where the place is not known the dim may not be cut.
+    """
     dim = dim_of(call, len(shape))
     dims, sizes = named_dims(shape)
+    source = put(dims, dim, Term(("kept",)))
+    sizes["kept"] = written[dim]
     start, step = _start(call, shape[dim]), call.arguments.get("step", 1)
     if start is None or step != 1 or not isinstance(written[dim], int) or written[dim] == 0:
-        return None
+        return dims, source, {"sizes": sizes, "fixed": frozenset({f"d{dim}", "kept"})}
     del sizes[f"d{dim}"]
-    sizes["kept"] = written[dim]
     parts = _parts(sizes, start, written[dim], shape[dim])
-    return put(dims, dim, Term(parts, is_sum=True)), put(dims, dim, Term(("kept",))), sizes, parts
+    return put(dims, dim, Term(parts, is_sum=True)), source, {"sizes": sizes, "joint": (parts,)}
 
 
 def local_slice_scatter(local: Local, whole: Dims) -> Any:
     """Write at this rank's positions of the global range; ``whole``: the dims of what is written into."""
-    _, parts = _sum_of(whole)
     if local.strategy.factor_cut("kept") is None:
         return local.run_call()
+    _, parts = _sum_of(whole)
     start = _share(local, "before") if "before" in parts else 0
     return local.run_call(start=start, end=start + _share(local, "kept"))
 
