@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from shardwright.errors import CheckpointError, first_line
 from shardwright.program.torch_private import FakeTensor, FakeTensorMode
+from shardwright.sources.quantized.config_values import TOP, whole_config
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
@@ -38,8 +39,13 @@ def find_checkpoint(path: Path) -> tuple[Path, str | None]:
 
 def read_config(folder: Path, gguf: str | None) -> Any:
     """The transformers configuration; raises `CheckpointError` for an unknown or unsupported model."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
+    if gguf is None:
+        said, _ = hugging_face(lambda: PretrainedConfig.get_config_dict(folder, local_files_only=True), folder)
+        if said.get(TOP) is not None:
+            # transformers takes it for an object of its own where it is no mapping, and fails.
+            whole_config(said[TOP])
     config = hugging_face(lambda: AutoConfig.from_pretrained(folder, gguf_file=gguf, local_files_only=True), folder)
     if config.is_encoder_decoder:
         raise CheckpointError(

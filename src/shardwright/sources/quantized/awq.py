@@ -11,6 +11,7 @@ import torch
 
 from shardwright.errors import CheckpointError
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
+from shardwright.sources.quantized.config_values import whole_number
 from shardwright.sources.quantized.layout_name import layout_name
 from shardwright.sources.quantized.unpack import WORD_BITS, scaled, unpack_words
 from shardwright.sources.quantized.weight import FoundPacked, PackedWeight
@@ -38,13 +39,14 @@ class UnpackAwq:
 def find_awq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:
     """The weights that AWQ packed; raises `CheckpointError` for a layout that is not read."""
     layout = layout_name(config, ("version", "format", "checkpoint_format"), "gemm")
-    bits = config.get("bits", config.get("w_bit", BITS))
+    bits = whole_number(config, ("bits", "w_bit"), BITS)
     if layout != "gemm" or bits != BITS:
         raise CheckpointError(
             f"AWQ stores weights of {bits} bits in the layout {layout!r}, which is not read\n"
             f"  try: the checkpoint of {BITS} bits in the layout 'gemm'"
         )
-    size = int(config.get("group_size", config.get("q_group_size", 128)))
+    # 0 or -1: all columns are one group.
+    size = whole_number(config, ("group_size", "q_group_size"), 128, least=-1)
     found = FoundPacked()
     for name in stored:
         path, _, last = name.rpartition(".")
@@ -54,7 +56,7 @@ def find_awq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], mode
 
 
 def _add(found: FoundPacked, path: str, stored: Mapping[str, StoredTensor], size: int) -> None:
-    parts = found.take(path, ("qweight", "qzeros", "scales"), stored)
+    parts = found.take(path, ("qweight", "qzeros", "scales"), stored, words=("qweight", "qzeros"))
     if not parts:
         return
     columns, num_words = parts["qweight"].shape

@@ -11,6 +11,7 @@ import torch
 
 from shardwright.errors import Finding
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor, Unused
+from shardwright.sources.quantized.config_values import block_sizes
 from shardwright.sources.quantized.unpack import scaled
 from shardwright.sources.quantized.weight import FoundPacked, PackedWeight
 
@@ -28,7 +29,8 @@ class UnpackBlocks:
 
 def find_blocks(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: Any) -> FoundPacked:
     """The weights that have a scale for each block."""
-    rows, columns = config.get("weight_block_size") or (0, 0)
+    has_blocks = config.get("weight_block_size") is not None
+    rows, columns = block_sizes(config, "weight_block_size") if has_blocks else (0, 0)
     unpack, found = UnpackBlocks((rows, columns)), FoundPacked()
     for name, scale in stored.items():
         path, _, last = name.rpartition(".")

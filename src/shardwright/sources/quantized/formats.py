@@ -12,6 +12,7 @@ from shardwright.sources.hugging_face.names import Renaming
 from shardwright.sources.quantized.awq import find_awq
 from shardwright.sources.quantized.block_fp8 import find_blocks
 from shardwright.sources.quantized.compressed_tensors import find_compressed
+from shardwright.sources.quantized.config_values import whole_config
 from shardwright.sources.quantized.gptq import find_gptq
 from shardwright.sources.quantized.plain_numbers import scale_names
 from shardwright.sources.quantized.stacks import StackedTensor, hold_experts
@@ -80,12 +81,13 @@ class Quantization:
 
 def read_quantization(config: Any, dequantize: torch.dtype | None) -> Quantization | None:
     """How the checkpoint of a configuration is quantised; None where it is not. Raises `CheckpointError` if unread."""
-    given = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
-    if not given:
+    said = {key: getattr(config, key, None) for key in ("quantization_config", "compression_config")}
+    key, given = next(((key, value) for key, value in said.items() if value), ("", None))
+    if given is None:
         if dequantize is not None:
             raise CheckpointError("the checkpoint is not quantised, so there is nothing to dequantise\n  try: dtype")
         return None
-    found = given if isinstance(given, Mapping) else given.to_dict()
+    found = whole_config(given.to_dict() if hasattr(given, "to_dict") else given, key)
     method = str(found.get("quant_method"))
     if method not in FINDERS:
         raise CheckpointError(

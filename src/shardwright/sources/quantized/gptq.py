@@ -12,12 +12,30 @@ import torch
 
 from shardwright.errors import CheckpointError, Finding
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
+from shardwright.sources.quantized.config_values import whole_number
 from shardwright.sources.quantized.layout_name import layout_name
 from shardwright.sources.quantized.unpack import WORD_BITS, scaled, unpack_words
 from shardwright.sources.quantized.weight import FoundPacked, PackedWeight
 
 WITH_OFFSET, WITHOUT_OFFSET = "gptq", "gptq_v2"
 """Formats. In the first and older one zero points are stored less one, the subtraction done on whole words."""
+
+READ_BITS = (2, 4, 8)
+"""Those of a number that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class GptqScheme:
+    """How the weights of a checkpoint are quantised.
+
+    ``group``: the input features that share a scale; 0 or -1: all. ``has_order``: features were reordered, so that
+    ``g_idx`` has to say their groups.
+    """
+
+    bits: int
+    group: int
+    has_order: bool
+    has_offset: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +68,34 @@ def find_gptq(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], mod
             f"GPTQ stores weights as {form!r}, which is not read\n"
             f"  try: the checkpoint in the format {WITH_OFFSET!r} or {WITHOUT_OFFSET!r}"
         )
-    found = FoundPacked()
+    bits = whole_number(config, ("bits",), 4, allow_null=True)
+    if bits not in READ_BITS:
+        raise CheckpointError(
+            f"GPTQ stores numbers of {bits} bits; those of 2, 4 and 8 bits are read\n"
+            "  try: a checkpoint of one of these, or the unquantised one"
+        )
+    group = whole_number(config, ("group_size",), -1, least=-1, allow_null=True)
+    scheme, found = GptqScheme(bits, group, bool(config.get("desc_act")), form == WITH_OFFSET), FoundPacked()
     for name in stored:
         path, _, last = name.rpartition(".")
         if last == "qweight":
-            _add(found, path, stored, config, has_offset=form == WITH_OFFSET)
+            _add(found, path, stored, scheme)
         elif last == "g_idx":
             found.used.add(name)
     return found
 
 
-def _add(
-    found: FoundPacked, path: str, stored: Mapping[str, StoredTensor], config: Mapping[str, Any], *, has_offset: bool
-) -> None:
-    parts = found.take(path, ("qweight", "qzeros", "scales"), stored)
-    bits = int(config.get("bits") or 4)
-    if not parts or WORD_BITS % bits:
-        if parts:
-            found.wrong.append(Finding(f"{path!r} has numbers of {bits} bits; those of 2, 4 and 8 bits are read"))
+def _add(found: FoundPacked, path: str, stored: Mapping[str, StoredTensor], scheme: GptqScheme) -> None:
+    parts = found.take(path, ("qweight", "qzeros", "scales"), stored, words=("qweight", "qzeros"))
+    if not parts:
         return
-    rows = parts["scales"].shape[-1]
+    bits, (num_words, rows) = scheme.bits, parts["qweight"].shape
     ordered = stored.get(f"{path}.g_idx")
-    columns = ordered.shape[0] if ordered is not None else parts["qweight"].shape[0] * WORD_BITS // bits
-    given = int(config.get("group_size") or -1)
-    group = given if given > 0 else columns
-    if ordered is None and config.get("desc_act") and given > 0:
+    if ordered is not None and not found.holds_integers(ordered, 1):
+        return
+    columns = ordered.shape[0] if ordered is not None else num_words * WORD_BITS // bits
+    group = scheme.group if scheme.group > 0 else columns
+    if ordered is None and scheme.has_order and scheme.group > 0:
         found.wrong.append(
             Finding(
                 f"'{path}.g_idx' is missing, which says the group of each feature in act-order (desc_act)",
@@ -92,5 +113,5 @@ def _add(
         return
     if ordered is not None and not found.in_order(ordered.name, ordered.read(), group, num_groups):
         parts["g_idx"] = ordered
-    unpack = UnpackGptq((rows, columns), bits, group, has_offset)
+    unpack = UnpackGptq((rows, columns), bits, group, scheme.has_offset)
     found.weights[f"{path}.weight"] = PackedWeight((rows, columns), parts, unpack)

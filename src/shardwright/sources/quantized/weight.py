@@ -36,15 +36,41 @@ class FoundPacked:
     unused: list[Unused] = field(default_factory=list)
     wrong: list[Finding] = field(default_factory=list)
 
-    def take(self, path: str, names: Sequence[str], stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-        """The stored tensors of a module by these last tokens; none, and a finding, where one is missing."""
+    def take(
+        self, path: str, names: Sequence[str], stored: Mapping[str, StoredTensor], *, words: Sequence[str] = ()
+    ) -> dict[str, StoredTensor]:
+        """The stored tensors of a module by these last tokens; none, and a finding, where one is missing.
+
+        ``words``: those of them that have to be matrices of integers.
+        """
         lacking = [last for last in names if f"{path}.{last}" not in stored]
         if lacking:
             self.wrong.append(
                 Finding(f"the checkpoint lacks '{path}.{lacking[0]}', which goes with its {' and '.join(names)}")
             )
             return {}
-        return {last: stored[f"{path}.{last}"] for last in names}
+        parts = {last: stored[f"{path}.{last}"] for last in names}
+        sound = [self.holds_integers(parts[last], 2) for last in words]
+        return parts if all(sound) else {}
+
+    def holds_integers(self, part: StoredTensor, num_dims: int) -> bool:
+        """Whether a tensor holds integers along so many dims; a finding where not."""
+        if not self.has_dims(part, num_dims):
+            return False
+        fits = part.dtype in (torch.int32, torch.int64)
+        if not fits:
+            self.wrong.append(Finding(f"{part.name!r} in {part.file.name} holds {part.dtype}, not int32 or int64"))
+        return fits
+
+    def has_dims(self, part: StoredTensor, num_dims: int) -> bool:
+        """Whether a tensor has so many dims, none of size 0; a finding where not."""
+        fits = len(part.shape) == num_dims and 0 not in part.shape
+        if not fits:
+            dims = "one dim" if num_dims == 1 else f"{num_dims} dims"
+            self.wrong.append(
+                Finding(f"{part.name!r} in {part.file.name} has the shape {part.shape}, not {dims} that hold something")
+            )
+        return fits
 
     def fits(self, what: str, parts: Mapping[str, StoredTensor], wanted: Mapping[str, Sequence[Shape]]) -> bool:
         """Whether parts have one of the shapes wanted of them; a finding about ``what`` where not."""
