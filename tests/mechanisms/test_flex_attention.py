@@ -103,3 +103,17 @@ def test_heads_and_batch_entries_are_cut_on_two_axes():
     result = sw.shard(program, mesh={"dp": 2, "tp": 3}, plan={"tp": PLAN}, inputs=cut, outputs=cut)
     for rank, out in enumerate(result.simulate(x)):
         torch.testing.assert_close(out, program.module()(x).chunk(2)[rank // 3])
+
+
+def test_a_rank_without_heads_takes_any_number_of_batch_entries():
+    torch.manual_seed(0)
+    model = Attention(kv_heads=5)
+    model.q, model.o = nn.Linear(8, 20), nn.Linear(20, 8)
+    x = torch.randn(4, 8, 8)
+    batch = torch.export.Dim("batch")
+    # What dynamo keeps of exports with fixed shapes would fix the batch.
+    torch._dynamo.reset()
+    program = torch.export.export(model.eval().requires_grad_(False), (x,), dynamic_shapes=({0: batch},))
+    result = sw.shard(program, mesh=6, plan=PLAN)
+    for rows in (4, 3):
+        assert sw.verify(result, program, (torch.randn(rows, 8, 8),)).ok

@@ -14,8 +14,10 @@ from shardwright.assign.inside import CallLayouts, assign_inside
 from shardwright.assign.steps import Step
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of, local_shape
+from shardwright.layout.sizes import Size, as_size
 from shardwright.partition.emit import Emitter
 from shardwright.program.nodes import subgraph_of
+from shardwright.rules.call import symbolic_size
 from shardwright.rules.rule import Rule, Strategy
 
 if TYPE_CHECKING:
@@ -81,14 +83,35 @@ def has_no_share(strategy: Strategy, rank: int) -> bool:
     )
 
 
-def empty_results(emit: Emitter, step: Step, strategy: Strategy, rank: int) -> list[fx.Node]:
-    """The pieces, all empty, of a rank that owns nothing of a call."""
-    found = []
+def empty_results(
+    emit: Emitter, step: Step, strategy: Strategy, rank: int, operands: Sequence[fx.Node]
+) -> list[fx.Node] | None:
+    """The pieces, all empty, of a rank that owns nothing of a call; None where a size is neither a number nor that of
+    an operand. ``operands``: the call's, on this rank.
+    """
+    shapes = []
     for val, layout in zip(step.vals, strategy.results, strict=True):
         assert val is not None, "only tensors are cut"
-        shape = [int(size) for size in local_shape(tuple(val.shape), layout, rank)]
-        found.append(emit.call(torch.ops.aten.zeros.default, shape, dtype=val.dtype, device=val.device))
-    return found
+        whole = tuple(symbolic_size(size) for size in val.shape)
+        shapes.append([_written_size(emit, size, operands) for size in map(as_size, local_shape(whole, layout, rank))])
+    if any(size is None for shape in shapes for size in shape):
+        return None
+    return [
+        emit.call(torch.ops.aten.zeros.default, shape, dtype=val.dtype, device=val.device)
+        for val, shape in zip(step.vals, shapes, strict=True)
+        if val is not None
+    ]
+
+
+def _written_size(emit: Emitter, size: Size, operands: Sequence[fx.Node]) -> int | fx.Node | None:
+    """A size as a number, or read off the first operand that has it on this rank; None where none has."""
+    if isinstance(size, int):
+        return size
+    for operand in operands:
+        for dim, own in enumerate(operand.meta["val"].shape):
+            if symbolic_size(own) == size:
+                return emit.call(torch.ops.aten.sym_size.int, operand, dim)
+    return None
 
 
 _SCORE_MOD, _BLOCK_MASK, _SCORE_BUFFERS, _MASK_BUFFERS = 3, 4, 7, 8

@@ -275,7 +275,8 @@ class Walk:
             written = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
             results = leaves(self.emit.open(written))
         elif call is None:
-            results = leaves(self._write_higher_order(step, rule, strategy, map_values(tuple(node.args), local)))
+            arguments = map_values(tuple(node.args), local)
+            results = leaves(self._write_higher_order(step, rule, strategy, arguments, locals_))
         else:
 
             def write() -> Any:
@@ -291,9 +292,13 @@ class Walk:
         layouts = {(step.index, i): layout for i, layout in enumerate(strategy.results)}
         self._keep(step, node, layouts, results)
 
-    def _write_higher_order(self, step: Step, rule: Rule, strategy: Strategy, arguments: tuple[Any, ...]) -> Any:
+    def _write_higher_order(
+        self, step: Step, rule: Rule, strategy: Strategy, arguments: tuple[Any, ...], operands: Sequence[fx.Node]
+    ) -> Any:
         if has_no_share(strategy, self.rank):
-            return empty_results(self.emit, step, strategy, self.rank)
+            empty = empty_results(self.emit, step, strategy, self.rank, operands)
+            if empty is not None:
+                return empty
         if is_flex_attention(step.node):
             return write_flex_attention(self, step, rule, strategy, arguments)
         return write_subgraph_call(self, step, strategy, arguments)
