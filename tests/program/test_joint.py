@@ -199,3 +199,21 @@ def test_an_input_may_have_the_name_of_a_call(name):
 def _holding(model, inner):
     model.inner = inner
     return model
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x * (2 * x.shape[0])
+
+
+@pytest.mark.parametrize("dynamic", [None, ({0: torch.export.Dim("rows", min=2)},) * 2])
+def test_a_model_on_the_meta_device(dynamic):
+    """Operators that are made of others (embeddings, losses) have gradients there as well."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(96, 12), Doubled(), nn.LayerNorm(12), nn.Linear(12, 96))
+    ids = [one.to("meta") for one in IDS]
+    joint = sw.export_training(model, ids, loss=next_token, dynamic_shapes=dynamic)
+    trained = {spec.target for spec in joint.graph_signature.output_specs if spec.kind.name == "GRADIENT_TO_PARAMETER"}
+    assert trained == {name for name, _ in model.named_parameters()}
+    sharded = sw.shard(joint, mesh=2, plan={"3": "colwise"})
+    assert sharded.fallbacks == []

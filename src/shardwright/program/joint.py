@@ -9,6 +9,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -285,10 +286,13 @@ def _stand_at(places: Mapping[str, Any]) -> Callable[[Any], None]:
 
 
 def _trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
-    mode = next(value.fake_mode for value in values if isinstance(value, torch.Tensor))  # type: ignore[attr-defined]
+    given: list[Any] = [value for value in values if isinstance(value, torch.Tensor)]
+    # On the meta device it takes operators that are made of others for what has no gradient.
+    on_meta = all(value.fake_device.type == "meta" for value in given)
+    dispatcher = nullcontext() if on_meta else enable_python_dispatcher()
     try:
         # The kernel that torch chooses for an LSTM on a CPU keeps nothing for a backward pass.
-        with mode, without_mkldnn(), torch.enable_grad(), preserve_node_meta(), enable_python_dispatcher():
+        with given[0].fake_mode, without_mkldnn(), torch.enable_grad(), preserve_node_meta(), dispatcher:
             traced = make_fx(function, decomposition_table=_WRITTEN_OUT)(*values)
     except ProgramError:
         raise
