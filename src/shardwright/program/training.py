@@ -127,7 +127,8 @@ class TrainingStep(nn.Module):
             value = torch.empty_like(parameter).copy_(value)
             place = value.untyped_storage().data_ptr()
         kept.add(place)
-        parameter.grad = value
+        # Of the same memory, but no view: torch lets nobody scale what was made a view here.
+        parameter.grad = value if value._base is None else _unlinked(value)
 
     def tensors(self) -> dict[str, Any]:
         """Parameters, buffers and constants as they are now, by name."""
@@ -143,6 +144,11 @@ class TrainingStep(nn.Module):
             assert inner is not None, "a program's parts are there"
             held = tables_of(inner)
         return held.parameters[last] if last in held.parameters else held.buffers[last]
+
+
+def _unlinked(view: torch.Tensor) -> torch.Tensor:
+    """The same memory, no longer a view of a tensor."""
+    return view.new_empty(0).set_(view.untyped_storage(), view.storage_offset(), view.shape, view.stride())
 
 
 def _refuse_gradients(args: Any, kwargs: Any) -> None:

@@ -107,14 +107,20 @@ def _argument(given: Any, node: fx.Node) -> Any:
 
 
 def attach_weights(exported: ExportedProgram, tensors: Mapping[str, torch.Tensor]) -> ExportedProgram:
-    """Put tensors in place of an exported program's parameters, buffers and constants, by name; changed in place."""
+    """Put tensors in place of an exported program's parameters, buffers and constants, by name; changed in place.
+
+    Names of one tensor become names of one parameter.
+    """
+    made: dict[int, torch.nn.Parameter] = {}
     for spec in exported.graph_signature.input_specs:
         if spec.kind not in STATE_KINDS or spec.target is None:
             continue
         held = _table_of(exported, spec.target)
         tensor = tensors[spec.target]
         if spec.kind == InputKind.PARAMETER:
-            tensor = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
+            if id(tensor) not in made:
+                made[id(tensor)] = torch.nn.Parameter(tensor, requires_grad=held[spec.target].requires_grad)
+            tensor = made[id(tensor)]
         held[spec.target] = tensor
     return exported
 
