@@ -9,15 +9,9 @@ from torch import nn
 import shardwright as sw
 from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.ranks import on_ranks
-from tests.support.training import next_token
+from tests.support.training import Dropped, batches, next_token, outcome
 
 NUM_STEPS = 50
-
-
-def batches(num=NUM_STEPS):
-    generator = torch.Generator().manual_seed(3)
-    drawn = torch.randint(0, 96, (num, 4, 9), generator=generator)
-    return [(ids[:, :-1], ids[:, 1:]) for ids in drawn]
 
 
 def train_on_rank(rank, package, given, save_to):
@@ -52,7 +46,7 @@ def train_alone(model, given, loss):
 @pytest.mark.ranks
 def test_fifty_steps_follow_those_of_one_process(tmp_path):
     model = redraw(Decoder(layers=2, tied=True)).train()
-    given = batches()
+    given = batches(NUM_STEPS)
     joint = sw.export_training(model, given[0], loss=next_token)
     sw.shard(joint, mesh=2, plan={**MEGATRON, "embed": "rowwise"}).save(tmp_path / "out")
     found = on_ranks(2, train_on_rank, tmp_path / "out", given, tmp_path / "trained")
@@ -72,18 +66,6 @@ def test_fifty_steps_follow_those_of_one_process(tmp_path):
     again = sw.load(tmp_path / "alone")
     value = next_token(model(given[0][0]), given[0][1])
     assert float(again(*given[0])) == pytest.approx(float(value.detach()), rel=1e-3)
-
-
-class Dropped(nn.Module):
-    """Dropout where the layout is cut (behind ``up``), and where it is whole."""
-
-    def __init__(self):
-        super().__init__()
-        self.up, self.down, self.drop = nn.Linear(12, 30), nn.Linear(30, 12), nn.Dropout(0.25)
-
-    def forward(self, x):
-        x = self.drop(x)
-        return x + self.drop(self.down(self.drop(F.gelu(self.up(x)))))
 
 
 class InThree(Dropped):
@@ -144,13 +126,6 @@ def test_native_code_is_for_inference(tmp_path):
     sw.shard(sw.export_training(nn.Linear(4, 2), args, loss=F.mse_loss), mesh=1).save(tmp_path / "out")
     with pytest.raises(sw.PackageError, match="training"):
         sw.compile_package(tmp_path / "out")
-
-
-def outcome(function, *args):
-    try:
-        return function(*args)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def refused_together_then_alone(rank, package, args, what):

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from shardwright.program.program import RETURNED
 
@@ -38,3 +39,30 @@ def run_whole(joint, args):
         else:
             found["" if spec.kind in RETURNED else spec.target] = value
     return found, buffers
+
+
+def batches(num):
+    """Token ids and targets of that many steps."""
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.randint(0, 96, (num, 4, 9), generator=generator)
+    return [(ids[:, :-1], ids[:, 1:]) for ids in drawn]
+
+
+class Dropped(nn.Module):
+    """Dropout where the layout is cut (behind ``up``), and where it is whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.drop = nn.Linear(12, 30), nn.Linear(30, 12), nn.Dropout(0.25)
+
+    def forward(self, x):
+        x = self.drop(x)
+        return x + self.drop(self.down(self.drop(F.gelu(self.up(x)))))
+
+
+def outcome(function, *args):
+    """What a call gives, or its error in words: a rank that fails alone need not end the others."""
+    try:
+        return function(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from shardwright.errors import PackageError
+from shardwright.errors import PackageError, first_line
 from shardwright.layout.values import check_free, check_path
+from shardwright.package.kept_training import optimizer_state
 from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.save import Progress
 from shardwright.package.stored import StoredWeights
@@ -17,16 +19,26 @@ from shardwright.program.program import STATE_KINDS
 
 
 def gather(
-    package: str | os.PathLike[str], output: str | os.PathLike[str], *, progress: Progress | None = None
+    package: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    optimizer: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Write the original state dict, whole, to the safetensors file ``output``, which must not exist; its names.
 
     Parameters and persistent buffers, to the bit; a tied tensor once, under its first name. The largest tensor is in
-    memory at a time. Raises `PackageError`; nothing is left behind then.
+    memory at a time. ``optimizer``: a file to write, too, with the state of the optimiser that was saved with the
+    weights: by the names of parameters, as ``torch.distributed.checkpoint.state_dict.set_optimizer_state_dict`` takes
+    what ``torch.load`` reads of it. All of it is in memory. Raises `PackageError`; nothing is left behind then.
     """
     folder = check_path(package, "the package", error=PackageError)
     manifest = read_manifest(folder)
     target = check_free(output, "the output", error=PackageError)
+    beside = None if optimizer is None else check_free(optimizer, "the optimiser's file", error=PackageError)
+    if beside == target:
+        raise PackageError(f"weights and the optimiser's state would both be written to {target}")
+    state = None if beside is None else optimizer_state(folder, manifest)
     stored = StoredWeights(folder, manifest)
     slots = [
         TensorSlot(entry.name, getattr(torch, entry.dtype), tuple(entry.shape))
@@ -44,9 +56,20 @@ def gather(
     try:
         with written_whole(target) as draft:
             write_tensors(draft, slots, stored.read, report)
+            if beside is not None:
+                _write_state(state, beside)
     except OSError as error:
         raise PackageError(f"cannot write {target}: {error}\n  nothing was left behind") from error
     return sorted(slot.name for slot in slots)
+
+
+def _write_state(state: Any, target: Path) -> None:
+    try:
+        with written_whole(target) as draft:
+            torch.save(state, draft)
+    except RuntimeError as error:
+        # So torch reports a write that failed.
+        raise OSError(first_line(error)) from error
 
 
 def check_described(exported: ExportedProgram, manifest: Manifest, folder: Path) -> None:

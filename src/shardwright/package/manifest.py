@@ -13,6 +13,7 @@ import torch
 
 from shardwright.errors import PackageError
 from shardwright.layout.mesh import Mesh
+from shardwright.package.training_state import TrainingEntry, check_training, is_dtype
 from shardwright.program.collectives import CollectiveKind
 from shardwright.program.signature import How, Parameter, Signature
 
@@ -117,6 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     program without weights, from which the package is made anew for other ranks.
     ``extras``: further files (a tokenizer's). ``parameters``: how the original is called; absent in packages that were
     written before this was kept. ``packed_for``: the kind of CPU whose layout packed weights have, if any.
+    ``training``: the state of an optimiser that was saved with the weights.
     """
 
     format_version: int
@@ -139,6 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: list[ParameterEntry] | None = None
     ranks: list[int] = []
     packed_for: str = ""
+    training: TrainingEntry | None = None
 
     def as_mesh(self) -> Mesh:
         """The mesh the package is for."""
@@ -263,6 +266,10 @@ def _check(manifest: Manifest, path: Path) -> None:
         raise PackageError(f"{path} contradicts itself: it lists a file twice")
     check_file_names(names, path)
     _check_tensors(manifest, path)
+    if manifest.training is not None:
+        sizes = {entry.name: entry.num_bytes for entry in manifest.files}
+        tensors = {entry.name: entry for entry in manifest.tensors}
+        check_training(manifest.training, tensors, sizes, product, path)
 
 
 def check_file_names(names: Iterable[str], path: Path) -> None:
@@ -296,9 +303,9 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
     if len(known) != len(manifest.tensors):
         raise PackageError(f"{path} contradicts itself: it names a tensor twice")
     for entry in manifest.tensors:
-        dtype = getattr(torch, entry.dtype, None)
-        if not isinstance(dtype, torch.dtype) or min(entry.shape, default=0) < 0:
+        if not is_dtype(entry.dtype) or min(entry.shape, default=0) < 0:
             raise PackageError(f"{path} is damaged: {entry.name!r} has dtype {entry.dtype!r} and shape {entry.shape}")
+        dtype = getattr(torch, entry.dtype)
         if odd := ({*entry.layouts} | {*entry.elsewhere}) - {*manifest.mesh}:
             raise PackageError(f"{path} contradicts itself: {entry.name!r} is cut along {sorted(odd)}, not an axis")
         if entry.alias_of:

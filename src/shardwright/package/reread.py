@@ -1,6 +1,6 @@
 """Read a package back before it gets its name: what cannot be opened is not a package."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,17 +12,17 @@ from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.stream import TensorSlot
 
 
-def reread(folder: Path, written: Manifest, ranks: Sequence[Sequence[TensorSlot]]) -> None:
+def reread(folder: Path, written: Manifest, files: Mapping[str, Sequence[TensorSlot]]) -> None:
     """Check a folder against what was to be written: the manifest, every graph, the names and shapes in rank files.
 
-    ``ranks``: the tensors of each rank's file. Raises `PackageError` for what does not open or is something else.
+    ``files``: the tensors of ranks' files, by name. Raises `PackageError` for what does not open or is something else.
     """
     try:
         if read_manifest(folder) != written:
             raise PackageError("the manifest is another one when it is read")
         for name in sorted({*written.graphs, written.original}):
             read_graph(folder / name)
-        for name, slots in zip(written.weights, ranks, strict=True):
+        for name, slots in files.items():
             _check_header(folder / name, slots)
     except PackageError as error:
         raise PackageError(

@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import torch
 
 from shardwright.errors import PackageError
@@ -19,6 +20,7 @@ from shardwright.package.alike import alike
 from shardwright.package.describe import aliases, describe, fingerprint, plan_to_yaml, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
 from shardwright.package.graphs import graph_bytes
+from shardwright.package.kept_training import KeptTraining
 from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_file_names, write_manifest
 from shardwright.package.reread import reread
 from shardwright.package.stream import TensorSlot, write_tensors
@@ -55,13 +57,15 @@ def save(
     source: WeightSource | None = None,
     extras: Mapping[str, bytes] | None = None,
     decoder: DecoderEntry | None = None,
+    training: KeptTraining | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write ``sharded`` as the package folder ``path``, which must not exist.
 
     ``source``: supplies the weights that are on the meta device, slice by slice; an interrupted run is then taken up
     where it stopped, with the ranks that are finished. ``extras``: further files by name (a tokenizer's).
-    ``decoder``: what `shardwright generate` must know. One tensor's piece is in memory at a time. Ranks with equal
+    ``decoder``: what `shardwright generate` must know. ``training``: the state of an optimiser, which is cut as the
+    parameters are. One tensor's piece is in memory at a time. Ranks with equal
     graphs share one file. The folder gets its name once all of it but the weights' values was read back. Raises
     `PackageError` when it exists or cannot be written (a full disk) or read; nothing is left behind then.
     """
@@ -72,25 +76,30 @@ def save(
     stored = {name: w.tensor for name, w in sharded.program.weights.items() if name not in left_out}
     check_storable({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, PackageError)
     programs = [sharded.rank_program(rank) for rank in range(sharded.mesh.num_ranks)]
-    with work_folder(target, _job(sharded, source) if source is not None else "") as folder:
+    with work_folder(target, _job(sharded, source, training) if source is not None else "") as folder:
         graphs = _write_graphs(programs, folder.path, report)
         for name, data in (extras or {}).items():
             (folder.path / name).write_bytes(data)
         (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
-        weights = _write_weights(sharded, programs, source, folder, report)
+        weights = _weight_files(programs, left_out, source)
+        moments = [] if training is None else _moment_files(programs, training)
+        written = _write_files([*weights, *moments], folder, report)
         others = sorted({*graphs, *(extras or {}), ORIGINAL_NAME})
-        files = [*(file_entry(folder.path / name) for name in others), *weights]
+        files = [*(file_entry(folder.path / name) for name in others), *written]
         manifest = describe(
             sharded,
             graphs=graphs,
-            weights=[entry.name for entry in weights],
+            weights=[file.name for file in weights],
             original=ORIGINAL_NAME,
             files=files,
             extras=sorted(extras or {}),
             decoder=decoder,
         )
+        if training is not None:
+            entry = msgspec.structs.replace(training.entry, files=[file.name for file in moments])
+            manifest = msgspec.structs.replace(manifest, training=entry)
         write_manifest(folder.path, manifest)
-        reread(folder.path, manifest, [_slots(local, left_out) for local in programs])
+        reread(folder.path, manifest, {file.name: file.slots for file in (*weights, *moments)})
 
 
 def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -> list[str]:
@@ -113,38 +122,75 @@ def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -
     return graphs
 
 
-def _write_weights(
-    sharded: "ShardedProgram",
-    programs: list[Program],
-    source: WeightSource | None,
-    folder: WorkFolder,
-    report: Progress,
-) -> list[FileEntry]:
-    left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)
-    ranks = [_slots(local, left_out) for local in programs]
-    total = sum(slot.num_bytes for slots in ranks for slot in slots)
+@dataclass(frozen=True, slots=True)
+class _RankFile:
+    """A file to write: what is said meanwhile, its tensors, and where each is read."""
+
+    doing: str
+    name: str
+    slots: list[TensorSlot]
+    read: Callable[[str], torch.Tensor]
+
+
+def _weight_files(programs: Sequence[Program], left_out: set[str], source: WeightSource | None) -> list[_RankFile]:
+    def reader(local: Program) -> Callable[[str], torch.Tensor]:
+        return lambda name: _piece(name, local.weights[name], source)
+
+    return [
+        _RankFile(
+            f"rank {rank}", rank_file_name("weights", rank, len(programs)), _slots(local, left_out), reader(local)
+        )
+        for rank, local in enumerate(programs)
+    ]
+
+
+def _moment_files(programs: Sequence[Program], training: KeptTraining) -> list[_RankFile]:
+    owners = {moment.name: moment.parameter for moment in training.entry.moments}
+
+    def reader(local: Program) -> Callable[[str], torch.Tensor]:
+        def read(name: str) -> torch.Tensor:
+            weight = local.weights[owners[name]]
+            return training.moments.read(name, region_of(tuple(weight.tensor.shape), weight.cuts))
+
+        return read
+
+    return [
+        _RankFile(
+            f"rank {rank}: optimiser",
+            rank_file_name("optimizer", rank, len(programs)),
+            training.slots(local),
+            reader(local),
+        )
+        for rank, local in enumerate(programs)
+    ]
+
+
+def rank_file_name(stem: str, rank: int, num_ranks: int) -> str:
+    """The name of the file that holds a rank's tensors of one sort."""
+    return f"{stem}-{rank:05d}-of-{num_ranks:05d}.safetensors"
+
+
+def _write_files(files: Sequence[_RankFile], folder: WorkFolder, report: Progress) -> list[FileEntry]:
+    total = sum(slot.num_bytes for file in files for slot in file.slots)
     _check_space(folder.path, total)
     done, found = 0, []
-    for rank, (local, slots) in enumerate(zip(programs, ranks, strict=True)):
-        name = f"weights-{rank:05d}-of-{len(programs):05d}.safetensors"
-        finished = folder.finished(name)
+    for file in files:
+        wanted = sum(slot.num_bytes for slot in file.slots)
+        finished = folder.finished(file.name)
         if finished is not None:
-            done += sum(slot.num_bytes for slot in slots)
+            done += wanted
             found.append(finished)
             continue
-        report(f"rank {rank}", done, total)
+        report(file.doing, done, total)
         before = done
 
-        def count_bytes(num_bytes: int, rank: int = rank) -> None:
+        def count_bytes(num_bytes: int, doing: str = file.doing) -> None:
             nonlocal done
             done += num_bytes
-            report(f"rank {rank}", done, total)
+            report(doing, done, total)
 
-        def read(name: str, local: Program = local) -> torch.Tensor:
-            return _piece(name, local.weights[name], source)
-
-        entry = write_tensors(folder.path / name, slots, read, count_bytes)
-        assert done - before == sum(slot.num_bytes for slot in slots), "every byte is counted once"
+        entry = write_tensors(folder.path / file.name, file.slots, file.read, count_bytes)
+        assert done - before == wanted, "every byte is counted once"
         folder.note(entry)
         found.append(entry)
     return found
@@ -180,7 +226,7 @@ def _check_space(folder: Path, num_bytes: int) -> None:
         raise OSError(f"the weights need {num_bytes} bytes, the disk has {free} free")
 
 
-def _job(sharded: "ShardedProgram", source: WeightSource) -> str:
+def _job(sharded: "ShardedProgram", source: WeightSource, training: KeptTraining | None) -> str:
     """A digest of all that decides what the rank files hold."""
     facts = [
         VERSION,
@@ -193,6 +239,7 @@ def _job(sharded: "ShardedProgram", source: WeightSource) -> str:
         ],
         fingerprint(sharded.program),
         source.fingerprint,
+        "" if training is None else training.moments.fingerprint,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

@@ -1,9 +1,11 @@
 """A rank's piece of a model in training: gradients on real ranks, clipped together, saved together."""
 
+import base64
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from shardwright.errors import PackageError, ShardwrightError
 from shardwright.layout.box import Region, Spans, region_of
 from shardwright.layout.values import check_number, check_path
 from shardwright.package.folder import work_folder
-from shardwright.package.manifest import FileEntry, Manifest, write_manifest
+from shardwright.package.kept_training import WRITE_IT
+from shardwright.package.manifest import FileEntry, Manifest, check_package_file, write_manifest
+from shardwright.package.save import rank_file_name
 from shardwright.package.stored import rank_cuts
 from shardwright.package.stream import TensorSlot, write_tensors
 from shardwright.program.program import Program
@@ -26,6 +30,14 @@ from shardwright.program.simulate import draws_random_numbers
 from shardwright.program.training import TrainingStep, for_training
 from shardwright.run.devices import home_of
 from shardwright.run.in_step import undisturbed
+from shardwright.run.optimizer_state import (
+    Kept,
+    describe_optimizer,
+    differing,
+    parameter_names,
+    restore_optimizer,
+    whole_shapes,
+)
 
 _DRAWS = (
     "the package draws random numbers (dropout), and compiled code draws others on every rank than the one stream that "
@@ -88,16 +100,41 @@ class TrainingModule(TrainingStep):
         with self._random():
             return super().run_flat(inputs)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Write the package ``path``, which must not exist, with the weights as they are now. Every rank calls it.
 
         `gather` gives the whole state dict of it, `load` goes on training, `reshard` goes to other ranks. The ranks
-        share a file system. Raises `PackageError` on every rank where one of them cannot write.
+        share a file system. ``optimizer``: of this step's parameters, whose state is kept too, for `resume`, with the
+        place in the stream of random numbers. It works element by element: what it keeps of a parameter is tensors of
+        the parameter's shape, and numbers that are the same on all ranks. Raises `PackageError` on every rank where one
+        of them cannot write, or the optimiser is another kind.
         """
         with self.alone():
-            problem = _save(self, check_path(path, "the package", error=PackageError))
+            problem = _save(self, check_path(path, "the package", error=PackageError), optimizer)
         if problem:
             raise PackageError(problem)
+
+    def resume(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give ``optimizer`` the state that `save` kept, as its ``load_state_dict`` would, and draw on from there.
+
+        Its groups have the same parameters as those of the optimiser that was saved; their options (the learning rate)
+        become what they were. Raises `PackageError` where the package keeps no state or that of another optimiser.
+        """
+        with self.alone():
+            kept = self.manifest.training
+            if kept is None:
+                raise PackageError(f"the package {self.folder} keeps no optimiser's state{WRITE_IT}")
+            path = self.folder / kept.files[self.manifest.as_mesh().place(self.rank)]
+            restore_optimizer(
+                optimizer, kept, parameter_names(self, self.manifest), whole_shapes(self.manifest), self._checked(path)
+            )
+            stream = kept.streams.get(home_of(self.exported).type)
+            if self._stream is not None and stream is not None:
+                self._stream = torch.tensor(list(base64.b64decode(stream)), dtype=torch.uint8)
+
+    def _checked(self, path: Path) -> Path:
+        entry = next(one for one in self.manifest.files if one.name == path.name)
+        return check_package_file(self.folder, entry)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -190,9 +227,12 @@ def _inside(ours: Spans, theirs: Spans) -> torch.Tensor:
     return found.float()
 
 
-def _save(step: TrainingModule, target: Path) -> str:
+def _save(step: TrainingModule, target: Path, optimizer: Any) -> str:
     """Write all ranks' weights into one folder; what went wrong anywhere, the same on every rank."""
-    made, path, problem = ExitStack(), "", ""
+    kept, problem = _described(step, optimizer)
+    if problem:
+        return problem
+    made, path = ExitStack(), ""
     if step.rank == 0:
         try:
             path = str(made.enter_context(work_folder(target)).path)
@@ -201,9 +241,9 @@ def _save(step: TrainingModule, target: Path) -> str:
     path, problem = _from_first((path, problem), step.manifest.num_ranks)
     if problem:
         return problem
-    mine: FileEntry | str
+    mine: list[FileEntry] | str
     try:
-        mine = _write_weights(step, Path(path))
+        mine = _write_tensors(step, Path(path), kept)
     except (OSError, PackageError) as error:
         mine = f"rank {step.rank} cannot write its weights: {error}"
     found = _from_all(mine, step.manifest.num_ranks)
@@ -213,27 +253,65 @@ def _save(step: TrainingModule, target: Path) -> str:
             with made:
                 if problem:
                     raise PackageError(problem)
-                _write_the_rest(step, Path(path), found)
+                _write_the_rest(step, Path(path), [entry for files in found for entry in files], kept)
         except PackageError as error:
             problem = str(error)
     return _from_first(problem, step.manifest.num_ranks)
 
 
-def _write_weights(step: TrainingModule, folder: Path) -> FileEntry:
-    """This rank's file, with the tensors that it had in the package."""
+def _described(step: TrainingModule, optimizer: Any) -> tuple[Kept | None, str]:
+    """What is kept of an optimiser, and why it cannot be, the same on every rank."""
+    mine, problem = None, ""
+    try:
+        if optimizer is not None:
+            names, whole = parameter_names(step, step.manifest), whole_shapes(step.manifest)
+            mine = describe_optimizer(optimizer, names, whole, _streams(step))
+    except PackageError as error:
+        problem = str(error)
+    found = _from_all((mine and mine.entry, problem), step.manifest.num_ranks)
+    problem = next((one for _, one in found if one), "") or differing([entry for entry, _ in found])
+    if problem or mine is None:
+        return None, problem
+    # A rank that draws nothing has no stream.
+    streams = next((entry.streams for entry, _ in found if entry.streams), {})
+    return replace(mine, entry=msgspec.structs.replace(mine.entry, streams=streams)), ""
+
+
+def _streams(step: TrainingModule) -> dict[str, str]:
+    if step._stream is None:
+        return {}
+    return {home_of(step.exported).type: base64.b64encode(bytes(step._stream.tolist())).decode()}
+
+
+def _write_tensors(step: TrainingModule, folder: Path, kept: Kept | None) -> list[FileEntry]:
+    """This rank's files: the tensors that it had in the package, and those of an optimiser."""
     manifest, tensors = step.manifest, step.tensors()
     stored = [entry.name for entry in manifest.tensors if not entry.alias_of and not entry.zeros]
-    slots = [TensorSlot(name, tensors[name].dtype, tuple(tensors[name].shape)) for name in stored]
-    return write_tensors(folder / manifest.weights[manifest.as_mesh().place(step.rank)], slots, tensors.__getitem__)
+    place = manifest.as_mesh().place(step.rank)
+    files = {manifest.weights[place]: {name: tensors[name] for name in stored}}
+    if kept is not None:
+        files[rank_file_name("optimizer", place, manifest.num_ranks)] = kept.moments
+    return [_write_file(folder / name, held) for name, held in files.items()]
 
 
-def _write_the_rest(step: TrainingModule, folder: Path, weights: Sequence[FileEntry]) -> None:
-    """Graphs, further files and the manifest, as they were but for the weights."""
-    source: Path = step.folder
-    kept = [entry for entry in step.manifest.files if entry.name not in step.manifest.weights]
-    for entry in kept:
+def _write_file(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
+    slots = [TensorSlot(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    return write_tensors(path, slots, tensors.__getitem__)
+
+
+def _write_the_rest(step: TrainingModule, folder: Path, written: Sequence[FileEntry], kept: Kept | None) -> None:
+    """Graphs, further files and the manifest, as they were but for what was ``written``."""
+    source, manifest = step.folder, step.manifest
+    before = {*manifest.weights, *(manifest.training.files if manifest.training else ())}
+    others = [entry for entry in manifest.files if entry.name not in before]
+    for entry in others:
         shutil.copyfile(source / entry.name, folder / entry.name)
-    write_manifest(folder, msgspec.structs.replace(step.manifest, files=[*kept, *weights]))
+    training = None
+    if kept is not None:
+        num_ranks = manifest.num_ranks
+        names = [rank_file_name("optimizer", place, num_ranks) for place in range(num_ranks)]
+        training = msgspec.structs.replace(kept.entry, files=names)
+    write_manifest(folder, msgspec.structs.replace(manifest, files=[*others, *written], training=training))
 
 
 def _from_first(value: Any, num_ranks: int) -> Any:

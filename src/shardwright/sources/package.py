@@ -13,6 +13,7 @@ from shardwright.layout.values import check_path
 from shardwright.lean.options import Lean
 from shardwright.package.gather import check_described
 from shardwright.package.graphs import read_graph
+from shardwright.package.kept_training import kept_training
 from shardwright.package.manifest import Manifest, check_package_file, read_file, read_manifest
 from shardwright.package.packing import check_packing
 from shardwright.package.save import Progress, save
@@ -44,8 +45,9 @@ def reshard(
     """Make the package ``output`` for another mesh from a package, without the original model.
 
     The package keeps the original program without its weights; that is sharded anew, and every new rank's pieces are
-    read from the old ranks' files. The result is what sharding the original would give, to the bit. ``plan``: absent,
-    the plan the package was made with. ``inputs`` to ``lean``: as `shard` takes them. Raises as `shard` and `save`.
+    read from the old ranks' files. The result is what sharding the original would give, to the bit. The state of an
+    optimiser that was saved with it goes along. ``plan``: absent, the plan the package was made with. ``inputs`` to
+    ``lean``: as `shard` takes them. Raises as `shard` and `save`.
     """
     folder = check_path(package, "the package", error=PackageError)
     check_path(output, "the output", error=PackageError)
@@ -53,7 +55,7 @@ def reshard(
     check_packing(manifest, folder)
     if progress is not None:
         progress("checking the package", 0, 0)
-    stored = StoredWeights(folder, manifest)
+    stored, training = StoredWeights(folder, manifest), kept_training(folder, manifest)
     files = {entry.name: entry for entry in manifest.files}
     exported = read_graph(check_package_file(folder, files[manifest.original]))
     check_described(exported, manifest, folder)
@@ -83,7 +85,8 @@ def reshard(
     )
     # The class that knew how the model is called need not exist here.
     sharded.signature = manifest.signature() or sharded.signature
-    save(sharded, output, source=stored, extras=extras, decoder=manifest.decoder, progress=progress)
+    kept = {"extras": extras, "decoder": manifest.decoder, "training": training}
+    save(sharded, output, source=stored, **kept, progress=progress)
     return sharded
 
 
