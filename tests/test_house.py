@@ -80,6 +80,7 @@ JUDGED_ELSEWHERE = {
     "sources/hugging_face/*.py": "sources/test_checkpoint.py",
     "sources/quantized/*.py": "sources/quantized/test_compressed_tensors.py",
     "sources/package.py": "package/test_gather.py",
+    "sources/unloaded.py": "sources/test_checkpoint.py",
 }
 """Modules that a test file of another name judges, below ``tests``: the first pattern that fits. Families of rules need
 no line here: a generic test runs the samples of each."""

@@ -6,11 +6,9 @@ most memory that is needed at a time is the largest tensor of the model and a ra
 
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,8 +28,6 @@ from shardwright.program.flatten import functional
 from shardwright.program.write import replace_weights
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import settle_ties
-from shardwright.sources.quantized.formats import Quantization, read_quantization
-from shardwright.sources.quantized.plain_numbers import check_plain
 
 
 @dataclass(frozen=True)
@@ -137,13 +133,13 @@ def open_checkpoint(
     Warns of what the checkpoint holds and nothing reads, unless the model's class expects that.
     """
     try:
-        from shardwright.sources.hugging_face import build, recipes
+        from shardwright.sources.hugging_face import build
+        from shardwright.sources.hugging_face.find_model import find_model
     except ImportError as error:
         raise CheckpointError(
             f"checkpoints need transformers, which is not installed ({error})\n  try: pip install 'shardwright[hf]'"
         ) from error
     report = progress or (lambda doing, done, total: None)
-    report("reading the configuration", 0, 0)
     for name, given in {"dtype": dtype, "dequantize": dequantize}.items():
         if given is not None and not isinstance(given, torch.dtype):
             raise CheckpointError(f"{name} must be a dtype of torch such as torch.bfloat16, got {given!r}")
@@ -155,55 +151,15 @@ def open_checkpoint(
     if cache_length is not None:
         check_count(cache_length, "cache_length", error=CheckpointError)
     folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
-    config = build.read_config(folder, gguf)
-    tokenizer = build.read_tokenizer(folder, gguf)
-    quantization = read_quantization(config, dequantize) if gguf is None else None
-    report("building the model", 0, 0)
-    model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
-    holders, unused, fingerprint = _find_weights(model, folder, gguf, quantization)
-    unused = [*unused, *settle_ties(model, holders, unused)]
-    _tell_unused(model, unused)
+    found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, cache_length=cache_length, report=report)
+    unused = [*found.unused, *settle_ties(found.model, found.holders, found.unused)]
+    _tell_unused(found.model, unused)
     report("exporting", 0, 0)
-    decoder = None
-    if not recipes.is_decoder(model):
-        exported = recipes.export_encoder(model, mode)
-    elif cache_length == 0:
-        exported = recipes.export_scores(model, mode)
-    else:
-        length = recipes.default_cache_length(config) if cache_length is None else cache_length
-        exported = recipes.export_decoder(model, mode, length)
-        decoder = DecoderEntry(length, _end_ids(folder, config, tokenizer))
+    exported = found.export()
     report("functionalising", 0, 0)
-    exported = replace_weights(functional(exported), lambda name, tensor: _on_meta(name, tensor, holders))
-    source = CheckpointSource(holders, fingerprint)
-    return Checkpoint(exported, source, decoder, _tokenizer_files(tokenizer), unused)
-
-
-def _dtype(config: Any, gguf: str | None) -> torch.dtype:
-    given = getattr(config, "dtype", None)
-    return given if isinstance(given, torch.dtype) and gguf is None else torch.float32
-
-
-def _find_weights(
-    model: Any, folder: Path, gguf: str | None, quantization: Quantization | None = None
-) -> tuple[dict[str, Holder], list[Unused], str]:
-    from shardwright.sources.hugging_face.checkpoint_files import files_digest, index_files, stored_tensors
-    from shardwright.sources.hugging_face.gguf import quantized_tensors
-    from shardwright.sources.hugging_face.names import match_names
-
-    if gguf is not None:
-        return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
-    chosen = getattr(model.config, "transformers_weights", None)
-    stored, left = stored_tensors(folder, chosen)
-    read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
-    if quantization is None:
-        holders, unused = match_names(model, stored)
-        check_plain(model, holders, stored, None)
-        return holders, [*unused, *left], files_digest(read)
-    placed = quantization.place(model, stored)
-    holders, unused = match_names(model, placed.stored)
-    check_plain(model, holders, stored, quantization.method)
-    return {**holders, **placed.stacks}, [*unused, *placed.unused, *left], files_digest(read)
+    exported = replace_weights(functional(exported), lambda name, tensor: _on_meta(name, tensor, found.holders))
+    source = CheckpointSource(found.holders, found.fingerprint)
+    return Checkpoint(exported, source, found.decoder, found.extras, unused)
 
 
 def _tell_unused(model: Any, unused: Sequence[Unused]) -> None:
@@ -225,23 +181,3 @@ def _tell_unused(model: Any, unused: Sequence[Unused]) -> None:
 def _on_meta(name: str, tensor: torch.Tensor, holders: Mapping[str, Holder]) -> torch.Tensor:
     """A tensor that the checkpoint holds as a meta tensor; computed buffers stay as they are."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") if name in holders else tensor.detach()
-
-
-def _end_ids(folder: Path, config: Any, tokenizer: Any) -> list[int]:
-    """The ids that end a text: the generation settings', the configuration's and the tokenizer's."""
-    from transformers import GenerationConfig
-
-    found: list[Any] = [config.get_text_config().eos_token_id]
-    if (folder / "generation_config.json").is_file():
-        found.append(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
-    found.append(getattr(tokenizer, "eos_token_id", None))
-    flat = [number for ids in found for number in (ids if isinstance(ids, list) else [ids])]
-    return sorted({int(number) for number in flat if number is not None})
-
-
-def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
-    if tokenizer is None:
-        return {}
-    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
-        tokenizer.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}

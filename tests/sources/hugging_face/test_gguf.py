@@ -12,8 +12,8 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 import shardwright as sw
 from shardwright.layout.box import Region, read_region
 from shardwright.package.manifest import read_manifest
-from shardwright.sources.checkpoint import _find_weights
 from shardwright.sources.hugging_face.build import build_model
+from shardwright.sources.hugging_face.find_model import find_weights
 from shardwright.sources.hugging_face.ties import settle_ties
 
 WIDTH, HEADS, KV_HEADS, HIDDEN, VOCAB = 64, 4, 2, 96, 64
@@ -82,7 +82,7 @@ def built(path):
     """The model of a GGUF file without weights, and what holds them."""
     config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     model, _ = build_model(config, path.parent, torch.float32)
-    holders, unused, _ = _find_weights(model, path.parent, path.name)
+    holders, unused, _ = find_weights(model, path.parent, path.name)
     settle_ties(model, holders, unused)
     return model, holders, unused
 

@@ -11,8 +11,9 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.layout.box import Region, WholeTensor, read_region
-from shardwright.sources.checkpoint import _find_weights, open_checkpoint
+from shardwright.sources.checkpoint import open_checkpoint
 from shardwright.sources.hugging_face.build import build_model
+from shardwright.sources.hugging_face.find_model import find_weights
 from shardwright.sources.hugging_face.ties import settle_ties
 from tests.support.tiny import write_checkpoint
 
@@ -52,7 +53,7 @@ def settled(folder):
     """The model as it would be exported, what holds its tensors, and the warnings."""
     config = transformers.AutoConfig.from_pretrained(folder)
     model, _ = build_model(config, folder, torch.float32)
-    holders, unused, _ = _find_weights(model, folder, None)
+    holders, unused, _ = find_weights(model, folder, None)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         settle_ties(model, holders, unused)

@@ -1,0 +1,91 @@
+"""A transformers model of a folder or GGUF file: its configuration, weights, tokenizer, and how it is exported."""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shardwright.layout.box import Holder
+from shardwright.package.manifest import DecoderEntry
+from shardwright.sources.hugging_face import build, recipes
+from shardwright.sources.hugging_face.checkpoint_files import Unused, files_digest, index_files, stored_tensors
+from shardwright.sources.hugging_face.gguf import quantized_tensors
+from shardwright.sources.hugging_face.names import match_names
+from shardwright.sources.quantized.formats import Quantization, read_quantization
+from shardwright.sources.quantized.plain_numbers import check_plain
+from shardwright.sources.unloaded import Unloaded
+
+
+def find_model(
+    folder: Path,
+    gguf: str | None,
+    *,
+    dtype: torch.dtype | None,
+    dequantize: torch.dtype | None,
+    cache_length: int | None,
+    report: Callable[[str, int, int], None],
+) -> Unloaded:
+    """The model of ``folder``, or of the file ``gguf`` in it, without its weights; raises `CheckpointError`."""
+    report("reading the configuration", 0, 0)
+    config = build.read_config(folder, gguf)
+    tokenizer = build.read_tokenizer(folder, gguf)
+    quantization = read_quantization(config, dequantize) if gguf is None else None
+    report("building the model", 0, 0)
+    model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
+    weights = find_weights(model, folder, gguf, quantization)
+    extras = tokenizer_files(tokenizer)
+    if not recipes.is_decoder(model):
+        return Unloaded(model, *weights, partial(recipes.export_encoder, model, mode), extras)
+    if cache_length == 0:
+        return Unloaded(model, *weights, partial(recipes.export_scores, model, mode), extras)
+    length = recipes.default_cache_length(config) if cache_length is None else cache_length
+    decoder = DecoderEntry(length, _end_ids(folder, config, tokenizer))
+    return Unloaded(model, *weights, partial(recipes.export_decoder, model, mode, length), extras, decoder)
+
+
+def _dtype(config: Any, gguf: str | None) -> torch.dtype:
+    given = getattr(config, "dtype", None)
+    return given if isinstance(given, torch.dtype) and gguf is None else torch.float32
+
+
+def find_weights(
+    model: Any, folder: Path, gguf: str | None, quantization: Quantization | None = None
+) -> tuple[dict[str, Holder], list[Unused], str]:
+    """What holds each of a model's tensors, by name; what of the checkpoint nothing reads; a digest of its files."""
+    if gguf is not None:
+        return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
+    chosen = getattr(model.config, "transformers_weights", None)
+    stored, left = stored_tensors(folder, chosen)
+    read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
+    if quantization is None:
+        holders, unused = match_names(model, stored)
+        check_plain(model, holders, stored, None)
+        return holders, [*unused, *left], files_digest(read)
+    placed = quantization.place(model, stored)
+    holders, unused = match_names(model, placed.stored)
+    check_plain(model, holders, stored, quantization.method)
+    return {**holders, **placed.stacks}, [*unused, *placed.unused, *left], files_digest(read)
+
+
+def _end_ids(folder: Path, config: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a text: the generation settings', the configuration's and the tokenizer's."""
+    from transformers import GenerationConfig
+
+    found: list[Any] = [config.get_text_config().eos_token_id]
+    if (folder / "generation_config.json").is_file():
+        found.append(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
+    found.append(getattr(tokenizer, "eos_token_id", None))
+    flat = [number for ids in found for number in (ids if isinstance(ids, list) else [ids])]
+    return sorted({int(number) for number in flat if number is not None})
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    """The files that a tokenizer writes of itself, by name."""
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
