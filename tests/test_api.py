@@ -147,7 +147,7 @@ def test_shard_refuses_what_it_cannot_read():
     exported = torch.export.export(redraw(Gated()), (torch.randn(3, 16),))
     with pytest.raises(sw.PlanError, match="the program has no input 'y'"):
         sw.shard(exported, mesh=2, plan={}, inputs={"y": sw.Shard(0)})
-    with pytest.raises(sw.PlanError, match="neither 'auto', 'hf' nor a file"):
+    with pytest.raises(sw.PlanError, match="neither 'auto', 'hf', 'diffusers' nor a file"):
         sw.shard(exported, mesh=2, plan="atuo")
     with pytest.raises(sw.InputError, match="must have shape"):
         sw.shard(exported, mesh=2).simulate(torch.randn(4, 16))

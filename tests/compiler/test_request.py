@@ -59,7 +59,7 @@ def test_what_is_wrong_on_both_axes_alike_is_said_once(program):
 
 
 def test_an_error_that_is_alone_stays_as_it_is(program):
-    with pytest.raises(sw.PlanError, match=r"^plan 'atuo' is neither 'auto', 'hf' nor a file"):
+    with pytest.raises(sw.PlanError, match=r"^plan 'atuo' is neither 'auto', 'hf', 'diffusers' nor a file"):
         sw.shard(program, mesh=2, plan="atuo")
 
 

@@ -123,7 +123,7 @@ class Pipeline(nn.Module):
 def test_classes_of_diffusers_carry_plans(shipped):
     program, x = exported(make=shipped)
     inner, _ = exported(make=lambda heads: Pipeline(shipped(heads=heads)))
-    for plan in ("hf", sw.hf_plan(shipped), sw.hf_plan(shipped()), shipped._tp_plan):
+    for plan in ("hf", "diffusers", sw.hf_plan(shipped), sw.hf_plan(shipped()), shipped._tp_plan):
         assert is_lean(sw.shard(program, mesh=2, plan=plan), program, x)
         assert is_lean(sw.shard(inner, mesh=2, plan=plan), inner, x)
 
@@ -132,5 +132,9 @@ def test_a_class_without_a_plan_is_none(shipped):
     shipped._tp_plan = None
     with pytest.raises(sw.PlanError, match="a model of transformers or diffusers that carries one"):
         sw.shard(exported(make=shipped)[0], mesh=2, plan="hf")
+    with pytest.raises(sw.PlanError, match=r"a model of diffusers that carries one \(TinyTransformer does not\)"):
+        sw.shard(exported(make=shipped)[0], mesh=2, plan="diffusers")
+    with pytest.raises(sw.PlanError, match=r"a model of diffusers that carries one\n"):
+        sw.shard(exported()[0], mesh=2, plan="diffusers")
     with pytest.raises(sw.PlanError, match="carries no tensor-parallel plan"):
         sw.hf_plan(shipped)

@@ -7,19 +7,21 @@ import typer
 
 from shardwright.cli.console import out
 from shardwright.cli.models import is_package, package_facts_of, shard_model
-from shardwright.cli.options import AsJson, Hardware, NumRanks
+from shardwright.cli.options import PLANS, AsJson, Example, Hardware, Method, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.cli.show import show_tables
 from shardwright.errors import ShardwrightError
 
 
 def diff(
-    first: Annotated[str, typer.Argument(help="A package folder, or a plan: 'auto', 'hf' or a YAML file.")],
+    first: Annotated[str, typer.Argument(help=f"A package folder, or a plan: {PLANS}.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
     model: Annotated[
         Path | None, typer.Option(help="The exported program (.pt2) or checkpoint that plans are for.")
     ] = None,
     tp: NumRanks = 2,
+    example: Example = None,
+    method: Method = "forward",
     hardware: Hardware = None,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +31,8 @@ def diff(
     from shardwright.report.tables import print_json
 
     with spinner("reading"):
-        both = [_facts(one, model, tp, hardware) for one in (first, second)]
+        how = {"example": example, "method": method, "cost": hardware}
+        both = [_facts(one, model, tp, how) for one in (first, second)]
     difference = compare(*both)
     tables = difference_tables(difference, first, second)
     if as_json:
@@ -41,12 +44,12 @@ def diff(
         out.print("weights and collectives are the same")
 
 
-def _facts(one: str, model: Path | None, num_ranks: int, hardware: str | None) -> Any:
+def _facts(one: str, model: Path | None, num_ranks: int, how: dict[str, Any]) -> Any:
     """What a package says of itself, or what a plan makes of the model."""
     if is_package(Path(one)):
-        return package_facts_of(Path(one), hardware)
+        return package_facts_of(Path(one), how["cost"])
     if model is None:
         raise ShardwrightError(
             f"{one} is not a package folder, and a plan needs the model it is for\n  try: --model MODEL.pt2"
         )
-    return shard_model(model, num_ranks, one, cost=hardware).facts()
+    return shard_model(model, num_ranks, one, **how).facts()

@@ -7,7 +7,7 @@ import typer
 
 from shardwright.cli.console import out
 from shardwright.cli.models import load_model
-from shardwright.cli.options import AsJson, Hardware, Model, NumRanks
+from shardwright.cli.options import PLANS, AsJson, Example, Hardware, Method, Model, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.cli.show import show_tables
 from shardwright.errors import ShardwrightError
@@ -17,8 +17,11 @@ def inspect(
     model: Model,
     tp: NumRanks = 2,
     plan: Annotated[
-        str | None, typer.Option("--plan", help="Show also what this plan costs: 'auto', 'hf', or a YAML file.")
+        str | None,
+        typer.Option("--plan", help=f"Show also what this plan costs: {PLANS}."),
     ] = None,
+    example: Example = None,
+    method: Method = "forward",
     hardware: Hardware = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +35,7 @@ def inspect(
     if hardware is not None and plan is None:
         raise ShardwrightError("--hardware prices a plan\n  try: --plan auto")
     with spinner("reading"):
-        exported = load_model(model)
+        exported = load_model(model, example, method)
         program = read(exported)
         sharded = shardwright.shard(exported, mesh=tp, plan=plan, cost=hardware) if plan is not None else None
     tables = [] if sharded is None else [collectives_table(sharded), memory_table(sharded), gathered_table(sharded)]

@@ -8,7 +8,23 @@ import typer
 from shardwright.errors import ShardwrightError
 
 Model = Annotated[
-    Path, typer.Argument(help="An exported program (.pt2), a Hugging Face checkpoint folder or a .gguf file.")
+    Path,
+    typer.Argument(
+        help="An exported program (.pt2), a checkpoint folder of transformers or diffusers (a pipeline's part), or a "
+        ".gguf file."
+    ),
+]
+
+Example = Annotated[
+    Path | None,
+    typer.Option(
+        help="A YAML file of the inputs that a checkpoint's model is exported with, such as "
+        "'sample: float32[batch=2, 4, 64, 64]'; those of diffusers need one."
+    ),
+]
+
+Method = Annotated[
+    str, typer.Option(help="What is exported with --example: forward, or another method (an autoencoder's decode).")
 ]
 
 Package = Annotated[Path, typer.Argument(help="A package folder.")]
@@ -38,7 +54,9 @@ Lean = Annotated[
     bool, typer.Option("--lean/--no-lean", help="Make ranks' programs lean, or leave them as they were partitioned.")
 ]
 
-PlanOption = Annotated[str, typer.Option("--plan", help="'auto', 'hf', or a YAML file of names to styles.")]
+PLANS = "'auto', 'hf', 'diffusers', or a YAML file"
+
+PlanOption = Annotated[str, typer.Option("--plan", help=f"{PLANS} of names to styles.")]
 
 Timeout = Annotated[float, typer.Option(help="How long a collective waits for a rank that hangs, in seconds.")]
 

@@ -8,7 +8,7 @@ import typer
 
 from shardwright.cli.console import err, print_text
 from shardwright.cli.models import shard_model
-from shardwright.cli.options import AsJson, Dump, Effort, Hardware, Model, NumRanks
+from shardwright.cli.options import AsJson, Dump, Effort, Example, Hardware, Method, Model, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.cli.show import show_sharded
 from shardwright.layout.values import check_free
@@ -23,6 +23,8 @@ def plan(
     slack: Annotated[
         float, typer.Option(help="How far bytes per rank of weights that can be cut may exceed the least.")
     ] = 0.1,
+    example: Example = None,
+    method: Method = "forward",
     effort: Effort = 1.0,
     hardware: Hardware = None,
     dump: Dump = None,
@@ -35,7 +37,8 @@ def plan(
     if output is not None:
         check_free(output, "the output")
     with spinner("finding a plan"):
-        sharded = shard_model(model, tp, "auto", cost=hardware, slack=slack, effort=effort, dump=dump)
+        options = {"cost": hardware, "slack": slack, "effort": effort, "dump": dump}
+        sharded = shard_model(model, tp, "auto", example=example, method=method, **options)
     if output is not None:
         write_plan(sharded, output)
     if as_json:

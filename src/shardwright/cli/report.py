@@ -7,7 +7,7 @@ import typer
 
 from shardwright.cli.console import err
 from shardwright.cli.models import is_package, package_facts_of, shard_model
-from shardwright.cli.options import Hardware, NumRanks
+from shardwright.cli.options import PLANS, Example, Hardware, Method, NumRanks
 from shardwright.cli.progress import spinner
 from shardwright.errors import ShardwrightError
 from shardwright.layout.values import check_free
@@ -18,8 +18,11 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML page to write; it must not exist.")],
     tp: NumRanks = 2,
     plan: Annotated[
-        str | None, typer.Option("--plan", help="Of a model: 'auto', 'hf', or a YAML file; default: 'auto'.")
+        str | None,
+        typer.Option("--plan", help=f"Of a model: {PLANS}; default: 'auto'."),
     ] = None,
+    example: Example = None,
+    method: Method = "forward",
     hardware: Hardware = None,
     explorer: Annotated[
         Path | None,
@@ -41,7 +44,11 @@ def report(
                 f"{model} is a package: its graphs are the ranks' own\n  try: the model it is made from"
             )
     with spinner("reading"):
-        sharded = None if is_package(model) else shard_model(model, tp, plan or "auto", cost=hardware)
+        sharded = (
+            None
+            if is_package(model)
+            else shard_model(model, tp, plan or "auto", example=example, method=method, cost=hardware)
+        )
         facts = package_facts_of(model, hardware) if sharded is None else sharded.facts()
     write_page(facts, output, title=model.name or str(model))
     err.print(f"wrote {output}")

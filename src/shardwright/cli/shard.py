@@ -4,13 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from shardwright.cli.models import is_checkpoint, shard_model
+from shardwright.cli.models import is_checkpoint, refuse_export, shard_model
 from shardwright.cli.options import (
     AsJson,
     Dump,
     Effort,
+    Example,
     Hardware,
     Lean,
+    Method,
     Model,
     NumRanks,
     OutputFolder,
@@ -19,7 +21,6 @@ from shardwright.cli.options import (
 )
 from shardwright.cli.progress import bytes_bar
 from shardwright.cli.show import show_package
-from shardwright.errors import ShardwrightError
 from shardwright.layout.values import check_free
 
 
@@ -47,6 +48,11 @@ def shard(
         int | None,
         typer.Option(help="Tokens in a decoder's key-value cache; default: at most 2048; 0: no cache."),
     ] = None,
+    example: Example = None,
+    method: Method = "forward",
+    variant: Annotated[
+        str | None, typer.Option(help="Of a checkpoint's weight files: fp16 reads model.fp16.safetensors.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Shard a program or a checkpoint and write a package: graphs, and every rank's weights.
@@ -61,16 +67,15 @@ def shard(
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
             wanted = {"dtype": parse_dtype(dtype, "--dtype"), "dequantize": parse_dtype(dequantize, "--dequantize")}
-            opened = open_checkpoint(model, **wanted, cache_length=cache_length, progress=step)
+            how: dict[str, Any] = {"example": example, "method": method, "variant": variant}
+            opened = open_checkpoint(model, **wanted, **how, cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
             sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, **options)
             opened.save(sharded, output, progress=step)
-        elif not dtype is dequantize is cache_length is None:
-            raise ShardwrightError(
-                f"--dtype, --dequantize and --cache-length are for checkpoints; {model} is an exported program"
-            )
         else:
             opened = None
-            sharded = shard_model(model, tp, plan, **options)
+            asked = {"--dtype": dtype, "--dequantize": dequantize, "--cache-length": cache_length, "--variant": variant}
+            refuse_export(model, asked)
+            sharded = shard_model(model, tp, plan, example=example, method=method, **options)
             sharded.save(str(output), progress=step)
     show_package(sharded, output, unused=opened.unused if opened is not None else (), as_json=as_json)

@@ -10,7 +10,7 @@ from shardwright.errors import PlanError
 from shardwright.layout.mesh import Mesh
 from shardwright.plan.autodeploy import AutoDeployPlan
 from shardwright.plan.borrowed import BorrowedPlan, move_inside
-from shardwright.plan.huggingface import plan_of_classes
+from shardwright.plan.huggingface import LIBRARIES, plan_of_classes
 from shardwright.plan.made_of import TensorInfo, made_of_others
 from shardwright.plan.plan_files import read_plan
 from shardwright.program.program import Program
@@ -53,8 +53,8 @@ def per_axis(value: Any, mesh: Mesh, what: str) -> dict[str, Any]:
 def _entries(plan: Any, program: Program) -> Mapping[str, Any]:
     """The plan's own mapping of this program's names to styles."""
     modules, tensors = program.modules(), tensors_of(program)
-    if isinstance(plan, str) and plan == "hf":
-        plan = plan_of_classes(modules)
+    if isinstance(plan, str) and plan in LIBRARIES:
+        plan = plan_of_classes(modules, plan)
     if isinstance(plan, BorrowedPlan):
         return plan.fit(modules, tensors, program.idle())
     if isinstance(plan, AutoDeployPlan):
@@ -64,11 +64,11 @@ def _entries(plan: Any, program: Program) -> Mapping[str, Any]:
     if isinstance(plan, (str, os.PathLike)):
         if isinstance(plan, str) and not os.path.exists(plan) and not plan.endswith((".yaml", ".yml")):  # noqa: PTH110
             raise PlanError(
-                f"plan {plan!r} is neither 'auto', 'hf' nor a file\n"
-                "  try: plan='auto', plan='hf' for a transformers model, a mapping, or a YAML path"
+                f"plan {plan!r} is neither 'auto', 'hf', 'diffusers' nor a file\n"
+                "  try: plan='auto', plan='hf' or 'diffusers' for a model of theirs, a mapping, or a YAML path"
             )
         return read_plan(plan)
     raise PlanError(
-        "a plan is 'auto', 'hf', a mapping, the path of a YAML file, or what hf_plan returns; "
+        "a plan is 'auto', 'hf', 'diffusers', a mapping, the path of a YAML file, or what hf_plan returns; "
         f"got {type(plan).__name__}"
     )

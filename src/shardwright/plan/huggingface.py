@@ -44,23 +44,31 @@ def hf_plan(source: Any) -> BorrowedPlan:
     return BorrowedPlan(tuple(parts))
 
 
-def plan_of_classes(modules: Mapping[str, str]) -> BorrowedPlan:
+LIBRARIES = {"hf": ("transformers", "diffusers"), "diffusers": ("diffusers",)}
+"""The plans that go by a name, and the libraries whose classes carry them."""
+
+
+def plan_of_classes(modules: Mapping[str, str], plan: str = "hf") -> BorrowedPlan:
     """The plan of the transformers and diffusers classes among a program's modules (path → class name).
 
-    Raises `PlanError` when none of the classes carries a plan.
+    ``plan``: a name in `LIBRARIES`; classes of other libraries are passed over. Raises `PlanError` when none of the
+    classes carries a plan.
     """
+    own = {path: kind for path, kind in modules.items() if kind.partition(".")[0] in LIBRARIES[plan]}
     entries: dict[str, Any] = {}
-    for path, name in modules.items():
-        found = _class_plan(name, path, modules)
+    for path, kind in own.items():
+        found = _class_plan(kind, path, modules)
         prefix = f"{path}." if path else ""
         # An outer class has the last word, as it has in transformers.
         entries = {**{prefix + key: style for key, style in found.items()}, **entries}
     if not entries:
+        libraries = " or ".join(LIBRARIES[plan])
+        outer = f" ({next(iter(own.values())).rpartition('.')[2]} does not)" if own else ""
         raise PlanError(
-            "plan='hf' found no plan: none of the program's module classes is a model of transformers or diffusers "
-            "that carries one\n"
-            "  try: plan=shardwright.hf_plan(model), plan=model.tp_plan, plan=model.config.base_model_tp_plan, "
-            "or plan='auto'"
+            f"plan={plan!r} found no plan: none of the program's module classes is a model of {libraries} "
+            f"that carries one{outer}\n"
+            "  try: plan='auto', plan=shardwright.hf_plan(model), plan=model.tp_plan, "
+            "or plan=model.config.base_model_tp_plan"
         )
     return BorrowedPlan((BorrowedEntries(entries, "the classes of the program's modules"),))
 

@@ -5,44 +5,19 @@ A style is a string (``colwise``) or a mapping,
 """
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import yaml
 
 from shardwright.errors import LayoutError, PlanError
 from shardwright.layout.cut import EVERY, Blocks, Cut, describe_cut
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard
-from shardwright.layout.values import check_file, is_count
+from shardwright.layout.values import is_count
+from shardwright.layout.yaml_files import read_yaml
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The plan in a YAML file; raises `PlanError` naming the file and the entry that is wrong."""
-    file = check_file(path, "the plan", error=PlanError)
-    try:
-        data = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path} is not a YAML plan: {error}") from error
-    if not isinstance(data, Mapping):
-        raise PlanError(f"{path} holds {type(data).__name__}, not a mapping of names to styles")
-    return as_plan(data, str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as `yaml.safe_load` reads it, but that a key given twice is an error rather than the last one's."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):
-                if key in seen:
-                    what = f"the key {key!r} is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+    return as_plan(read_yaml(path, "the plan", "names to styles", error=PlanError), str(path))
 
 
 def as_plan(data: Mapping[Any, Any], where: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ __all__ = [
 _canonicalize = serialize.canonicalize
 _list_operators = export_utils._materialize_cpp_cia_ops
 
-EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize")
+EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize", "torch._subclasses.fake_tensor")
 """The logs that torch writes an error to which it also raises."""
 
 

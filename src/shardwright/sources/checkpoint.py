@@ -26,6 +26,7 @@ from shardwright.package.save import Progress, save
 from shardwright.plan.accept import PlanLike
 from shardwright.program.flatten import functional
 from shardwright.program.write import replace_weights
+from shardwright.sources.example import ExampleLike
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import settle_ties
 
@@ -70,6 +71,9 @@ def shard_checkpoint(
     dtype: torch.dtype | None = None,
     dequantize: torch.dtype | None = None,
     cache_length: int | None = None,
+    example: ExampleLike | None = None,
+    method: str = "forward",
+    variant: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     outputs: Any = None,
     budget: Mapping[str, int] | None = None,
@@ -84,10 +88,18 @@ def shard_checkpoint(
 ) -> ShardedProgram:
     """Shard a Hugging Face folder (config and safetensors) or a GGUF file into the package folder ``output``.
 
+    The folder is of a model of transformers, or of diffusers: one part of a pipeline, ``"FLUX.1-dev/transformer"``.
+
     ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). Quantised weights stay packed, and are
     unpacked beside the matmul to that dtype; ``dequantize``: they are unpacked to this one as they are read, and plain
     weights are written, all of that dtype. ``cache_length``: the tokens that a
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
+
+    ``example``: inputs by parameter that the model is exported with, or a YAML file of them: tensors, of which shape
+    and dtype count, or their text, ``"float32[batch=2, 4, 64, 64]"``, where a size with a name may change; or plain
+    values. A model of diffusers needs one; absent, others take token ids. ``method``: what is exported with it (an
+    autoencoder's ``"decode"``). ``variant``: of the weight files, as in ``model.fp16.safetensors``.
+
     ``inputs`` to ``lean``: as `shard` takes them. An interrupted call that is made again goes on with the ranks not
     yet written.
 
@@ -97,7 +109,14 @@ def shard_checkpoint(
     >>> sharded = shard_checkpoint("SmolLM2-135M/", "out/", mesh=3)
     """
     opened = open_checkpoint(
-        checkpoint, dtype=dtype, dequantize=dequantize, cache_length=cache_length, progress=progress
+        checkpoint,
+        dtype=dtype,
+        dequantize=dequantize,
+        cache_length=cache_length,
+        example=example,
+        method=method,
+        variant=variant,
+        progress=progress,
     )
     if progress is not None:
         progress("sharding", 0, 0)
@@ -126,6 +145,9 @@ def open_checkpoint(
     dtype: torch.dtype | None = None,
     dequantize: torch.dtype | None = None,
     cache_length: int | None = None,
+    example: ExampleLike | None = None,
+    method: str = "forward",
+    variant: str | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """A checkpoint's program and where its weights are; none are read. Arguments as `shard_checkpoint` takes them.
@@ -133,6 +155,7 @@ def open_checkpoint(
     Warns of what the checkpoint holds and nothing reads, unless the model's class expects that.
     """
     try:
+        from shardwright.sources.diffusers.find_component import find_component, is_component
         from shardwright.sources.hugging_face import build
         from shardwright.sources.hugging_face.find_model import find_model
     except ImportError as error:
@@ -140,6 +163,26 @@ def open_checkpoint(
             f"checkpoints need transformers, which is not installed ({error})\n  try: pip install 'shardwright[hf]'"
         ) from error
     report = progress or (lambda doing, done, total: None)
+    _check_arguments(dtype, dequantize, cache_length, method, variant)
+    folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
+    how: dict[str, Any] = {"example": example, "method": method, "variant": variant, "report": report}
+    if gguf is None and is_component(folder):
+        if cache_length is not None:
+            raise CheckpointError(f"{folder} holds a model of diffusers, which keeps no tokens\n  try: no cache_length")
+        found = find_component(folder, dtype=dequantize or dtype, **how)
+    else:
+        found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, cache_length=cache_length, **how)
+    unused = [*found.unused, *settle_ties(found.model, found.holders, found.unused)]
+    _tell_unused(found.model, unused)
+    report("exporting", 0, 0)
+    exported = found.export()
+    report("functionalising", 0, 0)
+    exported = replace_weights(functional(exported), lambda name, tensor: _on_meta(name, tensor, found.holders))
+    source = CheckpointSource(found.holders, found.fingerprint)
+    return Checkpoint(exported, source, found.decoder, found.extras, unused)
+
+
+def _check_arguments(dtype: Any, dequantize: Any, cache_length: Any, method: Any, variant: Any) -> None:
     for name, given in {"dtype": dtype, "dequantize": dequantize}.items():
         if given is not None and not isinstance(given, torch.dtype):
             raise CheckpointError(f"{name} must be a dtype of torch such as torch.bfloat16, got {given!r}")
@@ -150,16 +193,12 @@ def open_checkpoint(
         )
     if cache_length is not None:
         check_count(cache_length, "cache_length", error=CheckpointError)
-    folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
-    found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, cache_length=cache_length, report=report)
-    unused = [*found.unused, *settle_ties(found.model, found.holders, found.unused)]
-    _tell_unused(found.model, unused)
-    report("exporting", 0, 0)
-    exported = found.export()
-    report("functionalising", 0, 0)
-    exported = replace_weights(functional(exported), lambda name, tensor: _on_meta(name, tensor, found.holders))
-    source = CheckpointSource(found.holders, found.fingerprint)
-    return Checkpoint(exported, source, found.decoder, found.extras, unused)
+    for name, given in {"method": method, "variant": variant}.items():
+        if given is not None and not (isinstance(given, str) and re.fullmatch(r"\w+", given)):
+            raise CheckpointError(f"{name} must be a name such as {_NAMES[name]!r}, got {given!r}")
+
+
+_NAMES = {"method": "decode", "variant": "fp16"}
 
 
 def _tell_unused(model: Any, unused: Sequence[Unused]) -> None:

@@ -4,7 +4,8 @@ Parameters are fake tensors on the device the program is for, not meta tensors: 
 makes meta tensors wherever it makes any. Buffers (rotary frequencies, masks) are computed as the class computes them.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardwright.errors import CheckpointError, first_line
 from shardwright.program.torch_private import FakeTensor, FakeTensorMode
+from shardwright.sources.pipeline import no_checkpoint
 from shardwright.sources.quantized.config_values import TOP, whole_config
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt", "vocab.json")
@@ -24,10 +27,12 @@ def find_checkpoint(path: Path) -> tuple[Path, str | None]:
     """The folder of a checkpoint and, for GGUF, the file's name in it; raises `CheckpointError` when it is neither."""
     if path.is_file() and path.suffix == ".gguf":
         return path.parent, path.name
-    if not path.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder or .gguf file {path}")
     if (path / "config.json").is_file():
         return path, None
+    if instead := no_checkpoint(path):
+        raise CheckpointError(instead)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder or .gguf file {path}")
     files = sorted(file.name for file in path.glob("*.gguf"))
     if len(files) == 1:
         return path, files[0]
@@ -43,27 +48,17 @@ def read_config(folder: Path, gguf: str | None) -> Any:
 
     if gguf is None:
         said, _ = hugging_face(lambda: PretrainedConfig.get_config_dict(folder, local_files_only=True), folder)
+        if not isinstance(said, Mapping):
+            raise CheckpointError(f"{folder / 'config.json'} holds {type(said).__name__}, not a configuration")
         if said.get(TOP) is not None:
             # transformers takes it for an object of its own where it is no mapping, and fails.
             whole_config(said[TOP])
-    config = hugging_face(lambda: AutoConfig.from_pretrained(folder, gguf_file=gguf, local_files_only=True), folder)
-    if config.is_encoder_decoder:
-        raise CheckpointError(
-            f"{folder}: {config.model_type} has an encoder and a decoder, which are two programs\n"
-            "  try: export them yourself and shard the .pt2 files"
-        )
-    return config
+    return hugging_face(lambda: AutoConfig.from_pretrained(folder, gguf_file=gguf, local_files_only=True), folder)
 
 
 def build_model(config: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, FakeTensorMode]:
     """The model of a configuration, in eval mode, and the fake mode its parameters live in."""
-    import transformers
-
-    names = getattr(config, "architectures", None) or []
-    kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
-    if kind is None:
-        causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-        kind = (transformers.AutoModelForCausalLM if causal else transformers.AutoModel)._model_mapping[type(config)]
+    kind = _class_of(config)
     kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
     kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
     if kept and dtype in (torch.float16, torch.bfloat16):
@@ -72,14 +67,35 @@ def build_model(config: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, Fak
             "  try: --dtype float32"
         )
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    with _shapes_only(mode):
+    with shapes_only(mode):
         model = hugging_face(lambda: kind._from_config(config, dtype=dtype, attn_implementation="sdpa"), folder)
-    if getattr(model, "main_input_name", "input_ids") != "input_ids":
-        raise CheckpointError(
-            f"{type(model).__name__} takes {model.main_input_name!r}, not token ids\n"
-            "  try: export it yourself and shard the .pt2 file"
-        )
     return model.eval(), mode
+
+
+def _class_of(config: Any) -> Any:
+    import transformers
+
+    names = getattr(config, "architectures", None) or []
+    kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if kind is None:
+        causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        kind = (transformers.AutoModelForCausalLM if causal else transformers.AutoModel)._model_mapping[type(config)]
+    return kind
+
+
+def check_takes_text(config: Any, folder: Path) -> None:
+    """Raise `CheckpointError` for a model that is not called with token ids alone: how then is not known here."""
+    kind = _class_of(config)
+    if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(kind.forward).parameters:
+        raise CheckpointError(
+            f"{folder}: {config.model_type} has an encoder and a decoder, which are two programs\n"
+            "  try: export them yourself and shard the .pt2 files, or give example= or --example"
+        )
+    if getattr(kind, "main_input_name", "input_ids") != "input_ids":
+        raise CheckpointError(
+            f"{kind.__name__} takes {kind.main_input_name!r}, not token ids\n"
+            "  try: example= or --example, with the inputs you need; or export it yourself and shard the .pt2 file"
+        )
 
 
 def read_tokenizer(folder: Path, gguf: str | None) -> Any:
@@ -93,15 +109,29 @@ def read_tokenizer(folder: Path, gguf: str | None) -> Any:
 
 def hugging_face(make: Callable[[], Any], folder: Path) -> Any:
     """What transformers makes of a folder; what it raises for a bad one as a `CheckpointError`."""
+    return read_by("transformers", make, folder)
+
+
+def read_by(library: str, make: Callable[[], Any], folder: Path) -> Any:
+    """What a library makes of a folder; what it raises for a bad one as a `CheckpointError`."""
     try:
         return make()
     except Exception as error:
         # Damaged files surface as anything from struct.error to a bare Exception of the tokenizers library.
-        raise CheckpointError(f"{folder}: transformers cannot read it: {first_line(error)}") from error
+        raise CheckpointError(f"{folder}: {library} cannot read it: {first_line(error)}") from error
+
+
+class _NothingTrue(TorchDispatchMode):
+    """No value that is not there is true: initialisers ask whether what they drew is out of range, and draw again."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return not isinstance(args[0], FakeTensor) and func(*args)
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def _shapes_only(mode: FakeTensorMode) -> Iterator[None]:
+def shapes_only(mode: FakeTensorMode) -> Iterator[None]:
     """Parameters that modules register become fake tensors before they are initialised; tied ones stay one."""
 
     # torch declares that a hook returns None; it takes what one returns as the parameter to register.
@@ -114,6 +144,7 @@ def _shapes_only(mode: FakeTensorMode) -> Iterator[None]:
 
     handle = register_module_parameter_registration_hook(replace)
     try:
-        yield
+        with _NothingTrue():
+            yield
     finally:
         handle.remove()

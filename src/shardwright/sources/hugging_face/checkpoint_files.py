@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,31 @@ from shardwright.layout.dtypes import DTYPES
 from shardwright.package.slices import copy_slice
 
 INDEX_SUFFIX = ".safetensors.index.json"
-INDEX_NAME = f"model{INDEX_SUFFIX}"
-SINGLE_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """Which safetensors files of a folder are read: the first of ``names`` that is there; ``chosen``: this one.
+
+    ``stem``: what they are called before the first dot.
+    """
+
+    stem: str
+    names: tuple[str, str]
+    chosen: str | None = None
+
+    @staticmethod
+    def of(stem: str, variant: str | None = None, *, index_first: bool = False) -> "WeightFiles":
+        """A single file and an index. ``variant``: of these alone, as in ``model.fp16.safetensors``."""
+        part = f".{variant}" if variant else ""
+        single, index = f"{stem}{part}.safetensors", f"{stem}.safetensors.index{part}.json"
+        return WeightFiles(stem, (index, single) if index_first else (single, index))
+
+
+MODEL_FILES = WeightFiles.of("model")
+"""What transformers reads: the single file where there is one."""
+
+_VARIANT = re.compile(r"^[^.]+\.(?:(\w+?)(?:-\d+-of-\d+)?\.safetensors|safetensors\.index\.(\w+)\.json)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +80,15 @@ class StoredTensor(WholeTensor):
             raise CheckpointError(f"cannot read {self.name!r} from {self.file}: {error}") from error
 
 
-def stored_tensors(folder: Path, chosen: str | None = None) -> tuple[dict[str, StoredTensor], list[Unused]]:
+def stored_tensors(folder: Path, files: WeightFiles = MODEL_FILES) -> tuple[dict[str, StoredTensor], list[Unused]]:
     """Every tensor of a folder's safetensors by name, and what of them is not read.
 
-    The files are those that transformers reads: ``chosen`` where the configuration names one
-    (``transformers_weights``), else the single file, else the index. An index gives every name one file; other tensors
-    of that file are copies that something left behind.
+    An index gives every name one file; other tensors of that file are copies that something left behind.
 
     Raises `CheckpointError` for a folder without safetensors, and with every missing, damaged or contradicting file.
     """
-    main = _main_file(folder, chosen)
-    if not main.name.endswith(INDEX_SUFFIX):
+    main = _main_file(folder, files)
+    if not _is_index(main):
         return _tensors_of(main), _other_files(folder, {main}, main)
     places = _weight_map(main)
     named: dict[str, list[str]] = {}
@@ -84,10 +106,10 @@ def stored_tensors(folder: Path, chosen: str | None = None) -> tuple[dict[str, S
     return found, [*unused, *_other_files(folder, {main, *(folder / place for place in named)}, main)]
 
 
-def index_files(folder: Path, chosen: str | None = None) -> list[Path]:
+def index_files(folder: Path, files: WeightFiles = MODEL_FILES) -> list[Path]:
     """The file that says where tensors are, where there is one."""
-    main = _main_file(folder, chosen)
-    return [main] if main.name.endswith(INDEX_SUFFIX) else []
+    main = _main_file(folder, files)
+    return [main] if _is_index(main) else []
 
 
 def files_digest(files: Iterable[Path]) -> str:
@@ -96,25 +118,37 @@ def files_digest(files: Iterable[Path]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _main_file(folder: Path, chosen: str | None) -> Path:
+def _is_index(file: Path) -> bool:
+    return file.suffix == ".json"
+
+
+def _main_file(folder: Path, files: WeightFiles) -> Path:
     """The safetensors file, or the index of several, that is read."""
-    if chosen is not None:
-        if _leads_outside(chosen):
-            raise CheckpointError(f"{folder}: the configuration names weights outside its folder: {chosen!r}")
-        if not chosen.endswith((".safetensors", INDEX_SUFFIX)) or not (folder / chosen).is_file():
+    if files.chosen is not None:
+        if _leads_outside(files.chosen):
+            raise CheckpointError(f"{folder}: the configuration names weights outside its folder: {files.chosen!r}")
+        if not files.chosen.endswith((".safetensors", INDEX_SUFFIX)) or not (folder / files.chosen).is_file():
             raise CheckpointError(
-                f"{folder}: the configuration names {chosen!r} as its weights, which is not a safetensors file there"
+                f"{folder}: the configuration names {files.chosen!r} as its weights, which is not a safetensors file "
+                "there"
             )
-        return folder / chosen
-    for name in (SINGLE_NAME, INDEX_NAME):
+        return folder / files.chosen
+    for name in files.names:
         if (folder / name).is_file():
             return folder / name
+    raise CheckpointError(f"{folder} holds neither {' nor '.join(files.names)}{_instead(folder, files)}")
+
+
+def _instead(folder: Path, files: WeightFiles) -> str:
+    """What a folder holds instead of the weights that are read, and what to try."""
+    found = _VARIANT.findall("\n".join(sorted(path.name for path in folder.glob(f"{files.stem}.*"))))
+    variants = sorted({one or other for one, other in found} - {""})
+    if variants:
+        return f"; it holds the variant {', '.join(map(repr, variants))}\n  try: variant={variants[0]!r}"
     pickled = sorted(path.name for path in folder.glob("*.bin"))
-    raise CheckpointError(
-        f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}"
-        + (f"; its weights are pickled ({pickled[0]}), which are never opened" if pickled else "")
-        + "\n  try: model.save_pretrained(folder), which writes safetensors"
-    )
+    return (
+        f"; its weights are pickled ({pickled[0]}), which are never opened" if pickled else ""
+    ) + "\n  try: model.save_pretrained(folder), which writes safetensors"
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -169,7 +203,7 @@ def _check_index(
 
 def _other_files(folder: Path, read: set[Path], main: Path) -> list[Unused]:
     """Safetensors files of a folder that nothing reads."""
-    others = sorted(path for suffix in (".safetensors", INDEX_SUFFIX) for path in folder.glob(f"*{suffix}"))
+    others = sorted(path for end in (".safetensors", ".safetensors.index*.json") for path in folder.glob(f"*{end}"))
     return [Unused("", path.name, f"{main.name} is read") for path in others if path not in read]
 
 

@@ -2,16 +2,27 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from shardwright.errors import CheckpointError
 from shardwright.layout.box import Holder
 from shardwright.package.manifest import DecoderEntry
+from shardwright.sources.example import ExampleLike, read_example
+from shardwright.sources.export_example import export_example
 from shardwright.sources.hugging_face import build, recipes
-from shardwright.sources.hugging_face.checkpoint_files import Unused, files_digest, index_files, stored_tensors
+from shardwright.sources.hugging_face.checkpoint_files import (
+    MODEL_FILES,
+    Unused,
+    WeightFiles,
+    files_digest,
+    index_files,
+    stored_tensors,
+)
 from shardwright.sources.hugging_face.gguf import quantized_tensors
 from shardwright.sources.hugging_face.names import match_names
 from shardwright.sources.quantized.formats import Quantization, read_quantization
@@ -26,17 +37,30 @@ def find_model(
     dtype: torch.dtype | None,
     dequantize: torch.dtype | None,
     cache_length: int | None,
+    example: ExampleLike | None,
+    method: str,
+    variant: str | None,
     report: Callable[[str, int, int], None],
 ) -> Unloaded:
     """The model of ``folder``, or of the file ``gguf`` in it, without its weights; raises `CheckpointError`."""
     report("reading the configuration", 0, 0)
     config = build.read_config(folder, gguf)
+    values = read_example(example) if example is not None else None
+    if values is None:
+        build.check_takes_text(config, folder)
+        if method != "forward":
+            raise CheckpointError(f"the method {method!r} takes inputs of its own\n  try: example= or --example")
+    elif cache_length is not None:
+        raise CheckpointError("a model is exported with an example, or with a cache\n  try: example or cache_length")
     tokenizer = build.read_tokenizer(folder, gguf)
     quantization = read_quantization(config, dequantize) if gguf is None else None
     report("building the model", 0, 0)
     model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
-    weights = find_weights(model, folder, gguf, quantization)
+    weights = find_weights(model, folder, gguf, quantization, variant)
     extras = tokenizer_files(tokenizer)
+    if values is not None:
+        export = partial(export_example, model, mode, values, method, named=True)
+        return Unloaded(model, *weights, export, extras)
     if not recipes.is_decoder(model):
         return Unloaded(model, *weights, partial(recipes.export_encoder, model, mode), extras)
     if cache_length == 0:
@@ -52,14 +76,19 @@ def _dtype(config: Any, gguf: str | None) -> torch.dtype:
 
 
 def find_weights(
-    model: Any, folder: Path, gguf: str | None, quantization: Quantization | None = None
+    model: Any,
+    folder: Path,
+    gguf: str | None,
+    quantization: Quantization | None = None,
+    variant: str | None = None,
 ) -> tuple[dict[str, Holder], list[Unused], str]:
     """What holds each of a model's tensors, by name; what of the checkpoint nothing reads; a digest of its files."""
     if gguf is not None:
         return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
     chosen = getattr(model.config, "transformers_weights", None)
-    stored, left = stored_tensors(folder, chosen)
-    read = {*(tensor.file for tensor in stored.values()), *index_files(folder, chosen)}
+    files = replace(MODEL_FILES, chosen=chosen) if variant is None else WeightFiles.of("model", variant)
+    stored, left = stored_tensors(folder, files)
+    read = {*(tensor.file for tensor in stored.values()), *index_files(folder, files)}
     if quantization is None:
         holders, unused = match_names(model, stored)
         check_plain(model, holders, stored, None)

@@ -14,7 +14,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import StaticCache, StaticLayer
 
-from shardwright.errors import CheckpointError, first_line
+from shardwright.errors import CheckpointError
+from shardwright.sources.export_example import export_model
 
 
 class _BufferLayer(StaticLayer):
@@ -114,7 +115,7 @@ def export_decoder(model: Any, mode: Any, cache_length: int) -> ExportedProgram:
             "attention_mask": torch.ones(1, min(tokens + 2, cache_length), dtype=torch.long),
         }
     shapes = {"input_ids": {1: Dim("tokens", min=1, max=cache_length)}}
-    return _export(model, inputs, {**shapes, "attention_mask": {1: Dim("seen", min=1, max=cache_length)}})
+    return export_model(model, inputs, {**shapes, "attention_mask": {1: Dim("seen", min=1, max=cache_length)}})
 
 
 def export_scores(model: Any, mode: Any) -> ExportedProgram:
@@ -134,21 +135,7 @@ def _export_batches(model: Any, mode: Any, names: tuple[str, ...]) -> ExportedPr
     shape = {0: Dim("batch", min=1, max=2**16), 1: Dim("sequence", min=2, max=limit or 2**20)}
     with mode:
         inputs = {name: torch.ones(2, 5, dtype=torch.long) for name in names}
-    return _export(model, inputs, dict.fromkeys(names, shape))
-
-
-def _export(model: Any, inputs: dict[str, torch.Tensor], shapes: dict[str, Any]) -> ExportedProgram:
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                model, (), inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
-            )
-    except Exception as error:
-        # The exporter raises many kinds; all mean that the model's code cannot be exported as it is.
-        raise CheckpointError(
-            f"{type(model).__name__} cannot be exported: {first_line(error)}\n"
-            "  try: export it yourself, with the inputs you need, and shard the .pt2 file"
-        ) from error
+    return export_model(model, inputs, dict.fromkeys(names, shape))
 
 
 def _extend(model: Any, recipe: type) -> None:
