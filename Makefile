@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step ops zoo fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step bench-train ops zoo fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -74,6 +74,9 @@ bench-step: $(VENV)/.step  ## Measure one step of a Llama beside the hand-writte
 
 bench-generate: $(READY)  ## Measure what a token takes, on one and two ranks, against transformers' generate
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.generate
+
+bench-train: $(READY)  ## Measure loss and gradients of a Llama beside the hand-written model and DTensor
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.train
 
 ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results/ (an hour; resumes)
 	$(BIN)/python -m evals.operators.sweep

@@ -81,9 +81,8 @@ def prepare(folder, lengths, num_ranks):
             sw.compile_package(path)
 
 
-def by_dtensor(folder, num_ranks):
-    """torch's own tensor parallelism of the same model, on the same layers."""
-    model = whole_model(folder)
+def by_dtensor(model, num_ranks):
+    """torch's own tensor parallelism of a `LlamaModel`, on the same layers; changed in place."""
     layer = dict(model.layers[0].named_modules())
     # In one order on all ranks, which communicate while their weights are cut.
     names = [name for name, one in layer.items() if isinstance(one, nn.Linear)]
@@ -91,7 +90,7 @@ def by_dtensor(folder, num_ranks):
         f"layers.*.{name}": ColwiseParallel() if name.rpartition(".")[2] in COLUMNS else RowwiseParallel()
         for name in names
     }
-    return Body(parallelize_module(model, init_device_mesh("cpu", (num_ranks,)), plan))
+    return parallelize_module(model, init_device_mesh("cpu", (num_ranks,)), plan)
 
 
 def contenders(folder, length, num_ranks):
@@ -112,7 +111,7 @@ def contenders(folder, length, num_ranks):
         # Without that package transformers opens no model by a plan.
         plan = DistributedConfig(tp_plan="auto", tp_size=num_ranks)
         found["transformers tp_plan, eager, gloo"] = Body(whole_model(model, distributed_config=plan))
-    found["DTensor, eager, gloo"] = by_dtensor(model, num_ranks)
+    found["DTensor, eager, gloo"] = Body(by_dtensor(whole_model(model), num_ranks))
     alone = {"one process, eager": whole, "one process, compiled": torch.compile(whole)}
     floors = {"floor: compute of one rank, eager": HandWritten(whole.model, rank, num_ranks, None)}
     for name, group in groups.items():
@@ -157,10 +156,10 @@ def measure(folder, length, num_ranks, rounds):
     return seconds
 
 
-def summary(ranks, names):
+def summary(ranks):
     """Milliseconds: the slower rank's median and quartiles, by contender."""
     found = {}
-    for name in names:
+    for name in ranks[0]:
         three = [statistics.quantiles(seconds[name], n=4) for seconds in ranks if seconds[name]]
         low, median, high = max(three, key=lambda one: one[1])
         found[name] = {"median_ms": median * 1e3, "low_ms": low * 1e3, "high_ms": high * 1e3}
@@ -169,9 +168,9 @@ def summary(ranks, names):
     return found
 
 
-def facts(options):
+def facts(options, module, config):
     return {
-        "command": "python -m benchmarks.step " + " ".join(sys.argv[1:]),
+        "command": f"python -m benchmarks.{module} " + " ".join(sys.argv[1:]),
         "date": datetime.now().date().isoformat(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -181,8 +180,26 @@ def facts(options):
         "ranks": options.ranks,
         "rounds": options.rounds,
         "threads_of_a_rank": 1,
-        "config": CONFIG,
+        "config": config,
     }
+
+
+def show(title, rows):
+    shown = [
+        (
+            name,
+            f"{row['median_ms']:.1f}",
+            f"{row['low_ms']:.1f} to {row['high_ms']:.1f}",
+            f"{row['of_reference']:.2f}",
+        )
+        for name, row in rows.items()
+    ]
+    Table(title, ("contender", "ms", "quartiles", f"of {REFERENCE}"), shown).show(Console(width=120))
+
+
+def write(found, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def plot(source, path):
@@ -226,7 +243,7 @@ def main():
     if options.plot:
         plot(options.output, options.plot)
         return
-    found = {**facts(options), "steps": {}}
+    found = {**facts(options, "step", CONFIG), "steps": {}}
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
@@ -235,20 +252,9 @@ def main():
             # Gloo's own threads need a core too, so ranks are not bound to any.
             how = {"threads": 1, "transport": "gloo"}
             ranks = list(launch(options.ranks, measure, work, length, options.ranks, options.rounds, **how).values())
-            found["steps"][str(length)] = rows = summary(ranks, list(ranks[0]))
-            shown = [
-                (
-                    name,
-                    f"{row['median_ms']:.1f}",
-                    f"{row['low_ms']:.1f} to {row['high_ms']:.1f}",
-                    f"{row['of_reference']:.2f}",
-                )
-                for name, row in rows.items()
-            ]
-            title = f"{length} token{'s' if length > 1 else ''} on {options.ranks} ranks"
-            Table(title, ("contender", "ms", "quartiles", f"of {REFERENCE}"), shown).show(Console(width=120))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            found["steps"][str(length)] = rows = summary(ranks)
+            show(f"{length} token{'s' if length > 1 else ''} on {options.ranks} ranks", rows)
+    write(found, options.output)
 
 
 if __name__ == "__main__":
