@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import shardwright as sw
+from shardwright.program.simulate import draws_random_numbers
 from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.training import IDS, next_token
 
@@ -206,3 +207,22 @@ def test_a_simulation_keeps_the_gradients_of_its_last_call():
         assert {name: g.shape for name, g in gradients.items()} == {
             name: simulation.state[rank][name].shape for name in gradients
         }
+
+
+class Attention(nn.Module):
+    """One head, whose weights are dropped at a rate."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.qkv, self.rate = nn.Linear(8, 24), rate
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1), dropout_p=self.rate)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_attention_draws_numbers_where_it_drops_weights(rate):
+    """Programs that draw none need no stream that ranks share, and may be compiled."""
+    args = (torch.randn(2, 5, 8), torch.randn(2, 5, 8))
+    sharded = sw.shard(sw.export_training(Attention(rate), args, loss=F.mse_loss), mesh=2)
+    assert draws_random_numbers(sharded.rank_program(0)) is (rate > 0)

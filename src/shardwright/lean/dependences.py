@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 from torch.export.graph_signature import InputKind
 
 from shardwright.program.collectives import COLLECTIVES
-from shardwright.program.nodes import graphs_of, subgraph_of
+from shardwright.program.nodes import draws_numbers, graphs_of, subgraph_of
 from shardwright.program.program import Program
 
 Sources = dict[fx.Node, list[fx.Node]]
@@ -71,7 +70,7 @@ def sources_of(graph: fx.Graph) -> Sources:
         if any(is_collective(one) for one in inside):
             found[node] += since if barrier is None else [barrier, *since]
             barrier, since = node, []
-        if _draws(node) or any(map(_draws, inside)):
+        if draws_numbers(node) or any(map(draws_numbers, inside)):
             found[node] += [drawn] if drawn is not None else []
             drawn = node
     return found
@@ -86,7 +85,3 @@ def _inside(node: fx.Node) -> Iterator[fx.Node]:
     """The nodes of the subgraphs that a node runs."""
     subgraphs = (subgraph_of(argument) for argument in node.args)
     return (inner for one in subgraphs if one is not None for graph in graphs_of(one.graph) for inner in graph.nodes)
-
-
-def _draws(node: fx.Node) -> bool:
-    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from shardwright.lean.sharing import escapes, is_fresh
-from shardwright.program.nodes import held_at, higher_order_name, is_write
+from shardwright.program.nodes import draws_numbers, held_at, higher_order_name, is_write
 from shardwright.program.torch_private import OpOverload, after_copying, writes_seen
 
 PREPARED_BYTES = 64 << 20
@@ -148,8 +148,9 @@ def _is_pure(node: fx.Node) -> bool:
     if higher_order_name(node) or not isinstance(node.target, OpOverload):
         return False
     is_known = node.target.namespace in ("aten", "prims")
-    draws = torch.Tag.nondeterministic_seeded in node.target.tags
-    return is_known and not draws and not is_write(node) and isinstance(node.meta.get("val"), torch.Tensor)
+    return (
+        is_known and not draws_numbers(node) and not is_write(node) and isinstance(node.meta.get("val"), torch.Tensor)
+    )
 
 
 def _wanted(graph: fx.Graph, constant: set[fx.Node]) -> list[fx.Node]:

@@ -94,6 +94,20 @@ def is_write(node: fx.Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
+def draws_numbers(node: fx.Node) -> bool:
+    """Whether a node takes numbers from the random generator. Attention whose dropout is 0 takes none."""
+    if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    schema = schema_of(node.target)
+    given = dict(zip((one.name for one in schema.arguments), node.args, strict=False)) | node.kwargs
+    rates = [given.get(one.name, one.default_value) for one in schema.arguments if one.name in _RATES]
+    return not rates or any(rate != 0 for rate in rates)
+
+
+_RATES = ("dropout", "dropout_p")
+"""How operators that do something else besides call the share that they drop."""
+
+
 def add_node(graph: fx.Graph, op: str, target: Any, args: Any, kwargs: Any, name: str | None = None) -> fx.Node:
     """A new node, as `fx.Graph.create_node` makes it, in half the time.
 

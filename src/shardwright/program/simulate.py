@@ -20,7 +20,7 @@ from shardwright.layout.reduce import reduce_shares
 from shardwright.program.backends import is_taken
 from shardwright.program.collectives import LOWERED, REDUCING, CollectiveKind, lowered_name
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.nodes import graphs_of, held_at, higher_order_name, subgraph_of
+from shardwright.program.nodes import draws_numbers, graphs_of, held_at, higher_order_name, subgraph_of
 from shardwright.program.program import RETURNED, Program
 from shardwright.program.signature import Signature, unflatten_outputs
 
@@ -154,9 +154,7 @@ class _RandomStates:
 
 def draws_random_numbers(program: Program) -> bool:
     """Whether any operator of a program takes numbers from the random generator."""
-    nodes = (node for graph in graphs_of(program.graph) for node in graph.nodes)
-    tags = (getattr(node.target, "tags", ()) for node in nodes if node.op == "call_function")
-    return any(torch.Tag.nondeterministic_seeded in found for found in tags)
+    return any(draws_numbers(node) for graph in graphs_of(program.graph) for node in graph.nodes)
 
 
 def run_graph(
