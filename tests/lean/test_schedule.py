@@ -176,3 +176,18 @@ def test_ranks_without_a_share_keep_the_order_of_the_others():
     assert others == [first] * 3
     assert_same_numbers(sharded, (IDS,))
     assert outputs(sharded, lean_programs(sharded), (IDS,))
+
+
+def test_gradients_of_weights_are_computed_while_those_of_values_are_summed():
+    """What no collective needs comes behind the next one, and not later."""
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 8), nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 8))
+    plan = {"[0,3]": "colwise", "[2,5]": "rowwise"}
+    args = (torch.randn(4, 8), torch.randn(4, 8))
+    sharded = sw.shard(sw.export_training(model, args, loss=nn.functional.mse_loss), mesh=2, plan=plan)
+    calls = [node for node in sharded.rank_program(0).graph.nodes if node.op == "call_function"]
+    *_, last = [node for node in calls if str(node.target).startswith("_c10d_functional.all_reduce")]
+    (wait,) = last.users
+    meanwhile = calls[calls.index(last) : calls.index(wait)]
+    # Of the last two layers; those of the first two come last of all.
+    assert sum(str(node.target) == "aten.mm.default" for node in meanwhile) == 2
+    assert sum(str(node.target) == "aten.mm.default" for node in calls[calls.index(wait) :]) == 3

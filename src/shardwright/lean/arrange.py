@@ -25,6 +25,7 @@ def arranged_collectives(program: Program, schedule: Schedule) -> list[Collectiv
 def arrange(program: Program, schedule: Schedule) -> Program:
     """The program, changed: its collectives in the schedule's order, each as soon as its operand exists.
 
+    What no collective needs (gradients of weights) comes behind the next one, to be computed while that is under way.
     Everything else keeps its order, but for what a message needs of later nodes. ``program`` is not lowered.
     """
     for node, number in _numbers(program, schedule).items():
@@ -66,6 +67,7 @@ class _Arranging:
     graph: fx.Graph
     messages: list[_Message]
     order: list[fx.Node] = field(default_factory=list)
+    put_off: list[fx.Node] = field(default_factory=list)
     done: set[fx.Node] = field(default_factory=set)
     issued: int = 0
     sources: Sources = field(init=False)
@@ -77,18 +79,41 @@ class _Arranging:
 
     def run(self) -> list[fx.Node]:
         """All nodes: inputs first, then the rest in turn, and after each what can be sent."""
+        idle = self._idle()
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self._place(node)
         for node in self.graph.nodes:
+            if node in idle and self.issued < len(self.messages) and self.messages[self.issued].early:
+                self.put_off.append(node)
+                continue
             if node.op == "output":
                 # What this rank reads of no message others may read: a rank without a share of an operator.
                 while self.issued < len(self.messages):
                     self._make(self.messages[self.issued].nodes[0])
+                self._catch_up()
+            issued = self.issued
             self._make(node)
             while self._is_ready():
                 self._make(self.messages[self.issued].nodes[0])
+            if self.issued > issued:
+                self._catch_up()
         return self.order
+
+    def _idle(self) -> set[fx.Node]:
+        """The nodes that no collective needs."""
+        needed: set[fx.Node] = set()
+        for node in reversed(self.graph.nodes):
+            if node in needed or node in self.of:
+                needed.update(self.sources[node])
+        kept = {node for node in self.graph.nodes if node.op in ("placeholder", "output")}
+        return {node for node in self.graph.nodes if node not in needed and node not in self.of and node not in kept}
+
+    def _catch_up(self) -> None:
+        """Place what was put off."""
+        for node in self.put_off:
+            self._make(node)
+        self.put_off.clear()
 
     def _is_ready(self) -> bool:
         """Whether the next message is to be sent as soon as it can be, and the operand of a member exists."""

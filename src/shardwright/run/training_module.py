@@ -1,6 +1,7 @@
 """A rank's piece of a model in training: gradients on real ranks, clipped together, saved together."""
 
 import base64
+import copy
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import Any
 import msgspec
 import torch
 import torch.distributed as dist
+from torch import fx
 from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, ShardwrightError
 from shardwright.layout.box import Region, Spans, region_of
 from shardwright.layout.values import check_number, check_path
+from shardwright.lean.overwrite import reduce_in_place
 from shardwright.package.folder import work_folder
 from shardwright.package.kept_training import WRITE_IT
 from shardwright.package.manifest import FileEntry, Manifest, check_package_file, write_manifest
@@ -67,7 +70,7 @@ class TrainingModule(TrainingStep):
         timeout_s: float | None = None,
     ) -> None:
         signature = manifest.signature() or signature_of(exported)
-        run = torch.compile(exported.graph_module) if backend == "compile" else None
+        run: Any = torch.compile(exported.graph_module) if backend == "compile" else _in_place(exported.graph_module)
         super().__init__(for_training(exported, signature), signature, run)
         self.manifest, self.rank, self.folder = manifest, rank, folder
         self._timeout = None if timeout_s is None else timedelta(seconds=timeout_s)
@@ -155,6 +158,13 @@ class TrainingModule(TrainingStep):
             torch.cuda.set_rng_state(self._stream, home) if on_gpu else torch.set_rng_state(self._stream)
             yield
             self._stream = torch.cuda.get_rng_state(home) if on_gpu else torch.get_rng_state()
+
+
+def _in_place(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a program's module whose all-reduces write to what nobody else reads."""
+    run = fx.GraphModule(module, copy.deepcopy(module.graph))
+    reduce_in_place(run)
+    return run
 
 
 def clip_grad_norm_(step: TrainingModule, max_norm: float) -> torch.Tensor:
