@@ -32,6 +32,7 @@ SAMPLES = {
 }
 
 UNCHECKED = {
+    "aten::_scaled_dot_product_cudnn_attention": "needs a GPU; see test_attention_on_gpus",
     "aten::_scaled_dot_product_efficient_attention": "needs a GPU",
     "aten::_scaled_dot_product_flash_attention": "needs a GPU",
 }

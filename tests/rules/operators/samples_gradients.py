@@ -216,4 +216,9 @@ SAMPLES = {
     "aten::upsample_trilinear3d_backward": sized(aten.upsample_trilinear3d_backward.default, THREE, False),
 }
 
-UNCHECKED = {"aten::_fused_rms_norm_backward": "needs a GPU"}
+UNCHECKED = {
+    "aten::_fused_rms_norm_backward": "needs a GPU",
+    "aten::_scaled_dot_product_cudnn_attention_backward": "needs a GPU; see test_attention_on_gpus",
+    "aten::_scaled_dot_product_efficient_attention_backward": "needs a GPU; see test_attention_on_gpus",
+    "aten::_scaled_dot_product_flash_attention_backward": "needs a GPU; see test_attention_on_gpus",
+}

@@ -33,7 +33,9 @@ def attention_rule(call: Call) -> Rule | None:
     k = (*batch, Term(("g",)), Term(("t",)), Term(("d",)))
     v = (*batch, Term(("g",)), Term(("t",)), Term(("v",)))
     out = (*batch, head, Term(("s",)), Term(("v",)))
-    masks = tuple(_mask(mask.shape, (*batch, head, Term(("s",)), Term(("t",))), sizes) for mask in call.operands[3:])
+    masks = tuple(
+        mask_dims(mask.shape, (*batch, head, Term(("s",)), Term(("t",))), sizes) for mask in call.operands[3:]
+    )
     fixed = {"t", "d", "v"} | ({"s"} if call.arguments.get("is_causal") else set())
     results: list[Dims | None] = []
     for index, result in enumerate(call.results):
@@ -45,6 +47,8 @@ def attention_rule(call: Call) -> Rule | None:
             results.append((*batch, head, Term(("s",))))
             if result.shape[-1] != query.shape[-2]:
                 results[-1] = (*batch, head, Term())
+        elif index == 1 and result.ndim == query.ndim:
+            results.append((*batch, head, Term(("s",)), Term()))
         else:
             results.append((Term(),) * result.ndim)
     linear = (frozenset({2}),) if len(call.results) == 1 else ()
@@ -54,7 +58,8 @@ def attention_rule(call: Call) -> Rule | None:
     return Rule((q, k, v, *masks), tuple(results), sizes, frozenset(fixed), linear=linear, multiplies=multiplies)
 
 
-def _mask(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:
+def mask_dims(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:
+    """The dims of a mask of ``shape`` over scores of ``dims``: those of size 1 are broadcast."""
     own = dims[len(dims) - len(shape) :]
     whole = [sizes[t.factors[0]] if len(t.factors) == 1 else sizes["g"] * sizes["r"] for t in own]
     return tuple(
@@ -65,6 +70,7 @@ def _mask(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:
 _ATTENTION = Entry(attention_rule)
 
 RULES: dict[str, Entry] = {
+    "aten::_scaled_dot_product_cudnn_attention": _ATTENTION,
     "aten::_scaled_dot_product_efficient_attention": _ATTENTION,
     "aten::_scaled_dot_product_flash_attention": _ATTENTION,
     "aten::_scaled_dot_product_flash_attention_for_cpu": _ATTENTION,

@@ -12,6 +12,7 @@ import torch
 
 from shardwright.layout.sizes import Size, product
 from shardwright.rules.local import dense, local_sizes, run_dense
+from shardwright.rules.operators.attention import mask_dims
 from shardwright.rules.operators.convolution import spatial_rule
 from shardwright.rules.operators.dims import dim_of, named_dims, put
 from shardwright.rules.operators.lookup import look_up, without_others
@@ -20,29 +21,61 @@ from shardwright.rules.operators.norms import layer_norm_backward_rule
 from shardwright.rules.operators.pointwise import adds_up, pointwise
 from shardwright.rules.operators.slicing import local_slice_scatter, slice_scatter_dims
 from shardwright.rules.registry import Entry, notation_rule
-from shardwright.rules.rule import Call, Dims, Local, Rule, Term
+from shardwright.rules.rule import Call, Dims, Local, Rule, TensorMeta, Term
 
 aten = torch.ops.aten
 _FIRST = (frozenset({0}),)
 
 
 def attention_backward_rule(call: Call) -> Rule | None:
-    """The gradients of attention with as many key as query heads: cut by batch and heads. None with dropout."""
-    query, key, value = call.operands[1:4]
-    if call["dropout_p"] or query.ndim != 4 or query.shape[:2] != key.shape[:2]:
+    """The gradients of attention in its forms: cut by batch and heads, queries with their key-value group or in it.
+
+    A share of every group's queries gives a part of the sums that the gradients of keys and values are. None with
+    dropout, or where heads do not group.
+    """
+    query, key, value = (call[name] for name in ("query", "key", "value"))
+    if call["dropout_p"] or query.ndim != 4 or not _is_grouped(query.shape[1], key.shape[1]):
         return None
-    sizes: dict[str, Size] = dict(zip("bhsd", query.shape, strict=True))
-    sizes.update(t=key.shape[2], v=value.shape[3])
-    dims = {name: Term((name,)) for name in sizes}
-    q, k, v, out = ([dims[name] for name in names] for names in ("bhsd", "bhtd", "bhtv", "bhsv"))
-    scores = [dims[name] for name in "bhst"]
-    operands: list[Dims] = [tuple(one) for one in (out, q, k, v, out, scores[:3])]
-    for mask in call.operands[6:]:
-        own = zip(mask.shape, scores[4 - mask.ndim :], strict=True)
-        operands.append(tuple(Term() if size == 1 and sizes[t.factors[0]] != 1 else t for size, t in own))
-    products = (tuple("bhstd"), tuple("bhstd"), tuple("bhstd"), tuple("bhstv"), tuple("bhstv"))
-    results = (tuple(q), tuple(k), tuple(v))
-    return Rule(tuple(operands), results, sizes, frozenset("stdv"), linear=_FIRST, multiplies=products)
+    sizes: dict[str, Size] = {"b": query.shape[0], "g": key.shape[1]}
+    head = Term(("g",))
+    if query.shape[1] != key.shape[1]:
+        sizes["r"] = query.shape[1] // key.shape[1]
+        head = Term(("g", "r"))
+    sizes.update(s=query.shape[2], t=key.shape[2], d=query.shape[3], v=value.shape[3])
+    b, g, s, t, d, v = (Term((name,)) for name in "bgstdv")
+    q, k, values, out, scores = (b, head, s, d), (b, g, t, d), (b, g, t, v), (b, head, s, v), (b, head, s, t)
+    forms: dict[str, Dims] = {"grad_out": out, "grad_out_": out, "query": q, "key": k, "value": values, "out": out}
+    operands: list[Dims] = []
+    for name, given in call.arguments.items():
+        if not isinstance(given, TensorMeta):
+            continue
+        if name == "logsumexp":
+            # Kernels lay it out with more rows than there are queries, or one more dim.
+            rest = tuple(s if size == query.shape[2] else Term() for size in given.shape[2:])
+            operands.append((b, head, *rest))
+        elif name in _MASKS and given.ndim > 1:
+            operands.append(mask_dims(given.shape, scores, sizes))
+        else:
+            operands.append(forms.get(name, (Term(),) * given.ndim))
+    mask = next((call.arguments[name] for name in _MASKS if call.arguments.get(name) is not None), None)
+    results: list[Dims | None] = [q, k, values]
+    if len(call.results) > len(results):
+        own = None if call.results[3] is None else call.results[3].shape
+        if own is not None and (mask is None or own != mask.shape):
+            return None
+        results.append(None if own is None else mask_dims(own, scores, sizes))
+    names = "".join(sizes)
+    queries, weights = tuple(names.replace("v", "")), tuple(names.replace("d", ""))
+    products = (queries, queries, queries, weights, weights)
+    return Rule(tuple(operands), tuple(results), sizes, frozenset("stdv"), linear=_FIRST, multiplies=products)
+
+
+_MASKS = ("attn_mask", "attn_bias")
+
+
+def _is_grouped(heads: Size, kv_heads: Size) -> bool:
+    known = isinstance(heads, int) and isinstance(kv_heads, int)
+    return heads == kv_heads or (known and heads % kv_heads == 0)
 
 
 def softmax_backward_rule(call: Call) -> Rule:
@@ -204,14 +237,17 @@ def linear_spatial(build: Callable[[Call], Rule]) -> Entry:
 
 _POINTWISE, _LOSS, _NLL = pointwise((0,)), Entry(elementwise_loss_backward), Entry(nll_backward_rule)
 _SPATIAL, _SIZED = linear_spatial(gradient_of_places), linear_spatial(sized_spatial_rule)
-_SOFTMAX = Entry(softmax_backward_rule)
+_ATTENTION, _SOFTMAX = Entry(attention_backward_rule), Entry(softmax_backward_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_adaptive_avg_pool3d_backward": _SPATIAL,
     "aten::_fused_rms_norm_backward": Entry(layer_norm_backward_rule),
     "aten::_log_softmax_backward_data": _SOFTMAX,
     "aten::_prelu_kernel_backward": _POINTWISE,
-    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": Entry(attention_backward_rule),
+    "aten::_scaled_dot_product_cudnn_attention_backward": _ATTENTION,
+    "aten::_scaled_dot_product_efficient_attention_backward": _ATTENTION,
+    "aten::_scaled_dot_product_flash_attention_backward": _ATTENTION,
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _ATTENTION,
     "aten::_softmax_backward_data": _SOFTMAX,
     "aten::_upsample_bicubic2d_aa_backward": _SIZED,
     "aten::_upsample_bilinear2d_aa_backward": _SIZED,
