@@ -10,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from shardwright.errors import CheckpointError, near_misses
 from shardwright.program.torch_private import FakeTensorMode
-from shardwright.sources.hugging_face.build import read_by, shapes_only
+from shardwright.sources.hugging_face.build import read_by, set_dtypes, shapes_only
 
 
 def find_class(config: Mapping[str, Any], folder: Path) -> Any:
@@ -48,25 +48,8 @@ def build_component(
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with shapes_only(mode), _default_dtype(dtype):
         model = read_by("diffusers", lambda: kind.from_config(dict(config)), folder)
-    _cast(model, mode, dtype, set(getattr(kind, "_keep_in_fp32_modules", None) or ()))
+    set_dtypes(model, mode, dtype, set(getattr(kind, "_keep_in_fp32_modules", None) or ()))
     return model.eval(), mode
-
-
-def _cast(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype, kept: set[str]) -> None:
-    """Give floating parameters and stored buffers their dtypes; a shared one stays shared."""
-    made: dict[int, Any] = {}
-    stored = model.state_dict(keep_vars=True).keys()
-    for path, module in model.named_modules():
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            full = f"{path}.{name}" if path else name
-            wanted = torch.float32 if kept & set(full.split(".")) else dtype
-            if full not in stored or not tensor.is_floating_point() or tensor.dtype == wanted:
-                continue
-            if id(tensor) not in made:
-                with mode:
-                    other = torch.empty(tensor.shape, dtype=wanted)
-                made[id(tensor)] = torch.nn.Parameter(other) if isinstance(tensor, torch.nn.Parameter) else other
-            setattr(module, name, made[id(tensor)])
 
 
 @contextmanager

@@ -61,15 +61,31 @@ def build_model(config: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, Fak
     kind = _class_of(config)
     kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
     kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
-    if kept and dtype in (torch.float16, torch.bfloat16):
-        raise CheckpointError(
-            f"{kind.__name__} keeps {sorted(kept)} in float32, so that not all of it can be {dtype}\n"
-            "  try: --dtype float32"
-        )
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with shapes_only(mode):
         model = hugging_face(lambda: kind._from_config(config, dtype=dtype, attn_implementation="sdpa"), folder)
+    set_dtypes(model, mode, None, kept if dtype in (torch.float16, torch.bfloat16) else set())
     return model.eval(), mode
+
+
+def set_dtypes(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None, kept: set[str]) -> None:
+    """Give floating parameters and stored buffers a dtype: float32 where a part of the name is in ``kept``.
+
+    ``dtype``: of all others; absent: what they have. A shared one stays shared.
+    """
+    made: dict[int, Any] = {}
+    stored = model.state_dict(keep_vars=True).keys()
+    for path, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            full = f"{path}.{name}" if path else name
+            wanted = torch.float32 if kept & set(full.split(".")) else dtype or tensor.dtype
+            if full not in stored or not tensor.is_floating_point() or tensor.dtype == wanted:
+                continue
+            if id(tensor) not in made:
+                with mode:
+                    other = torch.empty(tensor.shape, dtype=wanted)
+                made[id(tensor)] = torch.nn.Parameter(other) if isinstance(tensor, torch.nn.Parameter) else other
+            setattr(module, name, made[id(tensor)])
 
 
 def _class_of(config: Any) -> Any:

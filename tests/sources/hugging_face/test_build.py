@@ -1,0 +1,63 @@
+"""Models built for export are of the dtypes that transformers gives them, some parts in float32 among them."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, T5Config, T5EncoderModel
+
+import shardwright as sw
+from shardwright.sources.checkpoint import open_checkpoint
+
+T5 = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=50)
+DEEPSEEK = DeepseekV3Config(
+    hidden_size=16,
+    intermediate_size=32,
+    moe_intermediate_size=8,
+    num_hidden_layers=1,
+    first_k_dense_replace=0,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_group=1,
+    topk_group=1,
+    kv_lora_rank=8,
+    q_lora_rank=8,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+    vocab_size=40,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "load", "dtype", "kept"),
+    [
+        (lambda: T5EncoderModel(T5), T5EncoderModel, torch.float16, ".wo."),
+        (lambda: DeepseekV3ForCausalLM(DEEPSEEK), AutoModelForCausalLM, torch.bfloat16, "e_score_correction_bias"),
+    ],
+    ids=["t5 in float16", "deepseek in bfloat16"],
+)
+def test_what_a_class_keeps_in_float32_stays_so(make, load, dtype, kept, tmp_path):
+    torch.manual_seed(0)
+    make().save_pretrained(tmp_path / "model")
+    loaded = load.from_pretrained(tmp_path / "model", dtype=dtype).eval()
+    opened = open_checkpoint(tmp_path / "model", dtype=dtype, cache_length=0)
+    wanted = {name: tensor.dtype for name, tensor in loaded.state_dict().items()}
+    found = {name: tensor.dtype for name, tensor in opened.exported.state_dict.items()}
+    assert {name for name, kind in found.items() if kind == torch.float32} == {name for name in found if kept in name}
+    assert found.items() <= wanted.items()
+    opened.save(sw.shard(opened.exported, mesh=1), tmp_path / "one")
+    ids = torch.arange(12).reshape(2, 6)
+    inputs = (
+        {"input_ids": ids}
+        if "deepseek" in type(loaded).__name__.lower()
+        else {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+        }
+    )
+    answer = sw.load(tmp_path / "one")(**inputs)
+    with torch.no_grad():
+        original = loaded(**inputs)
+    answer = answer["last_hidden_state"] if isinstance(answer, dict) else answer
+    torch.testing.assert_close(answer, original[0], rtol=2e-2, atol=2e-2)
