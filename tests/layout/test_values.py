@@ -217,6 +217,7 @@ def test_an_autodeploy_plan_is_a_mapping(config):
 
 
 CHECKPOINT = [("dtype", "float32"), ("dtype", 3), ("cache_length", -1), ("cache_length", 1.5), ("cache_length", "8")]
+CHECKPOINT += [("batch", 0), ("batch", 1.5), ("batch", True)]
 
 
 @pytest.mark.parametrize(("name", "value"), CHECKPOINT)

@@ -108,10 +108,12 @@ COLLECTIVE = {"kind": "all_reduce", "axis": "tp", "num_bytes": 4, "module": "", 
         {"collectives": [{**COLLECTIVE, "message": -5}]},
         {"tensors": [{**HONEST["tensors"][0], "layouts": {"yy": "replicate"}}]},
         {"tensors": [{**HONEST["tensors"][0], "elsewhere": {"yy": {"0": "replicate"}}}]},
+        {"decoder": {"cache_length": 0, "end_ids": []}},
+        {"decoder": {"cache_length": 8, "end_ids": [], "batch": 0}},
     ],
     ids=str,
 )
-def test_what_runs_along_no_axis_is_refused(tmp_path, odd):
+def test_what_means_nothing_is_refused(tmp_path, odd):
     assert reads_or_refuses(tmp_path, json.dumps({**HONEST, "collectives": [COLLECTIVE]}).encode())
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({**HONEST, **odd}))
     with pytest.raises(sw.PackageError, match="contradicts itself"):

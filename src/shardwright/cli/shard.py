@@ -48,6 +48,10 @@ def shard(
         int | None,
         typer.Option(help="Tokens in a decoder's key-value cache; default: at most 2048; 0: no cache."),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Texts that a decoder writes beside each other, each with such a cache; default: 1."),
+    ] = None,
     example: Example = None,
     method: Method = "forward",
     variant: Annotated[
@@ -67,7 +71,7 @@ def shard(
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
             wanted = {"dtype": parse_dtype(dtype, "--dtype"), "dequantize": parse_dtype(dequantize, "--dequantize")}
-            how: dict[str, Any] = {"example": example, "method": method, "variant": variant}
+            how: dict[str, Any] = {"batch": batch or 1, "example": example, "method": method, "variant": variant}
             opened = open_checkpoint(model, **wanted, **how, cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
             sharded = shardwright.shard(opened.exported, mesh=tp, plan=plan, **options)
@@ -75,6 +79,7 @@ def shard(
         else:
             opened = None
             asked = {"--dtype": dtype, "--dequantize": dequantize, "--cache-length": cache_length, "--variant": variant}
+            asked["--batch"] = batch
             refuse_export(model, asked)
             sharded = shard_model(model, tp, plan, example=example, method=method, **options)
             sharded.save(str(output), progress=step)

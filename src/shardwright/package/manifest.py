@@ -104,10 +104,13 @@ class CollectiveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecoderEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What generating text needs: the tokens its key-value cache holds, and the ids that end a text."""
+    """What generating text needs: the tokens its key-value cache holds of a text, the ids that end a text, and of how
+    many texts it holds tokens at a time (1 in packages that do not say).
+    """
 
     cache_length: int
     end_ids: list[int]
+    batch: int = 1
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -256,6 +259,10 @@ def _check(manifest: Manifest, path: Path) -> None:
         or len(manifest.graphs) != len(manifest.weights)
     ):
         raise PackageError(f"{path} contradicts itself: mesh {manifest.mesh}, {len(manifest.graphs)} graphs, {missing}")
+    if (decoder := manifest.decoder) is not None and min(decoder.cache_length, decoder.batch) < 1:
+        raise PackageError(
+            f"{path} contradicts itself: a cache of {decoder.batch} times {decoder.cache_length} tokens holds none"
+        )
     if manifest.ranks and sorted(manifest.ranks) != list(range(product)):
         raise PackageError(f"{path} contradicts itself: its mesh {manifest.mesh} has ranks {manifest.ranks}")
     odd = [axis for axes in manifest.unions.values() for axis in axes if axis not in manifest.mesh]

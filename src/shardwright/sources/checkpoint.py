@@ -71,6 +71,7 @@ def shard_checkpoint(
     dtype: torch.dtype | None = None,
     dequantize: torch.dtype | None = None,
     cache_length: int | None = None,
+    batch: int = 1,
     example: ExampleLike | None = None,
     method: str = "forward",
     variant: str | None = None,
@@ -94,6 +95,7 @@ def shard_checkpoint(
     unpacked beside the matmul to that dtype; ``dequantize``: they are unpacked to this one as they are read, and plain
     weights are written, all of that dtype. ``cache_length``: the tokens that a
     decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
+    ``batch``: how many texts a decoder writes beside each other, each with a cache of that length.
 
     ``example``: inputs by parameter that the model is exported with, or a YAML file of them: tensors, of which shape
     and dtype count, or their text, ``"float32[batch=2, 4, 64, 64]"``, where a size with a name may change; or plain
@@ -113,6 +115,7 @@ def shard_checkpoint(
         dtype=dtype,
         dequantize=dequantize,
         cache_length=cache_length,
+        batch=batch,
         example=example,
         method=method,
         variant=variant,
@@ -145,6 +148,7 @@ def open_checkpoint(
     dtype: torch.dtype | None = None,
     dequantize: torch.dtype | None = None,
     cache_length: int | None = None,
+    batch: int = 1,
     example: ExampleLike | None = None,
     method: str = "forward",
     variant: str | None = None,
@@ -158,31 +162,37 @@ def open_checkpoint(
         from shardwright.sources.diffusers.find_component import find_component, is_component
         from shardwright.sources.hugging_face import build
         from shardwright.sources.hugging_face.find_model import find_model
+        from shardwright.sources.hugging_face.recipes import check_rows
     except ImportError as error:
         raise CheckpointError(
             f"checkpoints need transformers, which is not installed ({error})\n  try: pip install 'shardwright[hf]'"
         ) from error
     report = progress or (lambda doing, done, total: None)
-    _check_arguments(dtype, dequantize, cache_length, method, variant)
+    _check_arguments(dtype, dequantize, cache_length, batch, method, variant)
     folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
     how: dict[str, Any] = {"example": example, "method": method, "variant": variant, "report": report}
     if gguf is None and is_component(folder):
-        if cache_length is not None:
-            raise CheckpointError(f"{folder} holds a model of diffusers, which keeps no tokens\n  try: no cache_length")
+        if cache_length is not None or batch > 1:
+            what = "cache_length" if cache_length is not None else "batch"
+            raise CheckpointError(f"{folder} holds a model of diffusers, which keeps no tokens\n  try: no {what}")
         found = find_component(folder, dtype=dequantize or dtype, **how)
     else:
-        found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, cache_length=cache_length, **how)
+        cache = {"cache_length": cache_length, "batch": batch}
+        found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, **cache, **how)
     unused = [*found.unused, *settle_ties(found.model, found.holders, found.unused)]
     _tell_unused(found.model, unused)
     report("exporting", 0, 0)
     exported = found.export()
     report("functionalising", 0, 0)
-    exported = replace_weights(functional(exported), lambda name, tensor: _on_meta(name, tensor, found.holders))
+    exported = functional(exported)
+    if found.decoder is not None and found.decoder.batch > 1:
+        check_rows(found.model, exported, found.decoder)
+    exported = replace_weights(exported, lambda name, tensor: _on_meta(name, tensor, found.holders))
     source = CheckpointSource(found.holders, found.fingerprint)
     return Checkpoint(exported, source, found.decoder, found.extras, unused)
 
 
-def _check_arguments(dtype: Any, dequantize: Any, cache_length: Any, method: Any, variant: Any) -> None:
+def _check_arguments(dtype: Any, dequantize: Any, cache_length: Any, batch: Any, method: Any, variant: Any) -> None:
     for name, given in {"dtype": dtype, "dequantize": dequantize}.items():
         if given is not None and not isinstance(given, torch.dtype):
             raise CheckpointError(f"{name} must be a dtype of torch such as torch.bfloat16, got {given!r}")
@@ -193,6 +203,7 @@ def _check_arguments(dtype: Any, dequantize: Any, cache_length: Any, method: Any
         )
     if cache_length is not None:
         check_count(cache_length, "cache_length", error=CheckpointError)
+    check_count(batch, "batch", least=1, error=CheckpointError)
     for name, given in {"method": method, "variant": variant}.items():
         if given is not None and not (isinstance(given, str) and re.fullmatch(r"\w+", given)):
             raise CheckpointError(f"{name} must be a name such as {_NAMES[name]!r}, got {given!r}")

@@ -37,6 +37,7 @@ def find_model(
     dtype: torch.dtype | None,
     dequantize: torch.dtype | None,
     cache_length: int | None,
+    batch: int,
     example: ExampleLike | None,
     method: str,
     variant: str | None,
@@ -58,6 +59,10 @@ def find_model(
     model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
     weights = find_weights(model, folder, gguf, quantization, variant)
     extras = tokenizer_files(tokenizer)
+    if batch > 1 and (values is not None or cache_length == 0 or not recipes.is_decoder(model)):
+        raise CheckpointError(
+            f"batch={batch} is of texts in a decoder's key-value cache, and this program has none\n  try: without it"
+        )
     if values is not None:
         export = partial(export_example, model, mode, values, method, named=True)
         return Unloaded(model, *weights, export, extras)
@@ -66,8 +71,8 @@ def find_model(
     if cache_length == 0:
         return Unloaded(model, *weights, partial(recipes.export_scores, model, mode), extras)
     length = recipes.default_cache_length(config) if cache_length is None else cache_length
-    decoder = DecoderEntry(length, _end_ids(folder, config, tokenizer))
-    return Unloaded(model, *weights, partial(recipes.export_decoder, model, mode, length), extras, decoder)
+    decoder = DecoderEntry(length, _end_ids(folder, config, tokenizer), batch)
+    return Unloaded(model, *weights, partial(recipes.export_decoder, model, mode, length, batch), extras, decoder)
 
 
 def _dtype(config: Any, gguf: str | None) -> torch.dtype:
