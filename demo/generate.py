@@ -24,7 +24,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
-from shardwright.generate.text import Text, TextRequest, write_text
+from shardwright.generate.text import write_text
+from shardwright.generate.writing import Text, TextRequest
 from shardwright.run.launch import launch
 from shardwright.sources.checkpoint import open_checkpoint
 
@@ -105,14 +106,12 @@ def main() -> None:
             f"shard for {num_ranks} and stream the weights",
             lambda n=num_ranks, to=package: opened.save(sw.shard(opened.exported, mesh=n), to),
         )
-        requests = [TextRequest(prompt, NUM_TOKENS, stream=False) for prompt in PROMPTS]
+        request = TextRequest(PROMPTS, NUM_TOKENS)
         found = timed(
             f"write {len(PROMPTS)} answers on {num_ranks} real processes",
-            lambda n=num_ranks, to=package, asked=requests: launch(
-                n, write_text, str(to), asked, {"transport": "auto"}
-            ),
+            lambda n=num_ranks, to=package, asked=request: launch(n, write_text, str(to), asked, {"transport": "auto"}),
         )
-        texts[num_ranks] = found[0]
+        texts[num_ranks] = found[0].texts
     model = timed("load the unsharded model with transformers", lambda: load_original(file))
     end_ids = opened.decoder.end_ids
     wanted = timed("write with it", lambda: [original_text(model, text.prompt_ids, end_ids) for text in texts[1]])

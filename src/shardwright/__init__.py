@@ -28,6 +28,8 @@ from shardwright.errors import (
 )
 from shardwright.generate.decoding import generate
 from shardwright.generate.sampling import Sampling
+from shardwright.generate.text import load_tokenizer
+from shardwright.generate.writing import Text, generate_text
 from shardwright.layout.box import Region
 from shardwright.layout.cut import Blocks, Cut
 from shardwright.layout.layout import Owned, Partial, Replicate, Shard
@@ -100,6 +102,7 @@ __all__ = [
     "ShardwrightError",
     "Simulation",
     "SolverWarning",
+    "Text",
     "TrainingModule",
     "WeightFacts",
     "WeightLayout",
@@ -114,8 +117,10 @@ __all__ = [
     "export_training",
     "gather",
     "generate",
+    "generate_text",
     "hf_plan",
     "load",
+    "load_tokenizer",
     "rebind",
     "register_rule",
     "reshard",

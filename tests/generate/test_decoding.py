@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import shardwright as sw
 from shardwright.cli.app import app
-from shardwright.generate.text import TextRequest
+from shardwright.generate.writing import TextRequest
 from tests.support.command_line import shardwright
 from tests.support.ranks import on_ranks
 from tests.support.texts import greedy, written
@@ -35,11 +35,11 @@ def package(checkpoint):
 @pytest.mark.ranks
 def test_greedy_text_on_real_ranks(checkpoint, package):
     _, model = checkpoint
-    requests = [TextRequest(prompt, 12, chat=chat, stream=False) for prompt in PROMPTS for chat in (True, False)]
-    texts = on_ranks(2, written, str(package), requests)
+    requests = [TextRequest(PROMPTS, 12, chat=chat) for chat in (True, False)]
+    texts = on_ranks(2, written, str(package), *requests)
     tokenizer = make_tokenizer()
     assert texts[0][0].prompt_ids == tokenizer("<user> the cat sat <a> ")["input_ids"]
-    assert texts[0][1].prompt_ids == tokenizer("the cat sat")["input_ids"]
+    assert texts[0][len(PROMPTS)].prompt_ids == tokenizer("the cat sat")["input_ids"]
     for first, second in zip(texts[0], texts[1], strict=True):
         assert first.ids == second.ids == greedy(model, first.prompt_ids, 12)
         assert first.text == tokenizer.decode(first.ids, skip_special_tokens=True)
@@ -167,6 +167,67 @@ def test_the_command_streams_text(checkpoint, package):
     wanted = tokenizer.decode(greedy(model, tokenizer("<user> the cat sat <a> ")["input_ids"], 8))
     assert streamed.stdout.strip() == wanted.strip()
     assert "prompt tokens in" in streamed.stderr
+
+
+@pytest.mark.ranks
+def test_the_command_takes_many_prompts(checkpoint, package):
+    """JSON lines alone on standard output, in the order of the prompts; all else on standard error."""
+    folder, model = checkpoint
+    prompts = ["the cat sat", "one two three", "a dog and the sky", "grüße"]
+    (folder / "prompts.txt").write_text("\n".join(prompts))
+    words = ("generate", package, "--prompts", "prompts.txt", "--max-tokens", 8, "--raw", "--stop", "z", "--json")
+    written = shardwright(folder, *words)
+    assert written.returncode == 0, written.stderr
+    found = [json.loads(line) for line in written.stdout.splitlines()]
+    assert [one["prompt"] for one in found] == prompts
+    tokenizer = make_tokenizer()
+    for one in found:
+        whole = greedy(model, one["prompt_ids"], 8)
+        text = tokenizer.decode(whole, skip_special_tokens=True)
+        assert one["ids"] == whole[: one["num_tokens"]]
+        assert one["text"] == text.partition("z")[0]
+        ended = "stop" if "z" in text else "length" if len(whole) == 8 else "end"
+        assert one["finish"] == ended
+        assert one["prefill_s"] > 0
+    assert "4 texts of" in written.stderr
+    assert "up to 1 texts at a time" in written.stderr
+    refused = shardwright(folder, "generate", package, "-p", "x " * 50, "-p", "y", "-p", "z " * 60)
+    assert refused.returncode == 1
+    assert "prompt 1 of 3 has" in refused.stderr
+    assert "prompt 3 of 3 has" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_prompts_that_are_refused_before_ranks_start(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
+    for words, said in (
+        ((), "give it with --prompt, or a file of prompts"),
+        (("-p", "x", "--prompts", "-"), "not both"),
+        (("-p", " "), "the prompt is empty"),
+        (("--prompts", tmp_path / "none"), "cannot read"),
+    ):
+        with pytest.raises(sw.InputError, match=said):
+            command("generate", tmp_path / "p", *words)
+
+
+def test_texts_in_a_script(checkpoint, tmp_path):
+    folder, model = checkpoint
+    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=24, batch=2)
+    loaded, tokenizer = sw.load(tmp_path / "p"), sw.load_tokenizer(tmp_path / "p")
+    texts = sw.generate_text(loaded, tokenizer, PROMPTS, max_new_tokens=6)
+    for text, prompt in zip(texts, PROMPTS, strict=True):
+        assert text.prompt_ids == tokenizer(f"<user> {prompt} <a> ")["input_ids"]
+        assert text.ids == greedy(model, text.prompt_ids, 6)
+    one = sw.generate_text(loaded, tokenizer, PROMPTS[0], max_new_tokens=6)
+    assert (one.ids, one.text, one.finish) == (texts[0].ids, texts[0].text, texts[0].finish)
+    cut = one.text[len(one.text) // 2 :]
+    stopped = sw.generate_text(loaded, tokenizer, PROMPTS[0], max_new_tokens=6, stop=cut)
+    assert (stopped.finish, stopped.text) == ("stop", one.text.partition(cut)[0])
+    with pytest.raises(sw.InputError, match=r"(?s)2 problems.*prompt 1 of 3 is empty.*prompt 3 of 3 must be a string"):
+        sw.generate_text(loaded, tokenizer, ["", "x", 3])
+    with pytest.raises(sw.InputError, match="a stop string is empty"):
+        sw.generate_text(loaded, tokenizer, "x", stop="")
 
 
 def command(*words):

@@ -17,5 +17,5 @@ def greedy(model, ids, count):
     return found
 
 
-def written(rank, package, requests):
-    return write_text(package, requests)
+def written(rank, package, *requests):
+    return [text for request in requests for text in write_text(package, request).texts]

@@ -1,45 +1,70 @@
 """``shardwright generate``."""
 
-import json
-from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardwright.cli.console import err, print_text
-from shardwright.cli.options import AsJson, Backend, Package, Threads, Timeout, Transport
+from shardwright.cli.console import err
+from shardwright.cli.options import Backend, Package, Threads, Timeout, Transport
+from shardwright.errors import InputError
+
+if TYPE_CHECKING:
+    from shardwright.generate.text import Written
 
 
 def generate(
     package: Package,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to go on from, or to answer.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to write.")] = 128,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="What to go on from, or to answer; may be repeated.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="A file with a prompt on each line (.jsonl: JSON lines), or - for standard input."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to write for each.")] = 128,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that together reach this.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal tokens.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt itself, no chat template.")] = False,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End a text before this string, taken as it is; may be repeated.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompts themselves, no chat template.")] = False,
     timeout: Timeout = 600.0,
     backend: Backend = "eager",
     transport: Transport = None,
     threads: Threads = None,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line for each prompt.")] = False,
 ) -> None:
-    """Launch local ranks and stream the text that a sharded decoder writes."""
+    """Launch local ranks and print the texts that a sharded decoder writes; one alone is streamed."""
+    from shardwright.generate.prompts import check_words, read_prompts
     from shardwright.generate.sampling import Sampling
-    from shardwright.generate.text import TextRequest, check_generates, write_text
+    from shardwright.generate.text import check_generates, write_text
+    from shardwright.generate.writing import TextRequest
     from shardwright.package.manifest import read_manifest
     from shardwright.run.launch import launch
 
+    if bool(prompt) == (prompts is not None):
+        raise InputError(
+            "a text goes on from a prompt: give it with --prompt, or a file of prompts with --prompts, not both"
+        )
     manifest = read_manifest(package)
-    check_generates(manifest, package)
+    decoder = check_generates(manifest, package)
     sampling = Sampling(temperature, top_p, seed)
-    request = TextRequest(prompt, max_tokens, sampling, chat=not raw, stream=not as_json)
-    words = str(package.resolve()), [request], {"backend": backend}
+    given = read_prompts(prompts) if prompts is not None else [check_words(one) for one in prompt or ()]
+    request = TextRequest(given, max_tokens, sampling, chat=not raw, stop=stop or ())
+    words = str(package.resolve()), request, {"backend": backend}, "json" if as_json else "text"
     how = {"timeout_s": timeout, "threads": threads, "transport": transport}
-    found = launch(manifest.num_ranks, write_text, *words, **how)[0][0]
-    if as_json:
-        print_text(json.dumps(asdict(found), indent=2))
+    _tell_rate(launch(manifest.num_ranks, write_text, *words, **how)[0], decoder.batch)
+
+
+def _tell_rate(found: "Written", batch: int) -> None:
+    written = sum(len(text.ids) for text in found.texts)
+    if len(found.texts) > 1:
+        rate = f"{written / found.seconds:.1f} tokens/s"
+        of = f"{len(found.texts)} texts of {written} tokens, up to {batch} texts at a time"
+        err.print(f"{of}, in {found.seconds:.2f} s: {rate}", style="dim")
         return
-    rate = f"{(len(found.ids) - 1) / found.decode_s:.1f} tokens/s" if len(found.ids) > 1 else ""
-    prefill = f"{len(found.prompt_ids)} prompt tokens in {found.prefill_s:.2f} s"
-    err.print(f"{prefill}, {len(found.ids)} written {rate}", style="dim")
+    text = found.texts[0]
+    prefill = f"{len(text.prompt_ids)} prompt tokens in {text.prefill_s:.2f} s"
+    rate = f", {text.tokens_per_s:.1f} tokens/s" if text.tokens_per_s is not None else ""
+    err.print(f"{prefill}, {written} written{rate}", style="dim")

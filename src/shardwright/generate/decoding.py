@@ -1,56 +1,141 @@
 """Decoding with a static key-value cache that lives, cut on heads, in the ranks' programs."""
 
+import operator
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import torch
 
-from shardwright.errors import InputError, RunError
+from shardwright.errors import InputError, RunError, ShardwrightError, collecting, raise_together
+from shardwright.generate.rows import LiveRows, Row, count_rows
 from shardwright.generate.sampling import Sampling
 from shardwright.layout.values import check_count, check_list
 from shardwright.package.manifest import DecoderEntry, Manifest
 from shardwright.run.load import RankModule
 
+Finish = Literal["", "end", "length", "stop"]
+"""Why a text ended: an id that ends texts, as many tokens as were asked for or fit the cache, or its reader's wish."""
+
 _c10d = torch.ops._c10d_functional
 
 
+@overload
 def generate(
-    model: RankModule, prompt: Sequence[int], *, max_new_tokens: int = 128, sampling: Sampling | None = None
-) -> Iterator[int]:
+    model: RankModule, prompt: Sequence[int], *, max_new_tokens: int = ..., sampling: Sampling | None = ...
+) -> Iterator[int]: ...
+@overload
+def generate(
+    model: RankModule, prompt: Sequence[Sequence[int]], *, max_new_tokens: int = ..., sampling: Sampling | None = ...
+) -> Iterator[tuple[int, int]]: ...
+def generate(
+    model: RankModule, prompt: Sequence[Any], *, max_new_tokens: int = 128, sampling: Sampling | None = None
+) -> Iterator[Any]:
     """The ids that follow ``prompt``, one by one, until an id that ends a text (which is not given), ``max_new_tokens``
     or the end of the cache.
 
-    Every rank calls it with the same arguments, and gets the same ids. One text is written at a time, as the cache
-    holds one. Raises `InputError` when the package holds no decoder with a cache, the prompt is not a list of ids, is
+    ``prompt``: ids; or a list of such lists, of any lengths, which gives pairs of a prompt's place in the list and the
+    next id that follows it. As many are written at a time as the package takes (`DecoderEntry.batch`), and the next
+    begins when one ends. What follows a prompt does not depend on the others: with sampling, every place in the list
+    has draws of its own.
+
+    Every rank calls it with the same arguments, and gets the same ids. One call writes at a time, as there is one
+    cache. Raises `InputError` when the package holds no decoder with a cache, or a prompt is not a list of ids, is
     empty or does not fit the cache, and `RunError` when the model was called while the text was written, or another
     thread calls.
     """
     if not isinstance(model, RankModule):
         raise InputError(f"generate takes what `load` gives of a package, got {type(model).__name__}")
-    decoder = check_decoder(model.manifest)
+    check_decoder(model.manifest)
     check_count(max_new_tokens, "max_new_tokens", error=InputError)
-    _check_prompt(decoder, check_list(prompt, "the prompt", "[1, 2, 3]", error=InputError))
-    how = sampling or Sampling()
-    randomness = how.generator()
-    end_ids = set(decoder.end_ids)
-    given, start = list(prompt), 0
+    given = check_list(prompt, "the prompt", "[1, 2, 3]", error=InputError)
+    several = bool(given) and all(isinstance(one, Sequence) and not isinstance(one, (str, bytes)) for one in given)
+    prompts = check_prompts(model.manifest, given if several else [given])
+    found = write_rows(model, prompts, max_new_tokens, sampling or Sampling())
+    if several:
+        return ((step.row, step.token) for step in found if step.token is not None)
+    return (step.token for step in found if step.token is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TextStep:
+    """What one step has made of a text: a token, None where it has none; and, where it ended there, why.
+
+    ``row``: the place of its prompt. ``seconds``: since that was begun.
+    """
+
+    row: int
+    token: int | None
+    finish: Finish
+    seconds: float
+
+
+IsOver = Callable[[int, int], bool]
+"""Told the row and the token of each step: whether the text ends with it. All ranks have to say the same."""
+
+
+def write_rows(
+    model: RankModule,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    is_over: IsOver = lambda row, token: False,
+) -> Iterator[TextStep]:
+    """What follows every prompt, step by step; the steps of several texts take turns.
+
+    ``prompts``: as `check_prompts` gives them.
+    """
+    decoder = check_decoder(model.manifest)
+    rows, most_rows = LiveRows(model), count_rows(model)
+    waiting: deque[tuple[int, Sequence[int]]] = deque(enumerate(prompts))
     calls: int | None = None
-    # What an earlier text left in the cache lies behind what was written of this one, and is not read.
-    for _ in range(min(max_new_tokens, decoder.cache_length - len(prompt) + 1)):
-        seen = torch.ones(1, start + len(given), dtype=torch.long)
-        if calls not in (None, model.num_calls):
+    while waiting or rows.live:
+        if rows.live and calls != model.num_calls:
             raise RunError(
                 "the model was called while this text was being written, so its cache holds something else now\n"
                 "  try: write one text to its end before the next, or load the package once for each"
             )
+        new: list[Row] = []
+        while waiting and len(rows.live) + len(new) < most_rows and (not new or len(waiting[0][1]) == len(new[0].ids)):
+            number, prompt = waiting.popleft()
+            most_new = min(max_new_tokens, decoder.cache_length - len(prompt) + 1)
+            if most_new == 0:
+                yield TextStep(number, None, "length", 0.0)
+                continue
+            new.append(Row(number, list(prompt), most_new, sampling.generator(number)))
+        if not new and not rows.live:
+            continue
         with model.alone(), torch.no_grad():
-            logits = model(input_ids=torch.tensor([given]), attention_mask=seen)
-            chosen = _agree(model, partial(how.choose, logits[0, -1], randomness), logits.device)
-        start, calls = start + len(given), model.num_calls
-        if chosen in end_ids:
-            return
-        yield chosen
-        given = [chosen]
+            steps = _advance(rows, new, sampling, set(decoder.end_ids), is_over)
+        calls = model.num_calls
+        yield from steps
+
+
+def _advance(
+    rows: LiveRows, new: Sequence[Row], sampling: Sampling, end_ids: set[int], is_over: IsOver
+) -> Iterator[TextStep]:
+    """One call of the model: of the prompts of new texts, else of the last token of every text."""
+    logits = rows.admit(new) if new else rows.step()
+    written = list(new or rows.live)
+    chosen = _agree(
+        rows.model,
+        lambda: [sampling.choose(one, row.randomness) for one, row in zip(logits, written, strict=True)],
+        len(written),
+        logits.device,
+    )
+    steps, ended = [], []
+    for row, token in zip(written, chosen, strict=True):
+        finish: Finish = "end" if token in end_ids else ""
+        if not finish:
+            row.add(token)
+            finish = "stop" if is_over(row.number, token) else "length" if row.num_new == row.most_new else ""
+        if finish:
+            ended.append(row)
+        steps.append(TextStep(row.number, None if finish == "end" else token, finish, row.seconds))
+    if ended:
+        rows.leave(ended)
+    return iter(steps)
 
 
 def check_decoder(manifest: Manifest) -> DecoderEntry:
@@ -63,25 +148,52 @@ def check_decoder(manifest: Manifest) -> DecoderEntry:
     return manifest.decoder
 
 
-def _check_prompt(decoder: DecoderEntry, prompt: Sequence[int]) -> None:
-    if not prompt:
-        raise InputError("the prompt is empty: there is nothing to go on from")
-    if len(prompt) > decoder.cache_length:
+def check_prompts(manifest: Manifest, prompts: Sequence[Any]) -> list[list[int]]:
+    """The prompts as lists of ids; raises `InputError` with all that is wrong with any of them."""
+    found: list[list[int]] = []
+    errors: list[ShardwrightError] = []
+    for number, prompt in enumerate(prompts, 1):
+        with collecting(errors):
+            found.append(check_prompt(manifest, prompt, name_prompt(number, len(prompts))))
+    raise_together(InputError, errors, summary="texts cannot be written")
+    return found
+
+
+def name_prompt(number: int, count: int) -> str:
+    """What messages call a prompt; ``number``: counted from 1."""
+    return "the prompt" if count == 1 else f"prompt {number} of {count}"
+
+
+def check_prompt(manifest: Manifest, prompt: Any, name: str) -> list[int]:
+    """A prompt as a list of ids; raises `InputError` where it is none, is empty or does not fit the cache."""
+    try:
+        ids = [operator.index(one) for one in prompt]
+    except TypeError:
+        raise InputError(f"{name} must be a list such as [1, 2, 3], got {prompt!r}") from None
+    if not ids:
+        raise InputError(f"{name} is empty: there is nothing to go on from")
+    length = check_decoder(manifest).cache_length
+    if len(ids) > length:
         raise InputError(
-            f"the prompt has {len(prompt)} tokens, the cache holds {decoder.cache_length}\n"
+            f"{name} has {len(ids)} tokens, the cache holds {length}\n"
             "  try: a shorter prompt, or shard the checkpoint with a longer --cache-length"
         )
+    size = manifest.outputs[0].shape[-1]
+    odd = next((one for one in ids if one < 0 or (isinstance(size, int) and one >= size)), None)
+    if odd is not None:
+        raise InputError(f"{name} holds the id {odd}, which is none of the {size} of the vocabulary")
+    return ids
 
 
-def _agree(model: RankModule, choose: Callable[[], int], device: torch.device) -> int:
-    """What the first rank chooses: ranks that differ in a last bit must not go different ways.
+def _agree(model: RankModule, choose: Callable[[], list[int]], count: int, device: torch.device) -> list[int]:
+    """The ``count`` numbers that the first rank chooses: ranks that differ in a last bit must not go different ways.
 
-    It is summed over the model's own groups, which are the fast ones, with the zeros of the others.
+    They are summed over the model's own groups, which are the fast ones, with the zeros of the others.
     """
     if not model.groups:
         return choose()
-    shared = torch.tensor([choose() if model.rank == 0 else 0], device=device)
+    shared = torch.tensor(choose() if model.rank == 0 else [0] * count, device=device)
     for axis in model.manifest.as_mesh().names:
         if axis in model.groups:
             shared = _c10d.wait_tensor(_c10d.all_reduce(shared, "sum", model.groups[axis]))
-    return int(shared)
+    return shared.tolist()
