@@ -319,21 +319,21 @@ def _forwards(exported: ExportedProgram) -> Iterator[inspect.Signature]:
     """The signatures of the classes that bear the name of the exported module's."""
     stacks = (next(module_stack(node), ("?", "")) for node in exported.graph.nodes if node.op == "call_function")
     name = next((kind for path, kind in stacks if path == ""), "")
-    for kind in _subclasses(torch.nn.Module) if name else ():
-        # Every graph module has a class of its own, all of one name.
-        if f"{kind.__module__}.{kind.__qualname__}" == name and not issubclass(kind, fx.GraphModule):
+    for kind in _model_classes() if name else ():
+        if name.endswith(kind.__qualname__) and f"{kind.__module__}.{kind.__qualname__}" == name:
             yield inspect.signature(kind.forward)
 
 
-def _subclasses(kind: type) -> set[type[torch.nn.Module]]:
-    found: set[Any] = set()
-    waiting: list[Any] = [kind]
+def _model_classes() -> set[type[torch.nn.Module]]:
+    """The classes of modules, without those of graph modules: each has one of its own, and all have one name."""
+    found: set[Any] = {fx.GraphModule}
+    waiting: list[Any] = [torch.nn.Module]
     while waiting:
         for one in waiting.pop().__subclasses__():
             if one not in found:
                 found.add(one)
                 waiting.append(one)
-    return found
+    return found - {fx.GraphModule}
 
 
 def _children(spec: Any) -> list[Any]:
