@@ -126,7 +126,10 @@ def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monke
     def dishonest(self, cost, upper_bound, **options):
         found = run(self, cost, upper_bound, **options)
         presolves.append(options.get("presolve", "choose"))
-        if "is_relaxed" in options or "presolve" in options:
+        if "is_relaxed" in options:
+            # What has no integers is searched further.
+            return replace(found, values=found.values / 2)
+        if "presolve" in options:
             return found
         # A point of the program that is not the least, for the least.
         worst = run(self, -cost, upper_bound)
@@ -137,6 +140,24 @@ def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monke
     monkeypatch.setattr(highs.IntegerProgram, "_run", dishonest)
     assert solve(problem).objective == pytest.approx(best.objective)
     assert presolves[-1] == "off"
+
+
+def test_a_relaxation_in_integers_is_the_answer(monkeypatch):
+    run, relaxed = highs.IntegerProgram._run, []
+
+    def counted(self, cost, upper_bound, **options):
+        relaxed.append(options.get("is_relaxed", False))
+        return run(self, cost, upper_bound, **options)
+
+    problem = replace(drawn(5), auto=True)
+    best = solve(problem)
+    assert best.gap == 0
+    monkeypatch.setattr(highs.IntegerProgram, "_has_integers", lambda self, values: False)
+    assert solve(problem).objective == pytest.approx(best.objective, rel=1e-9)
+    monkeypatch.undo()
+    monkeypatch.setattr(highs.IntegerProgram, "_run", counted)
+    solve(problem)
+    assert relaxed == [True]
 
 
 @pytest.mark.parametrize("auto", [False, True])

@@ -113,6 +113,8 @@ class IntegerProgram:
             bound = max(bound, relaxed.objective)
             if bound >= below:
                 raise NothingBelowError
+            if relaxed.is_consistent and self._has_integers(relaxed.values):
+                return Answer(relaxed.objective, relaxed.values, gap=0.0)
             used = relaxed.values > UNUSED
             used[self.num_integers :] = True
             found = self._run(cost, np.where(used, self.upper_bound, 0.0), has_answer=held is not None)
@@ -141,6 +143,11 @@ class IntegerProgram:
         if result.status not in _INFEASIBLE:
             bound = objective if result.is_optimal else max(bound, result.bound)
         return Answer(objective, values, relative_gap(objective, bound))
+
+    def _has_integers(self, values: np.ndarray) -> bool:
+        """Whether the integer variables are integers, as a relaxation of a small program often has them."""
+        integers = values[: self.num_integers]
+        return bool(np.all(np.abs(integers - np.round(integers)) < UNUSED))
 
     def _run(
         self,
