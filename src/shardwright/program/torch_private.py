@@ -8,6 +8,7 @@ and torch keeps such graphs readable.
 import copy
 import functools
 import io
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import sympy
 import torch
 import torch.distributed as dist
 
@@ -23,7 +25,9 @@ import torch.distributed._functional_collectives
 
 # The arguments and results of an exported program are kept as this module's trees (`ExportedProgram.call_spec`).
 import torch.utils._pytree as pytree
-from torch import nn
+
+# Decomposing a program is slow for what it does again (`operators_listed_once`).
+from torch import _ops, nn
 
 # Compiled code finds a process group by a name that was fixed when it was compiled; the public functions choose names
 # themselves. Registering a group under a second name is what `torch.distributed` does inside `new_group`.
@@ -35,12 +39,10 @@ from torch._C._distributed_c10d import (
 
 # Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
 from torch._dispatch.python import enable_python_dispatcher
-
-# Decomposing a program is slow for what it does again (`operators_listed_once`).
 from torch._export import utils as export_utils
 
 # `torch.export.save` is slow for what it does besides (`without_canonical_form`), `load_pt2` for what it does again
-# (`annotations_read_once`).
+# (`texts_read_once`).
 from torch._export.serde import serialize
 
 # What `torch.ops` holds has no public types.
@@ -48,7 +50,7 @@ from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 # Shapes without storage, on the device that they are for: the metadata of every exported graph is of this type.
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, exported_program
 
 # `torch.export.load` tries an older format on what this one refuses.
 from torch.export.pt2_archive._package import load_pt2
@@ -64,7 +66,6 @@ __all__ = [
     "OpOverload",
     "OpOverloadPacket",
     "after_copying",
-    "annotations_read_once",
     "carrier_of",
     "compile_to_archive",
     "cpu_backend_of",
@@ -86,6 +87,7 @@ __all__ = [
     "shallow_copy",
     "stand_in_groups",
     "tables_of",
+    "texts_read_once",
     "timeout_of",
     "without_canonical_form",
     "without_hooks",
@@ -93,7 +95,6 @@ __all__ = [
 ]
 
 _canonicalize = serialize.canonicalize
-_list_operators = export_utils._materialize_cpp_cia_ops
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize", "torch._subclasses.fake_tensor")
 """The logs that torch writes an error to which it also raises."""
@@ -207,17 +208,39 @@ def operators_listed_once() -> Iterator[None]:
     """Let `run_decompositions` look up all operators of C++ once, not once for each of some fifty namespaces.
 
     All are found the first time, whichever namespace is asked for. That takes a third of the time of a small program.
+    A third of what is left is kernels, made anew for each of a thousand operators, whose annotations are evaluated
+    anew for each: they depend on nothing but the operator.
     """
-    export_utils._materialize_cpp_cia_ops = functools.cache(_list_operators)
+    before = [(module, name, vars(module)[name], once) for module, name, once in _REPEATED if name in vars(module)]
+    for module, name, value, once in before:
+        setattr(module, name, once(value))
     try:
         yield
     finally:
-        export_utils._materialize_cpp_cia_ops = _list_operators
+        for module, name, value, _ in before:
+            setattr(module, name, value)
+
+
+class _Unevaluated:
+    """Stands for a generic type in annotations that nobody reads: any parameters give itself."""
+
+    def __class_getitem__(cls, parameters: Any) -> Any:
+        return cls
+
+
+_REPEATED: tuple[tuple[Any, str, Callable[[Any], Any]], ...] = (
+    (export_utils, "_materialize_cpp_cia_ops", functools.cache),
+    (exported_program, "autograd_not_implemented", functools.cache),
+    (_ops, "Callable", lambda _: _Unevaluated),
+)
+"""What `run_decompositions` uses many times: the module that names it, its name there, and what takes less time."""
 
 
 @contextmanager
-def annotations_read_once() -> Iterator[None]:
-    """Let torch read programs without evaluating the annotations of its schema anew for every object in a file."""
+def texts_read_once() -> Iterator[None]:
+    """Let torch read programs without evaluating anew, for every object in a file, what it keeps as text: annotations
+    of its schema, and sizes.
+    """
     known: dict[tuple[Any, int], dict[str, Any]] = {}
 
     def hints_of(kind: Any, globalns: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -226,11 +249,26 @@ def annotations_read_once() -> Iterator[None]:
             known[key] = typing.get_type_hints(kind, globalns=globalns)
         return known[key]
 
+    sizes: dict[Any, Any] = {}
+
+    def size_of(text: Any, locals: Mapping[str, Any]) -> Any:  # noqa: A002 (its name in sympy)
+        # What a text means follows from what its words do; a word without a meaning yet becomes a symbol.
+        if not isinstance(text, str):
+            return sympy.sympify(text, locals=locals)
+        key = text, tuple(map(locals.get, _WORD.findall(text)))
+        if key not in sizes:
+            sizes[key] = sympy.sympify(text, locals=locals)
+        return sizes[key]
+
     serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})  # type: ignore[assignment]
+    serialize.sympy = SimpleNamespace(**{**vars(sympy), "sympify": size_of})  # type: ignore[assignment]
     try:
         yield
     finally:
-        serialize.typing = typing
+        serialize.typing, serialize.sympy = typing, sympy
+
+
+_WORD = re.compile(r"[^\W\d]\w*")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import typing
 import zipfile
 
 import pytest
+import sympy
 import torch
 from torch._export.serde import serialize
 from torch.utils._pytree import tree_flatten
@@ -17,6 +18,7 @@ from shardwright.package.graphs.archive import format_graph, parse_graph
 from shardwright.program import torch_private
 from shardwright.program.write import without_weights
 from tests.support.graph_programs import CASES, program
+from tests.support.models import Call
 
 
 def test_torch_makes_no_canonical_form_meanwhile_and_does_afterwards(monkeypatch):
@@ -43,6 +45,27 @@ def test_annotations_of_torch_s_schema_are_evaluated_once_for_each_class(tmp_pat
     read_graph(tmp_path / "graph")
     assert len(evaluated) == len(set(evaluated)) > 10
     assert serialize.typing is typing
+
+
+def test_sizes_are_parsed_once_for_each_text(tmp_path, monkeypatch):
+    shapes, model = ({0: torch.export.Dim("rows", min=2, max=64)},), Call(lambda x: x.abs().neg().exp().sin().cos())
+    exported = without_weights(torch.export.export(model, (torch.ones(4, 3),), dynamic_shapes=shapes))
+    (tmp_path / "graph").write_bytes(graph_bytes(exported))
+    parsed = []
+    parse = sympy.sympify
+    # Its first call makes the symbol, which then has a meaning.
+    monkeypatch.setattr(sympy, "sympify", lambda text, **rest: parsed.append(text) or parse(text, **rest))
+    found = read_graph(tmp_path / "graph")
+    texts = [one for one in parsed if isinstance(one, str)]
+    assert 0 < len(texts) <= 2 * len(set(texts))
+    assert serialize.sympy is sympy
+
+    def sizes(program):
+        held = [node.meta.get("val") for node in program.graph.nodes]
+        return [[str(size) for size in (*one.shape, *one.stride())] for one in held if isinstance(one, torch.Tensor)]
+
+    assert sizes(found) == sizes(exported)
+    assert found.range_constraints == exported.range_constraints
 
 
 @pytest.mark.parametrize("name", [*CASES, "a cache"])

@@ -13,7 +13,7 @@ from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
-from shardwright.program.torch_private import annotations_read_once, load_pt2, without_canonical_form
+from shardwright.program.torch_private import load_pt2, texts_read_once, without_canonical_form
 
 
 def read_graph(path: Path) -> ExportedProgram:
@@ -27,7 +27,7 @@ def read_graph(path: Path) -> ExportedProgram:
     except ValueError as error:
         raise PackageError(f"{path} is not a graph of a package: {error}\n  it was not opened") from error
     try:
-        with quiet_export(), annotations_read_once():
+        with quiet_export(), texts_read_once():
             exported: ExportedProgram = load_pt2(io.BytesIO(format_graph(graph))).exported_programs["model"]
     except Exception as error:
         # torch raises many kinds for what is well-formed but no graph.
