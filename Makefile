@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step bench-train ops zoo fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step bench-train ops zoo wild fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -87,6 +87,21 @@ zoo: $(READY)  ## Shard every model type of transformers into evals/results/ (ho
 	$(BIN)/python -m evals.zoo.run
 	$(BIN)/python -m evals.zoo.run --task agreement --ranks 8
 	$(BIN)/python -m evals.zoo.card
+
+# Packages that want other versions of torch and of each other: each is pinned, and installed without what it asks for.
+# torchaudio's compiled parts fit torch with CUDA alone; what is in the list is plain torch.
+WILD := .venv-wild
+$(WILD)/.ready: pyproject.toml constraints.txt evals/wild/requirements.txt
+	test -x $(WILD)/bin/python || $(PYTHON) -m venv $(WILD)
+	$(WILD)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(WILD)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hf,dev]"
+	$(WILD)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r evals/wild/requirements.txt
+	rm -f $(WILD)/lib/python3.*/site-packages/torchaudio/lib/*.so
+	touch $@
+
+wild: $(WILD)/.ready  ## Shard models of many other packages into evals/results/ (hours; resumes)
+	$(WILD)/bin/python -m evals.wild.run
+	$(WILD)/bin/python -m evals.wild.card
 
 SEEDS ?= 0:100
 fuzz: $(READY)  ## Judge random programs, plans, arguments and packages (SEEDS=0:100 of each; half an hour; resumes)

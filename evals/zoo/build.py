@@ -14,6 +14,7 @@ from evals.zoo.results import one_line
 MOST_PARAMETERS = 90_000_000
 MOST_RESIZED = 3
 """Times that inputs are resized as errors say."""
+CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 MOST_SUPPLIED = 12
 """Attributes given to a config that its model looks for in vain."""
 
@@ -48,7 +49,7 @@ def build(kind):
 def _running(model, level, met):
     """The first inputs that the model runs with, and their label; None where there are none."""
     for label, inputs in candidates(model, rare=level in MENDED):
-        problem = _runs(model, inputs)
+        problem = failure(model, inputs)
         if problem:
             met.add(Met.FORWARD, f"{level}, {label}", problem)
         if problem and level in MENDED:
@@ -61,7 +62,7 @@ def _running(model, level, met):
 def _resized(model, inputs, label, problem, depth=MOST_RESIZED):
     """Inputs resized as the model's errors say until it runs: those, their label, and the problem that is left."""
     for name, others in told(inputs, str(problem)) if depth else ():
-        other = _runs(model, others)
+        other = failure(model, others)
         relabelled = label if f"{name} resized" in label else f"{label}, {name} resized"
         found = _resized(model, others, relabelled, other, depth - 1) if other else (others, relabelled, "")
         if not found[2]:
@@ -103,7 +104,7 @@ def _reason(kind, met):
     return met.say()
 
 
-def _runs(model, inputs):
+def failure(model, inputs):
     """What goes wrong when the model is called with these inputs, if anything."""
     try:
         with torch.no_grad():
@@ -197,14 +198,15 @@ def _mended(config, make):
 def redraw(model):
     """Weights drawn anew at 1/sqrt(fan in), so that no layer is zero, constant, or saturates the next."""
     generator = torch.Generator().manual_seed(0)
+    kernels = {id(m.weight) for m in model.modules() if isinstance(m, CONVOLUTIONS)}
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point() or tensor.numel() == 0:
+            if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
                 continue
             last = name.rpartition(".")[2]
-            noise = torch.randn(tensor.shape, generator=generator)
+            noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype if tensor.is_complex() else None)
             if isinstance(tensor, torch.nn.Parameter) and tensor.dim() > 1:
-                tensor.copy_(noise / math.sqrt(_fan_in(tensor.shape)))
+                tensor.copy_(noise / math.sqrt(_fan_in(tensor.shape, id(tensor) in kernels)))
             elif last == "running_var":
                 tensor.copy_(1 + 0.1 * noise.abs())
             elif last in ("bias", "running_mean"):
@@ -215,14 +217,14 @@ def redraw(model):
     return model
 
 
-def _fan_in(shape):
-    return math.prod(shape[1:]) if len(shape) == 4 else shape[-1]
+def _fan_in(shape, is_kernel):
+    return math.prod(shape[1:]) if is_kernel or len(shape) == 4 else shape[-1]
 
 
 def _hollow(outputs):
     """Why these outputs would not tell right from wrong, if so."""
     leaves = [v for v in torch.utils._pytree.tree_leaves(outputs) if isinstance(v, torch.Tensor)]
-    floats = [v for v in leaves if v.is_floating_point()]
+    floats = [v for v in leaves if v.is_floating_point() or v.is_complex()]
     if not floats:
         return "gives no floating-point output"
     if any(bool(v.isnan().any()) for v in floats):

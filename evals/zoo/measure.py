@@ -58,8 +58,12 @@ def measure(kind, runs, emit):
         emit({**one_run(model, exported, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
 
 
-def one_run(model, exported, plan, num_ranks):
-    """Shard, simulate and compare; the record of it."""
+def one_run(model, exported, plan, num_ranks, export=export, further=()):
+    """Shard, simulate and compare; the record of it.
+
+    ``export``: what exported it, for another time in double precision. ``further``: checks of what is right so far,
+    given the sharded program; what they return joins the record.
+    """
     start = time.perf_counter()
     try:
         sharded = sw.shard(exported.program, mesh=num_ranks, plan=plan)
@@ -76,13 +80,18 @@ def one_run(model, exported, plan, num_ranks):
         return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     found |= {"verify_s": _since(start), "max_error": report.max_error}
     if not report.ok:
-        exact = in_double(model, exported.given, plan, num_ranks)
+        exact = in_double(model, exported.given, plan, num_ranks, export)
         found |= {"max_error_float64": exact, "reason": one_line(report)}
         return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
+    try:
+        for check in further:
+            found |= check(sharded)
+    except Exception as error:  # noqa: BLE001 - as above
+        return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     return {"verdict": "ok", **found}
 
 
-def in_double(model, inputs, plan, num_ranks):
+def in_double(model, inputs, plan, num_ranks, export=export):
     """The error in double precision: rounding that float32 amplifies, or an expert it picks otherwise, is gone there.
 
     None where the model does not run in double precision.

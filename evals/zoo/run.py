@@ -7,18 +7,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from evals.zoo.measure import Run
+from evals.zoo.agreement import agree
+from evals.zoo.measure import Run, measure
 from evals.zoo.results import RESULTS, latest
 from evals.zoo.types import model_types
-from evals.zoo.worker import TASKS, records, server
+from evals.zoo.worker import records, server
+
+TASKS = {"zoo": measure, "agreement": agree}
 
 
 def main():
     options = parse()
-    path = options.results or RESULTS[options.task]
     plans = options.plans.split(",") if options.task == "zoo" else ["agreement"]
     runs = [Run(plan, int(ranks)) for ranks in options.ranks.split(",") for plan in plans]
     kinds = [kind for kind in model_types(options.types) if options.group in (None, kind.group)]
+    path = options.results or RESULTS[options.task]
+    sweep(kinds, runs, TASKS[options.task], path, options, server("evals.zoo.run", "transformers"))
+
+
+def sweep(kinds, runs, task, path, options, context):
+    """Append to ``path`` the records of the ``runs`` of ``kinds`` that it lacks. ``context``: starts the processes."""
     done = finished(path, options.again)
     work = [(kind, left) for kind in kinds if (left := missing(kind, runs, done))]
     console = Console(stderr=True)
@@ -28,10 +36,9 @@ def main():
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
         path.open("a", encoding="utf-8") as file,
     ):
-        context = server()
-        for kind, left in progress.track(work, description=options.task):
+        for kind, left in progress.track(work, description=path.stem):
             said = []
-            for record in records(context, kind, left, options.task, options.seconds, options.gib):
+            for record in records(context, kind, left, task, options.seconds, options.gib):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 said.append(f"{record['verdict']} {record['plan']} {record['num_ranks'] or ''}".strip())
@@ -44,14 +51,19 @@ def parse():
     parser.add_argument("--task", choices=tuple(TASKS), default="zoo")
     parser.add_argument("--group", choices=("causal", "base"), help="only this group")
     parser.add_argument("--plans", default="auto,hf", help="default: %(default)s")
-    parser.add_argument("--ranks", default="2,4,8", help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=480.0, help="time limit of each run; default: %(default)s")
-    parser.add_argument("--gib", type=float, default=10.0, help="memory limit; default: %(default)s")
+    add_options(parser, "2,4,8", seconds=480.0, gib=10.0)
+    return parser.parse_args()
+
+
+def add_options(parser, ranks, seconds, gib):
+    """What every sweep can be told, with these defaults."""
+    parser.add_argument("--ranks", default=ranks, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=seconds, help="time limit of each run; default: %(default)s")
+    parser.add_argument("--gib", type=float, default=gib, help="memory limit; default: %(default)s")
     parser.add_argument("--results", type=Path, help="default: a file in evals/results for the task")
     parser.add_argument(
         "--again", default="", help="verdicts that are measured anew ('not buildable,gave up'), or 'all'; default: none"
     )
-    return parser.parse_args()
 
 
 def finished(path, again):

@@ -1,28 +1,25 @@
-"""A process for each model type: what it reports, and what is reported when it dies or takes too long."""
+"""A process for each model: what it reports, and what is reported when it dies or takes too long."""
 
 import contextlib
 import logging
 import multiprocessing as mp
 import resource
 
-from evals.zoo.agreement import agree
-from evals.zoo.measure import measure
-from evals.zoo.types import ModelType
-
-TASKS = {"zoo": measure, "agreement": agree}
 NO_PROGRAM = {"start": "not buildable", "build": "not buildable", "export": "not exportable"}
-"""The verdict on a type whose process ends in this stage."""
+"""The verdict on a model whose process ends in this stage."""
 
 
-def server():
-    """Forks processes that have the slow imports behind them."""
+def server(*modules):
+    """Forks processes that have the slow imports, these among them, behind them."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["evals.zoo.worker", "transformers", "highspy"])
+    context.set_forkserver_preload([*modules, "highspy"])
     return context
 
 
 def records(context, kind, runs, task, seconds, gib):
-    """The records of one model type. ``seconds``: for each stage of it; ``gib``: of memory.
+    """The records of one model. ``seconds``: for each stage of it; ``gib``: of memory.
+
+    ``task(kind, runs, emit)`` is called in the process; ``kind`` has a name and a group.
 
     A process that is ended in one run is started anew for the runs that are left.
     """
@@ -39,27 +36,33 @@ def records(context, kind, runs, task, seconds, gib):
 
 def _one_process(context, kind, runs, task, seconds, gib):
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(kind.name, kind.group, runs, task, gib, sender), daemon=True)
+    process = context.Process(target=_work, args=(kind, runs, task, gib, sender))
     process.start()
     sender.close()
+    try:
+        yield from _heard(kind, process, receiver, seconds)
+    finally:  # it may start processes itself, so it is no daemon, which would end with this one
+        process.kill()
+        process.join()
+
+
+def _heard(kind, process, receiver, seconds):
     doing = {"stage": "start"}
     while True:
         if not receiver.poll(seconds):
-            process.kill()
             yield _ended(kind, doing, f"more than {seconds:.0f} s in {doing['stage']}")
-            break
+            return
         try:
             message = receiver.recv()
         except EOFError:
             process.join()
             if process.exitcode:
                 yield _ended(kind, doing, f"the process ended with {process.exitcode} in {doing['stage']}")
-            break
+            return
         if "verdict" in message:
             yield _record(kind, message.pop("run", None), message)
         else:
             doing = message
-    process.join()
 
 
 def _record(kind, run, facts):
@@ -73,7 +76,7 @@ def _ended(kind, doing, reason):
     return _record(kind, doing.get("run"), {"verdict": verdict, "reason": reason, **facts})
 
 
-def _work(name, group, runs, task, gib, sender):
+def _work(kind, runs, task, gib, sender):
     import torch
 
     torch.set_num_threads(1)
@@ -81,5 +84,5 @@ def _work(name, group, runs, task, gib, sender):
     limit = int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with contextlib.suppress(BrokenPipeError):  # the run was stopped: nobody listens any more
-        TASKS[task](ModelType(name, group), runs, sender.send)
+        task(kind, runs, sender.send)
         sender.close()

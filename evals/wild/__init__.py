@@ -1,0 +1,1 @@
+"""Models of many packages, none of them transformers', sharded and compared: ``make wild``."""

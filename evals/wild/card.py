@@ -1,0 +1,130 @@
+"""Write what the results say: ``python -m evals.wild.card``.
+
+One row a model goes to ``evals/results/wild.md``, which is not kept in git; a row a field, and what is left out with
+its reason, to ``docs/wild.md``, which is.
+"""
+
+import argparse
+import statistics
+from collections import Counter
+from pathlib import Path
+
+from evals.wild.exporting import OPEN
+from evals.wild.left_out import LEFT_OUT
+from evals.wild.measure import EVERY
+from evals.wild.models import FIELDS, fields
+from evals.wild.run import RESULTS
+from evals.zoo.card import causes, model_table, row, shorten
+from evals.zoo.results import FOLDER, latest
+
+CARD = FOLDER / "wild.md"
+SUMMARY = Path("docs/wild.md")
+PROVEN = 1e-3
+"""A gap up to here counts as proven."""
+HEAD = """# Models of other packages
+
+{models} models of {packages} packages besides transformers, tiny, with weights drawn anew at 1/√fan-in, exported with
+`torch.export` with the leading dim of every input left open where the model takes that, sharded without a plan, run
+on every rank in one process and compared with the original; where the batch is open, again with a batch of another
+size; one in {every} also from disk on two processes. Nothing in Shardwright knows any of them. Made by `make wild`;
+torch {torch}, packages as pinned in `evals/wild/requirements.txt`.
+"""
+LEGEND = """
+*Models*: listed, and those that `torch.export` takes. *Right*: runs equal to the original on every rank, of all runs
+on {ranks} ranks. *Open*: exported with a batch of any size. *Processes*: right on two processes. *Share*: weight bytes
+on the busiest rank times ranks over all weight bytes, median of models; 1 is an equal part. *Collectives*: in one
+forward pass on 2 ranks, *seconds*: to shard for 2 ranks, and of that to export, medians. *Unproven*: runs whose
+assignment is not proven best, and the largest gap.
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=CARD)
+    parser.add_argument("--summary", type=Path, default=SUMMARY)
+    options = parser.parse_args()
+    records, facts = latest(options.results)
+    known = fields()
+    records = {key: record for key, record in records.items() if key[0] in known}
+    options.output.write_text(head(records, facts) + "\n" + model_table(records), encoding="utf-8")
+    options.summary.write_text(summary(records, facts), encoding="utf-8")
+
+
+def summary(records, facts):
+    """The page of the documentation. ``records``: by (name, plan, ranks)."""
+    ranks = sorted({key[2] for key in records} - {0})
+    words = f"{', '.join(map(str, ranks[:-1]))} and {ranks[-1]}" if ranks[1:] else "".join(map(str, ranks))
+    text = [
+        head(records, facts),
+        counts(records, ranks),
+        LEGEND.format(ranks=words),
+        causes(records),
+        left_out(records),
+    ]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def head(records, facts):
+    packages = {record["package"] for record in records.values()}
+    return HEAD.format(models=len({key[0] for key in records}), packages=len(packages), every=EVERY, **facts)
+
+
+def counts(records, ranks):
+    """A row a field, and one of all."""
+    titles = ("", "models", "packages", "right", "open", "processes", *(f"share ×{n}" for n in ranks))
+    titles += ("collectives", "seconds", "unproven", "wrong or crashed")
+    lines = [row(*titles), row(*["---"] * len(titles))]
+    for field in (*FIELDS, None):
+        mine = [record for record in records.values() if field in (None, record["group"])]
+        if mine:
+            lines.append(row(f"**{field or 'all'}**", *_cells(mine, ranks)))
+    return "\n".join(lines) + "\n"
+
+
+def _cells(mine, ranks):
+    runs = [record for record in mine if record["plan"]]
+    right = [record for record in runs if record["verdict"] == "ok"]
+    names = {record["type"] for record in runs}
+    first = [record for record in right if record["num_ranks"] == ranks[0]]
+    far = [record["gap"] for record in right if record["gap"] > PROVEN]
+    bad = Counter(record["verdict"] for record in runs if record["verdict"] != "ok")
+    return (
+        f"{len({record['type'] for record in mine})}, {len(names)}",
+        len({record["package"] for record in mine}),
+        f"{len(right)} of {len(runs)}",
+        len({record["type"] for record in runs if record["way"] == OPEN}),
+        sum("processes_error" in record for record in right),
+        *(_median([r["share"] * n for r in right if r["num_ranks"] == n], ".2f") for n in ranks),
+        _median([sum(record["collectives"].values()) for record in first], ".0f"),
+        f"{_median([r['shard_s'] for r in first], '.1f')} / {_median([r['export_s'] for r in first], '.1f')}",
+        f"{len(far)}, {max(far):.1%}" if far else "",
+        ", ".join(f"{count} {verdict}" for verdict, count in bad.items()),
+    )
+
+
+def _median(values, form):
+    return format(statistics.median(values), form) if values else ""
+
+
+def left_out(records):
+    """What gives no program or was not tried, by name, with the reason; runs that are not right."""
+    text = []
+    for verdict, title in (("not exportable", "Not exportable"), ("not buildable", "Does not run")):
+        mine = [record for record in records.values() if record["verdict"] == verdict]
+        if mine:
+            text.append(f"{title} ({len(mine)}): " + _listed({r["type"]: shorten(r["reason"], 110) for r in mine}))
+    wrong = [r for r in records.values() if r["plan"] and r["verdict"] != "ok"]
+    if wrong:
+        names = {f"{r['type']} on {r['num_ranks']}": f"{r['verdict']}, {shorten(r['reason'], 110)}" for r in wrong}
+        text.append("Not right: " + _listed(names))
+    text.append("Packages left out: " + _listed(LEFT_OUT))
+    return "\n\n".join(text)
+
+
+def _listed(reasons):
+    return "; ".join(f"`{name}` ({reason})" for name, reason in reasons.items()) + "."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What one model gives: built, exported, sharded, simulated, run on two processes, compared with the original."""
+
+import tempfile
+import time
+import warnings
+
+import torch
+from torch.utils import _pytree as pytree
+
+import shardwright as sw
+from evals.wild.entry import Entry
+from evals.wild.exporting import OPEN, export, larger
+from evals.wild.models import entries
+from evals.wild.torchvision_parts import declare
+from evals.zoo.build import failure, redraw
+from evals.zoo.measure import one_run
+from evals.zoo.results import one_line
+from shardwright.compiler.verify import relative_error
+from shardwright.run.launch import launch
+
+MOST_PARAMETERS = 40_000_000
+EVERY = 3
+"""One model of so many also runs on two processes."""
+PROCESSES = 2
+ALLOWED = 1e-4
+
+
+def measure(kind, runs, emit):
+    """Emit one record for each run, or one that says why there is none; ``emit`` also hears of each stage begun."""
+    warnings.filterwarnings("ignore")
+    known = entries()
+    entry = known[kind.name]
+    facts = {"package": entry.package, "torch": str(torch.__version__)}
+    emit({"stage": "build", **facts})
+    start = time.perf_counter()
+    try:
+        declare()
+        model, inputs = built(entry)
+    except Exception as error:  # noqa: BLE001 - whatever a package raises is the finding
+        emit({"verdict": "not buildable", "reason": one_line(error), **facts})
+        return
+    facts |= {"parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
+    emit({"stage": "export", **facts})
+    start = time.perf_counter()
+    try:
+        exported = export(model, inputs)
+    except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
+        emit({"verdict": "not exportable", "reason": one_line(error), **facts})
+        return
+    facts |= {"export_s": _since(start), "nodes": len(exported.program.graph.nodes), "way": exported.way}
+    wanted = list(known).index(kind.name) % EVERY == 0
+    for run in runs:
+        emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
+        further = [lambda sharded: other_batch(sharded, exported)] if exported.way == OPEN else []
+        if wanted and run.num_ranks == PROCESSES:
+            further.append(lambda sharded: on_processes(sharded, exported))
+        found = one_run(model, exported, run.plan, run.num_ranks, export, further)
+        emit({**found, "run": (run.plan, run.num_ranks), **facts})
+
+
+def built(entry: Entry):
+    """A model in eval mode with weights drawn anew, and inputs it runs with."""
+    model, inputs = entry.build()
+    size = sum(p.numel() for p in model.parameters())
+    if not 0 < size <= MOST_PARAMETERS:
+        raise ValueError(f"{size:,} parameters")
+    model = redraw(model.float()).eval()
+    if problem := failure(model, inputs):
+        raise problem if isinstance(problem, Exception) else ValueError(problem)
+    return model, inputs
+
+
+def other_batch(sharded, exported):
+    """The same comparison with one more row, where the program takes that."""
+    inputs = larger(exported.program, exported.inputs)
+    try:
+        with torch.no_grad():
+            exported.program.module()(**inputs)
+    except Exception:  # noqa: BLE001 - it may need multiples, say
+        return {"other_batch": "not taken"}
+    report = sw.verify(sharded, exported.program, (), inputs)
+    if not report.ok:
+        return {"verdict": "wrong", "other_batch": "wrong", "reason": one_line(report)}
+    return {"other_batch": "right"}
+
+
+def on_processes(sharded, exported):
+    """What two processes give that load the package from disk, against the original."""
+    with torch.no_grad():
+        wanted = pytree.tree_leaves(exported.program.module()(**exported.inputs))
+    with tempfile.TemporaryDirectory() as folder:
+        sharded.save(f"{folder}/package")
+        got = launch(PROCESSES, outputs_of, f"{folder}/package", exported.inputs, threads=1)
+    pairs = [
+        (w, torch.from_numpy(g)) for one in got.values() for w, g in zip(wanted, one, strict=True) if g is not None
+    ]
+    error = max(relative_error(g, w.detach()) for w, g in pairs)
+    if error > ALLOWED:
+        return {"verdict": "wrong", "reason": f"two processes differ by {error:.1e}", "processes_error": error}
+    return {"processes_error": error}
+
+
+def outputs_of(folder, inputs):
+    """On a rank: the flat outputs as arrays; None for what is no tensor."""
+    with torch.no_grad():
+        outputs = pytree.tree_leaves(sw.load(folder)(**inputs))
+    return [one.numpy() if isinstance(one, torch.Tensor) else None for one in outputs]
+
+
+def _since(start):
+    return round(time.perf_counter() - start, 2)

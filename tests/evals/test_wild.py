@@ -1,0 +1,98 @@
+"""The wild zoo's list, its path from an entry to a record, and its page (the zoo itself takes hours: `make wild`)."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from evals.wild import measure
+from evals.wild.card import summary
+from evals.wild.entry import Entry, floats, ints
+from evals.wild.exporting import OPEN, export, known_of, larger, opened
+from evals.wild.left_out import LEFT_OUT
+from evals.wild.measure import built
+from evals.wild.models import FIELDS, entries, fields
+from evals.zoo.measure import Run
+from evals.zoo.types import ModelType
+
+LAYER = {"d_model": 32, "nhead": 4, "dim_feedforward": 64, "batch_first": True}
+ENTRY = Entry("torch", "torch.nn:TransformerEncoderLayer", (floats(2, 6, 32),), LAYER)
+
+
+class Scaled(torch.nn.Module):
+    """A model with inputs that may be left out, and one that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x, mask=None, twice=False):
+        y = self.layer(x)
+        y = y if mask is None else y * mask
+        return 2 * y if twice else y
+
+
+def pinned():
+    lines = Path("evals/wild/requirements.txt").read_text(encoding="utf-8").splitlines()
+    return {re.sub("[-_.]+", "-", line.partition("==")[0]).lower() for line in lines if "==" in line}
+
+
+def test_every_package_of_the_list_is_pinned_and_none_is_also_left_out():
+    packages = {entry.package for entry in entries().values()}
+    assert {re.sub("[-_.]+", "-", name).lower() for name in packages} - pinned() == set()
+    assert packages & set(LEFT_OUT) == set()
+    assert set(fields()) == set(entries())
+    assert set(fields().values()) <= set(FIELDS)
+
+
+def test_an_entry_is_built_alike_every_time():
+    (model, inputs), (other, others) = built(ENTRY), built(ENTRY)
+    assert ENTRY.name == "torch: TransformerEncoderLayer"
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert torch.equal(inputs["src"], others["src"])
+    assert not model.training
+
+
+def test_drawn_integers_keep_to_their_range():
+    _, inputs = Entry(
+        "torch", "torch.nn:Embedding", (ints(50, below=4, least=2),), {"num_embeddings": 4, "embedding_dim": 8}
+    ).build()
+    assert set(inputs["input"].tolist()) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"twice": True}, {"mask": None}, {"mask": torch.ones(8)}, {"mask": torch.ones(3, 1), "twice": True}]
+)
+def test_another_batch_is_given_wherever_the_leading_dim_is_open(inputs):
+    given = {"x": torch.randn(3, 8), **inputs}
+    program = export(Scaled(), given).program
+    more = larger(program, given)
+    assert next(opened(value) for value in known_of(program))
+    assert more["x"].shape == (4, 8)
+    assert {name: value for name, value in more.items() if not isinstance(value, torch.Tensor)} == {
+        name: value for name, value in inputs.items() if not isinstance(value, torch.Tensor)
+    }
+    program.module()(**more)
+
+
+@pytest.mark.ranks
+def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
+    heard = []
+    monkeypatch.setattr(measure, "entries", lambda: {ENTRY.name: ENTRY})
+    measure.measure(ModelType(ENTRY.name, "attention"), [Run("auto", 2)], heard.append)
+    record = heard[-1]
+    assert (record["verdict"], record["way"], record["other_batch"]) == ("ok", OPEN, "right")
+    assert record["processes_error"] < 1e-5
+    record |= {"type": ENTRY.name, "group": "attention", "plan": "auto", "num_ranks": 2}
+    page = summary({(ENTRY.name, "auto", 2): record}, {"torch": "2"})
+    assert "1 models of 1 packages" in page
+    assert "| **attention** | 1, 1 | 1 | 1 of 1 | 1 | 1 |" in page
+
+
+def test_what_a_package_raises_is_its_record(monkeypatch):
+    heard = []
+    entry = Entry("torch", "torch.nn:TransformerEncoderLayer", (floats(2, 6, 31),), LAYER)
+    monkeypatch.setattr(measure, "entries", lambda: {entry.name: entry})
+    measure.measure(ModelType(entry.name, "attention"), [Run("auto", 2)], heard.append)
+    assert heard[-1]["verdict"] == "not buildable"
+    assert "31" in heard[-1]["reason"]
