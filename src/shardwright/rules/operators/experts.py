@@ -41,15 +41,15 @@ def grouped_rule(call: Call) -> Rule | None:
     )
 
 
-_BACKWARD = "s! k, e! k n, x!, s! n -> s! k, e! k n"
+_BACKWARD = "s! k, e k n, x!, s! n -> s! k, e k n"
 
 
 def grouped_backward_rule(call: Call) -> Rule:
-    """The gradients of rows and of experts: features are cut as in a matmul."""
+    """The gradients of rows and of experts: features are cut as in a matmul, experts as in `grouped_rule`."""
     shapes = [operand.shape for operand in call.operands], [one.shape for one in call.results if one is not None]
-    found = notation_rule(_BACKWARD, *shapes, linear=(frozenset({3}),))
+    found = notation_rule(_BACKWARD, *shapes, linear=(frozenset({3}),), localize=local_groups)
     # The gradients of rows add up over what the gradients of experts are cut by.
-    return replace(found, reduces={"n": "sum"}, multiplies=(("s", "k", "n"), ("s", "k", "n")))
+    return replace(found, reduces={"n": "sum", "e": "sum"}, multiplies=(("s", "k", "n"), ("s", "k", "n")))
 
 
 def aligned_rule(call: Call) -> Rule | None:
@@ -111,12 +111,16 @@ def local_groups(local: Local) -> Any:
     there = local.run(aten.remainder.Tensor, local.run(aten.add.Tensor, position, start), total)
     back = local.run(aten.remainder.Tensor, local.run(aten.sub.Tensor, position, start), total)
     own_ends = local.run(aten.sub.Tensor, ends, start)
-    given = {names[0]: local.run(aten.index_select.default, rows, 0, there), names[2]: own_ends}
-    result = local.run_call(**given)
+    # The gradients of a result are rows as well.
+    turned = [name for name in (names[0], *names[3:]) if name in local.arguments]
+    given = {name: local.run(aten.index_select.default, local.arguments[name], 0, there) for name in turned}
+    found = local.run_call(**given, **{names[2]: own_ends})
+    result, *others = found if isinstance(found, (tuple, list)) else (found,)
     inside = local.run(aten.lt.Tensor, position, local.run(aten.select.int, own_ends, 0, -1))
     zero = local.run(aten.zeros_like.default, result)
     kept = local.run(aten.where.self, local.run(aten.unsqueeze.default, inside, 1), result, zero)
-    return local.run(aten.index_select.default, kept, 0, back)
+    back_in_place = local.run(aten.index_select.default, kept, 0, back)
+    return (back_in_place, *others) if others else back_in_place
 
 
 def _positions(local: Local, like: Any) -> Any:
