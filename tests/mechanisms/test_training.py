@@ -10,27 +10,7 @@ from torch import nn
 import shardwright as sw
 from shardwright.program.simulate import draws_random_numbers
 from tests.support.models import MEGATRON, Decoder, redraw
-from tests.support.training import IDS, next_token
-
-PLACES = torch.arange(32).view(4, 8)
-BATCH = (PLACES * 7 % 96, (PLACES * 5 % 96).index_fill(0, torch.tensor(0), -100))
-"""Four sequences; the targets of the first are ignored, so that ranks count others."""
-
-
-def check(model, args, mesh, plan="auto", *, loss=next_token, dynamic=None, **options):
-    """The sharded joint program of a model in double precision, equal to the whole on every rank."""
-    model = model.double()
-    args = tuple(a.double() if a.is_floating_point() else a for a in args)
-    joint = sw.export_training(model, args, loss=loss, dynamic_shapes=dynamic)
-    sharded = sw.shard(joint, mesh=mesh, plan=plan, **options)
-    report = sw.verify(sharded, joint, args, tolerance=1e-9)
-    assert report.ok, str(report)
-    assert report.gradients
-    return sharded
-
-
-def counted(sharded):
-    return dict(Counter((c.axis, c.kind.value) for c in sharded.collectives))
+from tests.support.training import BATCH, IDS, check, counted, cut_batch, next_token
 
 
 def test_a_decoder_block_has_four_all_reduces_as_megatron_has():
@@ -74,10 +54,6 @@ def test_data_parallel_gradients_are_added_up_once():
 
 def test_batches_of_different_sizes():
     check(redraw(Decoder(layers=1)).train(), BATCH, {"dp": 3}, {}, inputs=cut_batch())
-
-
-def cut_batch():
-    return {"ids": sw.Shard(0), "target": sw.Shard(0)}
 
 
 def test_a_batch_is_brought_together_only_where_every_sample_meets_all_others():

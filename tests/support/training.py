@@ -1,13 +1,19 @@
 """Losses and gradients: of a model by autograd, of a joint program run whole, of simulated ranks."""
 
+from collections import Counter
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import shardwright as sw
 from shardwright.program.program import RETURNED
 
 IDS = (torch.arange(16).view(2, 8) * 7 % 96, torch.arange(16).view(2, 8) * 5 % 96)
 """Token ids and targets for `tests.support.models.Decoder`."""
+PLACES = torch.arange(32).view(4, 8)
+BATCH = (PLACES * 7 % 96, (PLACES * 5 % 96).index_fill(0, torch.tensor(0), -100))
+"""Four sequences; the targets of the first are ignored, so that ranks count others."""
 
 
 def next_token(logits, target):
@@ -66,3 +72,24 @@ def outcome(function, *args):
         return function(*args)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+def check(model, args, mesh, plan="auto", *, loss=next_token, dynamic=None, **options):
+    """The sharded joint program of a model in double precision, equal to the whole on every rank."""
+    model = model.double()
+    args = tuple(a.double() if a.is_floating_point() else a for a in args)
+    joint = sw.export_training(model, args, loss=loss, dynamic_shapes=dynamic)
+    sharded = sw.shard(joint, mesh=mesh, plan=plan, **options)
+    report = sw.verify(sharded, joint, args, tolerance=1e-9)
+    assert report.ok, str(report)
+    assert report.gradients
+    return sharded
+
+
+def counted(sharded):
+    return dict(Counter((c.axis, c.kind.value) for c in sharded.collectives))
+
+
+def cut_batch():
+    """Inputs of a part of `BATCH` each."""
+    return {"ids": sw.Shard(0), "target": sw.Shard(0)}
