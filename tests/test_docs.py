@@ -151,7 +151,8 @@ def test_python_of_the_readme(number, workplace, mylib):
 FOLLOWED = ["concepts", "how-to/by-hand", "how-to/dp-tp", "how-to/operators", "how-to/packed", "reports"]
 """Pages whose reader does one step after the other, on one process; on several where ``ranks`` is said."""
 ON_RANKS = [
-    pytest.param(page, marks=pytest.mark.ranks) for page in ("how-to/checkpoints", "how-to/diffusers", "tutorial")
+    pytest.param(page, marks=pytest.mark.ranks)
+    for page in ("how-to/checkpoints", "how-to/diffusers", "how-to/text", "tutorial")
 ]
 
 

@@ -49,6 +49,7 @@ COMMANDS = {
     "compile": ("compile", "package"),
     "run": ("run", "package", "-i", "inputs.safetensors", "-o", "new"),
     "generate": ("generate", "package", "-p", "words"),
+    "chat": ("chat", "package"),
     "gather": ("gather", "package", "-o", "new"),
     "reshard": ("reshard", "package", "-o", "new", "--tp", "2"),
 }
@@ -80,7 +81,8 @@ def bad():
     for name, option in (("plan", "--effort"), ("shard", "--effort"), ("run", "--timeout"), ("verify", "--tolerance")):
         yield from ((*COMMANDS[name], option, number) for number in (*NUMBERS, *(["0"] if name != "verify" else [])))
     for option in ("--temperature", "--top-p", "--seed", "--max-tokens"):
-        yield from ((*COMMANDS["generate"], option, number) for number in NUMBERS)
+        yield from ((*COMMANDS[name], option, number) for name in ("generate", "chat") for number in NUMBERS)
+    yield from (("generate", "package", "--prompts", path) for path in PATHS)
     yield from ((*COMMANDS[name], "--backend", kind) for name in ("run", "generate") for kind in ("", "eagre", "EAGER"))
     for name in ("plan", "verify", "shard"):
         yield from ((*COMMANDS[name], "--dump", path) for path in ("", "package", "empty", "empty/below", "loop"))

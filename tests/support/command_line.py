@@ -24,8 +24,9 @@ def outputs(monkeypatch, capfd, words):
     return ended.value.code, said.out, said.err
 
 
-def shardwright(folder, *words, preexec=None):
-    """The command line in a process of its own, which takes seconds to start."""
+def shardwright(folder, *words, preexec=None, given=None):
+    """The command line in a process of its own, which takes seconds to start; ``given``: its standard input."""
     command = [sys.executable, "-W", "ignore", "-m", "shardwright", *map(str, words)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, preexec_fn=preexec)
+    how = {"capture_output": True, "text": True, "input": given, "preexec_fn": preexec}
+    return subprocess.run(command, cwd=folder, env=env, check=False, **how)

@@ -1,5 +1,5 @@
-"""The command line: ``shardwright inspect | plan | shard | verify | report | diff | compile | run | generate | gather |
-reshard | calibrate``.
+"""The command line: ``shardwright inspect | plan | shard | verify | report | diff | compile | run | generate | chat |
+gather | reshard | calibrate``.
 """
 
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from shardwright.cli.calibrate import calibrate
+from shardwright.cli.chat import chat
 from shardwright.cli.compile import compile_
 from shardwright.cli.console import err
 from shardwright.cli.diff import diff
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _command in (inspect, plan, shard, verify, report, diff, compile_, run, generate, gather, reshard, calibrate):
+for _command in (inspect, plan, shard, verify, report, diff, compile_, run, generate, chat, gather, reshard, calibrate):
     app.command(_command.__name__.rstrip("_"))(_command)
 
 

@@ -15,8 +15,12 @@ from shardwright.layout.values import check_count, check_list
 from shardwright.package.manifest import DecoderEntry, Manifest
 from shardwright.run.load import RankModule
 
-Finish = Literal["", "end", "length", "stop"]
-"""Why a text ended: an id that ends texts, as many tokens as were asked for or fit the cache, or its reader's wish."""
+Finish = Literal["", "end", "length", "stop", "interrupted"]
+"""Why a text ended: an id that ends texts, as many tokens as were asked for or fit the cache, what its reader
+looks for, or its reader's wish."""
+
+_INTERRUPTED = -1
+"""What is agreed on in the place of a token."""
 
 _c10d = torch.ops._c10d_functional
 
@@ -107,32 +111,43 @@ def write_rows(
         if not new and not rows.live:
             continue
         with model.alone(), torch.no_grad():
-            steps = _advance(rows, new, sampling, set(decoder.end_ids), is_over)
+            steps = advance(rows, new, sampling, set(decoder.end_ids), is_over)
         calls = model.num_calls
         yield from steps
 
 
-def _advance(
-    rows: LiveRows, new: Sequence[Row], sampling: Sampling, end_ids: set[int], is_over: IsOver
+def advance(
+    rows: LiveRows,
+    new: Sequence[Row],
+    sampling: Sampling,
+    end_ids: set[int],
+    is_over: IsOver,
+    *,
+    num_cached: int = 0,
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[TextStep]:
-    """One call of the model: of the prompts of new texts, else of the last token of every text."""
-    logits = rows.admit(new) if new else rows.step()
+    """One call of the model: of the prompts of new texts, else of the last token of every text.
+
+    ``num_cached``: as `LiveRows.admit` takes it. ``is_interrupted``: asked on the first rank, it ends all texts.
+    """
+    logits = rows.admit(new, num_cached=num_cached) if new else rows.step()
     written = list(new or rows.live)
-    chosen = _agree(
-        rows.model,
-        lambda: [sampling.choose(one, row.randomness) for one, row in zip(logits, written, strict=True)],
-        len(written),
-        logits.device,
-    )
+
+    def choose() -> list[int]:
+        if is_interrupted():
+            return [_INTERRUPTED] * len(written)
+        return [sampling.choose(one, row.randomness) for one, row in zip(logits, written, strict=True)]
+
+    chosen = _agree(rows.model, choose, len(written), logits.device)
     steps, ended = [], []
     for row, token in zip(written, chosen, strict=True):
-        finish: Finish = "end" if token in end_ids else ""
+        finish: Finish = "interrupted" if token == _INTERRUPTED else "end" if token in end_ids else ""
         if not finish:
             row.add(token)
             finish = "stop" if is_over(row.number, token) else "length" if row.num_new == row.most_new else ""
         if finish:
             ended.append(row)
-        steps.append(TextStep(row.number, None if finish == "end" else token, finish, row.seconds))
+        steps.append(TextStep(row.number, None if finish in ("end", "interrupted") else token, finish, row.seconds))
     if ended:
         rows.leave(ended)
     return iter(steps)

@@ -28,6 +28,7 @@ _BLAMES = "RunError: "
 _START = (
     "  try: a file whose own calls stand below `if __name__ == '__main__':`, as every process reads that file first"
 )
+_SIGNALS = ("SIGTERM", "SIGHUP", "SIGQUIT")
 _LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
@@ -38,6 +39,7 @@ def launch(
     timeout_s: float = TIMEOUT_S,
     threads: int | None = None,
     transport: str | None = None,
+    ranks_take_interrupts: bool = False,
 ) -> dict[int, Any]:
     """``function(*args)`` on ``num_ranks`` processes of this machine, in one process group; each rank's result.
 
@@ -45,8 +47,9 @@ def launch(
     for it. The other ranks are then stopped: they get SIGTERM, and SIGKILL after 30 s. ``threads``: of each rank,
     which then runs on any core; absent: every rank is bound to its share of the cores (see `cores`) and has as many
     threads as those, or as the environment variable ``OMP_NUM_THREADS`` says. ``transport``: what collectives of CPU
-    tensors go through, as in `load`. Raises `RunError` naming the rank and its cause, or why no rank could be started,
-    and `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
+    tensors go through, as in `load`. ``ranks_take_interrupts``: Ctrl-C is the ranks' affair; until ``function`` has a
+    handler of its own there, it ends them. Raises `RunError` naming the rank and its cause, or why no rank could be
+    started, and else `KeyboardInterrupt` on Ctrl-C, with every rank stopped.
     """
     check_count(num_ranks, "the number of ranks", least=1, error=RunError)
     check_number(timeout_s, "the timeout in seconds", above=0, error=RunError)
@@ -66,8 +69,11 @@ def launch(
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             monitor_interval=0.2,
+            signals_to_handle=",".join(_SIGNALS if ranks_take_interrupts else ("SIGINT", *_SIGNALS)),
             logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.NONE, tee=Std.NONE),
         )
+        if ranks_take_interrupts and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with _quiet_launcher(), waking(Path(folder), num_ranks):
                 return elastic_launch(config, run_rank)(function, folder, timeout_s, threads, transport, *args)
