@@ -112,3 +112,34 @@ def test_a_rank_without_features_has_none_of_any_number_of_rows(model, args, pla
     for count in (64, 7):
         report = sw.verify(sharded, exported, tuple(arg[:count] for arg in args))
         assert report.ok, str(report)
+
+
+class Joined(nn.Module):
+    """Heads folded into an open batch, and joined along that: alone, with each other, with what has a known size."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(3, 8)
+
+    def forward(self, x):
+        heads = self.up(x).unflatten(-1, (4, 3)).transpose(1, 2).flatten(0, 1)
+        parts = {"alone": [heads], "twice": [heads, heads], "known": [heads, heads.new_ones(8, 5, 3)]}
+        joined = torch.cat(parts[self.how], 0) if self.how in parts else nn.functional.pad(heads, (0, 0, 0, 0, 8, 4))
+        return self.down(joined.sin())
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("how", ["alone", "twice", "known", "padded"])
+def test_heads_in_an_open_batch_are_joined(how, num_ranks):
+    model = redraw(Joined(how))
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(3))
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    sharded = sw.shard(exported, mesh=num_ranks)
+    for batch in (3, 2):
+        report = sw.verify(sharded, exported, (x[:batch],))
+        assert report.ok, str(report)
+    if how == "alone":
+        # One tensor alone stays cut on heads, whatever its size: all that is gathered is the output.
+        (gathered,) = sw.shard(exported, mesh=num_ranks, plan={"up": "colwise"}).collectives
+        assert "output 0" in gathered.cause, gathered

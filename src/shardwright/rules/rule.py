@@ -236,7 +236,10 @@ def term_cut(term: Term, cuts: Mapping[str, Cut], sizes: Mapping[str, Size]) -> 
     if term.is_sum:
         if len(touched) != len(term.factors):
             raise ValueError(f"{term}: the parts of a dim are cut together")
-        joined = Cut.join([cuts[name] for name in term.factors])
+        parts = [cuts[name] for name in term.factors]
+        if not all(part.is_concrete for part in parts):
+            raise ValueError(f"{term}: where parts of unknown sizes meet is not known")
+        joined = Cut.join(parts)
         return None if joined.is_whole else joined
     if len(touched) != 1:
         raise ValueError(f"{term}: two factors of one dim are cut")

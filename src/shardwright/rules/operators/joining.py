@@ -27,11 +27,12 @@ def joined(call: Call, dim: int) -> Rule:
         parts.append(f"p{index}")
         sizes[parts[-1]] = tensor.shape[dim]
         operands.append(put(dims, dim, Term((parts[-1],))))
+    is_sum = len(parts) != 1  # one tensor alone, as packing with einops joins it, passes as it is, whatever its size
     return Rule(
         tuple(operands),
-        (put(dims, dim, Term(tuple(parts), is_sum=True)),),
+        (put(dims, dim, Term(tuple(parts), is_sum)),),
         sizes,
-        joint=(tuple(parts),),
+        joint=(tuple(parts),) if is_sum else (),
         linear=(frozenset(range(len(operands))),),
         moves=True,
     )
