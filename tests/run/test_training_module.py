@@ -14,11 +14,11 @@ from tests.support.training import Dropped, batches, next_token, outcome
 NUM_STEPS = 50
 
 
-def train_on_rank(rank, package, given, save_to):
+def train_on_rank(rank, package, given, save_to, rate=3e-3):
     # Whatever a rank was seeded with, the first one's seed counts.
     torch.manual_seed(7 + rank)
     step = sw.load(package)
-    optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(step.parameters(), lr=rate)
     losses, norms = [], []
     for args in given:
         losses.append(float(step(*args)))
@@ -30,8 +30,8 @@ def train_on_rank(rank, package, given, save_to):
     return losses, norms
 
 
-def train_alone(model, given, loss):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+def train_alone(model, given, loss, rate=3e-3):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     losses, norms = [], []
     for *args, target in given:
         value = loss(model(*args), target)
@@ -171,3 +171,32 @@ def test_compiled_ranks_would_draw_different_masks(tmp_path):
     for found in on_ranks(2, load_compiled, tmp_path / "out"):
         assert found.startswith("PackageError: the package draws random numbers (dropout)")
         assert "try: backend='eager'" in found
+
+
+@pytest.mark.ranks
+def test_a_layer_of_the_shape_of_smollm2(tmp_path):
+    """Nine heads in three groups on two ranks, tied embeddings, by the plan that the model brings."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    sizes = {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536}
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**sizes, num_hidden_layers=1, vocab_size=96, tie_word_embeddings=True)
+    model = Logits(transformers.LlamaForCausalLM(config)).train()
+    given = batches(5) * (NUM_STEPS // 5)
+    joint = sw.export_training(model, given[0], loss=next_token)
+    sw.shard(joint, mesh=2, plan="hf").save(tmp_path / "out")
+    found = on_ranks(2, train_on_rank, tmp_path / "out", given, None, 1e-4)
+    wanted = train_alone(model, given, next_token, 1e-4)
+    for losses, _ in found:
+        assert losses == pytest.approx(wanted[0], rel=1e-4)
+    assert wanted[0][-1] < 0.98 * wanted[0][0]
+
+
+class Logits(nn.Module):
+    """A transformers model as a function of ids alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        return self.model(input_ids=ids, use_cache=False).logits
