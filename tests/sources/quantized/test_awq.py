@@ -18,10 +18,17 @@ from tests.support.packed_weights import (
 SAID = {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm", "zero_point": True}
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The folder of a checkpoint, the model it stands for, what was opened, and the program with its weights."""
+    folder = tmp_path_factory.mktemp("packed") / "model"
+    model = write_packed(folder, pack_awq, SAID)
+    return folder, model, *opened_packed(folder)
+
+
 @pytest.mark.parametrize(("num_ranks", "plan"), [(2, "auto"), (3, PLAN)])
-def test_ranks_give_the_dequantised_models_numbers(num_ranks, plan, tmp_path):
-    model = write_packed(tmp_path / "model", pack_awq, SAID)
-    opened, real = opened_packed(tmp_path / "model")
+def test_ranks_give_the_dequantised_models_numbers(num_ranks, plan, packed, tmp_path):
+    folder, model, opened, real = packed
     assert not opened.unused
     assert same_numbers(real, model)
     sharded = cut_right(real, num_ranks, plan)
@@ -29,7 +36,7 @@ def test_ranks_give_the_dequantised_models_numbers(num_ranks, plan, tmp_path):
         where = {one.name.removeprefix("model.layers.0."): one.layouts["tp"] for one in sharded.weights}
         assert where["mlp.down_proj.qweight"].dim == 0
         assert where["mlp.up_proj.qweight"].dim == 1
-        assert stays_packed(tmp_path / "model", opened, num_ranks, tmp_path)
+        assert stays_packed(folder, opened, num_ranks, tmp_path)
 
 
 @pytest.mark.parametrize(

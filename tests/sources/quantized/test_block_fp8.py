@@ -20,15 +20,22 @@ from tests.support.packed_weights import (
 )
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The folder of a checkpoint, the model it stands for, what was opened, and the program with its weights."""
+    folder = tmp_path_factory.mktemp("packed") / "model"
+    model = write_packed(folder, pack_blocks, BLOCKS)
+    return folder, model, *opened_packed(folder)
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
-def test_ranks_give_the_dequantised_models_numbers(num_ranks, tmp_path):
-    model = write_packed(tmp_path / "model", pack_blocks, BLOCKS)
-    opened, real = opened_packed(tmp_path / "model")
+def test_ranks_give_the_dequantised_models_numbers(num_ranks, packed, tmp_path):
+    folder, model, opened, real = packed
     assert not opened.unused
     assert same_numbers(real, model)
     cut_right(real, num_ranks)
     if num_ranks == 3:
-        assert stays_packed(tmp_path / "model", opened, num_ranks, tmp_path)
+        assert stays_packed(folder, opened, num_ranks, tmp_path)
 
 
 def test_one_scale_for_all(tmp_path):

@@ -72,11 +72,17 @@ def test_a_package_holds_the_checkpoints_own_bytes(name, tmp_path):
     assert stays_packed(tmp_path / "model", opened, 4, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def in_groups(tmp_path_factory):
+    """A program with integers in groups."""
+    folder = tmp_path_factory.mktemp("groups") / "model"
+    write(folder, *CASES["int4 in groups"])
+    return opened_packed(folder)[1]
+
+
 @pytest.mark.parametrize(("num_ranks", "plan"), [(2, PLAN), (3, "hf"), (4, PLAN)])
-def test_a_plan_cuts_what_is_packed(num_ranks, plan, tmp_path, plain_sends):
-    write(tmp_path / "model", *CASES["int4 in groups"])
-    _, real = opened_packed(tmp_path / "model")
-    sharded = cut_right(real, num_ranks, plan)
+def test_a_plan_cuts_what_is_packed(num_ranks, plan, in_groups, plain_sends):
+    sharded = cut_right(in_groups, num_ranks, plan)
     assert sends(sharded) == plain_sends(num_ranks, plan)
     packed = [one for one in sharded.weights if one.name.endswith("packed")]
     where = {one.name.removeprefix("model.layers.0."): one.layouts["tp"].dim for one in packed}
