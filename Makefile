@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step bench-train ops zoo wild fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step bench-train ops zoo real-sizes wild fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -82,6 +82,9 @@ ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results
 	$(BIN)/python -m evals.operators.sweep
 	$(BIN)/python -m evals.operators.truth
 	$(BIN)/python -m evals.operators.card
+
+real-sizes: $(READY)  ## What models at their real width send, beside an expert's plan, into evals/results/ (minutes; resumes)
+	$(BIN)/python -m evals.real_sizes.run
 
 zoo: $(READY)  ## Shard every model type of transformers into evals/results/ (hours; resumes)
 	$(BIN)/python -m evals.zoo.run

@@ -1,0 +1,92 @@
+"""What models at their real width send on 8 ranks, beside what an expert would: on weights that are shapes.
+
+What a block sends under the plan that is written by hand is what one block more of its kind adds: that is held against
+the expert's sums. The automatic plan is held against the one by hand on the same model, first and last layers included.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+import yaml
+
+import shardwright as sw
+from shardwright.program.flatten import functional
+from shardwright.program.write import replace_weights
+from shardwright.sources.diffusers.build_component import build_component
+from shardwright.sources.example import read_example
+from shardwright.sources.export_example import export_example
+from shardwright.sources.hugging_face.build import build_model
+
+MODELS = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8"))
+NUM_RANKS = 8
+PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1 / NUM_RANKS}
+"""How often a collective sends a whole value, in parts of (N-1)/N of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Messages of a call by kind, values sent together counted once, the bytes they pass on, and what that took."""
+
+    kinds: Counter
+    num_bytes: float
+    export_s: float
+    compile_s: float
+    prediction: sw.Prediction
+
+
+def expert_bytes(name, key):
+    """The bytes of an expert's sums in a block, in 16 bits."""
+    return sum(PASSES["all_reduce"] * 2 * tokens * width for tokens, width in MODELS[name]["blocks"][key])
+
+
+def blocks_by_hand(name, before):
+    """By the key that counts a kind of block: the bytes of one more than ``before`` has, over the expert's.
+
+    ``before``: two of each kind.
+    """
+    depths, plan = depth_of(name, 2), MODELS[name]["plan"]
+    after = {key: sent(name, {**depths, key: 3}, plan) for key in depths}
+    return {key: (one.num_bytes - before.num_bytes) / expert_bytes(name, key) for key, one in after.items()}
+
+
+def depth_of(name, count):
+    """So many blocks of each kind."""
+    return dict.fromkeys(MODELS[name]["blocks"], count)
+
+
+def sent(name, depths, plan):
+    """What a model with so many blocks of each kind sends under a plan; ``depths`` empty: as many as it has."""
+    start = time.perf_counter()
+    program = exported(name, depths)
+    between = time.perf_counter()
+    sharded = sw.shard(program, mesh=NUM_RANKS, plan=plan)
+    done = time.perf_counter()
+    alone = [one for one in sharded.collectives if not one.message]
+    together = {one.message: one for one in sharded.collectives if one.message}
+    return Sent(
+        Counter(str(one.kind) for one in (*alone, *together.values())),
+        sum(one.num_bytes * PASSES[one.kind] for one in sharded.collectives),
+        between - start,
+        done - between,
+        sharded.prediction,
+    )
+
+
+def exported(name, depths):
+    """The program of a model, nothing of its weights held."""
+    entry = MODELS[name]
+    library, _, kind = entry["make"].partition(".")
+    config, folder = {**entry["config"], **depths}, Path(name)
+    if library == "diffusers":
+        model, mode = build_component(getattr(diffusers, kind), config, folder, torch.bfloat16)
+    else:
+        made = transformers.AutoConfig.for_model(**config)
+        made.architectures = [kind]
+        model, mode = build_model(made, folder, torch.bfloat16)
+    program = export_example(model, mode, read_example(entry["example"]), named=library != "diffusers")
+    return replace_weights(functional(program), lambda _, tensor: torch.empty_like(tensor, device="meta"))
