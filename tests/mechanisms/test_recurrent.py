@@ -140,3 +140,31 @@ def test_a_long_sequence_keeps_its_weights_whole_and_says_so():
     ((op, reason),) = [(f.op, f.reason) for f in sharded.fallbacks]
     assert op == "aten.gru.input"
     assert reason.startswith("its weights are whole: only up to 64 steps")
+
+
+class Stepped(nn.Module):
+    """A cell over a batch of any size, twice, as slot attention and gated residuals call it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.cell, self.out = kind(16, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        state = (rows, rows.cos()) if isinstance(self.cell, nn.LSTMCell) else rows
+        for _ in range(2):
+            state = self.cell(rows, state)
+        return self.out(state[0] if isinstance(state, tuple) else state).view_as(x[..., :8])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_cell_takes_an_open_batch(kind, num_ranks):
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(3))
+    model = Stepped(kind).eval()
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    sharded = sw.shard(exported, mesh=num_ranks)
+    held = {weight.name: max(weight.rank_bytes) / weight.num_bytes for weight in sharded.weights}
+    assert held["cell.weight_hh"] == held["cell.weight_ih"] == 1 / num_ranks
+    for batch in (3, 2):
+        assert sw.verify(sharded, exported, (x[:batch],)).ok

@@ -168,6 +168,17 @@ def _lstm_gates(given: Tensor, known: Tensor, cell: Tensor) -> tuple[Tensor, Ten
     return hidden, after
 
 
+# On fake tensors the kernels above would see sizes that are symbols, which torch's own kernels refuse.
+@library.register_fake("shardwright::gru_gates")
+def _fake_gru_gates(given: Tensor, known: Tensor, hidden: Tensor) -> Tensor:
+    return torch.empty_like(hidden)
+
+
+@library.register_fake("shardwright::lstm_gates")
+def _fake_lstm_gates(given: Tensor, known: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(cell), torch.empty_like(cell)
+
+
 _GATES = {"aten::gru_cell": 3, "aten::lstm_cell": 4, "aten::rnn_relu_cell": 1, "aten::rnn_tanh_cell": 1}
 
 _STEPS: dict[str, Callable[[Local, Cut], Any]] = {
