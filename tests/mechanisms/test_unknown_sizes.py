@@ -143,3 +143,29 @@ def test_heads_in_an_open_batch_are_joined(how, num_ranks):
         # One tensor alone stays cut on heads, whatever its size: all that is gathered is the output.
         (gathered,) = sw.shard(exported, mesh=num_ranks, plan={"up": "colwise"}).collectives
         assert "output 0" in gathered.cause, gathered
+
+
+class HeadsOfNothing(nn.Module):
+    """The heads of an open batch, of no position yet: what a memory holds before the first segment."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        heads = self.up(x).unflatten(-1, (8, 4)).transpose(1, 2).flatten(0, 1)
+        nothing = heads[:, :0]
+        seen = torch.cat((nothing, heads), dim=1)
+        out = self.down(seen.unflatten(0, (-1, 8)).transpose(1, 2).flatten(2))
+        return out, nothing
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_nothing_of_an_open_batch_is_not_sent(num_ranks):
+    torch.manual_seed(0)
+    args = (torch.randn(3, 5, 16),)
+    program = torch.export.export(HeadsOfNothing().eval(), args, dynamic_shapes=({0: torch.export.Dim("rows")},))
+    sharded = sw.shard(program, mesh=num_ranks, plan={"up": "colwise", "down": "rowwise"})
+    assert Counter(one.kind for one in sharded.collectives) == {"all_reduce": 1}
+    for rows in (3, 7):
+        assert sw.verify(sharded, program, (torch.randn(rows, 5, 16),)).ok

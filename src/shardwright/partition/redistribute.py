@@ -11,6 +11,7 @@ from shardwright.assign.cost import exchanges
 from shardwright.layout.layout import Layout, Owned, Partial, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import join_period, over, period_dim, period_of, split_period
+from shardwright.partition.stand_in import stand_in
 from shardwright.program import collectives
 
 aten = torch.ops.aten
@@ -27,7 +28,7 @@ def redistribute(
     assert not isinstance(target, Owned), f"no collective leads to {target}"
     if 0 in [size for size in whole.shape if isinstance(size, int)]:
         # Of nothing nothing is sent.
-        return emit.call(aten.new_zeros.default, x, piece_sizes(whole, target, rank))
+        return stand_in(emit, x, source, target, whole, rank)
     if isinstance(target, Partial):
         assert isinstance(source, Replicate) and target.op == "sum", f"no collective leads from {source} to {target}"
         return spread(emit, x, rank)
