@@ -21,6 +21,8 @@ def test_what_is_bound_by_way_of_others_has_one_root(bound):
             assert (bonds.root(one) == bonds.root(other)) == (other in sets[one])
     assert set(bonds.members()) == {one for one in range(13) if len(sets[one]) > 1}
     assert bonds.num_joins == 13 - len({bonds.root(one) for one in range(13)})
+    groups = {tuple(sorted(sets[one])) for one in range(13) if len(sets[one]) > 1}
+    assert sorted(map(tuple, bonds.groups())) == sorted(groups)
 
 
 @given(pairs)

@@ -101,3 +101,30 @@ def test_layers_that_share_their_weights_are_cut_once_and_cost_two_sums_each(pla
         held(sharded, f"{layer}.ffn.weight") == held(sharded, f"{layer}.ffn_output.weight", 1) == chunks(64, num_ranks)
     )
     assert kinds(sharded)["all_reduce"] == 2 * 3
+
+
+class Kept(nn.Module):
+    """Performer: layers that are also held by a second module. The first of them does more than the others."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.net = nn.Module()
+        self.net.layers = nn.ModuleList(nn.Sequential(nn.LayerNorm(WIDTH), GLU(WIDTH, 4 * WIDTH)) for _ in range(depth))
+        self.net.layers[0].register_forward_pre_hook(lambda module, args: (torch.tanh(args[0]),))
+        self.other = nn.Module()
+        self.other.instance = self.net
+
+    def forward(self, x):
+        for layer in self.net.layers:
+            x = x + layer(x)
+        return x
+
+
+@pytest.mark.parametrize("plan", ["auto", {"net.layers.*.1.gate_proj": "colwise"}])
+def test_folded_layers_under_two_names_lie_alike_under_both(plan):
+    torch.manual_seed(0)
+    sharded = check(Kept(3), (torch.randn(2, 3, WIDTH),), 2, plan)
+    lies = {w.name: w.layouts["tp"] for w in sharded.weights}
+    names = [name for name in lies if name.startswith("net.")]
+    assert len(names) == len(lies) / 2
+    assert all(lies[name] == lies[name.replace("net.", "other.instance.")] for name in names)

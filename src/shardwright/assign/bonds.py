@@ -33,3 +33,10 @@ class Bonds(Generic[T]):
     def members(self) -> list[T]:
         """All that is bound to something, in the order in which it was."""
         return list(dict.fromkeys(one for child, parent in self._parents.items() for one in (parent, child)))
+
+    def groups(self) -> list[list[T]]:
+        """What is bound to each other, one list for each set of it; sorted, so they need an order."""
+        found: dict[T, list[T]] = {}
+        for one in sorted(self.members()):  # type: ignore[type-var]
+            found.setdefault(self.root(one), []).append(one)
+        return list(found.values())

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shardwright.assign.bonds import Bonds
 from shardwright.assign.folding import Site
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
@@ -71,10 +72,15 @@ def _ties(task: Task, read: set[int]) -> dict[int, tuple[int, int]]:
         if item.is_state and item.target is not None and item.name in inputs:
             site = task.folded.site_of[inputs[item.name].index]
             tied.setdefault(id(task.program.weights[item.target].tensor), []).append(site)
-    found = {}
+    # A site of several layers is tied to what each of its weights is tied to.
+    bonds: Bonds[int] = Bonds()
     for sites in tied.values():
+        for pair in itertools.pairwise(dict.fromkeys(sites)):
+            bonds.join(pair)
+    found = {}
+    for sites in bonds.groups():
         # A chain from the names that something reads to those that nothing does: what readers ask for is passed on.
-        chain = sorted(dict.fromkeys(sites), key=lambda site: site in read)
+        chain = sorted(sites, key=lambda site: site in read)
         for leader, site in itertools.pairwise(chain):
             found[site] = (leader, task.folded.sites[site].step.vals[0].dim())
     return found

@@ -109,11 +109,8 @@ def common_layouts(problem: Problem) -> dict[int, frozenset[Layout]]:
     bonds: Bonds[int] = Bonds()
     for tied in problem.ties:
         bonds.join(tied)
-    groups: dict[int, list[int]] = {}
-    for index in sorted(bonds.members()):
-        groups.setdefault(bonds.root(index), []).append(index)
     found = {}
-    for group in groups.values():
+    for group in bonds.groups():
         common = frozenset.intersection(*(frozenset(map(_layout, problem.sites[i].strategies)) for i in group))
         if not common:
             raise AssignmentError("tied tensors have no layout in common\n  try: pin them to one layout")
