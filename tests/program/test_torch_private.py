@@ -23,6 +23,7 @@ NOT_TORCH = {
     "_keys_to_ignore_on_load_unexpected": "transformers",
     "_tied_weights_keys": "transformers",
     "_fields": "collections",
+    "_fix_state_dict_keys_on_load": "diffusers",
 }
 """Private names of others, and whose they are."""
 

@@ -56,7 +56,7 @@ from torch.export import ExportedProgram, exported_program
 from torch.export.pt2_archive._package import load_pt2
 
 # Tensors made of tensors: what `torch.export` unwraps is decided with this.
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 __all__ = [
     "EXPORT_LOGS",
@@ -65,6 +65,7 @@ __all__ = [
     "HigherOrderOperator",
     "OpOverload",
     "OpOverloadPacket",
+    "TorchDispatchMode",
     "after_copying",
     "carrier_of",
     "compile_to_archive",
@@ -359,3 +360,8 @@ def _is_known(name: Any) -> bool:
         return _resolve_process_group(name) is not None
     except RuntimeError:
         return False
+
+
+def is_view(tensor: torch.Tensor) -> bool:
+    """Whether autograd takes a tensor for a view of another one."""
+    return tensor._is_view()

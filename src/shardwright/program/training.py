@@ -17,7 +17,7 @@ from shardwright.program.inputs import bind_expected, expected_inputs
 from shardwright.program.program import GRADIENT_KINDS, RETURNED, STATE_KINDS, Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import Signature, unflatten_outputs
-from shardwright.program.torch_private import pytree, tables_of
+from shardwright.program.torch_private import is_view, pytree, tables_of
 from shardwright.program.write import parts_of_exported, write
 
 
@@ -128,7 +128,7 @@ class TrainingStep(nn.Module):
             place = value.untyped_storage().data_ptr()
         kept.add(place)
         # Of the same memory, but no view: torch lets nobody scale what was made a view here.
-        parameter.grad = value if value._base is None else _unlinked(value)
+        parameter.grad = _unlinked(value) if is_view(value) else value
 
     def tensors(self) -> dict[str, Any]:
         """Parameters, buffers and constants as they are now, by name."""

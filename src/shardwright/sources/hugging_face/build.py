@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardwright.errors import CheckpointError, first_line
-from shardwright.program.torch_private import FakeTensor, FakeTensorMode
+from shardwright.program.torch_private import FakeTensor, FakeTensorMode, TorchDispatchMode
 from shardwright.sources.pipeline import no_checkpoint
 from shardwright.sources.quantized.config_values import TOP, whole_config
 
