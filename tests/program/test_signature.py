@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import shardwright as sw
 from shardwright.program.read import read
-from shardwright.program.signature import signature_of
+from shardwright.program.signature import output_names, signature_of
 from shardwright.run.tensor_files import example_inputs
 from shardwright.run.worker import run_package
 from tests.support.ranks import on_ranks
@@ -268,3 +269,29 @@ def test_a_manifest_that_contradicts_its_graph(model, tmp_path):
         path.write_bytes(msgspec.json.encode(changed))
         with pytest.raises(sw.PackageError, match="contradicts itself"):
             sw.load(tmp_path / "p")
+
+
+class Output(dict):
+    """What a model returns, of a class that tells PyTorch how to flatten it, but not by which keys."""
+
+
+pytree.register_pytree_node(
+    Output, lambda one: (list(one.values()), list(one)), lambda values, keys: Output(zip(keys, values, strict=True))
+)
+
+
+class Returning(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x):
+        h = torch.relu(self.up(x))
+        return Output(sample=self.down(h), parts=(h, x * 2))
+
+
+def test_outputs_of_a_class_without_keys_are_named_by_what_it_keeps():
+    exported = torch.export.export(Returning().eval(), (X,))
+    assert list(output_names(read(exported))) == ["sample", "parts.0", "parts.1"]
+    result = sw.shard(exported, mesh=2, outputs={"sample": sw.Replicate()})
+    assert sw.verify(result, exported, (X,)).ok

@@ -7,6 +7,7 @@ came by name must come by name again, and every constant must be given.
 """
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
@@ -374,9 +375,13 @@ def output_names(program: Program) -> dict[str, int]:
     positions = [i for i, output in enumerate(program.outputs) if output.kind in RETURNED]
     if spec is None:
         return {str(i): position for i, position in enumerate(positions)}
-    tree = pytree.tree_unflatten(list(range(len(positions))), spec)
-    found = {}
-    for path, number in pytree.tree_flatten_with_path(tree)[0]:
-        name = ".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path)
-        found[name or "0"] = positions[number]
-    return found
+    return {name or "0": position for name, position in zip(_output_names(spec), positions, strict=True)}
+
+
+def _output_names(spec: Any) -> list[str]:
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    try:
+        paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:  # a class that was registered without a function that gives keys
+        return [".".join(re.findall(r"\w+", path)) for path in _paths(spec)]
+    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path in paths]
