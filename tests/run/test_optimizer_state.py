@@ -143,7 +143,8 @@ def test_optimisers_that_work_element_by_element(tmp_path):
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_element_by_element_is_seen(kind):
-    assert works_on_pieces(OPTIMIZERS[kind]([nn.Parameter(torch.ones(3, 2))]), torch.device("cpu"))
+    optimizer = OPTIMIZERS[kind]([nn.Parameter(torch.ones(3, 2))])
+    assert works_on_pieces(optimizer, optimizer.param_groups[0])
 
 
 class Normed(torch.optim.SGD):
@@ -154,6 +155,31 @@ class Normed(torch.optim.SGD):
             for p in group["params"]:
                 p.grad.mul_(p.norm() / p.grad.norm())
         return super().step(closure)
+
+
+class Divided(torch.optim.SGD):
+    """Gradients are divided by a norm: of each row, of all parameters, or of what a group's option asks for."""
+
+    def __init__(self, params, by, lr=1e-2):
+        super().__init__(params, lr=lr)
+        for group in self.param_groups:
+            group.setdefault("by", by)
+
+    def step(self, closure=None):
+        total = torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm()
+        for group in self.param_groups:
+            for p in group["params"]:
+                of_rows = p.grad.norm(dim=-1, keepdim=True)
+                p.grad.div_({"rows": of_rows, "all": total, "matrix": p.grad.norm(), "none": 1}[group["by"]])
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("by", ["rows", "all", "matrix", "none"])
+@pytest.mark.parametrize("of_group", [False, True])
+def test_norms_of_more_than_an_element_are_seen(by, of_group):
+    group = {"params": [nn.Parameter(torch.ones(3, 2))], **({"by": by} if of_group else {})}
+    optimizer = Divided([group], "none" if of_group else by)
+    assert works_on_pieces(optimizer, optimizer.param_groups[0]) is (by == "none")
 
 
 class Factored(torch.optim.Optimizer):

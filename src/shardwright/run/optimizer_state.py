@@ -2,7 +2,7 @@
 
 There is no table of optimisers. What one keeps is known by its form: a tensor of the parameter's shape is cut as the
 parameter, a number is the same everywhere, anything else (factored rows, matrices of Shampoo) cannot be cut. And what
-it does is tried: it steps a small parameter whole and in two pieces, which comes to the same where it works element by
+it does is tried: it steps a small parameter whole and in pieces, which comes to the same where it works element by
 element.
 """
 
@@ -94,47 +94,64 @@ def _check_optimizer(optimizer: Any, names: Mapping[int, str], whole: Mapping[st
             f"{others} of the optimiser's {len(held)} tensors are no parameters of this step"
             "\n  try: make it of step.parameters(), after `load`"
         )
-    cut = [name for one in held if tuple(one.shape) != whole[name := names[id(one)]]]
-    if cut and not works_on_pieces(optimizer, held[0].device):
-        raise PackageError(
-            f"{type(optimizer).__name__} looks at more than one element at a time: on a piece of a matrix it does "
-            f"something else than on the whole, and ranks hold pieces of {cut[0]!r} and {len(cut) - 1} more"
-            "\n  try: an optimiser that works element by element (AdamW, SGD …), or whole weights (data parallel)"
-        )
+    for group in optimizer.param_groups:
+        cut = [name for one in group["params"] if tuple(one.shape) != whole[name := names[id(one)]]]
+        if cut and not works_on_pieces(optimizer, group):
+            raise PackageError(
+                f"{type(optimizer).__name__} looks at more than one element at a time: on a piece of a matrix it does "
+                f"something else than on the whole, and ranks hold pieces of {cut[0]!r} and {len(cut) - 1} more"
+                "\n  try: an optimiser that works element by element (AdamW, SGD …), or whole weights (data parallel)"
+            )
     return optimizer.param_groups
 
 
-def works_on_pieces(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
-    """Whether three steps of an optimiser of this kind on two pieces of a matrix are those on the whole.
+def works_on_pieces(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
+    """Whether three steps of an optimiser of this kind on four pieces of a matrix are those on the whole.
 
-    True where it cannot be tried.
+    Tried with the options of one of its groups, or else its defaults. True where it cannot be tried.
     """
-    kind = type(optimizer)
-    known = inspect.signature(kind).parameters
-    options = {name: value for name, value in optimizer.defaults.items() if name in known}
-    if "lr" in options and not options["lr"]:
-        options["lr"] = 0.01
+    kind, device = type(optimizer), group["params"][0].device
+    for options in (group, optimizer.defaults):
+        given = {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
+        if "lr" in given:
+            # A scheduler may have made it too small to see.
+            given["lr"] = optimizer.defaults.get("lr") or 0.01
+        found = _tried(kind, given, device)
+        if found is not None:
+            return found
+    return True
+
+
+def _tried(kind: type[torch.optim.Optimizer], options: Mapping[str, Any], device: torch.device) -> bool | None:
+    """Whether pieces are stepped as the whole is; None where steps fail."""
+    given: dict[str, Any] = {name: options[name] for name in inspect.signature(kind).parameters if name in options}
     draw = torch.Generator().manual_seed(0)
     # Halves of different sizes of entries: what is divided by a norm shows.
-    drawn = [torch.randn(8, 6, generator=draw) * torch.arange(1, 9)[:, None] for _ in range(4)]
+    sizes = torch.arange(1, 9)[:, None] * torch.arange(1, 7)
+    drawn = [torch.randn(8, 6, generator=draw) * sizes for _ in range(4)]
     start, *gradients = [one.to(device) for one in drawn]
-    whole = [nn.Parameter(start.clone())]
-    pieces = [nn.Parameter(one.clone()) for one in start.chunk(2)]
+    whole = nn.Parameter(start.clone())
+    pieces = [nn.Parameter(one.clone()) for one in _quarters(start)]
     try:
         with torch.enable_grad():
-            makers = [kind(whole, **options), kind(pieces, **options)]
+            # Each piece has an optimiser of its own, as on ranks: a norm of all parameters shows, too.
+            makers = [kind([{**options, "params": [one]}], **given) for one in (whole, *pieces)]
             for gradient in gradients:
-                whole[0].grad = gradient.clone()
-                for piece, part in zip(pieces, gradient.chunk(2), strict=True):
-                    piece.grad = part.clone()
-                for one in makers:
-                    one.step()
+                for one, part in zip((whole, *pieces), (gradient, *_quarters(gradient)), strict=True):
+                    one.grad = part.clone()
+                for maker in makers:
+                    maker.step()
     except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError):
         # Optimisers of other libraries take what they like.
-        return True
-    change = (whole[0] - start).abs().max()
-    apart = (whole[0] - torch.cat([*pieces])).abs().max()
-    return bool(apart <= 1e-3 * change)
+        return None
+    change = (whole - start).abs().max()
+    parts = zip(_quarters(whole), pieces, strict=True)
+    return all(bool((one - piece).abs().max() <= 1e-3 * change) for one, piece in parts)
+
+
+def _quarters(matrix: torch.Tensor) -> list[torch.Tensor]:
+    """Pieces of a matrix that is cut along both of its dims."""
+    return [piece for half in matrix.chunk(2) for piece in half.chunk(2, 1)]
 
 
 def _groups(groups: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> list[GroupEntry]:
