@@ -298,3 +298,50 @@ def test_dropout_draws_on_from_where_it_was(tmp_path):
     other = torch.optim.SGD(again.parameters(), lr=0.1)
     again.resume(other)
     assert steps(again, other, given[2:]) == steps(step, optimizer, given[2:])
+
+
+class Precise(torch.optim.Optimizer):
+    """Keeps float32 beside parameters of any dtype."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1e-2})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p]
+            if not state:
+                state.update(sums=torch.zeros_like(p, dtype=torch.float32), rate=torch.tensor(1 / 3))
+            state["sums"].mul_(0.9).add_(p.grad)
+            p.sub_(state["sums"] * state["rate"] * 0.01)
+
+
+def test_moments_keep_their_own_dtype(tmp_path):
+    given = [tuple(one.bfloat16() for one in pair) for pair in pairs(2)]
+    package(mlp().bfloat16(), given, tmp_path / "out", num_ranks=1)
+    step = sw.load(tmp_path / "out")
+    optimizer = Precise(step.parameters())
+    steps(step, optimizer, given)
+    step.save(tmp_path / "saved", optimizer)
+    again = sw.load(tmp_path / "saved")
+    other = Precise(again.parameters())
+    again.resume(other)
+    for name, parameter in again.named_parameters():
+        for key, value in optimizer.state[step.get_parameter(name)].items():
+            assert other.state[parameter][key].dtype == torch.float32
+            assert torch.equal(other.state[parameter][key], value)
+
+
+def test_the_state_of_another_optimiser_is_refused(tmp_path):
+    given = pairs(1)
+    package(mlp(), given, tmp_path / "out", num_ranks=1)
+    step = sw.load(tmp_path / "out")
+    optimizer = torch.optim.SGD(step.parameters(), lr=0.5)
+    steps(step, optimizer, given)
+    step.save(tmp_path / "saved", optimizer)
+    again = sw.load(tmp_path / "saved")
+    for kind in (torch.optim.AdamW, torch.optim.RMSprop):
+        other = kind(again.parameters(), lr=0.1)
+        with pytest.raises(sw.PackageError, match=f"is that of SGD, the optimiser is {kind.__name__}"):
+            again.resume(other)
+        assert other.param_groups[0]["lr"] == 0.1 and not other.state

@@ -40,6 +40,7 @@ class TrainingEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``numbers``: parameter → the optimiser's name for it → a number, as `to_json` writes it. ``streams``: the state of
     the stream of random numbers in base 64, by type of device; empty where nothing is drawn.
+    ``kind``: the optimiser's class; absent in packages that were written before this was kept.
     """
 
     files: list[str]
@@ -47,6 +48,7 @@ class TrainingEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     numbers: dict[str, dict[str, Any]]
     groups: list[GroupEntry]
     streams: dict[str, str] = {}
+    kind: str = ""
 
     def parameters(self) -> list[str]:
         """The names of all parameters that are stepped."""

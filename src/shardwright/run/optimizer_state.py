@@ -73,7 +73,9 @@ def describe_optimizer(
             except ValueError:
                 findings.append(Finding(f"{name!r}: {key!r} is {_words(value)}, beside {tuple(parameter.shape)}"))
     raise_findings(PackageError, findings, summary=_CANNOT.format(kind=type(optimizer).__name__))
-    entry = TrainingEntry([], [one for one, _ in moments.values()], numbers, _groups(groups, names), dict(streams))
+    entry = TrainingEntry(
+        [], [one for one, _ in moments.values()], numbers, _groups(groups, names), dict(streams), _kind(optimizer)
+    )
     return Kept(entry, {name: value for name, (_, value) in moments.items()})
 
 
@@ -170,6 +172,10 @@ def _groups(groups: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> li
     return found
 
 
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    return type(optimizer).__name__
+
+
 def _words(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
@@ -185,6 +191,8 @@ def differing(entries: Sequence[TrainingEntry | None]) -> str:
                 given, not_given = (rank, 0) if first is None else (0, rank)
                 return f"an optimiser is given on rank {given}, not on rank {not_given}"
             continue
+        if first.kind != other.kind:
+            return f"the optimiser is {other.kind} on rank {rank}, {first.kind} on rank 0"
         for group, (one, two) in enumerate(zip(first.groups, other.groups, strict=False)):
             if one != two:
                 odd = [key for key in one.options if one.options[key] != two.options.get(key)] or ["parameters"]
@@ -207,6 +215,11 @@ def restore_optimizer(
 ) -> None:
     """Give an optimiser the state that is ``kept``, its tensors from this rank's file; raises `PackageError`."""
     groups = _check_optimizer(optimizer, names, whole)
+    if kept.kind not in ("", _kind(optimizer)):
+        raise PackageError(
+            f"the state that was saved is that of {kept.kind}, the optimiser is {_kind(optimizer)}"
+            f"\n  try: resume {kept.kind}, or begin anew without resume"
+        )
     ours = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
     if [sorted(group) for group in ours] != [sorted(group.parameters) for group in kept.groups]:
         raise PackageError(
@@ -226,3 +239,18 @@ def restore_optimizer(
         for group, mine in zip(kept.groups, ours, strict=True)
     ]
     optimizer.load_state_dict({"state": state, "param_groups": written})
+    for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+        _keep_dtypes(optimizer.state.get(parameter, {}), state.get(numbers[names[id(parameter)]], {}))
+
+
+def _keep_dtypes(held: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Undo that torch gives all state its parameter's dtype: moments in float32 beside weights in bfloat16 stay so.
+
+    Step counts are left to torch, which knows where they must be float32.
+    """
+    for key, value in held.items():
+        wanted = saved.get(key)
+        if key == "step" or not (isinstance(value, torch.Tensor) and isinstance(wanted, torch.Tensor)):
+            continue
+        if value.shape == wanted.shape and value.dtype != wanted.dtype:
+            held[key] = wanted.to(value.device)
