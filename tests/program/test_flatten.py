@@ -1,10 +1,11 @@
 """Mutation is taken out of a program once, and again only where the program has changed."""
 
 import gc
+import threading
 import weakref
 
 import torch
-from torch import nn
+from torch import _ops, nn
 from torch._export import utils as export_utils
 
 import shardwright as sw
@@ -74,3 +75,34 @@ def test_operators_are_looked_up_once_while_torch_decomposes(monkeypatch):
     functional(exported())
     assert len(looks) == 1
     assert all(vars(module)[name] is was for (module, name, _), was in zip(torch_private._REPEATED, kept, strict=True))
+
+
+def test_what_torch_repeats_is_put_back_by_threads_that_overlap():
+    kept = [vars(module)[name] for module, name, _ in torch_private._REPEATED]
+    one_is_in, other_is_in, one_is_out = threading.Event(), threading.Event(), threading.Event()
+
+    def one():
+        with torch_private.operators_listed_once():
+            one_is_in.set()
+            other_is_in.wait(1)  # in vain, where one waits for the other
+        one_is_out.set()
+
+    def other():
+        one_is_in.wait(60)
+        with torch_private.operators_listed_once():
+            other_is_in.set()
+            one_is_out.wait(60)
+
+    threads = [threading.Thread(target=one), threading.Thread(target=other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(vars(module)[name] is was for (module, name, _), was in zip(torch_private._REPEATED, kept, strict=True))
+
+
+def test_torch_still_tells_kernels_from_keys_meanwhile():
+    """Operators on script objects ask whether what they found is callable."""
+    with torch_private.operators_listed_once():
+        assert isinstance(len, _ops.Callable)
+        assert not isinstance(torch._C.DispatchKey.CPU, _ops.Callable)

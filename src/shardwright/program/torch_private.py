@@ -9,6 +9,7 @@ import copy
 import functools
 import io
 import re
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -210,20 +211,32 @@ def operators_listed_once() -> Iterator[None]:
 
     All are found the first time, whichever namespace is asked for. That takes a third of the time of a small program.
     A third of what is left is kernels, made anew for each of a thousand operators, whose annotations are evaluated
-    anew for each: they depend on nothing but the operator.
+    anew for each: they depend on nothing but the operator. One thread at a time: two that each put back what they
+    found would leave what one of them had put there.
     """
-    before = [(module, name, vars(module)[name], once) for module, name, once in _REPEATED if name in vars(module)]
-    for module, name, value, once in before:
-        setattr(module, name, once(value))
-    try:
-        yield
-    finally:
-        for module, name, value, _ in before:
-            setattr(module, name, value)
+    with _DECOMPOSING:
+        before = [(module, name, vars(module)[name], once) for module, name, once in _REPEATED if name in vars(module)]
+        for module, name, value, once in before:
+            setattr(module, name, once(value))
+        try:
+            yield
+        finally:
+            for module, name, value, _ in before:
+                setattr(module, name, value)
 
 
-class _Unevaluated:
-    """Stands for a generic type in annotations that nobody reads: any parameters give itself."""
+_DECOMPOSING = threading.RLock()
+
+
+class _HasCallables(type):
+    """Its classes have all callables as instances: operators on script objects ask that of their kernels."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return callable(instance)
+
+
+class _Unevaluated(metaclass=_HasCallables):
+    """Stands for `Callable` in annotations that nobody reads: any parameters give itself."""
 
     def __class_getitem__(cls, parameters: Any) -> Any:
         return cls
@@ -252,11 +265,11 @@ def texts_read_once() -> Iterator[None]:
 
     sizes: dict[Any, Any] = {}
 
-    def size_of(text: Any, locals: Mapping[str, Any]) -> Any:  # noqa: A002 (its name in sympy)
+    def size_of(text: Any, locals: Mapping[str, Any] | None = None) -> Any:  # noqa: A002 (its name in sympy)
         # What a text means follows from what its words do; a word without a meaning yet becomes a symbol.
         if not isinstance(text, str):
             return sympy.sympify(text, locals=locals)
-        key = text, tuple(map(locals.get, _WORD.findall(text)))
+        key = text, tuple(map((locals or {}).get, _WORD.findall(text)))
         if key not in sizes:
             sizes[key] = sympy.sympify(text, locals=locals)
         return sizes[key]
