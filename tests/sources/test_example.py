@@ -40,8 +40,11 @@ def test_all_that_is_wrong_is_said_at_once():
         "function": [len],
         "one": "int8[a=2, a=3]",
         "least": "int8[b=1]",
+        "packed": "quint8[2]",
+        "huge": "float32[99999999999999999999]",
+        "many": "float32[4611686018427387904, 4]",
     }
-    with pytest.raises(sw.CheckpointError, match=r"\(6 problems\)") as raised:
+    with pytest.raises(sw.CheckpointError, match=r"\(9 problems\)") as raised:
         read_example(example)
     says = str(raised.value)
     for words in (
@@ -51,6 +54,9 @@ def test_all_that_is_wrong_is_said_at_once():
         "function[0] is a value of type builtin_function_or_method",
         "the size 'a' is 2 and 3",
         "the size 'b' may change, and is 1 in the example",
+        "packed is a tensor that torch cannot make",
+        "huge is a tensor that torch cannot make",
+        "many is a tensor that torch cannot make",
     ):
         assert words in says
 
@@ -68,6 +74,8 @@ def test_files_hold_the_same(tmp_path):
         ("- a\n", "holds list, not a mapping of parameters to inputs"),
         ("a: [", "is not YAML, as the example has to be"),
         ("a: 1\na: 2\n", "the key 'a' is given twice"),
+        ("a: &a [*a]\n", "the example is nested too deeply, or holds itself"),
+        ("a: " + "[" * 3000 + "]" * 3000, "is nested too deeply for the example"),
     ],
 )
 def test_files_that_are_no_examples(text, words, tmp_path):

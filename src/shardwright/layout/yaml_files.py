@@ -18,6 +18,8 @@ def read_yaml(path: str | os.PathLike[str], name: str, holds: str, *, error: Err
         raise error(f"cannot read {name} {path}: {cause.strerror or cause}") from cause
     except (yaml.YAMLError, UnicodeDecodeError) as cause:
         raise error(f"{path} is not YAML, as {name} has to be: {cause}") from cause
+    except RecursionError as cause:
+        raise error(f"{path} is nested too deeply for {name}") from cause
     if not isinstance(data, Mapping):
         raise error(f"{path} holds {type(data).__name__}, not a mapping of {holds}")
     return data

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.export import Dim
 
-from shardwright.errors import CheckpointError, Finding, near_misses, raise_findings
+from shardwright.errors import CheckpointError, Finding, first_line, near_misses, raise_findings
 from shardwright.layout.yaml_files import read_yaml
 
 ExampleLike = Mapping[str, Any] | str | os.PathLike[str]
@@ -52,7 +52,10 @@ def read_example(given: ExampleLike) -> dict[str, Any]:
         holds = "parameters to inputs, such as sample: float32[2, 4, 64, 64]"
         given = read_yaml(given, "the example", holds, error=CheckpointError)
     findings: list[Finding] = []
-    found = {str(name): _read(value, str(name), findings) for name, value in given.items()}
+    try:
+        found = {str(name): _read(value, str(name), findings) for name, value in given.items()}
+    except RecursionError as error:
+        raise CheckpointError("the example is nested too deeply, or holds itself") from error
     findings += _sizes_that_differ(found)
     raise_findings(CheckpointError, findings, summary="the example cannot be used")
     return found
@@ -73,7 +76,7 @@ def _read(value: Any, where: str, findings: list[Finding]) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_read(one, f"{where}[{number}]", findings) for number, one in enumerate(value))
     if isinstance(value, torch.Tensor):
-        return ExampleTensor(value.dtype, tuple(value.shape), ("",) * value.dim())
+        return _checked(ExampleTensor(value.dtype, tuple(value.shape), ("",) * value.dim()), where, findings)
     if isinstance(value, str) and (match := _TENSOR.fullmatch(value)):
         return _read_tensor(match[1], match[2], where, findings)
     if value is not None and not isinstance(value, (bool, int, float, str)):
@@ -94,7 +97,19 @@ def _read_tensor(kind: str, sizes: str, where: str, findings: list[Finding]) -> 
         findings.append(Finding(f"{where} has sizes [{sizes}], which are not numbers", remedies=(remedy,)))
         return None
     found = [(match[1] or "", int(match[2])) for match in matches if match]
-    return ExampleTensor(dtype, tuple(s for _, s in found), tuple(n for n, _ in found)) if dtype is not None else None
+    if dtype is None:
+        return None
+    return _checked(ExampleTensor(dtype, tuple(s for _, s in found), tuple(n for n, _ in found)), where, findings)
+
+
+def _checked(tensor: ExampleTensor, where: str, findings: list[Finding]) -> ExampleTensor:
+    """A tensor that torch can make: not of every dtype it names, nor of any size."""
+    try:
+        torch.empty(tensor.sizes, dtype=tensor.dtype, device="meta")
+    except (RuntimeError, TypeError, OverflowError) as error:
+        what = f"{where} is a tensor that torch cannot make: {first_line(error)}"
+        findings.append(Finding(what, remedies=("float32[2, 4], or another dtype of plain numbers",)))
+    return tensor
 
 
 def _sizes_that_differ(found: Any) -> Iterator[Finding]:

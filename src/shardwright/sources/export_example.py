@@ -92,7 +92,8 @@ def find_method(kind: type, name: str) -> Callable[..., Any]:
     if callable(found) and not name.startswith("_"):
         return found
     own = {one for base in kind.__mro__ if issubclass(base, torch.nn.Module) for one in vars(base)}
-    known = sorted(one for one in own - set(dir(torch.nn.Module)) | {"forward"} if not one.startswith("_"))
+    known = [one for one in own - set(dir(torch.nn.Module)) | {"forward"} if not one.startswith("_")]
+    known = sorted(one for one in known if callable(getattr(kind, one, None)))
     close = near_misses(name, known)
     raise CheckpointError(
         f"{kind.__name__} has no method {name!r}" + (f"\n  try: {', '.join(map(repr, close))}" if close else "")
