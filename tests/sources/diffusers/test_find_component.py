@@ -5,7 +5,13 @@ import json
 import diffusers
 import pytest
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKL,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    WanTransformer3DModel,
+)
 from safetensors.torch import load_file, save_file
 
 import shardwright as sw
@@ -42,6 +48,19 @@ UNET = {
     "cross_attention_dim": 12,
     "attention_head_dim": 4,
     "norm_num_groups": 4,
+}
+SD3 = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "num_layers": 1,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 16,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 16,
+    "out_channels": 4,
+    "pos_embed_max_size": 8,
 }
 VAE = {
     "block_out_channels": (8, 16),
@@ -189,6 +208,40 @@ def test_weights_are_of_the_dtype_that_most_are_stored_in(tmp_path):
     assert {tensor.dtype for tensor in opened.exported.state_dict.values()} == {torch.float16}
 
 
+def test_a_buffer_that_is_not_stored_keeps_what_the_class_computes(tmp_path):
+    model = saved(SD3Transformer2DModel, SD3, tmp_path / "sd3")
+    file = tmp_path / "sd3" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if name != "pos_embed.pos_embed"}, file)
+    example = {
+        "hidden_states": "bfloat16[1, 4, 8, 8]",
+        "encoder_hidden_states": "bfloat16[1, 4, 16]",
+        "pooled_projections": "bfloat16[1, 16]",
+        "timestep": "bfloat16[1]",
+    }
+    opened = open_checkpoint(tmp_path / "sd3", dtype=torch.bfloat16, example=example)
+    opened.save(sw.shard(opened.exported, mesh=2), tmp_path / "two")
+    found = gathered(tmp_path / "two", tmp_path)["pos_embed.pos_embed"]
+    assert torch.equal(found, model.pos_embed.pos_embed.bfloat16())
+
+
+@pytest.mark.parametrize("scale", ["weight_scale", "scale_weight", None])
+def test_quantised_numbers_are_not_read_as_plain_ones(scale, tmp_path):
+    """Folders that say nothing of it in their configuration."""
+    saved(AutoencoderKL, VAE, tmp_path / "vae")
+    file, written = tmp_path / "vae" / "diffusion_pytorch_model.safetensors", {}
+    for name, tensor in load_file(file).items():
+        is_convolution = tensor.dim() == 4
+        written[name] = tensor.mul(100).to(torch.float8_e4m3fn if scale else torch.int8) if is_convolution else tensor
+        if is_convolution and scale:
+            written[name.replace("weight", scale)] = torch.full((1,), 0.01)
+    save_file(written, file)
+    example = {"sample": "float32[1, 3, 16, 16]"}
+    with pytest.raises(
+        sw.CheckpointError, match=r"'decoder.conv_in.weight' is stored as torch.*, and no scale is read"
+    ):
+        open_checkpoint(tmp_path / "vae", dtype=torch.float32, example=example)
+
+
 def test_old_names_are_read_as_diffusers_reads_them(tmp_path):
     vae = saved(AutoencoderKL, VAE, tmp_path / "vae")
     file, old = tmp_path / "vae" / "diffusion_pytorch_model.safetensors", {}
@@ -266,6 +319,7 @@ def test_damage_is_named(damage, flux, tmp_path):
         ({"example": {"hidden_state": 1}}, r"takes no 'hidden_state'\n  try: 'hidden_states'.*needs 'hidden_states'"),
         ({"method": "forwrd"}, "FluxTransformer2DModel has no method 'forwrd'\n  try: 'forward'"),
         ({"method": "__init__"}, "has no method '__init__'"),
+        ({"method": "dtype"}, "has no method 'dtype'$"),
         ({"method": 3}, "method must be a name such as 'decode', got 3"),
         ({"cache_length": 8}, "a model of diffusers, which keeps no tokens"),
         ({"variant": "fp16"}, "holds neither diffusion_pytorch_model.safetensors.index.fp16.json nor"),

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, T5Config, T5EncoderModel
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    Ernie4_5_MoeConfig,
+    Ernie4_5_MoeForCausalLM,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
+)
 
 import shardwright as sw
 from shardwright.sources.checkpoint import open_checkpoint
+from shardwright.sources.hugging_face.build import build_model
 
 T5 = T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=50)
 DEEPSEEK = DeepseekV3Config(
@@ -61,3 +72,34 @@ def test_what_a_class_keeps_in_float32_stays_so(make, load, dtype, kept, tmp_pat
         original = loaded(**inputs)
     answer = answer["last_hidden_state"] if isinstance(answer, dict) else answer
     torch.testing.assert_close(answer, original[0], rtol=2e-2, atol=2e-2)
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+ERNIE = Ernie4_5_MoeConfig(
+    **SMALL, num_key_value_heads=2, moe_intermediate_size=8, moe_num_experts=4, moe_k=2, moe_layer_start_index=0
+)
+BLIP = InstructBlipConfig(
+    vision_config={**SMALL, "image_size": 16, "patch_size": 8},
+    qformer_config={**SMALL, "encoder_hidden_size": 16},
+    text_config={"model_type": "t5", **T5.to_dict()},
+    num_query_tokens=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "dtype", "kept"),
+    [
+        (Ernie4_5_MoeForCausalLM, ERNIE, torch.bfloat16, {"gate.weight", "bias"}),
+        (InstructBlipForConditionalGeneration, BLIP, torch.float16, {"query_tokens", "wo"}),
+    ],
+    ids=["a text of several parts of a name", "a part of another class"],
+)
+def test_every_name_is_kept_that_transformers_keeps(kind, config, dtype, kept, tmp_path):
+    kind(config).save_pretrained(tmp_path / "model")
+    loaded = kind.from_pretrained(tmp_path / "model", dtype=dtype)
+    model, _ = build_model(loaded.config, tmp_path / "model", dtype)
+    wanted = {name: tensor.dtype for name, tensor in loaded.state_dict().items()}
+    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == wanted
+    names = [name for name, found in wanted.items() if found == torch.float32]
+    assert names
+    assert all(any(one in name for one in kept) for name in names)

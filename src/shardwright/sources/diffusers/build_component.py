@@ -48,7 +48,9 @@ def build_component(
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with shapes_only(mode), _default_dtype(dtype):
         model = read_by("diffusers", lambda: kind.from_config(dict(config)), folder)
-    set_dtypes(model, mode, dtype, set(getattr(kind, "_keep_in_fp32_modules", None) or ()))
+    kept = getattr(kind, "_keep_in_fp32_modules", None) or ()
+    parts = {kept} if isinstance(kept, str) else set(kept)
+    set_dtypes(model, mode, dtype, lambda name: not parts.isdisjoint(name.split(".")))
     return model.eval(), mode
 
 

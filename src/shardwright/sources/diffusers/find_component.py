@@ -22,6 +22,7 @@ from shardwright.sources.hugging_face.checkpoint_files import (
     stored_tensors,
 )
 from shardwright.sources.pipeline import CONFIG_NAME, read_json
+from shardwright.sources.quantized.plain_numbers import check_plain
 from shardwright.sources.unloaded import Unloaded
 
 _STEM = "diffusion_pytorch_model"
@@ -58,6 +59,7 @@ def find_component(
     report("building the model", 0, 0)
     model, mode = build_component(kind, config, folder, dtype or _most_common_dtype(stored, folder))
     holders, unused = _match_names(model, stored, has_index=bool(indices))
+    check_plain(model, holders, stored, None)
     digest = files_digest({*(tensor.file for tensor in stored.values()), *indices})
     export = partial(export_example, model, mode, values, method)
     # A pipeline asks its parts for their configuration.

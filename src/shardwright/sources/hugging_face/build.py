@@ -5,6 +5,7 @@ makes meta tensors wherever it makes any. Buffers (rotary frequencies, masks) ar
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,33 +59,54 @@ def read_config(folder: Path, gguf: str | None) -> Any:
 def build_model(config: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, FakeTensorMode]:
     """The model of a configuration, in eval mode, and the fake mode its parameters live in."""
     kind = _class_of(config)
-    kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
-    kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with shapes_only(mode):
         model = hugging_face(lambda: kind._from_config(config, dtype=dtype, attn_implementation="sdpa"), folder)
-    set_dtypes(model, mode, None, kept if dtype in (torch.float16, torch.bfloat16) else set())
+    set_dtypes(model, mode, None, _kept_names(model, dtype))
     return model.eval(), mode
 
 
-def set_dtypes(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None, kept: set[str]) -> None:
-    """Give floating parameters and stored buffers a dtype: float32 where a part of the name is in ``kept``.
+def _kept_names(model: Any, dtype: torch.dtype) -> Callable[[str], bool]:
+    """Whether transformers keeps a tensor in float32 where the others are of ``dtype``, by its name.
 
-    ``dtype``: of all others; absent: what they have. A shared one stays shared.
+    Its loader finds these texts anywhere in a name (``gate.weight``), dots and stars as in patterns. A model has those
+    of its parts too, which its class need not name.
+    """
+    texts = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    texts |= set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else set()
+    if not texts or dtype not in (torch.float16, torch.bfloat16):
+        return lambda name: False
+    pattern = re.compile("|".join(f"(?:{text.replace('*', '.*')})" for text in sorted(texts)))
+    return lambda name: pattern.search(name) is not None
+
+
+def set_dtypes(
+    model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None, is_kept: Callable[[str], bool]
+) -> None:
+    """Give floating parameters and stored buffers a dtype: float32 where ``is_kept`` says so of the name.
+
+    ``dtype``: of all others; absent: what they have. A shared one stays shared. Buffers keep the values that the class
+    computes, which are those of the model where no checkpoint stores them.
     """
     made: dict[int, Any] = {}
     stored = model.state_dict(keep_vars=True).keys()
     for path, module in model.named_modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             full = f"{path}.{name}" if path else name
-            wanted = torch.float32 if kept & set(full.split(".")) else dtype or tensor.dtype
+            wanted = torch.float32 if is_kept(full) else dtype or tensor.dtype
             if full not in stored or not tensor.is_floating_point() or tensor.dtype == wanted:
                 continue
             if id(tensor) not in made:
-                with mode:
-                    other = torch.empty(tensor.shape, dtype=wanted)
-                made[id(tensor)] = torch.nn.Parameter(other) if isinstance(tensor, torch.nn.Parameter) else other
+                made[id(tensor)] = _of_dtype(tensor, mode, wanted)
             setattr(module, name, made[id(tensor)])
+
+
+def _of_dtype(tensor: torch.Tensor, mode: FakeTensorMode, dtype: torch.dtype) -> torch.Tensor:
+    if not isinstance(tensor.data, FakeTensor):
+        return tensor.to(dtype)
+    with mode:
+        other = torch.empty(tensor.shape, dtype=dtype)
+    return torch.nn.Parameter(other) if isinstance(tensor, torch.nn.Parameter) else other
 
 
 def _class_of(config: Any) -> Any:
