@@ -6,8 +6,8 @@ from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
-    Ernie4_5_MoeConfig,
-    Ernie4_5_MoeForCausalLM,
+    DeepseekV32Config,
+    DeepseekV32ForCausalLM,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     T5Config,
@@ -75,8 +75,8 @@ def test_what_a_class_keeps_in_float32_stays_so(make, load, dtype, kept, tmp_pat
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
-ERNIE = Ernie4_5_MoeConfig(
-    **SMALL, num_key_value_heads=2, moe_intermediate_size=8, moe_num_experts=4, moe_k=2, moe_layer_start_index=0
+INDEXED = DeepseekV32Config(
+    **{**DEEPSEEK.to_dict(), "model_type": "deepseek_v32", "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
 )
 BLIP = InstructBlipConfig(
     vision_config={**SMALL, "image_size": 16, "patch_size": 8},
@@ -89,7 +89,7 @@ BLIP = InstructBlipConfig(
 @pytest.mark.parametrize(
     ("kind", "config", "dtype", "kept"),
     [
-        (Ernie4_5_MoeForCausalLM, ERNIE, torch.bfloat16, {"gate.weight", "bias"}),
+        (DeepseekV32ForCausalLM, INDEXED, torch.float16, {"indexer.weights_proj", "e_score_correction_bias"}),
         (InstructBlipForConditionalGeneration, BLIP, torch.float16, {"query_tokens", "wo"}),
     ],
     ids=["a text of several parts of a name", "a part of another class"],
