@@ -6,6 +6,7 @@ call. A tensor that is given counts for its dtype and shape alone: no values are
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch.export import Dim
 
 from shardwright.errors import CheckpointError, Finding, first_line, near_misses, raise_findings
 from shardwright.layout.yaml_files import read_yaml
+from shardwright.program.torch_private import FakeTensorMode
 
 ExampleLike = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -105,7 +107,9 @@ def _read_tensor(kind: str, sizes: str, where: str, findings: list[Finding]) -> 
 def _checked(tensor: ExampleTensor, where: str, findings: list[Finding]) -> ExampleTensor:
     """A tensor that torch can make: not of every dtype it names, nor of any size."""
     try:
-        torch.empty(tensor.sizes, dtype=tensor.dtype, device="meta")
+        with FakeTensorMode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells of dtypes that it will do without
+            tensor.empty()
     except (RuntimeError, TypeError, OverflowError) as error:
         what = f"{where} is a tensor that torch cannot make: {first_line(error)}"
         findings.append(Finding(what, remedies=("float32[2, 4], or another dtype of plain numbers",)))
