@@ -57,7 +57,11 @@ from torch.export import ExportedProgram, exported_program
 from torch.export.pt2_archive._package import load_pt2
 
 # Tensors made of tensors: what `torch.export` unwraps is decided with this.
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    is_traceable_wrapper_subclass,
+)
 
 __all__ = [
     "EXPORT_LOGS",
@@ -378,3 +382,9 @@ def _is_known(name: Any) -> bool:
 def is_view(tensor: torch.Tensor) -> bool:
     """Whether autograd takes a tensor for a view of another one."""
     return tensor._is_view()
+
+
+def outside_of_modes(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function gives where no dispatch mode is on: for what the garbage collector calls, whoever runs then."""
+    with _disable_current_modes():
+        return function(*args)

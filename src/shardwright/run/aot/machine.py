@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from shardwright.errors import PackageError
+from shardwright.program.torch_private import outside_of_modes
 from shardwright.run.cpp import compile_library
 
 # A change of what the operators take or do is a change of the name, here and in runner.cpp.
@@ -40,7 +41,8 @@ class CompiledProgram:
             raise PackageError(f"{path} cannot be opened: {error}\n  try: compile the package again here") from error
         self._run = operators.run.default
         self._number = number
-        weakref.finalize(self, operators.close, number)
+        # The collector may call it while somebody traces, whose mode would take the call for one of the program's.
+        weakref.finalize(self, outside_of_modes, operators.close, number)
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The outputs. Nothing is checked: shapes, dtypes, devices and dense memory are up to the caller."""
