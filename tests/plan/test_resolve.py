@@ -178,7 +178,7 @@ def test_files_round_trip(tmp_path):
     ("text", "says"),
     [
         ("- a\n- b", "not a mapping"),
-        ("a: [1", "not a YAML plan"),
+        ("a: [1", "not YAML, as the plan has to be"),
         ("a: {sard: 0}", "unknown fields"),
         ("a: {shard: x}", "are numbers"),
         ("a: 3", "expected a style name"),
