@@ -41,8 +41,8 @@ def generate(
 
     ``prompt``: ids; or a list of such lists, of any lengths, which gives pairs of a prompt's place in the list and the
     next id that follows it. As many are written at a time as the package takes (`DecoderEntry.batch`), and the next
-    begins when one ends. What follows a prompt does not depend on the others: with sampling, every place in the list
-    has draws of its own.
+    begins when one ends. What follows a prompt does not depend on the others, but for rounding where two tokens are
+    about equally likely (in bfloat16 not rare). With sampling, every place in the list has draws of its own.
 
     Every rank calls it with the same arguments, and gets the same ids. One call writes at a time, as there is one
     cache. Raises `InputError` when the package holds no decoder with a cache, or a prompt is not a list of ids, is
