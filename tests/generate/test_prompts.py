@@ -38,6 +38,9 @@ def test_json_lines(tmp_path):
 def test_standard_input(monkeypatch):
     monkeypatch.setattr(prompts.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"the cat\na dog\n")))
     assert read_prompts("-") == ["the cat", "a dog"]
+    monkeypatch.setattr(prompts.sys, "stdin", None)
+    with pytest.raises(sw.InputError, match="there is no standard input to read prompts from"):
+        read_prompts("-")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ def read_prompts(source: str) -> list[str]:
     Raises `InputError` with all lines that are no prompt, and for a file without lines.
     """
     if source == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError("there is no standard input to read prompts from")
         name, data, is_json = "standard input", sys.stdin.buffer.read(), False
     else:
         path: Path = check_file(source, "the prompts", error=InputError)
