@@ -1,9 +1,22 @@
 """Packages that were looked at and are not in the list, with the reason."""
 
 LEFT_OUT = {
-    "schnetpack": "2.2.0 is not on the index",
-    "spectrans": "0.1.0 is not on the index",
+    "schnetpack": "2.2.0 could not be installed",
+    "spectrans": "0.1.0 could not be installed",
     "physicsnemo": "its build fails; `nvidia-physicsnemo` is installed",
-    "alphagenome-pytorch": "0.3.1 is not on the index",
+    "alphagenome-pytorch": "0.3.1 could not be installed",
+    "imagen-pytorch": "reads a text encoder's config from the network when imported",
+    "e2-tts-pytorch": "imports nltk, which is not in the list's environment",
+    "voicebox-pytorch": "imports naturalspeech2-pytorch, which is not in the list's environment",
+    "descript-audio-codec": "imports a wrapper of ffmpeg",
+    "faenet": "imports torch_scatter, which is not in the list's environment",
+    "torchtune": "imports torchao.dtypes.nf4tensor, which torchao 0.18 lacks",
+    "torchtitan": "imports triton, which torch for CPUs does not bring",
+    "pytorch-widedeep": "imports spacy",
+    "nvidia-physicsnemo": "imports nvtx",
+    "tsai": "imports fasthtml through fastai",
+    "pytorch-forecasting": "imports skbase",
+    "celldetection": "imports numkong",
+    "deeptab": "imports pretab",
     "parallel-wavegan": "its build fails",
 }

@@ -33,7 +33,8 @@ class Scaled(torch.nn.Module):
 
 
 def pinned():
-    lines = Path("evals/wild/requirements.txt").read_text(encoding="utf-8").splitlines()
+    files = (Path("constraints.txt"), Path("evals/wild/requirements.txt"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return {re.sub("[-_.]+", "-", line.partition("==")[0]).lower() for line in lines if "==" in line}
 
 
