@@ -9,8 +9,9 @@ import zipfile
 import pytest
 import sympy
 import torch
+from torch import nn
 from torch._export.serde import serialize
-from torch.utils._pytree import tree_flatten
+from torch.utils import _pytree as pytree
 
 import shardwright as sw
 from shardwright.package.graphs import graph_bytes, graph_files, read_graph
@@ -76,7 +77,7 @@ def test_every_kind_of_program_is_saved_and_opened(tmp_path, name):
     with torch.no_grad():
         got = opened(*copy.deepcopy(args), **copy.deepcopy(kwargs))
         wanted = copy.deepcopy(module)(*copy.deepcopy(args), **copy.deepcopy(kwargs))
-    (leaves, spec), (right, wanted_spec) = tree_flatten(got), tree_flatten(wanted)
+    (leaves, spec), (right, wanted_spec) = pytree.tree_flatten(got), pytree.tree_flatten(wanted)
     torch.testing.assert_close(leaves, right, rtol=1e-5, atol=1e-6)
     assert spec == wanted_spec
 
@@ -296,6 +297,34 @@ def test_what_torch_cannot_read_is_an_error_and_no_other_format_is_tried(graph, 
     with pytest.raises(sw.PackageError, match="cannot be read as a graph"):
         read_graph(tmp_path / "graph.pt2")
     assert "Traceback" not in capfd.readouterr().err
+
+
+class Pair(dict):
+    """What a library's models return, known to PyTorch where the library is imported."""
+
+
+pytree.register_pytree_node(
+    Pair,
+    lambda one: (list(one.values()), list(one)),
+    lambda values, keys: Pair(zip(keys, values, strict=True)),
+    serialized_type_name="library.outputs.Pair",
+)
+
+
+class Paired(nn.Module):
+    def forward(self, x):
+        return Pair(one=x + 1, other=x * 2)
+
+
+def test_a_class_that_nobody_has_registered_is_named(tmp_path, monkeypatch):
+    exported = torch.export.export(Paired(), (torch.ones(2),))
+    sw.shard(exported, mesh=1).save(tmp_path / "p")
+    with monkeypatch.context() as before_the_import:
+        before_the_import.delitem(pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE, "library.outputs.Pair")
+        pytree.treespec_loads.cache_clear()
+        with pytest.raises(sw.PackageError, match=r"a library\.outputs\.Pair, .*\n  try: import library before"):
+            sw.load(tmp_path / "p")
+    assert type(sw.load(tmp_path / "p")(torch.ones(2))) is Pair
 
 
 def test_what_torch_saves_is_read_too(tmp_path):

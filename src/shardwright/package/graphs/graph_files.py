@@ -1,6 +1,7 @@
 """Graph files read and written: what torch reads, we wrote."""
 
 import io
+import re
 from enum import Enum
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
 from shardwright.program.torch_private import load_pt2, texts_read_once, without_canonical_form
+
+_UNKNOWN_CLASS = re.compile(r"Deserializing (\S+) in pytree is not registered")
+"""What torch says of a class that takes tensors apart, where nobody has registered it."""
 
 
 def read_graph(path: Path) -> ExportedProgram:
@@ -30,6 +34,12 @@ def read_graph(path: Path) -> ExportedProgram:
         with quiet_export(), texts_read_once():
             exported: ExportedProgram = load_pt2(io.BytesIO(format_graph(graph))).exported_programs["model"]
     except Exception as error:
+        if unknown := _UNKNOWN_CLASS.search(str(error)):
+            kind = unknown[1]
+            raise PackageError(
+                f"{path}: the program takes or gives a {kind}, a class that nothing here has told PyTorch of\n"
+                f"  try: import {kind.split('.')[0]} before `load`, or export a model that gives plain tuples or dicts"
+            ) from error
         # torch raises many kinds for what is well-formed but no graph.
         raise PackageError(
             f"{path} cannot be read as a graph: {first_line(error)}\n"
