@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shardwright.cli.models import is_checkpoint, is_package
-from shardwright.cli.options import Backend, NumRanks, Threads, Timeout, Transport
+from shardwright.cli.options import Backend, NumRanks, Seed, Stop, Temperature, Threads, Timeout, TopP, Transport
 from shardwright.cli.progress import bytes_bar
 from shardwright.errors import InputError
 
@@ -19,12 +19,10 @@ def chat(
     package: Annotated[Path, typer.Argument(help="A package folder, or a checkpoint, which is sharded for this talk.")],
     system: Annotated[str | None, typer.Option(help="What the model is told before all messages.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of a reply.")] = 512,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that together reach this.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Equal seeds draw equal tokens.")] = 0,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End a reply before this string, taken as it is; may be repeated.")
-    ] = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    stop: Stop = None,
     tp: NumRanks = 1,
     timeout: Timeout = 600.0,
     backend: Backend = "eager",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardwright.cli.console import err
-from shardwright.cli.options import Backend, Package, Threads, Timeout, Transport
+from shardwright.cli.options import Backend, Package, Seed, Stop, Temperature, Threads, Timeout, TopP, Transport
 from shardwright.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,12 +22,10 @@ def generate(
         typer.Option(help="A file with a prompt on each line (.jsonl: JSON lines), or - for standard input."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to write for each.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that together reach this.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Equal seeds draw equal tokens.")] = 0,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End a text before this string, taken as it is; may be repeated.")
-    ] = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    stop: Stop = None,
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompts themselves, no chat template.")] = False,
     timeout: Timeout = 600.0,
     backend: Backend = "eager",

@@ -73,6 +73,14 @@ Transport = Annotated[
     typer.Option(help="What CPU ranks communicate through: auto, shared_memory, gloo; default: SHARDWRIGHT_TRANSPORT."),
 ]
 
+Temperature = Annotated[float, typer.Option(help="0: always the likeliest token.")]
+
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens that together reach this.")]
+
+Seed = Annotated[int, typer.Option(help="Equal seeds draw equal tokens.")]
+
+Stop = Annotated[list[str] | None, typer.Option(help="End a text before this string, taken as it is; may be repeated.")]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
