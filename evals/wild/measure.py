@@ -13,7 +13,7 @@ from evals.wild.exporting import OPEN, export, larger
 from evals.wild.models import entries
 from evals.wild.torchvision_parts import declare
 from evals.zoo.build import failure, redraw
-from evals.zoo.measure import one_run
+from evals.zoo.measure import one_run, try_export
 from evals.zoo.results import one_line
 from shardwright.compiler.verify import relative_error
 from shardwright.run.launch import launch
@@ -40,14 +40,10 @@ def measure(kind, runs, emit):
         emit({"verdict": "not buildable", "reason": one_line(error), **facts})
         return
     facts |= {"parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
-    emit({"stage": "export", **facts})
-    start = time.perf_counter()
-    try:
-        exported = export(model, inputs)
-    except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
-        emit({"verdict": "not exportable", "reason": one_line(error), **facts})
+    exported, facts = try_export(export, model, inputs, facts, emit)
+    if exported is None:
         return
-    facts |= {"export_s": _since(start), "nodes": len(exported.program.graph.nodes), "way": exported.way}
+    facts |= {"way": exported.way}
     wanted = list(known).index(kind.name) % EVERY == 0
     for run in runs:
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})

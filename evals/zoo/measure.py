@@ -43,19 +43,26 @@ def measure(kind, runs, emit):
             emit({"verdict": "no plan", "run": (run.plan, run.num_ranks)})
     if not planned:
         return
+    exported, facts = try_export(export, model, inputs, facts, emit)
+    if exported is None:
+        return
+    if exported.way:
+        facts["inputs"] += f" ({exported.way})"
+    for run in planned:
+        emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
+        emit({**one_run(model, exported, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
+
+
+def try_export(export, model, inputs, facts, emit):
+    """What ``export`` gives of a model, None where it raises, which is emitted; and the facts with what it took."""
     emit({"stage": "export", **facts})
     start = time.perf_counter()
     try:
         exported = export(model, inputs)
     except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
         emit({"verdict": "not exportable", "reason": one_line(error), **facts})
-        return
-    if exported.way:
-        facts["inputs"] += f" ({exported.way})"
-    facts |= {"export_s": _since(start), "nodes": len(exported.program.graph.nodes)}
-    for run in planned:
-        emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
-        emit({**one_run(model, exported, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
+        return None, facts
+    return exported, {**facts, "export_s": _since(start), "nodes": len(exported.program.graph.nodes)}
 
 
 def one_run(model, exported, plan, num_ranks, export=export, further=()):
