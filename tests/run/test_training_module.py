@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import shardwright as sw
+from tests.support.architectures import Logits
 from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.ranks import on_ranks
 from tests.support.training import Dropped, batches, next_token, outcome
@@ -189,14 +190,3 @@ def test_a_layer_of_the_shape_of_smollm2(tmp_path):
     for losses, _ in found:
         assert losses == pytest.approx(wanted[0], rel=1e-4)
     assert wanted[0][-1] < 0.98 * wanted[0][0]
-
-
-class Logits(nn.Module):
-    """A transformers model as a function of ids alone."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids):
-        return self.model(input_ids=ids, use_cache=False).logits
