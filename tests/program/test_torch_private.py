@@ -4,8 +4,11 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import shardwright
+from shardwright.program import torch_private
 
 SOURCES = Path(shardwright.__file__).parent
 HOME = SOURCES / "program" / "torch_private.py"
@@ -104,3 +107,23 @@ def test_such_names_are_found(line):
 )
 def test_operators_are_no_private_names(line):
     assert not private_names(line)
+
+
+def test_what_the_collector_calls_is_seen_by_nobody_who_traces():
+    library, called = torch.library.Library("shardwright_test_private", "DEF"), []
+    library.define("done(int number) -> ()")
+    library.impl("done", called.append, "CompositeImplicitAutograd")
+    done = torch.ops.shardwright_test_private.done
+    # As torch does with every such operator that it is told to keep while it decomposes.
+    done.default.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(lambda number: NotImplemented)
+
+    def traced(x):
+        torch_private.outside_of_modes(done, 1)
+        return x + 1
+
+    with torch_private.enable_python_dispatcher():
+        with pytest.raises(RuntimeError, match="to return None"):
+            done(0)
+        graph = make_fx(traced, tracing_mode="fake")(torch.ones(2)).graph
+    assert called == [1]
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.add.Tensor]

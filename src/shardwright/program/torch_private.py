@@ -385,6 +385,9 @@ def is_view(tensor: torch.Tensor) -> bool:
 
 
 def outside_of_modes(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function gives where no dispatch mode is on: for what the garbage collector calls, whoever runs then."""
-    with _disable_current_modes():
+    """What a function gives where nobody traces: for what the garbage collector calls, whatever is going on then.
+
+    No dispatch mode sees its operators, nor what torch has put in their place while it decomposes.
+    """
+    with torch._C._DisablePythonDispatcher(), _disable_current_modes():
         return function(*args)
