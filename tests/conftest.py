@@ -7,7 +7,7 @@ import pytest
 from torch.export import ExportedProgram
 
 from shardwright.program.legal import CHECK_SWITCH
-from shardwright.program.torch_private import operators_listed_once
+from shardwright.program.torch_repeats import operators_listed_once
 from shardwright.run import launch
 from tests.support.ranks import launch_warm
 

@@ -9,7 +9,7 @@ from torch import _ops, nn
 from torch._export import utils as export_utils
 
 import shardwright as sw
-from shardwright.program import torch_private
+from shardwright.program import torch_repeats
 from shardwright.program.flatten import functional
 
 
@@ -71,25 +71,25 @@ def test_operators_are_looked_up_once_while_torch_decomposes(monkeypatch):
     looks = []
     look = export_utils._materialize_cpp_cia_ops
     monkeypatch.setattr(export_utils, "_materialize_cpp_cia_ops", lambda: looks.append(None) or look())
-    kept = [vars(module)[name] for module, name, _ in torch_private._REPEATED]
+    kept = [vars(module)[name] for module, name, _ in torch_repeats._REPEATED]
     functional(exported())
     assert len(looks) == 1
-    assert all(vars(module)[name] is was for (module, name, _), was in zip(torch_private._REPEATED, kept, strict=True))
+    assert all(vars(module)[name] is was for (module, name, _), was in zip(torch_repeats._REPEATED, kept, strict=True))
 
 
 def test_what_torch_repeats_is_put_back_by_threads_that_overlap():
-    kept = [vars(module)[name] for module, name, _ in torch_private._REPEATED]
+    kept = [vars(module)[name] for module, name, _ in torch_repeats._REPEATED]
     one_is_in, other_is_in, one_is_out = threading.Event(), threading.Event(), threading.Event()
 
     def one():
-        with torch_private.operators_listed_once():
+        with torch_repeats.operators_listed_once():
             one_is_in.set()
             other_is_in.wait(1)  # in vain, where one waits for the other
         one_is_out.set()
 
     def other():
         one_is_in.wait(60)
-        with torch_private.operators_listed_once():
+        with torch_repeats.operators_listed_once():
             other_is_in.set()
             one_is_out.wait(60)
 
@@ -98,11 +98,11 @@ def test_what_torch_repeats_is_put_back_by_threads_that_overlap():
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(vars(module)[name] is was for (module, name, _), was in zip(torch_private._REPEATED, kept, strict=True))
+    assert all(vars(module)[name] is was for (module, name, _), was in zip(torch_repeats._REPEATED, kept, strict=True))
 
 
 def test_torch_still_tells_kernels_from_keys_meanwhile():
     """Operators on script objects ask whether what they found is callable."""
-    with torch_private.operators_listed_once():
+    with torch_repeats.operators_listed_once():
         assert isinstance(len, _ops.Callable)
         assert not isinstance(torch._C.DispatchKey.CPU, _ops.Callable)

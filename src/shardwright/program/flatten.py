@@ -14,7 +14,7 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.program.instance_norm import WRITTEN_OUT, keeps_statistics
 from shardwright.program.nodes import graphs_of, higher_order_name, is_write, subgraph_of
 from shardwright.program.program import held_by
-from shardwright.program.torch_private import operators_listed_once
+from shardwright.program.torch_repeats import operators_listed_once
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:

@@ -1,23 +1,17 @@
 """Names of torch that it does not promise to keep, each with the reason that no public one will do.
 
-Every other file asks here; a test holds them to it. Operators such as ``torch.ops.aten._to_copy`` and those of
-``torch.ops._c10d_functional`` are not meant: the underscore is part of a name that exported and saved graphs contain,
-and torch keeps such graphs readable.
+Every other file asks here, or `torch_repeats` for speed alone; a test holds them to it. Operators such as
+``torch.ops.aten._to_copy`` and those of ``torch.ops._c10d_functional`` are not meant: the underscore is part of a name
+that exported and saved graphs contain, and torch keeps such graphs readable.
 """
 
 import copy
-import functools
 import io
-import re
-import threading
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import sympy
 import torch
 import torch.distributed as dist
 
@@ -26,9 +20,7 @@ import torch.distributed._functional_collectives
 
 # The arguments and results of an exported program are kept as this module's trees (`ExportedProgram.call_spec`).
 import torch.utils._pytree as pytree
-
-# Decomposing a program is slow for what it does again (`operators_listed_once`).
-from torch import _ops, nn
+from torch import nn
 
 # Compiled code finds a process group by a name that was fixed when it was compiled; the public functions choose names
 # themselves. Registering a group under a second name is what `torch.distributed` does inside `new_group`.
@@ -40,18 +32,13 @@ from torch._C._distributed_c10d import (
 
 # Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
 from torch._dispatch.python import enable_python_dispatcher
-from torch._export import utils as export_utils
-
-# `torch.export.save` is slow for what it does besides (`without_canonical_form`), `load_pt2` for what it does again
-# (`texts_read_once`).
-from torch._export.serde import serialize
 
 # What `torch.ops` holds has no public types.
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 # Shapes without storage, on the device that they are for: the metadata of every exported graph is of this type.
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.export import ExportedProgram, exported_program
+from torch.export import ExportedProgram
 
 # `torch.export.load` tries an older format on what this one refuses.
 from torch.export.pt2_archive._package import load_pt2
@@ -84,7 +71,6 @@ __all__ = [
     "load_pt2",
     "may_decompose",
     "name_group",
-    "operators_listed_once",
     "packet_name",
     "pytree",
     "registered_schema",
@@ -93,14 +79,10 @@ __all__ = [
     "shallow_copy",
     "stand_in_groups",
     "tables_of",
-    "texts_read_once",
     "timeout_of",
-    "without_canonical_form",
     "without_hooks",
     "without_mkldnn",
 ]
-
-_canonicalize = serialize.canonicalize
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize", "torch._subclasses.fake_tensor")
 """The logs that torch writes an error to which it also raises."""
@@ -207,99 +189,6 @@ def run_as_called(module: nn.Module) -> Callable[..., Any] | None:
     """
     held = vars(module)
     return module._call_impl if any(held.get(name) for name in ("forward", *_FORWARD_HOOKS, *_PRE_HOOKS)) else None
-
-
-@contextmanager
-def operators_listed_once() -> Iterator[None]:
-    """Let `run_decompositions` look up all operators of C++ once, not once for each of some fifty namespaces.
-
-    All are found the first time, whichever namespace is asked for. That takes a third of the time of a small program.
-    A third of what is left is kernels, made anew for each of a thousand operators, whose annotations are evaluated
-    anew for each: they depend on nothing but the operator. One thread at a time: two that each put back what they
-    found would leave what one of them had put there.
-    """
-    with _DECOMPOSING:
-        before = [(module, name, vars(module)[name], once) for module, name, once in _REPEATED if name in vars(module)]
-        for module, name, value, once in before:
-            setattr(module, name, once(value))
-        try:
-            yield
-        finally:
-            for module, name, value, _ in before:
-                setattr(module, name, value)
-
-
-_DECOMPOSING = threading.RLock()
-
-
-class _HasCallables(type):
-    """Its classes have all callables as instances: operators on script objects ask that of their kernels."""
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return callable(instance)
-
-
-class _Unevaluated(metaclass=_HasCallables):
-    """Stands for `Callable` in annotations that nobody reads: any parameters give itself."""
-
-    def __class_getitem__(cls, parameters: Any) -> Any:
-        return cls
-
-
-_REPEATED: tuple[tuple[Any, str, Callable[[Any], Any]], ...] = (
-    (export_utils, "_materialize_cpp_cia_ops", functools.cache),
-    (exported_program, "autograd_not_implemented", functools.cache),
-    (_ops, "Callable", lambda _: _Unevaluated),
-)
-"""What `run_decompositions` uses many times: the module that names it, its name there, and what takes less time."""
-
-
-@contextmanager
-def texts_read_once() -> Iterator[None]:
-    """Let torch read programs without evaluating anew, for every object in a file, what it keeps as text: annotations
-    of its schema, and sizes.
-    """
-    known: dict[tuple[Any, int], dict[str, Any]] = {}
-
-    def hints_of(kind: Any, globalns: dict[str, Any] | None = None) -> dict[str, Any]:
-        key = kind, id(globalns)
-        if key not in known:
-            known[key] = typing.get_type_hints(kind, globalns=globalns)
-        return known[key]
-
-    sizes: dict[Any, Any] = {}
-
-    def size_of(text: Any, locals: Mapping[str, Any] | None = None) -> Any:  # noqa: A002 (its name in sympy)
-        # What a text means follows from what its words do; a word without a meaning yet becomes a symbol.
-        if not isinstance(text, str):
-            return sympy.sympify(text, locals=locals)
-        key = text, tuple(map((locals or {}).get, _WORD.findall(text)))
-        if key not in sizes:
-            sizes[key] = sympy.sympify(text, locals=locals)
-        return sizes[key]
-
-    serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})  # type: ignore[assignment]
-    serialize.sympy = SimpleNamespace(**{**vars(sympy), "sympify": size_of})  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        serialize.typing, serialize.sympy = typing, sympy
-
-
-_WORD = re.compile(r"[^\W\d]\w*")
-
-
-@contextmanager
-def without_canonical_form() -> Iterator[None]:
-    """Let torch write programs without also making a canonical form of each, which copies the program and is dropped.
-
-    It takes two thirds of the time, and shows no more than that such a form can be made.
-    """
-    serialize.canonicalize = lambda program, constants=None: program  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        serialize.canonicalize = _canonicalize
 
 
 @contextmanager

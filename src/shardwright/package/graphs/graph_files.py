@@ -14,7 +14,8 @@ from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
-from shardwright.program.torch_private import load_pt2, texts_read_once, without_canonical_form
+from shardwright.program.torch_private import load_pt2
+from shardwright.program.torch_repeats import texts_read_once, without_canonical_form
 
 _UNKNOWN_CLASS = re.compile(r"Deserializing (\S+) in pytree is not registered")
 """What torch says of a class that takes tensors apart, where nobody has registered it."""
