@@ -1,13 +1,15 @@
 """For all tests: every program is checked, ranks start fast, and workers end at the same time."""
 
+import functools
 import gc
 import os
 
 import pytest
+import torch
 from torch.export import ExportedProgram
 
 from shardwright.program.legal import CHECK_SWITCH
-from shardwright.program.torch_repeats import operators_listed_once
+from shardwright.program.torch_repeats import operators_listed_once, quick_tracing
 from shardwright.run import launch
 from tests.support.ranks import launch_warm
 
@@ -67,15 +69,20 @@ def _warm_launches():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_decompositions():
-    """Tests decompose programs as the compiler does, without looking up all operators some fifty times."""
+def _quick_tracing():
+    """Tests export and decompose programs as `shardwright` does: without what torch does again and again."""
+
+    def quick_export(*args, **kwargs):
+        with quick_tracing():
+            return export(*args, **kwargs)
 
     def run_decompositions(self, *args, **kwargs):
-        with operators_listed_once():
+        with operators_listed_once(), quick_tracing():
             return decompose(self, *args, **kwargs)
 
-    decompose = ExportedProgram.run_decompositions
+    export, decompose = torch.export.export, ExportedProgram.run_decompositions
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "export", functools.wraps(export)(quick_export))
         patch.setattr(ExportedProgram, "run_decompositions", run_decompositions)
         yield
 

@@ -4,14 +4,18 @@ A program's fake tensors share a mode that torch changes in passing, and what a 
 is the start of the next one's.
 
 An exported program is millions of objects, and compiling makes more of them than Python takes for reason enough to
-search all for garbage, again and again: a third of the time. So the search of all objects waits until it is over.
+search all for garbage, again and again: a third of the time. So the search of all objects waits until it is over, and
+so does the writing of code that nobody runs (`quick_tracing`).
 """
 
 import functools
 import gc
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import ParamSpec, TypeVar
+
+from shardwright.program.torch_repeats import quick_tracing
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -28,6 +32,7 @@ class _Turn:
         self._lock = threading.RLock()
         self._depth = 0
         self._thresholds = gc.get_threshold()
+        self._tracing = ExitStack()
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -35,10 +40,12 @@ class _Turn:
         if self._depth == 1:
             self._thresholds = gc.get_threshold()
             gc.set_threshold(*self._thresholds[:2], _NEVER)
+            self._tracing.enter_context(quick_tracing())
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
+            self._tracing.close()
             gc.set_threshold(*self._thresholds)
         self._lock.release()
 

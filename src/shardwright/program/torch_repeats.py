@@ -1,4 +1,4 @@
-"""What torch does again and again while it decomposes, reads and writes programs, done once or not at all.
+"""What torch does again and again while it exports, decomposes, reads and writes programs, done once or not at all.
 
 Like `torch_private`, this file uses names that torch does not promise to keep. Where one is gone, torch does what it
 does, and takes its time.
@@ -7,17 +7,21 @@ does, and takes its time.
 import functools
 import re
 import threading
+import traceback
 import typing
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import sympy
-from torch import _ops
+from torch import _ops, fx
 from torch._export import utils as export_utils
 from torch._export.serde import serialize
 from torch.export import exported_program
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _traceback
 
 _canonicalize = serialize.canonicalize
 
@@ -113,3 +117,119 @@ def without_canonical_form() -> Iterator[None]:
         yield
     finally:
         serialize.canonicalize = _canonicalize
+
+
+@contextmanager
+def quick_tracing() -> Iterator[None]:
+    """Let torch trace and change programs without two things that it does anew each time. Threads may overlap.
+
+    It writes and compiles the Python code of a graph at every change, some thirty times for one export, which takes a
+    quarter of the time: a module makes the code when somebody runs or reads it, within the context or long after. And
+    it looks up the source lines of all frames below every operator that is called, of which most are the same.
+    """
+    _QUICK.enter()
+    try:
+        yield
+    finally:
+        _QUICK.leave()
+
+
+class _Quick:
+    """What stands in torch's places while somebody traces."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.replaced: list[tuple[Any, str, Any]] = []
+
+    def enter(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                meanwhile = ((fx.GraphModule, "recompile", _leave_for_later), (_traceback, _SUMMARY, _summary_maker()))
+                found = [(home, name, new) for home, name, new in meanwhile if name in vars(home)]
+                self.replaced = [(home, name, vars(home)[name]) for home, name, _ in found]
+                for home, name, new in found:
+                    setattr(home, name, new)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                for home, name, old in self.replaced:
+                    setattr(home, name, old)
+
+
+_QUICK = _Quick()
+_SUMMARY = "_extract_symbolized_tb"
+
+
+def _summary_maker() -> Callable[[list[Any], int], traceback.StackSummary]:
+    known = functools.cache(traceback.FrameSummary)
+
+    def summary_of(frames: list[Any], skip: int) -> traceback.StackSummary:
+        """The frames of a stack, the outermost first, less the ``skip`` innermost."""
+        found = (known(frame["filename"], frame["line"], frame["name"]) for frame in reversed(frames[skip:]))
+        return traceback.StackSummary(found)
+
+    return summary_of
+
+
+_RECOMPILE = fx.GraphModule.recompile
+_WRITING = threading.RLock()
+_WRITTEN = ("_code", "_lineno_map", "_prologue_start")
+"""What a module holds once its code is written."""
+
+
+def _leave_for_later(module: fx.GraphModule) -> "_LateCode":
+    """In place of `fx.GraphModule.recompile`: what the code will be is asked of the graph by whoever needs it first."""
+    codegen = module.graph._codegen
+    if isinstance(codegen, _PyTreeCodeGen):
+        module._in_spec, module._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
+    # Every graph module has a class of its own.
+    kind: Any = type(module)
+    for name in ("forward", *_WRITTEN):
+        setattr(kind, name, _Late(module, name))
+    kind.__reduce__ = _reduce
+    for name in _WRITTEN:
+        vars(module).pop(name, None)
+    module._recompile_submodules()
+    return _LateCode(module.graph)
+
+
+def _write(module: Any) -> None:
+    kind = type(module)
+    with _WRITING:
+        for name, value in list(vars(kind).items()):
+            if isinstance(value, _Late) or value is _reduce:
+                delattr(kind, name)
+        _RECOMPILE(module)
+
+
+class _Late:
+    """Stands for an attribute that a graph module has once its code is written; whoever asks has it written."""
+
+    def __init__(self, module: fx.GraphModule, name: str) -> None:
+        self.module, self.name = weakref.ref(module), name
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        module = self.module()
+        if module is None:
+            raise AttributeError(self.name)
+        _write(module)
+        return getattr(owner if instance is None else instance, self.name)
+
+
+class _LateCode:
+    """Stands for the code that `fx.GraphModule.recompile` gives back, which few look at."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.graph.python_code("self"), name)
+
+
+def _reduce(module: Any) -> Any:
+    """How a module is pickled: by its code."""
+    _write(module)
+    return module.__reduce__()

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import CheckpointError, Finding, first_line, near_misses, raise_findings
 from shardwright.program.quiet import quiet_export
+from shardwright.program.torch_repeats import quick_tracing
 from shardwright.sources.example import ExampleTensor, map_example
 
 _RETURN_DICT = "return_dict"
@@ -68,7 +69,7 @@ def _is_tensors(value: Any) -> bool:
 def export_model(model: Any, inputs: dict[str, Any], shapes: dict[str, Any]) -> ExportedProgram:
     """The program of a model on inputs by name; raises `CheckpointError` where it cannot be exported."""
     try:
-        with torch.no_grad(), quiet_export():
+        with torch.no_grad(), quiet_export(), quick_tracing():
             return torch.export.export(
                 model, (), inputs, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
             )

@@ -15,7 +15,7 @@ from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
 from shardwright.program.torch_private import load_pt2
-from shardwright.program.torch_repeats import texts_read_once, without_canonical_form
+from shardwright.program.torch_repeats import quick_tracing, texts_read_once, without_canonical_form
 
 _UNKNOWN_CLASS = re.compile(r"Deserializing (\S+) in pytree is not registered")
 """What torch says of a class that takes tensors apart, where nobody has registered it."""
@@ -32,7 +32,7 @@ def read_graph(path: Path) -> ExportedProgram:
     except ValueError as error:
         raise PackageError(f"{path} is not a graph of a package: {error}\n  it was not opened") from error
     try:
-        with quiet_export(), texts_read_once():
+        with quiet_export(), texts_read_once(), quick_tracing():
             exported: ExportedProgram = load_pt2(io.BytesIO(format_graph(graph))).exported_programs["model"]
     except Exception as error:
         if unknown := _UNKNOWN_CLASS.search(str(error)):

@@ -1,0 +1,141 @@
+"""What torch is spared is not missed: modules have their code when somebody asks, frames their source lines."""
+
+import copy
+import io
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import fx, nn
+
+from shardwright.program.torch_repeats import quick_tracing
+
+
+class Adds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x, *, other):
+        return {"sum": x + self.weight * other}
+
+
+class Chooses(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+
+
+X, OTHER = torch.tensor([1.0]), torch.tensor([10.0])
+
+
+def traced(module=None):
+    """A module whose code nobody has written."""
+    with quick_tracing():
+        made = fx.symbolic_trace(module or Adds())
+    assert "_code" not in vars(made)
+    return made
+
+
+EAGER = fx.symbolic_trace(Adds())
+
+
+def test_code_is_written_for_who_runs_it():
+    assert traced()(X, other=OTHER) == {"sum": 21}
+    assert traced().forward(X, other=OTHER) == {"sum": 21}
+    made = traced()
+    assert type(made).forward(made, X, other=OTHER) == {"sum": 21}
+    assert "_code" in vars(made)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda module: module.code,
+        str,
+        lambda module: module._lineno_map,
+        lambda module: module._prologue_start,
+        lambda module: copy.deepcopy(module).code,
+        lambda module: copy.copy(module).code,
+        lambda module: pickle.loads(pickle.dumps(module)).code,
+        lambda module: module.__reduce__()[1][0]["_code"],
+        lambda module: module.print_readable(print_output=False),
+        lambda module: hasattr(module, "_code"),
+        lambda module: module.recompile().src,
+        lambda module: module.forward.__code__.co_varnames,
+    ],
+)
+def test_code_is_written_for_who_reads_it(read):
+    """Asked first of all, within the context and after it."""
+    assert read(traced()) == read(EAGER)
+    with quick_tracing():
+        assert read(fx.symbolic_trace(Adds())) == read(EAGER)
+
+
+def test_code_is_that_of_the_last_change():
+    made = traced()
+    before = made.code
+    (add,) = made.graph.find_nodes(op="call_function", target=torch.add) or [
+        node for node in made.graph.nodes if node.name == "add"
+    ]
+    with quick_tracing():
+        add.target = torch.sub
+        made.recompile()
+        assert made.code != before
+        assert made(X, other=OTHER) == {"sum": -19}
+    add.target = torch.add
+    made.recompile()
+    assert made(X, other=OTHER) == {"sum": 21}
+
+
+def test_a_copy_runs_on_its_own_weights():
+    made = traced()
+    copied = copy.deepcopy(made)
+    with torch.no_grad():
+        copied.weight.fill_(3)
+    assert made(X, other=OTHER) == {"sum": 21}
+    assert copied(X, other=OTHER) == {"sum": 31}
+
+
+def test_programs_are_exported_with_subgraphs_and_run():
+    with quick_tracing():
+        exported = torch.export.export(Chooses(), (X,))
+    torch.testing.assert_close([exported.module()(X), exported.module()(-X)], [X.sin(), X.cos()])
+    torch.testing.assert_close(exported.graph_module.true_graph_0(X), (X.sin(),))
+    assert "sin" in exported.graph_module.true_graph_0.code
+    saved = io.BytesIO()
+    torch.export.save(exported, saved)
+    saved.seek(0)
+    torch.testing.assert_close(torch.export.load(saved).module()(-X), X.cos())
+
+
+def test_frames_have_their_lines_and_names():
+    """The stack of an operator ends where the user called it."""
+    with quick_tracing():
+        node = torch.export.export(Adds(), (X,), {"other": OTHER}).graph.find_nodes(
+            op="call_function", target=torch.ops.aten.mul.Tensor
+        )[0]
+    assert f'File "{__file__}"' in node.stack_trace
+    assert node.stack_trace.endswith('return {"sum": x + self.weight * other}')
+
+
+def test_torch_is_as_it_was_once_the_last_of_several_threads_is_done():
+    before, inside, leave = fx.GraphModule.recompile, threading.Event(), threading.Event()
+
+    def trace():
+        with quick_tracing():
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=trace)
+    with quick_tracing():
+        thread.start()
+        assert inside.wait(30)
+    assert fx.GraphModule.recompile is not before
+    leave.set()
+    thread.join()
+    assert fx.GraphModule.recompile is before
+    assert "_code" in vars(fx.symbolic_trace(Adds()))
+    with pytest.raises(ValueError, match="on purpose"), quick_tracing():
+        raise ValueError("on purpose")
+    assert fx.GraphModule.recompile is before
