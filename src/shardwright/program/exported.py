@@ -11,6 +11,7 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.layout.values import check_file, check_path
 from shardwright.program.operator_libraries import import_named_in
 from shardwright.program.quiet import quiet_export
+from shardwright.program.torch_repeats import quick_tracing, texts_read_once
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -30,7 +31,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
         raise ProgramError(
             f"{path} is a zip archive that holds no exported program\n  try: torch.export.save(exported, 'model.pt2')"
         )
-    with quiet_export() as heard:
+    with quiet_export() as heard, texts_read_once(), quick_tracing():
         try:
             return _load(file, heard)
         except Exception as error:

@@ -4,6 +4,7 @@ Like `torch_private`, this file uses names that torch does not promise to keep. 
 does, and takes its time.
 """
 
+import dataclasses
 import functools
 import re
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import sympy
 from torch import _ops, fx
 from torch._export import utils as export_utils
-from torch._export.serde import serialize
+from torch._export.serde import serialize, union
 from torch.export import exported_program
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _traceback
@@ -74,7 +75,7 @@ _REPEATED: tuple[tuple[Any, str, Callable[[Any], Any]], ...] = (
 @contextmanager
 def texts_read_once() -> Iterator[None]:
     """Let torch read programs without evaluating anew, for every object in a file, what it keeps as text: annotations
-    of its schema, and sizes.
+    of its schema, and sizes. Nor does it list the fields of a class anew for every object of it.
     """
     known: dict[tuple[Any, int], dict[str, Any]] = {}
 
@@ -98,7 +99,8 @@ def texts_read_once() -> Iterator[None]:
     serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})  # type: ignore[assignment]
     serialize.sympy = SimpleNamespace(**{**vars(sympy), "sympify": size_of})  # type: ignore[assignment]
     try:
-        yield
+        with _fields_listed_once():
+            yield
     finally:
         serialize.typing, serialize.sympy = typing, sympy
 
@@ -114,9 +116,26 @@ def without_canonical_form() -> Iterator[None]:
     """
     serialize.canonicalize = lambda program, constants=None: program  # type: ignore[assignment]
     try:
-        yield
+        with _fields_listed_once():
+            yield
     finally:
         serialize.canonicalize = _canonicalize
+
+
+@contextmanager
+def _fields_listed_once() -> Iterator[None]:
+    """Let torch read and write programs with the fields of each class of its schema at hand."""
+    known = functools.cache(dataclasses.fields)
+
+    def fields_of(one: Any) -> tuple[dataclasses.Field[Any], ...]:
+        return known(one if isinstance(one, type) else type(one))
+
+    serialize.dataclasses = SimpleNamespace(**{**vars(dataclasses), "fields": fields_of})  # type: ignore[assignment]
+    union.fields = fields_of  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        serialize.dataclasses, union.fields = dataclasses, dataclasses.fields
 
 
 @contextmanager
