@@ -138,7 +138,7 @@ def test_without_a_home_folder_there_is_a_reason(monkeypatch):
 
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert shared_memory.prepare() == "this user has no home folder, where the compiled backend is kept"
+    assert shared_memory.prepare() == "this user has no home folder, where compiled libraries are kept"
 
 
 def ill_fitting(rank):

@@ -1,11 +1,12 @@
-"""This package's own C++: compiled on the machine it runs on, by the user's compiler."""
+"""This package's own C++: compiled on the machine it runs on, by the user's compiler, and kept for the next time."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -53,3 +54,45 @@ def compile_library(source: Path, flags: Sequence[str], *, python_module: str = 
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise PackageError(f"{words[0]} cannot compile {source.name}: {first}")
         return made.read_bytes()
+
+
+def library_place(name: str, facts: Iterable[object]) -> Path:
+    """Where a library is kept: one for each version of all that it depends on, which ``facts`` are.
+
+    Raises `PackageError` where there is no place for it.
+    """
+    digest = hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:16]
+    return _cache_folder() / "shardwright" / f"{name}-{digest}.so"
+
+
+def _cache_folder() -> Path:
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise PackageError(
+            "this user has no home folder, where compiled libraries are kept\n  try: set XDG_CACHE_HOME"
+        ) from error
+
+
+def make_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Put what ``make`` gives at ``path`` unless it is there: one process makes it, the others wait for it.
+
+    Raises `OSError` where nothing can be written there, and what ``make`` raises.
+    """
+    import fcntl
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        draft = path.with_suffix(f".{os.getpid()}")
+        try:
+            draft.write_bytes(make())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ The memory is a file without a name, which the other ranks open through the proc
 ranks are killed, jobs do not meet, and the size of ``/dev/shm`` does not matter. `transport` decides who uses it.
 """
 
-import hashlib
 import importlib.machinery
 import importlib.util
 import logging
@@ -18,7 +17,7 @@ from typing import Any
 
 from shardwright.errors import PackageError, first_line
 from shardwright.run.aot.machine import this_machine
-from shardwright.run.cpp import compile_library, compiler, compiler_name
+from shardwright.run.cpp import compile_library, compiler, compiler_name, library_place, make_once
 
 SLOT_BYTES = 1 << 20
 """A rank's slot, of which it has two; larger tensors go in several rounds."""
@@ -49,9 +48,7 @@ def prepare() -> str:
     if not hasattr(os, "memfd_create") or not hasattr(os, "pidfd_open"):
         return f"{sys.platform} has no files in memory that other processes can open"
     try:
-        path = library_path()
-        if not path.exists():
-            _build(path)
+        make_once(library_path(), _compiled)
     except (PackageError, OSError) as error:
         return first_line(error)
     return ""
@@ -70,19 +67,7 @@ def library_path() -> Path:
         compiler_name(),
         *_FLAGS,
     ]
-    digest = hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:16]
-    return _cache_folder() / "shardwright" / f"{_MODULE}-{digest}.so"
-
-
-def _cache_folder() -> Path:
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given)
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError as error:
-        raise PackageError(
-            "this user has no home folder, where the compiled backend is kept\n  try: set XDG_CACHE_HOME"
-        ) from error
+    return library_place(_MODULE, facts)
 
 
 @cache
@@ -123,20 +108,7 @@ def _slot_bytes(num_ranks: int) -> int:
     return max(min(SLOT_BYTES, fair), _LEAST_SLOT_BYTES)
 
 
-def _build(path: Path) -> None:
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        # One process compiles, the others wait for it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        compiler()
-        _LOG.warning("compiling the shared-memory backend, once for this version of torch (about half a minute)")
-        draft = path.with_suffix(f".{os.getpid()}")
-        try:
-            draft.write_bytes(compile_library(_SOURCE, _FLAGS, python_module=_MODULE))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+def _compiled() -> bytes:
+    compiler()
+    _LOG.warning("compiling the shared-memory backend, once for this version of torch (about half a minute)")
+    return compile_library(_SOURCE, _FLAGS, python_module=_MODULE)

@@ -11,11 +11,12 @@ import torch
 
 from shardwright.errors import PackageError
 from shardwright.program.torch_private import outside_of_modes
-from shardwright.run.cpp import compile_library
+from shardwright.run.cpp import compile_library, compiler_name, library_place, make_once
 
 # A change of what the operators take or do is a change of the name, here and in runner.cpp.
 NAMESPACE = "shardwright_aoti_1"
 _SOURCE = Path(__file__).with_name("runner.cpp")
+_FLAGS = ("-O1",)
 _INSTRUCTION_SETS = (
     *("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "popcnt", "movbe", "adx", "vaes", "gfni", "abm", "sha"),
     *("asimd", "sve", "sme", "bf16", "i8mm", "fphp"),
@@ -24,8 +25,24 @@ _INSTRUCTION_SETS = (
 
 @functools.cache
 def runner_bytes() -> bytes:
-    """The library that runs compiled packages, made now by the C++ compiler."""
-    return compile_library(_SOURCE, ("-O1",))
+    """The library that runs compiled packages, made by the C++ compiler the first time; kept where that is possible.
+
+    Raises `PackageError` when it cannot be compiled.
+    """
+    facts = (_SOURCE.read_text(), torch.__version__, platform.machine(), compiler_name(), *_FLAGS)
+    try:
+        place = library_place("shardwright_runner", facts)
+    except PackageError:
+        return _compiled()
+    try:
+        make_once(place, _compiled)
+        return place.read_bytes()
+    except OSError:
+        return _compiled()
+
+
+def _compiled() -> bytes:
+    return compile_library(_SOURCE, _FLAGS)
 
 
 class CompiledProgram:
