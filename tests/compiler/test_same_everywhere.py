@@ -2,10 +2,13 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -22,20 +25,30 @@ def process(*args, seed=0):
 
 
 @contextmanager
-def load(processes):
-    """Others that take the cores."""
-    busy = [process("-c", "while True: pass") for _ in range(processes)]
+def interrupted(processes):
+    """The processes have a core half of the time, in turns of no fixed length, as on a machine that is busy."""
+    lengths, over = random.Random(0), threading.Event()
+
+    def interrupt():
+        while not over.is_set():
+            for what in (signal.SIGSTOP, signal.SIGCONT):
+                for one in processes:
+                    one.send_signal(what)
+                over.wait(lengths.uniform(0.01, 0.1))
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     try:
         yield
     finally:
-        for one in busy:
-            one.kill()
-            one.communicate()
+        over.set()
+        thread.join()
 
 
-def results(path, seeds):
+def results(path, seeds, meanwhile=nullcontext):
     started = [process("-m", "tests.support.same_everywhere", path, seed=seed) for seed in seeds]
-    return [json.loads(one.communicate()[0]) for one in started]
+    with meanwhile(started):
+        return [json.loads(one.communicate()[0]) for one in started]
 
 
 @pytest.mark.ranks
@@ -43,8 +56,7 @@ def test_processes_find_the_same_whatever_their_hash_seeds_threads_and_load(tmp_
     path = str(tmp_path / "unet.pt2")
     torch.export.save(same_everywhere.exported(), path)
     first, second = results(path, [0, 1])
-    with load(2):
-        others = results(path, [2, 3])
+    others = results(path, [2, 3], interrupted)
     for other in (second, *others):
         assert other == first
     gaps = {
