@@ -73,8 +73,9 @@ class _Scope:
 
 def _check_graph(graph: fx.Graph, scope: _Scope, laws: "Mapping[str, _NodeLaw]", found: list[Finding]) -> None:
     for node in graph.nodes:
-        for law, breaches in laws.items():
-            found += [_finding(text, law) for text in breaches(node, scope)]
+        for law, breach in laws.items():
+            if text := breach(node, scope):
+                found.append(_finding(text, law))
         scope.nodes[node] = None
         scope.names.add(node.name)
         subgraph = subgraph_of(node)
@@ -86,57 +87,66 @@ def _finding(text: str, law: str) -> Finding:
     return Finding(f"{text} (law: {law})")
 
 
-def _made_before_read(node: fx.Node, scope: _Scope) -> Iterator[str]:
+def _made_before_read(node: fx.Node, scope: _Scope) -> str | None:
     late = [source.name for source in node.all_input_nodes if source not in scope.nodes]
     if late:
-        yield f"{describe_node(node)} reads {late} before they are made"
+        return f"{describe_node(node)} reads {late} before they are made"
+    return None
 
 
-def _names_are_unique(node: fx.Node, scope: _Scope) -> Iterator[str]:
+def _names_are_unique(node: fx.Node, scope: _Scope) -> str | None:
     if node.name in scope.names:
-        yield f"two nodes are called {node.name!r}"
+        return f"two nodes are called {node.name!r}"
+    return None
 
 
-def _has_value(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _has_value(node: fx.Node, _: _Scope) -> str | None:
     if node.op in ("placeholder", "call_function") and "val" not in node.meta and node.users:
-        yield f"{describe_node(node)} has no metadata"
+        return f"{describe_node(node)} has no metadata"
+    return None
 
 
-def _attribute_exists(node: fx.Node, scope: _Scope) -> Iterator[str]:
+def _attribute_exists(node: fx.Node, scope: _Scope) -> str | None:
     if node.op == "get_attr":
         value: Any = scope.owner
         for part in str(node.target).split("."):
             value = getattr(value, part, None)
         if value is None:
-            yield f"{node.name} names {node.target!r}, which its module lacks"
+            return f"{node.name} names {node.target!r}, which its module lacks"
+    return None
 
 
-def _is_function(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _is_function(node: fx.Node, _: _Scope) -> str | None:
     if node.op in ("call_module", "call_method"):
-        yield f"{node.name} is a {node.op}"
+        return f"{node.name} is a {node.op}"
+    return None
 
 
-def _writes_nothing(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _writes_nothing(node: fx.Node, _: _Scope) -> str | None:
     if is_write(node):
-        yield f"{describe_node(node)} writes to its operand"
+        return f"{describe_node(node)} writes to its operand"
+    return None
 
 
-def _is_no_collective(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _is_no_collective(node: fx.Node, _: _Scope) -> str | None:
     if node.target in COLLECTIVES:
-        yield f"{describe_node(node)} is one of the compiler's"
+        return f"{describe_node(node)} is one of the compiler's"
+    return None
 
 
-def _has_cause(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _has_cause(node: fx.Node, _: _Scope) -> str | None:
     if node.target in COLLECTIVES:
         record = node.meta.get("collective")
         if record is None or record.kind != node.target.__name__ or record.axis not in node.args:  # type: ignore[union-attr]
-            yield f"{describe_node(node)} is recorded as {record}"
+            return f"{describe_node(node)} is recorded as {record}"
+    return None
 
 
-def _stands_together(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _stands_together(node: fx.Node, _: _Scope) -> str | None:
     message = message_of(node)
     if message and message_of(node.prev) != message and message in _messages_before(node):
-        yield f"{describe_node(node)} is apart from the others of message {message}"
+        return f"{describe_node(node)} is apart from the others of message {message}"
+    return None
 
 
 def _messages_before(node: fx.Node) -> Iterator[int]:
@@ -145,13 +155,14 @@ def _messages_before(node: fx.Node) -> Iterator[int]:
         yield message_of(node)
 
 
-def _is_waited_for(node: fx.Node, _: _Scope) -> Iterator[str]:
+def _is_waited_for(node: fx.Node, _: _Scope) -> str | None:
     schema = schema_of(node.target)
     if schema is None or not schema.name.startswith("_c10d_functional::") or node.target is _WAIT:
-        return
+        return None
     others = [user.name for user in node.users if user.target is not _WAIT]
     if others or not node.users:
-        yield f"{describe_node(node)} is read by {others or 'nobody'} without waiting for it"
+        return f"{describe_node(node)} is read by {others or 'nobody'} without waiting for it"
+    return None
 
 
 def _inputs_are_placeholders(program: Program, top: _Scope) -> Iterator[str]:
@@ -200,7 +211,7 @@ def _nothing_is_cut(program: Program, _: _Scope) -> Iterator[str]:
 
 _WAIT = torch.ops._c10d_functional.wait_tensor.default
 
-_NodeLaw = Callable[[fx.Node, _Scope], Iterator[str]]
+_NodeLaw = Callable[[fx.Node, _Scope], str | None]
 _ProgramLaw = Callable[[Program, _Scope], Iterator[str]]
 
 _EVERY_NODE: Mapping[str, _NodeLaw] = {

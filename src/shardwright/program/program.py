@@ -122,6 +122,7 @@ class Program:
     origins: dict[str, tuple[str, tuple[Layout, ...]]] = field(default_factory=dict)
     """For a partitioned program: the original node that a node stands for, and its layout on each axis so far."""
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _mode: Any = field(default=None, init=False, repr=False, compare=False)
 
     def once(self, key: Any, work_out: Callable[[], _T]) -> _T:
         """What is worked out of the program as it stands, once for each key: several axes ask for it."""
@@ -146,10 +147,11 @@ class Program:
     @property
     def fake_mode(self) -> Any:
         """The fake-tensor mode of the graph's metadata; None for a graph without tensors."""
-        for node in self.graph.nodes:
-            for value in tensors_in(node.meta.get("val")):
-                return getattr(value, "fake_mode", None)
-        return None
+        # Asked for every value of a program; all have one mode, whatever passes do to the graph.
+        if self._mode is None:
+            values = (value for node in self.graph.nodes for value in tensors_in(node.meta.get("val")))
+            self._mode = getattr(next(values, None), "fake_mode", None)
+        return self._mode
 
     def modules(self) -> dict[str, str]:
         """Every module path that ran (and the containers above it), with its class name, '' where unknown."""
