@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torchao.quantization import quantize_
 
 import shardwright as sw
@@ -89,3 +90,35 @@ def test_a_plan_names_the_weight_or_the_module(key):
     exported, _ = quantized(WEIGHT_ONLY["float8"])
     sharded = sw.shard(exported, mesh=2, plan={key: "colwise"})
     assert next(w for w in sharded.weights if w.name == "up.weight.qdata").layouts["tp"].dim == 0
+
+
+def count_decompositions(monkeypatch):
+    """The programs that torch traces anew from now on."""
+    traced, decompose = [], ExportedProgram.run_decompositions
+
+    def run_decompositions(self, *args, **kwargs):
+        traced.append(self)
+        return decompose(self, *args, **kwargs)
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", run_decompositions)
+    return traced
+
+
+def test_a_program_is_taken_apart_once_however_often_it_is_read(monkeypatch):
+    exported, inputs = quantized(WEIGHT_ONLY["int8 by row"])
+    traced = count_decompositions(monkeypatch)
+    for num_ranks in (2, 4):
+        assert sw.verify(sw.shard(exported, mesh=num_ranks), exported, inputs).ok
+    assert traced == [exported]
+
+
+def test_it_is_taken_apart_anew_where_what_a_weight_is_made_of_is_another(monkeypatch):
+    exported, inputs = quantized(WEIGHT_ONLY["int8 by row"])
+    first, traced = read(exported), count_decompositions(monkeypatch)
+    weight = exported.state_dict["up.weight"]
+    weight.qdata = torch.zeros_like(weight.qdata)
+    second = read(exported)
+    assert traced == [exported]
+    assert first.weights["up.weight.qdata"].tensor.any()
+    assert not second.weights["up.weight.qdata"].tensor.any()
+    assert sw.verify(sw.shard(exported, mesh=2), exported, inputs).ok

@@ -2,9 +2,7 @@
 
 import operator
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import fx
 from torch.export import ExportedProgram
@@ -14,6 +12,7 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.program.instance_norm import WRITTEN_OUT, keeps_statistics
 from shardwright.program.nodes import graphs_of, higher_order_name, is_write, subgraph_of
 from shardwright.program.program import held_by
+from shardwright.program.remembered import remembered
 from shardwright.program.torch_repeats import operators_listed_once
 
 
@@ -24,36 +23,10 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     """
     if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
-    known, now = _FUNCTIONAL.get(exported), _State.of(exported)
-    if known is not None and known[0].is_as(now):
-        return known[1]
-    made = _without_mutation(exported)
-    _FUNCTIONAL[exported] = now, made
-    return made
+    return _without_mutation(exported)
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What can be changed in an exported program: code, signature, ranges of sizes, and which objects it holds."""
-
-    text: str
-    held: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, exported: ExportedProgram) -> "_State":
-        said = (*graphs_of(exported.graph), exported.graph_signature, exported.range_constraints)
-        return cls("\n".join(map(str, said)), held_by(exported))
-
-    def is_as(self, other: "_State") -> bool:
-        """Whether nothing differs; a tensor is as another one only where it is that one."""
-        names_alike = self.text == other.text and [*self.held] == [*other.held]
-        return names_alike and all(value is other.held[name] for name, value in self.held.items())
-
-
-_FUNCTIONAL: "WeakKeyDictionary[ExportedProgram, tuple[_State, ExportedProgram]]" = WeakKeyDictionary()
-"""Programs without mutation by what they were made of: torch traces a whole program anew to take it out."""
-
-
+@remembered
 def _without_mutation(exported: ExportedProgram) -> ExportedProgram:
     nodes = (node for graph in graphs_of(exported.graph) for node in graph.nodes)
     hidden = {node.target for node in nodes if keeps_statistics(node)}

@@ -16,7 +16,9 @@ from torch.export.graph_signature import ExportGraphSignature, InputSpec, Tensor
 
 from shardwright.errors import ProgramError, first_line
 from shardwright.program.program import held_by
+from shardwright.program.remembered import remembered
 from shardwright.program.torch_private import is_wrapper_subclass
+from shardwright.program.torch_repeats import operators_listed_once
 from shardwright.program.write import parts_of_exported
 
 PACKED = "qdata"
@@ -31,11 +33,17 @@ def taken_apart(exported: ExportedProgram) -> ExportedProgram:
     torch's own ``run_decompositions({})`` unwraps them in the graph, and keeps composite operators whole. Weights that
     were one stay one. Raises `ProgramError` where torch cannot unwrap a subclass.
     """
-    wrapped = {name: tensor for name, tensor in held_by(exported).items() if is_wrapper_subclass(tensor)}
-    if not wrapped:
+    if not any(map(is_wrapper_subclass, held_by(exported).values())):
         return exported
+    return _taken_apart(exported)
+
+
+@remembered
+def _taken_apart(exported: ExportedProgram) -> ExportedProgram:
+    wrapped = {name: tensor for name, tensor in held_by(exported).items() if is_wrapper_subclass(tensor)}
     try:
-        plain = exported.run_decompositions({})
+        with operators_listed_once():
+            plain = exported.run_decompositions({})
     except Exception as error:
         # Unwrapping runs the code of the subclass.
         kinds = sorted({type(tensor).__name__ for tensor in wrapped.values()})
