@@ -1,5 +1,7 @@
 """Quantised weights are cut packed, with their scales; what they cost in collectives is what float weights cost."""
 
+import functools
+
 import pytest
 import torch
 
@@ -21,6 +23,12 @@ def shard(exported, inputs, mesh, plan):
     assert not sharded.fallbacks
     assert not sharded.gathered_weights
     return sharded
+
+
+@functools.cache
+def of_config(name):
+    """A program and its inputs, which no test changes."""
+    return quantized({**WEIGHT_ONLY, **DYNAMIC}[name])
 
 
 def sent(sharded):
@@ -47,7 +55,7 @@ def check_bytes(sharded):
 
 @pytest.mark.parametrize("name", WEIGHT_ONLY)
 def test_styles_cut_values_with_their_scales(name):
-    exported, inputs = quantized(WEIGHT_ONLY[name])
+    exported, inputs = of_config(name)
     for num_ranks in (2, 3, 4):
         sharded = shard(exported, inputs, num_ranks, PLAN)
         assert sent(sharded) == [("all_reduce", SUM)]
@@ -63,7 +71,7 @@ def test_styles_cut_values_with_their_scales(name):
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_of_activations_only_extremes_are_reduced(name):
-    exported, inputs = quantized(DYNAMIC[name])
+    exported, inputs = of_config(name)
     for num_ranks in (2, 3):
         sharded = shard(exported, inputs, num_ranks, PLAN)
         # Asymmetric activations also need the sum of each row of the weight.
@@ -75,7 +83,7 @@ def test_of_activations_only_extremes_are_reduced(name):
 @pytest.mark.parametrize("form", ["composites kept", "decomposed"])
 @pytest.mark.parametrize("name", [*WEIGHT_ONLY, *DYNAMIC])
 def test_programs_that_were_decomposed_before(name, form):
-    exported, inputs = quantized({**WEIGHT_ONLY, **DYNAMIC}[name])
+    exported, inputs = of_config(name)
     exported = FORMS[form](exported)
     sharded = shard(exported, inputs, 3, PLAN)
     assert layout(sharded, "up.parametrizations.weight.original0").dim == 0
@@ -88,7 +96,7 @@ def test_programs_that_were_decomposed_before(name, form):
 
 @pytest.mark.parametrize("name", [*WEIGHT_ONLY, *DYNAMIC])
 def test_the_automatic_plan_cuts_them(name):
-    exported, inputs = quantized({**WEIGHT_ONLY, **DYNAMIC}[name])
+    exported, inputs = of_config(name)
     sharded = shard(exported, inputs, 2, "auto")
     assert len(values(sharded)) == 2
     check_bytes(sharded)
@@ -129,9 +137,9 @@ def test_int4_values_are_cut_between_blocks_of_rows():
 
 
 SAVED = {
-    "torchao": lambda: quantized(WEIGHT_ONLY["intx by group"]),
-    "torchao, dynamic": lambda: quantized(DYNAMIC["int8 activations"]),
-    "float8": lambda: quantized(WEIGHT_ONLY["float8"]),
+    "torchao": lambda: of_config("intx by group"),
+    "torchao, dynamic": lambda: of_config("int8 activations"),
+    "float8": lambda: of_config("float8"),
     "pt2e": lambda: pt2e("static"),
 }
 
