@@ -3,6 +3,7 @@
 import tempfile
 import time
 import warnings
+import zlib
 
 import torch
 from torch.utils import _pytree as pytree
@@ -44,7 +45,7 @@ def measure(kind, runs, emit):
     if exported is None:
         return
     facts |= {"way": exported.way}
-    wanted = list(known).index(kind.name) % EVERY == 0
+    wanted = on_two(kind.name)
     for run in runs:
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
         further = [lambda sharded: other_batch(sharded, exported)] if exported.way == OPEN else []
@@ -52,6 +53,11 @@ def measure(kind, runs, emit):
             further.append(lambda sharded: on_processes(sharded, exported))
         found = one_run(model, exported, run.plan, run.num_ranks, export, further)
         emit({**found, "run": (run.plan, run.num_ranks), **facts})
+
+
+def on_two(name):
+    """Whether a model is one that runs on processes: by its name alone, so that others may join the list."""
+    return zlib.crc32(name.encode()) % EVERY == 0
 
 
 def built(entry: Entry):

@@ -2,7 +2,20 @@
 
 import importlib
 
-FIELDS = ("attention", "audio", "diffusion", "graphs", "language", "science", "series", "tables", "vision")
+FIELDS = (
+    "attention",
+    "audio",
+    "autoencoders",
+    "diffusion",
+    "graphs",
+    "images",
+    "language",
+    "science",
+    "series",
+    "tables",
+    "video",
+    "vision",
+)
 
 
 def entries():
