@@ -87,7 +87,7 @@ ENTRIES = (
             "in_channels": 4,
             "patch_size": 2,
             "sample_size": 8,
-            "num_layers": 3,
+            "num_layers": 4,
             "mlp_ratio": 2.0,
             "cross_attention_dim": 8,
             "cross_attention_dim_t5": 8,
