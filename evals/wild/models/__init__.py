@@ -10,6 +10,8 @@ FIELDS = (
     "graphs",
     "images",
     "language",
+    "large",
+    "recipes",
     "science",
     "series",
     "tables",
