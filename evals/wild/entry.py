@@ -12,15 +12,17 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A tensor of this shape: normal numbers, or integers from ``least`` to below ``below``."""
+    """A tensor of this shape: normal numbers, or integers from ``least`` to below ``below``, also as floats."""
 
     shape: tuple[int, ...]
     below: int = 0
     least: int = 0
+    as_floats: bool = False
 
     def draw(self, generator):
         if self.below:
-            return torch.randint(self.least, self.below, self.shape, generator=generator)
+            drawn = torch.randint(self.least, self.below, self.shape, generator=generator)
+            return drawn.float() if self.as_floats else drawn
         return torch.randn(self.shape, generator=generator)
 
 

@@ -8,7 +8,6 @@ LEFT_OUT = {
     "imagen-pytorch": "reads a text encoder's config from the network when imported",
     "e2-tts-pytorch": "imports nltk, which is not in the list's environment",
     "voicebox-pytorch": "imports naturalspeech2-pytorch, which is not in the list's environment",
-    "descript-audio-codec": "imports a wrapper of ffmpeg",
     "faenet": "imports torch_scatter, which is not in the list's environment",
     "torchtitan": "its models take the block masks of flex attention as inputs",
     "pytorch-widedeep": "imports spacy",

@@ -7,6 +7,20 @@ ASTEROID = {"n_src": 2, "n_filters": 32, "bn_chan": 16, "n_repeats": 1}
 
 ENTRIES = (
     Entry(
+        "descript-audio-codec",
+        "dac.model:DAC",
+        (WAVE,),
+        {
+            "encoder_dim": 8,
+            "encoder_rates": [2, 4],
+            "decoder_dim": 32,
+            "decoder_rates": [4, 2],
+            "n_codebooks": 2,
+            "codebook_size": 16,
+            "sample_rate": 16000,
+        },
+    ),
+    Entry(
         "asteroid",
         "asteroid.models:ConvTasNet",
         (WAVE,),

@@ -41,7 +41,28 @@ def mamba(module):
     return stack
 
 
+def xlstm():
+    """A language model of mLSTM blocks, in plain torch."""
+    config = class_of("xlstm:xLSTMLMModelConfig")(
+        vocab_size=64,
+        embedding_dim=64,
+        num_blocks=2,
+        context_length=16,
+        mlstm_block=class_of("xlstm:mLSTMBlockConfig")(
+            mlstm=class_of("xlstm:mLSTMLayerConfig")(conv1d_kernel_size=4, qkv_proj_blocksize=4, num_heads=4)
+        ),
+    )
+    return class_of("xlstm:xLSTMLMModel")(config)
+
+
+def minimamba():
+    """A small Mamba of minimamba."""
+    return class_of("minimamba:Mamba")(class_of("minimamba:MambaLMConfig")(d_model=32, n_layer=2, vocab_size=64))
+
+
 ENTRIES = (
+    Entry("xlstm", xlstm, (tokens(),)),
+    Entry("minimamba", minimamba, (tokens(),)),
     x_transformers("plain"),
     x_transformers("encoder", "Encoder"),
     x_transformers("rotary, grouped, swiglu", rotary_pos_emb=True, attn_kv_heads=2, ff_swish=True, ff_glu=True),

@@ -1,6 +1,6 @@
 """Operators on fields, proteins, weather, flows."""
 
-from evals.wild.entry import Entry, floats, tokens
+from evals.wild.entry import Entry, class_of, floats, tokens
 
 FIELD = floats(2, 3, 16, 16)
 MODES = {"n_modes": (8, 8), "in_channels": 3, "out_channels": 2, "hidden_channels": 16, "n_layers": 2}
@@ -11,7 +11,16 @@ def physics(name, given, args=(FIELD,), label=""):
     return Entry("nvidia-physicsnemo", f"physicsnemo.models.{name}", args, given, label=label)
 
 
+def enformer():
+    """A small model over DNA."""
+    config = class_of("enformer_pytorch:EnformerConfig")(
+        dim=96, depth=1, heads=4, output_heads={"human": 8}, target_length=-1, num_downsamples=3, dim_divisible_by=8
+    )
+    return class_of("enformer_pytorch:Enformer")(config)
+
+
 ENTRIES = (
+    Entry("enformer-pytorch", enformer, (tokens(256, below=4, batch=1),)),
     physics(
         "afno:AFNO",
         {"inp_shape": [16, 16], "in_channels": 3, "out_channels": 2}

@@ -1,13 +1,27 @@
 """Time series and recurrences."""
 
-from evals.wild.entry import Entry, floats
+from evals.wild.entry import Entry, class_of, floats
 
 SERIES = floats(4, 24, 6)
 CHANNELS_FIRST = floats(4, 6, 24)
 VARIATES = {"num_variates": 6, "lookback_len": 24, "dim": 32, "depth": 2, "heads": 4, "dim_head": 8, "pred_length": 12}
 
 
+def nhits():
+    """A model of neuralforecast over windows of one series."""
+    given = {"h": 6, "input_size": 24, "mlp_units": [[32, 32]] * 3, "max_steps": 1}
+    return class_of("neuralforecast.models.nhits:NHITS")(**given)
+
+
+def windows(**more):
+    """Windows as the models of neuralforecast take them."""
+    none = dict.fromkeys(("futr_exog", "hist_exog", "stat_exog"))
+    return {"insample_y": floats(4, 24, 1), "insample_mask": floats(4, 24, 1), **none, **more}
+
+
 ENTRIES = (
+    Entry("neuralforecast", nhits, (windows(),)),
+    Entry("isab-pytorch", "isab_pytorch:ISAB", (floats(2, 24, 32),), {"dim": 32, "heads": 4, "num_latents": 6}),
     Entry("itransformer", "iTransformer:iTransformer", (SERIES,), {**VARIATES, "flash_attn": False}),
     Entry(
         "itransformer",

@@ -2,13 +2,24 @@
 
 import torch
 
-from evals.wild.entry import Entry, floats, ints
+from evals.wild.entry import Drawn, Entry, class_of, floats, ints
 
 ROWS = floats(8, 12)
 BLOCKS = {"d_in": 12, "d_out": 4, "n_blocks": 2, "d_block": 32}
 TABNET = {"input_dim": 12, "output_dim": 4, "group_attention_matrix": None}
 
+
+def clicks():
+    """A model of deepctr-torch over four columns of numbers and categories."""
+    sparse, dense = class_of("deepctr_torch.inputs:SparseFeat"), class_of("deepctr_torch.inputs:DenseFeat")
+    columns = [sparse("item", 32, 8), sparse("user", 16, 8), dense("price", 1), dense("age", 1)]
+    return class_of("deepctr_torch.models:DeepFM")(columns, columns, dnn_hidden_units=(32, 32))
+
+
 ENTRIES = (
+    Entry("deepctr-torch", clicks, (Drawn((8, 4), 16, as_floats=True),)),
+    Entry("torch-rechub", "torch_rechub.basic.layers:CrossNetwork", (ROWS,), {"input_dim": 12, "num_layers": 3}),
+    Entry("torch-rechub", "torch_rechub.basic.layers:MLP", (ROWS,), {"input_dim": 12, "dims": [32, 16]}),
     Entry("pytorch-tabnet", "pytorch_tabnet.tab_network:TabNetNoEmbeddings", (ROWS,), TABNET),
     Entry("rtdl-revisiting-models", "rtdl_revisiting_models:MLP", (ROWS,), {**BLOCKS, "dropout": 0.1}),
     Entry(

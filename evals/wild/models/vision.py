@@ -39,7 +39,52 @@ def monai(name, given, args=(VOLUME,)):
     return Entry("monai", f"monai.networks.nets:{name}", args, given)
 
 
+def detector():
+    """A detector of effdet by name, for small images."""
+    config = class_of("effdet:get_efficientdet_config")("efficientdet_d0")
+    config.image_size, config.num_classes = (128, 128), 4
+    return class_of("effdet:EfficientDet")(config, pretrained_backbone=False)
+
+
+def super_image():
+    """A model of super-image that doubles the size."""
+    config = class_of("super_image:EdsrConfig")(scale=2, n_resblocks=2, n_feats=16)
+    return class_of("super_image:EdsrModel")(config)
+
+
+def efficientnet():
+    """A model of efficientnet-pytorch by name."""
+    return class_of("efficientnet_pytorch:EfficientNet").from_name("efficientnet-b0", num_classes=10)
+
+
 ENTRIES = (
+    Entry("effdet", detector, (image(128, batch=1),)),
+    Entry(
+        "ultralytics", "ultralytics.nn.tasks:DetectionModel", (image(64),), {"cfg": "yolo11n.yaml", "verbose": False}
+    ),
+    Entry(
+        "ultralytics",
+        "ultralytics.nn.tasks:SegmentationModel",
+        (image(64),),
+        {"cfg": "yolo11n-seg.yaml", "verbose": False},
+    ),
+    Entry("super-image", super_image, (image(16),)),
+    Entry("torchsr", "torchsr.models:edsr_baseline", (image(16),), {"scale": 2}),
+    Entry("efficientnet-pytorch", efficientnet, (image(64),)),
+    Entry(
+        "pytorchcv",
+        "pytorchcv.model_provider:get_model",
+        (image(64),),
+        {"name": "seresnet10", "num_classes": 10, "in_size": (64, 64)},
+    ),
+    Entry(
+        "pytorchcv",
+        "pytorchcv.model_provider:get_model",
+        (image(64),),
+        {"name": "ghostnet", "num_classes": 10, "in_size": (64, 64)},
+        label="ghostnet",
+    ),
+    Entry("resnest", "resnest.torch:resnest50", (image(64),), {"num_classes": 10}),
     Entry("vit-pytorch", "vit_pytorch:ViT", (image(),), VIT),
     Entry("vit-pytorch", "vit_pytorch:SimpleViT", (image(),), VIT),
     vit("simple_vit_with_register_tokens:SimpleViT", label="registers"),
