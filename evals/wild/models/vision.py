@@ -74,14 +74,14 @@ ENTRIES = (
     Entry(
         "pytorchcv",
         "pytorchcv.model_provider:get_model",
-        (image(64),),
-        {"name": "seresnet10", "num_classes": 10, "in_size": (64, 64)},
+        (image(224, batch=1),),
+        {"name": "seresnet10", "num_classes": 10},
     ),
     Entry(
         "pytorchcv",
         "pytorchcv.model_provider:get_model",
-        (image(64),),
-        {"name": "ghostnet", "num_classes": 10, "in_size": (64, 64)},
+        (image(224, batch=1),),
+        {"name": "ghostnet", "num_classes": 10},
         label="ghostnet",
     ),
     Entry("resnest", "resnest.torch:resnest50", (image(64),), {"num_classes": 10}),
