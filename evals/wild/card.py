@@ -19,6 +19,10 @@ from evals.zoo.results import FOLDER, latest
 
 CARD = FOLDER / "wild.md"
 SUMMARY = Path("docs/wild.md")
+VERDICTS = ("ok", "wrong", "crashed", "refused", "gave up")
+LARGE = 10_000_000
+MUCH = 1.15
+"""Equal parts that a rank may hold of a large model before the page says of which weights."""
 PROVEN = 1e-3
 """A gap up to here counts as proven."""
 HEAD = """# Models of other packages
@@ -59,6 +63,8 @@ def summary(records, facts):
         head(records, facts),
         counts(records, ranks),
         LEGEND.format(ranks=words),
+        by_ranks(records, ranks),
+        shares_of_large(records),
         causes(records),
         left_out(records),
     ]
@@ -80,6 +86,32 @@ def counts(records, ranks):
         if mine:
             lines.append(row(f"**{field or 'all'}**", *_cells(mine, ranks)))
     return "\n".join(lines) + "\n"
+
+
+def by_ranks(records, ranks):
+    """A row for each number of ranks: runs by verdict, and the exportable models that were not run so."""
+    exportable = {key[0] for key in records if key[1]}
+    lines = [row("ranks", *VERDICTS, "not run"), row(*["---"] * (len(VERDICTS) + 2))]
+    for num_ranks in ranks:
+        found = Counter(record["verdict"] for key, record in records.items() if key[2] == num_ranks)
+        lines.append(row(num_ranks, *[found[v] or "" for v in VERDICTS], len(exportable) - found.total() or ""))
+    return "\n".join(lines) + "\n"
+
+
+def shares_of_large(records):
+    """What the busiest rank holds of models above ten million parameters, and why where that is much."""
+    mine = [r for r in records.values() if r["verdict"] == "ok" and r["parameters"] > LARGE]
+    if not mine:
+        return ""
+    parts = [record["share"] * record["num_ranks"] for record in mine]
+    text = f"Of {len({r['type'] for r in mine})} models above {LARGE:,} parameters the busiest rank holds "
+    text += f"{statistics.median(parts):.2f} equal parts in the median of {len(mine)} runs, {max(parts):.2f} at most."
+    far = {
+        f"{r['type']} on {r['num_ranks']}": f"{part:.2f}: {', '.join(f'`{n}`' for n in r['held_beyond']) or 'many'}"
+        for r, part in zip(mine, parts, strict=True)
+        if part > MUCH
+    }
+    return f"{text} Above {MUCH}, with the weights that are whole or cut unevenly: {_listed(far)}" if far else text
 
 
 def _cells(mine, ranks):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from evals.wild import measure
 from evals.wild.card import summary
-from evals.wild.entry import Entry, floats, ints
+from evals.wild.entry import Drawn, Entry, floats, ints
 from evals.wild.exporting import OPEN, export, known_of, larger, opened
 from evals.wild.left_out import LEFT_OUT
 from evals.wild.measure import built
@@ -59,6 +59,13 @@ def test_drawn_integers_keep_to_their_range():
         "torch", "torch.nn:Embedding", (ints(50, below=4, least=2),), {"num_embeddings": 4, "embedding_dim": 8}
     ).build()
     assert set(inputs["input"].tolist()) == {2, 3}
+    assert Drawn((4,), 3, as_floats=True).draw(torch.Generator()).dtype == torch.float32
+
+
+def test_which_models_run_on_processes_hangs_on_their_names_alone():
+    chosen = [name for name in entries() if measure.on_two(name)]
+    assert len(chosen) > len(entries()) / 4
+    assert [name for name in ("a", "b", "c") if measure.on_two(name)] == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -80,14 +87,19 @@ def test_another_batch_is_given_wherever_the_leading_dim_is_open(inputs):
 def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     heard = []
     monkeypatch.setattr(measure, "entries", lambda: {ENTRY.name: ENTRY})
+    monkeypatch.setattr(measure, "on_two", lambda name: True)
     measure.measure(ModelType(ENTRY.name, "attention"), [Run("auto", 2)], heard.append)
     record = heard[-1]
     assert (record["verdict"], record["way"], record["other_batch"]) == ("ok", OPEN, "right")
     assert record["processes_error"] < 1e-5
     record |= {"type": ENTRY.name, "group": "attention", "plan": "auto", "num_ranks": 2}
-    page = summary({(ENTRY.name, "auto", 2): record}, {"torch": "2"})
-    assert "1 models of 1 packages" in page
-    assert "| **attention** | 1, 1 | 1 | 1 of 1 | 1 | 1 |" in page
+    large = {**record, "type": "large", "parameters": 11_000_000, "share": 0.75, "held_beyond": {"emb.weight": 0.25}}
+    page = summary({(ENTRY.name, "auto", 2): record, ("large", "auto", 2): large}, {"torch": "2"})
+    assert "2 models of 1 packages" in page
+    assert "| 2 | 2 |" in page
+    assert "Of 1 models above 10,000,000 parameters the busiest rank holds 1.50 equal parts" in page
+    assert "`large on 2` (1.50: `emb.weight`)" in page
+    assert "| **attention** | 2, 2 | 1 | 2 of 2 | 2 | 2 |" in page
 
 
 def test_what_a_package_raises_is_its_record(monkeypatch):
