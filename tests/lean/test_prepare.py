@@ -86,6 +86,25 @@ def test_the_bound_on_memory_is_kept():
     assert prepare_constants(module_of(), most_bytes=0) is None
 
 
+class Packed(nn.Module):
+    """Numbers of 8 bits that a scale a row multiplies, after the matmul, in another dtype than its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("numbers", torch.arange(32, dtype=torch.int8).view(4, 8))
+        self.register_buffer("scale", torch.ones(4, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.numbers.float()) * self.scale.float()
+
+
+def test_a_compiler_is_left_quantised_weights_as_they_are():
+    for unpack, num_bytes in ((True, 4 * 8 * 4 + 4 * 4), (False, 4 * 4)):
+        module = module_of(Packed())
+        assert prepare_constants(module, unpack=unpack).num_bytes == num_bytes
+        assert torch.equal(module(X), Packed()(X))
+
+
 class GivenOut(nn.Module):
     """What the caller gets, what is drawn, and a view: nothing that may be kept."""
 

@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from shardwright.lean.sharing import escapes, is_fresh
 from shardwright.program.nodes import draws_numbers, held_at, higher_order_name, is_write
+from shardwright.program.quantized_weights import is_packed
 from shardwright.program.torch_private import OpOverload, after_copying, writes_seen
 
 PREPARED_BYTES = 64 << 20
@@ -80,13 +81,16 @@ class _Seen:
         return self.address == tensor.data_ptr() and self.storage() is tensor.untyped_storage()
 
 
-def prepare_constants(module: fx.GraphModule, *, most_bytes: int = PREPARED_BYTES) -> Prepared | None:
+def prepare_constants(
+    module: fx.GraphModule, *, most_bytes: int = PREPARED_BYTES, unpack: bool = True
+) -> Prepared | None:
     """Take what follows from weights alone out of a module's graph, and keep it; None where there is nothing of that.
 
     Every call of the module, or of a copy of it, begins with a `Prepared.refresh`.
-    What comes first in the graph is kept first, as long as ``most_bytes`` last.
+    What comes first in the graph is kept first, as long as ``most_bytes`` last. ``unpack``: quantised weights are
+    among it; a compiler reads them faster as they are packed.
     """
-    constant = _constants(module)
+    constant = _constants(module, unpack=unpack)
     chosen, num_bytes = [], 0
     for node in _wanted(module.graph, constant):
         size = node.meta["val"].nbytes
@@ -122,8 +126,11 @@ def _complete(copied: fx.GraphModule) -> None:
     copied.register_forward_pre_hook(_refresh)
 
 
-def _constants(module: fx.GraphModule) -> set[fx.Node]:
-    """The nodes whose values follow from weights and numbers alone, and are the same at every call."""
+def _constants(module: fx.GraphModule, *, unpack: bool) -> set[fx.Node]:
+    """The nodes whose values follow from weights and numbers alone, and are the same at every call.
+
+    Without ``unpack``, those that follow from quantised weights are left out.
+    """
     graph: fx.Graph = module.graph
     held = {node: held_at(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
     written = {source for node in graph.nodes if is_write(node) for source in node.all_input_nodes}
@@ -131,7 +138,7 @@ def _constants(module: fx.GraphModule) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if node in held:
-            if _memory(held[node]) not in (None, *changing):
+            if _memory(held[node]) not in (None, *changing) and (unpack or not is_packed(held[node])):
                 found.add(node)
         elif node.op == "call_function" and _is_pure(node) and found.issuperset(node.all_input_nodes):
             found.add(node)

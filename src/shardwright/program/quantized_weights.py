@@ -54,7 +54,7 @@ def _candidates(graph: fx.Graph, state: Mapping[str, str]) -> Iterator[tuple[str
     nodes = {state[node.name]: node for node in graph.nodes if node.op == "placeholder" and node.name in state}
     in_graph = _found_in_graph(graph, nodes)
     for name, node in nodes.items():
-        if not _is_packed(val_of(node)):
+        if not is_packed(val_of(node)):
             continue
         match = _NAMED.fullmatch(name)
         weight = f"{match[1]}{match[2] or match[3]}" if match else in_graph.get(name)
@@ -64,7 +64,7 @@ def _candidates(graph: fx.Graph, state: Mapping[str, str]) -> Iterator[tuple[str
 
 def _found_in_graph(graph: fx.Graph, nodes: Mapping[str, fx.Node]) -> dict[str, str]:
     """Values that belong to no module of their own, and meet an activation in one whose ``weight`` nothing reads."""
-    packed = {name: node for name, node in nodes.items() if _is_packed(val_of(node)) and not _NAMED.fullmatch(name)}
+    packed = {name: node for name, node in nodes.items() if is_packed(val_of(node)) and not _NAMED.fullmatch(name)}
     made_of_state = _made_of_state(graph, nodes.values()) if packed else set()
     found = {}
     for name, node in packed.items():
@@ -75,7 +75,8 @@ def _found_in_graph(graph: fx.Graph, nodes: Mapping[str, fx.Node]) -> dict[str, 
     return found
 
 
-def _is_packed(value: object) -> bool:
+def is_packed(value: object) -> bool:
+    """Whether a tensor may hold quantised values: a matrix, or more, of integers or of floats of 8 bits."""
     return isinstance(value, torch.Tensor) and value.dtype in _PACKED and value.dim() > 1
 
 

@@ -227,7 +227,7 @@ def _callable(exported: ExportedProgram, backend: str, prepare_bytes: int) -> tu
     module: Any = write_in_place(exported.module())
     if prepare_bytes:
         lay_in_columns(module)
-    prepared = prepare_constants(module, most_bytes=prepare_bytes)
+    prepared = prepare_constants(module, most_bytes=prepare_bytes, unpack=backend == "eager")
     # Every call has been checked against what the program takes, with a message of our own.
     module.validate_inputs = False
     if backend == "eager":
