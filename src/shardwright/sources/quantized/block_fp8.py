@@ -45,7 +45,8 @@ def find_blocks(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], m
             grids = [(-(-shape[0] // rows), -(-shape[-1] // columns))] if rows else [(1,), ()]
             wanted = {"weight": [shape], "weight_scale_inv": grids}
             if found.fits(f"{path!r} of shape {shape} in blocks of {[rows, columns]}", parts, wanted):
-                found.weights[f"{path}.weight"] = PackedWeight(shape, parts, unpack)
+                by_row = None if rows else ("weight", "weight_scale_inv")
+                found.weights[f"{path}.weight"] = PackedWeight(shape, parts, unpack, by_row)
         elif last in ("activation_scale", "input_scale"):
             found.unused.append(Unused(name, scale.file.name, "activations are not quantised"))
         elif (plain := name.removesuffix("_scale_inv")) != name and plain in stored:

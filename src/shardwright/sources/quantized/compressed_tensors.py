@@ -208,7 +208,9 @@ def _add(found: FoundPacked, path: str, scheme: WeightScheme, stored: Mapping[st
     wanted = _shapes(shape, scheme, parts)
     if found.fits(f"{path!r} of shape {shape}, scales for {scheme.block}", parts, wanted):
         unpack = UnpackCompressed(shape, scheme.bits, scheme.block)
-        found.weights[f"{path}.weight"] = PackedWeight(shape, parts, unpack)
+        is_plain = list(parts) == ["weight", "weight_scale"] and numbers.dtype.itemsize == 1
+        by_row = ("weight", "weight_scale") if is_plain and scheme.block in ((0, 0), (1, 0)) else None
+        found.weights[f"{path}.weight"] = PackedWeight(shape, parts, unpack, by_row)
 
 
 def _is_reordered(found: FoundPacked, ordered: StoredTensor, columns: int, scheme: WeightScheme) -> bool:

@@ -51,7 +51,7 @@ def _with(shape: torch.Size, dim: int, size: int) -> list[int]:
 
 def stretch(values: Tensor, block: int, size: int, dim: int) -> Tensor:
     """Each value along ``dim`` as often as its block is long, ``size`` in all; one value stays one, for all."""
-    if values.shape[dim] == 1:
+    if values.shape[dim] in (1, size):
         return values
     return values.repeat_interleave(block, dim).narrow(dim, 0, size)
 

@@ -18,11 +18,16 @@ Unpack: TypeAlias = Callable[[Mapping[str, torch.Tensor], torch.dtype], torch.Te
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """One weight of a checkpoint: its ``shape`` once unpacked, and its stored ``parts`` by the last token of a name."""
+    """One weight of a checkpoint: its ``shape`` once unpacked, and its stored ``parts`` by the last token of a name.
+
+    ``by_row``: the parts that are its numbers, 8 bits each, and one scale for every row or for all, where the weight is
+    their product.
+    """
 
     shape: Shape
     parts: Mapping[str, StoredTensor]
     unpack: Unpack
+    by_row: tuple[str, str] | None = None
 
 
 @dataclass
@@ -131,4 +136,25 @@ def hold_packed(model: Any, name: str, packed: PackedWeight) -> None:
         return packed.unpack(parts, plain.dtype)  # type: ignore[bad-argument-type]
 
     kind = type(module)
-    module.__class__ = type(kind.__name__, (kind,), {last: property(unpack), "__module__": kind.__module__})
+    held: dict[str, Any] = {last: property(unpack), "__module__": kind.__module__}
+    if packed.by_row and kind.forward is torch.nn.Linear.forward and plain.dtype in _WIDE:
+        held["forward"] = _scaled_after(*packed.by_row, plain.dtype)
+    module.__class__ = type(kind.__name__, (kind,), held)
+
+
+_WIDE = (torch.bfloat16, torch.float32, torch.float64)
+"""Dtypes with room for sums of unscaled numbers and for small scales, which float16 has not."""
+
+
+def _scaled_after(numbers: str, scale: str, dtype: torch.dtype) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """A linear layer's forward that scales what the matmul gives rather than the weight.
+
+    That is the same, and how Inductor finds a matmul that reads 8 bits a number: a scaled weight it writes to memory.
+    """
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        held: Any = tables_of(self).parameters
+        given = torch.nn.functional.linear(x, held[numbers].to(dtype)) * held[scale].reshape(-1).to(dtype)
+        return given if self.bias is None else given + self.bias
+
+    return forward
