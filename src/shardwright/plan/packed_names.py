@@ -16,8 +16,12 @@ _TRANSPOSED = frozenset({"qweight"})
 """Those of them that lie (in, out) where the weight is (out, in)."""
 
 
-_STACK = re.compile(r"(.+?)__[^.]+?__(weight|weight_packed|qweight)")
+_STACK = re.compile(r"(.+?)__[^.]+?__(weight|weight_packed|qweight|_weight_qdata)")
 """The numbers of one projection of experts: the weight's name, the projection's, the numbers'."""
+
+
+_TORCHAO = re.compile(r"_(.+)_qdata")
+"""The last token of the name of torchao's numbers: the weight's is within."""
 
 
 def packed_numbers(tensors: Iterable[str]) -> dict[str, list[str]]:
@@ -27,6 +31,8 @@ def packed_numbers(tensors: Iterable[str]) -> dict[str, list[str]]:
         prefix, dot, last = name.rpartition(".")
         if last in _NUMBERS:
             found.setdefault(f"{prefix}{dot}{_NUMBERS[last]}", []).append(name)
+        elif inner := _TORCHAO.fullmatch(last):
+            found.setdefault(f"{prefix}{dot}{inner[1]}", []).append(name)
         elif stack := _STACK.fullmatch(last):
             found.setdefault(f"{prefix}{dot}{stack[1]}", []).append(name)
     return found

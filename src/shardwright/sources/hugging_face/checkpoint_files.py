@@ -106,6 +106,15 @@ def stored_tensors(folder: Path, files: WeightFiles = MODEL_FILES) -> tuple[dict
     return found, [*unused, *_other_files(folder, {main, *(folder / place for place in named)}, main)]
 
 
+def header_text(file: Path) -> dict[str, str]:
+    """The texts that the header of a safetensors file holds beside its tensors; raises `CheckpointError`."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read the header of {file}: {error}") from error
+
+
 def index_files(folder: Path, files: WeightFiles = MODEL_FILES) -> list[Path]:
     """The file that says where tensors are, where there is one."""
     main = _main_file(folder, files)

@@ -1,7 +1,7 @@
 """A transformers model of a folder or GGUF file: its configuration, weights, tokenizer, and how it is exported."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from shardwright.sources.export_example import export_example
 from shardwright.sources.hugging_face import build, recipes
 from shardwright.sources.hugging_face.checkpoint_files import (
     MODEL_FILES,
+    StoredTensor,
     Unused,
     WeightFiles,
     files_digest,
@@ -54,7 +55,10 @@ def find_model(
     elif cache_length is not None:
         raise CheckpointError("a model is exported with an example, or with a cache\n  try: example or cache_length")
     tokenizer = build.read_tokenizer(folder, gguf)
-    quantization = read_quantization(config, dequantize) if gguf is None else None
+    quantization = None
+    if gguf is None:
+        files = _files(config, variant)
+        quantization = read_quantization(config, dequantize, lambda: _paths(stored_tensors(folder, files)[0]))
     report("building the model", 0, 0)
     model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
     weights = find_weights(model, folder, gguf, quantization, variant)
@@ -90,10 +94,9 @@ def find_weights(
     """What holds each of a model's tensors, by name; what of the checkpoint nothing reads; a digest of its files."""
     if gguf is not None:
         return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
-    chosen = getattr(model.config, "transformers_weights", None)
-    files = replace(MODEL_FILES, chosen=chosen) if variant is None else WeightFiles.of("model", variant)
+    files = _files(model.config, variant)
     stored, left = stored_tensors(folder, files)
-    read = {*(tensor.file for tensor in stored.values()), *index_files(folder, files)}
+    read = {*_paths(stored), *index_files(folder, files)}
     if quantization is None:
         holders, unused = match_names(model, stored)
         check_plain(model, holders, stored, None)
@@ -102,6 +105,17 @@ def find_weights(
     holders, unused = match_names(model, placed.stored)
     check_plain(model, holders, stored, quantization.method)
     return {**holders, **placed.stacks}, [*unused, *placed.unused, *left], files_digest(read)
+
+
+def _files(config: Any, variant: str | None) -> WeightFiles:
+    """The files of weights that are read."""
+    if variant is not None:
+        return WeightFiles.of("model", variant)
+    return replace(MODEL_FILES, chosen=getattr(config, "transformers_weights", None))
+
+
+def _paths(stored: Mapping[str, StoredTensor]) -> list[Path]:
+    return sorted({tensor.file for tensor in stored.values()})
 
 
 def _end_ids(folder: Path, config: Any, tokenizer: Any) -> list[int]:

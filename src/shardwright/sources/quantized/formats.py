@@ -1,7 +1,8 @@
 """Which weights of a checkpoint are packed, and how: by the configuration's method of quantisation, one finder each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from shardwright.sources.quantized.config_values import whole_config
 from shardwright.sources.quantized.gptq import find_gptq
 from shardwright.sources.quantized.plain_numbers import scale_names
 from shardwright.sources.quantized.stacks import StackedTensor, hold_experts
+from shardwright.sources.quantized.torchao_tensors import METHOD as TORCHAO
+from shardwright.sources.quantized.torchao_tensors import find_torchao, is_by_torchao
 from shardwright.sources.quantized.weight import FoundPacked, hold_packed, unpacked
 
 FINDERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, StoredTensor], Any], FoundPacked]] = {
@@ -23,6 +26,7 @@ FINDERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, StoredTensor], Any]
     "compressed-tensors": find_compressed,
     "fp8": find_blocks,
     "gptq": find_gptq,
+    TORCHAO: find_torchao,
 }
 """By ``quant_method``."""
 
@@ -79,11 +83,18 @@ class Quantization:
         )
 
 
-def read_quantization(config: Any, dequantize: torch.dtype | None) -> Quantization | None:
-    """How the checkpoint of a configuration is quantised; None where it is not. Raises `CheckpointError` if unread."""
+def read_quantization(
+    config: Any, dequantize: torch.dtype | None, files: Callable[[], Iterable[Path]] = tuple
+) -> Quantization | None:
+    """How the checkpoint of a configuration is quantised; None where it is not. Raises `CheckpointError` if unread.
+
+    ``files``: gives those of its weights, whose headers say so where the configuration does not.
+    """
     said = {key: getattr(config, key, None) for key in ("quantization_config", "compression_config")}
     key, given = next(((key, value) for key, value in said.items() if value), ("", None))
     if given is None:
+        if is_by_torchao(files()):
+            return Quantization(TORCHAO, {}, dequantize)
         if dequantize is not None:
             raise CheckpointError("the checkpoint is not quantised, so there is nothing to dequantise\n  try: dtype")
         return None
