@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-step bench-train ops zoo real-sizes wild fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-quantised bench-step bench-train ops zoo real-sizes wild fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -63,6 +63,9 @@ bench-collectives: $(READY)  ## Measure collectives of two ranks through shared 
 
 bench-predictions: $(READY)  ## Measure twelve plans of one model beside what a cost model of this machine predicts
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.predictions
+
+bench-quantised: $(READY)  ## Measure a decode step of an int8 Llama beside its bfloat16 self
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quantised
 
 $(VENV)/.step: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib==3.11.2 accelerate==1.15.0

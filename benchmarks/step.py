@@ -156,15 +156,15 @@ def measure(folder, length, num_ranks, rounds):
     return seconds
 
 
-def summary(ranks):
-    """Milliseconds: the slower rank's median and quartiles, by contender."""
+def summary(ranks, reference=REFERENCE):
+    """Milliseconds: the slower rank's median and quartiles, by contender, and how they compare with ``reference``."""
     found = {}
     for name in ranks[0]:
         three = [statistics.quantiles(seconds[name], n=4) for seconds in ranks if seconds[name]]
         low, median, high = max(three, key=lambda one: one[1])
         found[name] = {"median_ms": median * 1e3, "low_ms": low * 1e3, "high_ms": high * 1e3}
     for one in found.values():
-        one["of_reference"] = one["median_ms"] / found[REFERENCE]["median_ms"]
+        one["of_reference"] = one["median_ms"] / found[reference]["median_ms"]
     return found
 
 
@@ -184,7 +184,7 @@ def facts(options, module, config):
     }
 
 
-def show(title, rows):
+def show(title, rows, reference=REFERENCE):
     shown = [
         (
             name,
@@ -194,7 +194,7 @@ def show(title, rows):
         )
         for name, row in rows.items()
     ]
-    Table(title, ("contender", "ms", "quartiles", f"of {REFERENCE}"), shown).show(Console(width=120))
+    Table(title, ("contender", "ms", "quartiles", f"of {reference}"), shown).show(Console(width=120))
 
 
 def write(found, path):

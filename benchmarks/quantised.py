@@ -1,0 +1,122 @@
+"""A decode step of a Llama whose linear layers are int8, beside its bfloat16 self, on the ranks of this machine.
+
+By both roads in: programs exported from torchao's model, and decoders streamed from the checkpoint that transformers
+saves of it. Every rank holds all contenders and calls them in turn, so that what else the machine does falls on all
+alike. A figure is the median over the rounds on the slower rank, in milliseconds, with the quartiles beside it.
+
+Run: ``python -m benchmarks.quantised``; ``--work FOLDER`` keeps models and packages for the next run.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import transformers
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+import shardwright as sw
+from benchmarks.step import CONFIG, Body, facts, show, summary, write
+from shardwright.run.launch import launch
+
+KINDS = {"bfloat16": None, "int8": lambda: Int8WeightOnlyConfig(set_inductor_config=False)}
+BACKENDS = {"compile": "compiled", "aoti": "AOTInductor"}
+SEEN, CACHE_LENGTH = 64, 128
+
+
+def opened_model(folder, config):
+    """The whole model in bfloat16, its linear layers quantised by torchao where a configuration says how."""
+    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    if config is not None:
+        quantize_(model.model, config())
+    return model
+
+
+def prepare(folder, num_ranks):
+    """Leave the checkpoints and compiled packages in a folder, unless they are there."""
+    plain = folder / "model"
+    if not plain.exists():
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(**{**CONFIG, "use_cache": True}, dtype=torch.bfloat16)
+        transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(plain)
+    for kind, config in KINDS.items():
+        saved = folder / f"{kind}-saved"
+        if not saved.exists():
+            how = {} if config is None else {"quantization_config": transformers.TorchAoConfig(config())}
+            transformers.LlamaForCausalLM.from_pretrained(plain, dtype=torch.bfloat16, **how).save_pretrained(saved)
+        program, decoder = folder / f"{kind}-program", folder / f"{kind}-decoder"
+        if not program.exists():
+            body = Body(opened_model(plain, config).model)
+            with torch.no_grad():
+                exported = torch.export.export(body, (torch.zeros(1, 1, dtype=torch.long),))
+            sw.shard(exported, mesh=num_ranks, plan="hf").save(program)
+        if not decoder.exists():
+            sw.shard_checkpoint(saved, decoder, mesh=num_ranks, plan="hf", cache_length=CACHE_LENGTH)
+        for path in (program, decoder):
+            if not (path / "compiled").exists():
+                sw.compile_package(path)
+
+
+def contenders(folder, backends):
+    """Name → a function of nothing that takes one step."""
+    id_, seen = torch.full((1, 1), 7), torch.ones(1, SEEN + 1, dtype=torch.long)
+    found = {}
+    for backend in backends:
+        for road in ("program", "decoder"):
+            for kind in KINDS:
+                called = sw.load(folder / f"{kind}-{road}", backend=backend)
+                name = f"{kind} {road}, {BACKENDS[backend]}"
+                if road == "program":
+                    found[name] = lambda called=called: called(id_)
+                else:
+                    called(input_ids=id_.expand(1, SEEN).clone(), attention_mask=seen[:, :-1])
+                    found[name] = lambda called=called: called(input_ids=id_, attention_mask=seen)
+    return found
+
+
+def measure(folder, backends, rounds):
+    """Seconds of every call by contender, on this rank."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        found = contenders(folder, backends)
+        seconds = {name: [] for name in found}
+        for turn in range(rounds + 3):
+            for name, call in found.items():
+                dist.barrier()
+                start = time.perf_counter()
+                call()
+                if turn >= 3:
+                    seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--backends", nargs="+", choices=list(BACKENDS), default=list(BACKENDS))
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--work", type=Path, help="where to keep the models and the packages")
+    parser.add_argument("--prepare", action="store_true", help="make what --work keeps, and measure nothing")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/quantised.json"))
+    options = parser.parse_args()
+    found = {**facts(options, "quantised", CONFIG), "steps": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        work = options.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        prepare(work, options.ranks)
+        if options.prepare:
+            return
+        ranks = list(launch(options.ranks, measure, work, options.backends, options.rounds, threads=1).values())
+    for road in ("program", "decoder"):
+        for backend in options.backends:
+            names = [name for name in ranks[0] if f" {road}, {BACKENDS[backend]}" in name]
+            rows = summary([{name: one[name] for name in names} for one in ranks], reference=names[0])
+            found["steps"] |= rows
+            show(f"One token of a {road} on {options.ranks} ranks", rows, reference=names[0])
+    write(found, options.output)
+
+
+if __name__ == "__main__":
+    main()
