@@ -11,6 +11,7 @@ from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import CostModel
 from shardwright.assign.gathered import GatheredWeight, gathered_weights
 from shardwright.compiler.axes import Compiled
+from shardwright.compiler.lowered import LoweredPrograms
 from shardwright.compiler.prediction import Prediction, predict
 from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layouts
 from shardwright.errors import ShardwrightError
@@ -18,7 +19,6 @@ from shardwright.layout.layout import REPLICATE
 from shardwright.layout.pieces import take_shard
 from shardwright.layout.values import check_names
 from shardwright.lean.arrange import arranged_collectives
-from shardwright.lean.lean import lean
 from shardwright.lean.options import DEFAULTS, Lean
 from shardwright.lean.schedule import Schedule, make_schedule
 from shardwright.package.manifest import DecoderEntry
@@ -66,6 +66,7 @@ class ShardedProgram:
         kinds = [compiled.finished(where) for where in compiled.kinds()]
         self.schedule: Schedule = make_schedule(kinds) if lean.schedule else Schedule()
         """In which order all ranks communicate, and what they send together."""
+        self._lowered = LoweredPrograms(compiled, self.schedule, lean)
         first = compiled.finished((0,) * len(compiled.axes))
         self._collectives = [*arranged_collectives(first, self.schedule), *compiled.other_collectives()]
 
@@ -97,8 +98,13 @@ class ShardedProgram:
         unknown = [axis for axis in given if axis not in names]
         if unknown:
             raise ShardwrightError(f"group_names: the mesh has no axis {unknown[0]!r}\n  try: {', '.join(names)}")
-        names.update(given)
-        return lean(self.compiled.finished(self._coordinate(rank)), self.schedule, names, self.lean)
+        return self._lowered.at(self._coordinate(rank), {**names, **given})
+
+    @one_at_a_time
+    def rank_programs(self) -> list[Program]:
+        """The lowered program of every rank, to be read: those that run the same code share a graph."""
+        places = [self._coordinate(rank) for rank in range(self.mesh.num_ranks)]
+        return self._lowered.all(places, self._axis_names())
 
     @property
     def assignment(self) -> Assignment:
@@ -163,8 +169,9 @@ class ShardedProgram:
 
     def simulation(self) -> Simulation:
         """All ranks with their weights, in this process; buffers keep their values from call to call."""
-        programs = [self.rank_program(rank) for rank in range(self.mesh.num_ranks)]
-        return Simulation(programs, {axis: self.mesh.groups(axis) for axis in self.mesh.group_names}, self.signature)
+        return Simulation(
+            self.rank_programs(), {axis: self.mesh.groups(axis) for axis in self.mesh.group_names}, self.signature
+        )
 
     def simulate(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The outputs of every rank for whole inputs, all ranks run in this process from the initial state."""

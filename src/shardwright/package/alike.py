@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardwright.program.program import Program, Weight
+from shardwright.program.program import Program, RankConstant, Weight
 
 _COMPARED = (str, bytes, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
@@ -21,11 +21,15 @@ def alike(one: Program, other: Program) -> bool:
     if [*one.weights] != [*other.weights] or len(one.graph.nodes) != len(other.graph.nodes):
         return False
     pairs = zip(one.weights.values(), other.weights.values(), strict=True)
+    if not all(_weights_alike(*pair) for pair in pairs):
+        return False
     nodes = zip(one.graph.nodes, other.graph.nodes, strict=True)
-    return all(_weights_alike(*pair) for pair in pairs) and all(_nodes_alike(*pair) for pair in nodes)
+    return one.graph is other.graph or all(_nodes_alike(*pair) for pair in nodes)
 
 
 def _weights_alike(one: Weight, other: Weight) -> bool:
+    if isinstance(one, RankConstant) and isinstance(other, RankConstant):
+        return (one.axis, one.values, one.tensor.dtype) == (other.axis, other.values, other.tensor.dtype)
     layouts = [[layout for layout, _ in weight.cuts] for weight in (one, other)]
     return one.tensor is other.tensor and one.shape == other.shape and layouts[0] == layouts[1]
 

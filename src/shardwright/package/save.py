@@ -24,6 +24,7 @@ from shardwright.package.kept_training import KeptTraining
 from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_file_names, write_manifest
 from shardwright.package.reread import reread
 from shardwright.package.stream import TensorSlot, write_tensors
+from shardwright.program.duplicate import duplicate
 from shardwright.program.program import Program, Weight
 from shardwright.program.write import without_weights, write
 
@@ -75,7 +76,7 @@ def save(
     left_out = aliases(sharded.program).keys() | zero_buffers(sharded.program)
     stored = {name: w.tensor for name, w in sharded.program.weights.items() if name not in left_out}
     check_storable({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, PackageError)
-    programs = [sharded.rank_program(rank) for rank in range(sharded.mesh.num_ranks)]
+    programs = sharded.rank_programs()
     with work_folder(target, _job(sharded, source, training) if source is not None else "") as folder:
         graphs = _write_graphs(programs, folder.path, report)
         for name, data in (extras or {}).items():
@@ -111,7 +112,7 @@ def _write_graphs(programs: Sequence[Program], folder: Path, report: Progress) -
         report(f"rank {rank}: graph", 0, 0)
         name = next((name for other, name in known if alike(local, other)), "")
         if not name:
-            data = _bare_bytes(local)
+            data = _bare_bytes(duplicate(local))
             digest = hashlib.sha256(data).hexdigest()
             if digest not in names:
                 names[digest] = f"graph-{len(names)}.pt2"

@@ -8,7 +8,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from shardwright.partition.emit import Emitter
-from shardwright.program.program import Input, Weight
+from shardwright.program.program import Input, RankConstant, Weight
 
 
 class RankConstants:
@@ -53,4 +53,7 @@ class RankConstants:
 
     def weights(self) -> dict[str, Weight]:
         """Their values, by name."""
-        return {name: Weight(tensor) for name, tensor, _ in self._made.values()}
+        return {
+            name: RankConstant(tensor, axis=self._axis, values=values)
+            for (values, _), (name, tensor, _) in self._made.items()
+        }

@@ -26,6 +26,8 @@ class Emitter:
         self.fake_mode = fake_mode
         self.meta: dict[str, Any] = {}
         """Metadata (module stack, stack trace) given to every node written now."""
+        self.is_of_rank = False
+        """Whether something was written that other ranks with pieces as long write otherwise."""
         self._seen: dict[Any, Any] = {}
         self._log: list[tuple[fx.Node, str | None]] = []
 

@@ -8,11 +8,13 @@ import torch
 from torch import fx
 
 from shardwright.assign.cost import exchanges
+from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Layout, Owned, Partial, Replicate, Shard, cut_of, local_shape
 from shardwright.partition.emit import Emitter
 from shardwright.partition.periods import join_period, over, period_dim, period_of, split_period
 from shardwright.partition.stand_in import stand_in
 from shardwright.program import collectives
+from shardwright.program.nodes import RANGE
 
 aten = torch.ops.aten
 
@@ -34,7 +36,7 @@ def redistribute(
         return spread(emit, x, rank)
     if isinstance(source, Replicate):
         assert isinstance(target, Shard), f"no collective leads from {source} to {target}"
-        return cut_locally(emit, x, target, rank)
+        return cut_locally(emit, x, target, axis, rank)
     if isinstance(source, Partial):
         if isinstance(target, Replicate):
             return _write(emit, collectives.all_reduce, (x, source.op, axis), tuple(x.meta["val"].shape), whole)
@@ -49,14 +51,15 @@ def redistribute(
         args = (x, source.dim, source.cut, target.dim, target.cut, axis, rank)
         return _write(emit, collectives.all_to_all, args, piece_sizes(whole, target, rank), whole)
     gathered = redistribute(emit, x, source, Replicate(), whole, axis, rank)
-    return cut_locally(emit, gathered, target, rank)
+    return cut_locally(emit, gathered, target, axis, rank)
 
 
-def cut_locally(emit: Emitter, x: fx.Node, target: Shard, rank: int) -> fx.Node:
+def cut_locally(emit: Emitter, x: fx.Node, target: Shard, axis: str, rank: int) -> fx.Node:
     """This rank's piece of a value that is there whole: a slice, or several joined."""
     cut, dim = cut_of(target), target.dim
     if cut.is_concrete:
-        return _slices(emit, x, dim, cut.intervals(rank))
+        return _slices(emit, x, dim, cut.intervals(rank), (axis, cut))
+    emit.is_of_rank = True
     spans = period_of(cut).intervals(rank)
     if cut.repeat == 1:
         inner = over(emit, emit.sizes(x)[dim], cut.period)
@@ -66,8 +69,14 @@ def cut_locally(emit: Emitter, x: fx.Node, target: Shard, rank: int) -> fx.Node:
     return join_period(emit, _slices(emit, inside, period_dim(dim, cut), spans), dim, cut)
 
 
-def _slices(emit: Emitter, x: fx.Node, dim: int, spans: Sequence[tuple[Any, ...]]) -> fx.Node:
+def _slices(
+    emit: Emitter, x: fx.Node, dim: int, spans: Sequence[tuple[Any, ...]], owned: tuple[str, Cut] | None = None
+) -> fx.Node:
+    """The ranges of a dim, joined; ``owned``: the axis and the cut whose ranges on this rank they are."""
     pieces = [emit.call(aten.slice.Tensor, x, dim, start, stop) for start, stop in spans or [(0, 0)]]
+    if owned is not None:
+        for number, piece in enumerate(pieces):
+            piece.meta[RANGE] = (*owned, number)
     return pieces[0] if len(pieces) == 1 else emit.call(aten.cat.default, pieces, dim)
 
 
@@ -76,6 +85,7 @@ def spread(emit: Emitter, x: fx.Node, rank: int) -> fx.Node:
 
     One call on every rank, so that an axis cut next finds graphs of the same steps.
     """
+    emit.is_of_rank = True
     return emit.call(aten.alias.default if rank == 0 else aten.zeros_like.default, x)
 
 

@@ -10,6 +10,7 @@ from torch import fx
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.errors import RuleError, ShardwrightError
+from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
@@ -27,7 +28,7 @@ from shardwright.partition.subgraphs import (
 from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
-from shardwright.program.nodes import BACKWARD_STACK, describe_node, val_of
+from shardwright.program.nodes import BACKWARD_STACK, RANGE, describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
@@ -72,6 +73,11 @@ class GraphLocal:
     def is_dense(self, value: fx.Node) -> bool:
         """Whether a local tensor is contiguous."""
         return is_dense(value)
+
+    def ranges(self, cut: Cut) -> list[tuple[int, int]]:
+        """The indices this rank owns, which no other rank does: the code is its own."""
+        self.walk.emit.is_of_rank = True
+        return cut.intervals(self.rank)
 
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
         """A constant of the program: this rank's number, so that the code is the same on all ranks."""
@@ -154,6 +160,16 @@ class Walk:
             weights,
             self.owner,
             self.origins,
+            self._is_of_rank(),
+        )
+
+    def _is_of_rank(self) -> bool:
+        """Whether other ranks with pieces as long have other code."""
+        if self.program.is_of_rank or self.emit.is_of_rank:
+            return True
+        # What a slice takes elsewhere may be cut otherwise on this axis; and ranks hold graphs in modules of their own.
+        return any(RANGE in node.meta for node in self.program.graph.nodes) or any(
+            node.op == "get_attr" for node in self.emit.graph.nodes
         )
 
     def _strategy(self, step: Step) -> Strategy:

@@ -40,9 +40,14 @@ class IllegalProgramError(ShardwrightError):
 
 def check(program: Program, stage: Stage) -> Program:
     """The program itself, checked where `CHECK_SWITCH` is set; raises `IllegalProgramError` with all findings."""
-    if os.environ.get(CHECK_SWITCH, "0") not in ("", "0"):
+    if is_checked():
         check_laws(program, stage)
     return program
+
+
+def is_checked() -> bool:
+    """Whether passes are to be checked."""
+    return os.environ.get(CHECK_SWITCH, "0") not in ("", "0")
 
 
 def check_laws(program: Program, stage: Stage) -> None:

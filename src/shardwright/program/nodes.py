@@ -11,6 +11,9 @@ from shardwright.program.torch_private import HigherOrderOperator, has_schema, s
 BACKWARD_STACK = "fwd_nn_module_stack"
 """The modules of the call whose gradient a node computes, as torch names them; it ran in none of them itself."""
 
+RANGE = "range_of_rank"
+"""In the metadata of a slice of what is there whole: an axis, a cut, and which of a rank's ranges the slice takes."""
+
 _USER_CODE_SKIP = (
     "/torch/nn/",
     "/torch/_dynamo/",

@@ -6,7 +6,7 @@ Program and give a Program; only this file touches the insides of `ExportedProgr
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -86,6 +86,19 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class RankConstant(Weight):
+    """A constant of which every rank along ``axis`` has its own: ``values``, by rank; ``tensor`` is one of them."""
+
+    axis: str = ""
+    values: tuple[float, ...] = ()
+
+    def of_rank(self, rank: int) -> "RankConstant":
+        """The same constant for another rank along the axis."""
+        made = torch.tensor(self.values[rank], dtype=self.tensor.dtype)
+        return replace(self, tensor=made if self.tensor.is_meta else made.to(self.tensor.device))
+
+
+@dataclass(frozen=True)
 class Input:
     """One placeholder of the graph."""
 
@@ -121,6 +134,10 @@ class Program:
     owner: torch.nn.Module
     origins: dict[str, tuple[str, tuple[Layout, ...]]] = field(default_factory=dict)
     """For a partitioned program: the original node that a node stands for, and its layout on each axis so far."""
+    is_of_rank: bool = False
+    """For a partitioned program: whether its code is of one rank. Otherwise it is that of every rank whose pieces are
+    as long, with weights, constants and starts of slices (`shardwright.program.nodes.RANGE`) of their own.
+    """
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _mode: Any = field(default=None, init=False, repr=False, compare=False)
 

@@ -49,6 +49,10 @@ class EagerLocal:
         """Whether ``value`` is contiguous."""
         return value.is_contiguous()
 
+    def ranges(self, cut: Cut) -> list[tuple[int, int]]:
+        """The indices this rank owns."""
+        return cut.intervals(self.rank)
+
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
         """This rank's number as a 0-d tensor."""
         return torch.tensor(per_rank[self.rank], dtype=dtype)

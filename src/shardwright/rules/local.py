@@ -54,7 +54,7 @@ def local_size(local: Local, size: Any, cut: Cut) -> Any:
 
 def own_piece(local: Local, value: Any, dim: int, cut: Cut) -> Any:
     """This rank's piece of a value that is there whole: for what a call reads both whole and in pieces."""
-    spans = cut.intervals(local.rank) or [(0, 0)]
+    spans = local.ranges(cut) or [(0, 0)]
     pieces = [local.run(torch.ops.aten.slice.Tensor, value, dim, start, stop) for start, stop in spans]
     return pieces[0] if len(pieces) == 1 else local.run(torch.ops.aten.cat.default, pieces, dim)
 

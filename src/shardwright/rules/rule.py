@@ -92,7 +92,8 @@ class Local(Protocol):
 
     ``arguments`` are the call's arguments with this rank's tensors (and symbolic ints) in place. `run` runs or emits
     an operator and returns its value; `rank_value` gives a 0-d tensor holding this rank's entry of ``per_rank``, so
-    that the code is the same on every rank and only data differs.
+    that the code is the same on every rank and only data differs. ``rank`` is for lengths of pieces alone: ranks with
+    pieces as long share their code. Where they start is what `ranges` says.
     """
 
     call: Call
@@ -111,6 +112,10 @@ class Local(Protocol):
 
     def is_dense(self, value: Any) -> bool:
         """Whether a local tensor is contiguous in memory."""
+        ...
+
+    def ranges(self, cut: Cut) -> list[tuple[int, int]]:
+        """The ranges of indices that this rank owns."""
         ...
 
     def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> Any:
