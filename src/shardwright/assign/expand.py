@@ -7,6 +7,7 @@ program with those written out. `assign_layouts` then solves again and keeps the
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ _REACH_OF_SCANS = 10
 """The same for scans, of which there are few: a layer that makes what is summed may stand between."""
 
 
+@lru_cache(maxsize=4096)
 def expansion_of(op: Any) -> Expansion | None:
     """What an operator is made of, if it is in the table."""
     return next((_TABLE[name] for name in op_names(op) if name in _TABLE), None)
@@ -78,9 +80,8 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
 
 def _is_sought(node: fx.Node, left: int) -> bool:
     """Whether an operator is in the table, and near enough behind a gather: ``left`` steps before none is sought."""
-    is_scan = any(name in EXPANDED_SCANS for name in op_names(node.target))
     is_known = expansion_of(node.target) is not None or _other_extreme(node) is not None
-    return (is_scan or left > _REACH_OF_SCANS - _REACH) and is_known
+    return is_known and (left > _REACH_OF_SCANS - _REACH or any(n in EXPANDED_SCANS for n in op_names(node.target)))
 
 
 def _other_extreme(node: fx.Node) -> fx.Node | None:

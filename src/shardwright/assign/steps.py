@@ -53,6 +53,8 @@ class Step:
     reads: tuple[Value, ...] = ()
     vals: tuple[Any, ...] = ()
     """The original's fake results, one each (None where a result is not a tensor)."""
+    sources: Sequence[fx.Node] = ()
+    """The nodes of ``reads``, as the graph has them."""
     unread: Mapping[int, str] = field(default_factory=dict)
     """Operands whose values are not read, in whatever layout they lie, and what is (see `shardwright.rules.metadata`).
     """
@@ -109,18 +111,18 @@ def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Step
         val, unread = node.meta.get("val"), unread_operands(node)
         vals = tuple(leaves(val))
         if not any(isinstance(v, torch.Tensor) for v in vals):
-            reads = (
-                tuple(constraints.entering(node, a) for a in operand_nodes(node)) if node.op == "call_function" else ()
-            )
+            sources = operand_nodes(node) if node.op == "call_function" else []
+            reads = tuple(constraints.entering(node, source) for source in sources)
             # How a tensor lies in memory only the whole knows.
             kind = StepKind.PLAIN if not reads else StepKind.SIZES if len(unread) == len(reads) else StepKind.CALL
-            steps.items.append(Step(len(steps.items), kind, node, reads))
+            steps.items.append(Step(len(steps.items), kind, node, reads, sources=sources))
             continue
-        reads = tuple(constraints.entering(node, a) for a in operand_nodes(node))
+        sources = operand_nodes(node)
+        reads = tuple(constraints.entering(node, source) for source in sources)
         kind = StepKind.CALL if node.op == "call_function" else StepKind.INPUT
         index = len(steps.items)
         results = tuple(v if isinstance(v, torch.Tensor) else None for v in vals)
-        steps.items.append(Step(index, kind, node, reads, results, unread))
+        steps.items.append(Step(index, kind, node, reads, results, sources, unread))
         if isinstance(val, (list, tuple)):
             lists[node] = _numbered(val, index, itertools.count())
         else:

@@ -29,6 +29,8 @@ class Emitter:
         self.is_of_rank = False
         """Whether something was written that other ranks with pieces as long write otherwise."""
         self._seen: dict[Any, Any] = {}
+        self._equals: dict[int, int] = {}
+        self._first_of: dict[Any, Any] = {}
         self._log: list[tuple[fx.Node, str | None]] = []
 
     def call(self, op: Any, *args: Any, name: str | None = None, **kwargs: Any) -> fx.Node:
@@ -55,6 +57,17 @@ class Emitter:
         start = len(self._log)
         result = write()
         return result, [(node, asked == name) for node, asked in self._log[start:]]
+
+    def number(self, node: fx.Node) -> int:
+        """A number for what is known of a value: calls of equal values share it, and so do equal inputs."""
+        key = id(node.meta["val"])
+        return self._equals.get(key, key)
+
+    def join_equals(self, val: Any) -> None:
+        """Give an input the number of those that lie as it does; each has a fake tensor of its own."""
+        facts = _facts(val) if isinstance(val, torch.Tensor) else None
+        if facts is not None:
+            self._equals[id(val)] = id(self._first_of.setdefault(facts, val))
 
     def open(self, node: fx.Node) -> Any:
         """The results of a call: the node itself, or a (nested) list of the nodes that take it apart."""
@@ -102,10 +115,10 @@ class Emitter:
         for leaf in leaves((tuple(args), kwargs)):
             value = val_of(leaf)
             if isinstance(value, torch.Tensor):
-                shape, stride = tuple(value.shape), value.stride()
-                if not all(type(size) is int for size in (*shape, *stride)):
+                facts = _facts(value)
+                if facts is None:
                     return None
-                parts.append((shape, stride, value.dtype, value.device))
+                parts.append(facts)
             elif isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, list, tuple)):
                 return None
             else:
@@ -129,6 +142,14 @@ def _runnable(value: Any) -> Any:
     if isinstance(value, fx.GraphModule) and holds_collectives(value.graph):
         return _Subgraph(value).run
     return value
+
+
+def _facts(value: torch.Tensor) -> tuple[Any, ...] | None:
+    """What a call can tell of a fake tensor; None where sizes are not known."""
+    shape, stride = tuple(value.shape), value.stride()
+    if not all(type(size) is int for size in (*shape, *stride)):
+        return None
+    return shape, stride, value.dtype, value.device
 
 
 def is_dense(node: fx.Node) -> bool:

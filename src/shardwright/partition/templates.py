@@ -30,10 +30,9 @@ class Templates:
         """What ``write`` gives of these operands: nodes, nested as it likes; it is called once for equal keys.
 
         ``key`` stands for all that it writes, but for which nodes it reads. Operands count as equal where they have
-        one and the same metadata, and where the same ones of them are one node.
+        the same metadata (see `Emitter.number`), and where the same ones of them are one node.
         """
-        vals = (id(one.meta["val"]) for one in operands)
-        full = (key, *vals, *map(operands.index, operands))
+        full = (key, *map(self._emit.number, operands), *map(operands.index, operands))
         known = self._known.get(full)
         if known is None:
             result, written = self._emit.logged(name, write)

@@ -31,7 +31,7 @@ from shardwright.program.duplicate import own_holder
 from shardwright.program.nodes import BACKWARD_STACK, RANGE, describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
-from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, operand_nodes, unbind_arguments
+from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, unbind_arguments
 from shardwright.rules.local import localize
 from shardwright.rules.metadata import DTYPE
 from shardwright.rules.operators.flex import is_flex_attention
@@ -200,6 +200,7 @@ class Walk:
             shape = piece_sizes(whole, layout, self.rank)
             local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
             local.meta.pop("tensor_meta", None)
+        self.emit.join_equals(local.meta["val"])
         self._keep(step, node, {(step.index, 0): layout}, [local])
 
     def _placeholder(self, node: fx.Node) -> fx.Node:
@@ -219,7 +220,7 @@ class Walk:
             local.meta = dict(node.meta)
             self.env[node] = local
             return
-        reads = dict(zip(operand_nodes(node), step.reads, strict=True))
+        reads = dict(zip(step.sources, step.reads, strict=True))
         layouts = {source: self._any(value) for source, value in reads.items()}
         if node.target is torch.ops.aten.sym_size.int:
             self.env[node] = self._size(node, *layouts[node.args[0]])  # type: ignore[index]
@@ -232,7 +233,7 @@ class Walk:
     def _write_reader(self, step: Step) -> None:
         """A call that makes a number of a tensor's data: of the whole tensor, on every rank."""
         node = step.node
-        whole = {s: self.get(v, REPLICATE, step) for s, v in zip(operand_nodes(node), step.reads, strict=True)}
+        whole = {s: self.get(v, REPLICATE, step) for s, v in zip(step.sources, step.reads, strict=True)}
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: whole[n] if n in whole else self.env[n])
         self.env[node] = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
 
@@ -260,7 +261,6 @@ class Walk:
 
     def _write_call(self, step: Step) -> None:
         node, strategy = step.node, self._strategy(step)
-        sources = operand_nodes(node)
         wanted = enumerate(zip(step.reads, strategy.operands, strict=True))
         locals_ = [
             self.metadata(v, layout, step.unread[i]) if i in step.unread else self.get(v, layout, step)
@@ -275,7 +275,7 @@ class Walk:
                 for i, (one, whole) in enumerate(zip(locals_, wholes, strict=True))
             ]
         values = iter(locals_)
-        operands = set(sources)
+        operands = set(step.sources)
 
         def local(leaf: Any) -> Any:
             if not isinstance(leaf, fx.Node):
@@ -286,7 +286,7 @@ class Walk:
             args, kwargs = self._map_in_order(node, local)
             results = leaves(self.emit.open(self.emit.call(node.target, *args, name=node.name, **kwargs)))
         elif rule is None or as_it_stands:
-            # Arguments are visited in the order of operand_nodes: as written, or by schema where keywords hold tensors.
+            # Arguments are visited in the order of operands: as written, or by schema where keywords hold tensors.
             args, kwargs = self._map_in_order(node, local)
             written = self.emit.write(node.target, args, kwargs, node.meta.get("val"), name=node.name)
             results = leaves(self.emit.open(written))
