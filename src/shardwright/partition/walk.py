@@ -1,7 +1,7 @@
 """One rank's way through a program: for each step, operands as its strategy wants them, then the operator."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +10,11 @@ from torch import fx
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.errors import RuleError, ShardwrightError
-from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Names, collective_of
 from shardwright.partition.constants import RankConstants
-from shardwright.partition.emit import Emitter, is_dense
+from shardwright.partition.emit import Emitter
+from shardwright.partition.graph_local import GraphLocal
 from shardwright.partition.memory import strides, with_strides_of
 from shardwright.partition.redistribute import piece_sizes, redistribute
 from shardwright.partition.routes import route, wanted_whole
@@ -31,11 +31,11 @@ from shardwright.program.duplicate import own_holder
 from shardwright.program.nodes import BACKWARD_STACK, RANGE, describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
-from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values, unbind_arguments
+from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values
 from shardwright.rules.local import localize
 from shardwright.rules.metadata import DTYPE
 from shardwright.rules.operators.flex import is_flex_attention
-from shardwright.rules.rule import Call, Rule, Strategy
+from shardwright.rules.rule import Rule, Strategy
 
 _KEPT_META = (
     "nn_module_stack",
@@ -47,41 +47,6 @@ _KEPT_META = (
     "from_node",
     "collective",
 )
-
-
-@dataclass
-class GraphLocal:
-    """A `Local` that writes operators into one rank's graph."""
-
-    walk: "Walk"
-    call: Call
-    rule: Rule
-    strategy: Strategy
-    rank: int
-    arguments: dict[str, Any]
-    name: str
-
-    def run(self, op: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write ``op``; a list or tuple result comes as a list of nodes."""
-        return self.walk.emit.open(self.walk.emit.call(op, *args, **kwargs))
-
-    def run_call(self, /, **changed: Any) -> Any:
-        """Write the call's own operator, some arguments changed."""
-        args, kwargs = unbind_arguments(self.call.op, {**self.arguments, **changed})
-        return self.walk.emit.open(self.walk.emit.call(self.call.op, *args, name=self.name, **kwargs))
-
-    def is_dense(self, value: fx.Node) -> bool:
-        """Whether a local tensor is contiguous."""
-        return is_dense(value)
-
-    def ranges(self, cut: Cut) -> list[tuple[int, int]]:
-        """The indices this rank owns, which no other rank does: the code is its own."""
-        self.walk.emit.is_of_rank = True
-        return cut.intervals(self.rank)
-
-    def rank_value(self, per_rank: Sequence[float], dtype: torch.dtype) -> fx.Node:
-        """A constant of the program: this rank's number, so that the code is the same on all ranks."""
-        return self.walk.constants.node(tuple(per_rank), dtype)
 
 
 class Walk:
