@@ -1,4 +1,4 @@
-"""`lower` and `merge_collectives` give new programs; the one they are given stays what it was."""
+"""Lowering a rank's program leaves the one before what it was."""
 
 import torch
 from torch import nn
