@@ -7,7 +7,10 @@ from torch import nn
 import shardwright as sw
 from shardwright.partition.partition import partition
 from shardwright.partition.templates import Templates
+from shardwright.program.nodes import RANGE
 from tests.support.models import MEGATRON, Decoder, PackedAttention, redraw
+
+KEYS = ("val", "torch_fn", "collective", RANGE)
 
 X = torch.randn(2, 8, 48, generator=torch.Generator().manual_seed(0))
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
@@ -34,7 +37,7 @@ class Stack(nn.Module):
 def written(found, rank):
     program = partition(found.program, found, "tp", rank)
     return [
-        (node.name, node.target, str(node.args), str(node.kwargs), str(node.meta.get("val")), node.meta.get("torch_fn"))
+        (node.name, node.target, str(node.args), str(node.kwargs), *(str(node.meta.get(key)) for key in KEYS))
         for node in program.graph.nodes
     ]
 

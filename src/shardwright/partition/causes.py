@@ -1,7 +1,7 @@
 """What is recorded of a collective, and why it is there: which layouts met, and the plan entry that forced them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
@@ -12,49 +12,36 @@ from shardwright.program.collectives import Collective, kind_of
 from shardwright.program.nodes import module_path, op_name, source_line
 from shardwright.rules.call import num_bytes
 
-
-@dataclass(frozen=True)
-class Names:
-    """What placeholders are called: by name, the plan entry that pins it and its FQN."""
-
-    plan_keys: Mapping[str, str]
-    targets: Mapping[str, str]
+_REACH = 12
+"""How many steps above a value the weight is looked for that gave it its layout."""
 
 
-def collective_of(
-    node: fx.Node,
-    assignment: Assignment,
-    value: Value,
-    source: Layout,
-    target: Layout,
-    reader: Step,
-    *,
-    axis: str,
-    names: Names,
-) -> Collective:
-    """What is recorded of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
-    maker = assignment.steps.items[value[0]]
-    whole = maker.vals[value[1]]
-    why = _Why(assignment, names.plan_keys, names.targets)
-    made, key = why.made(maker, source)
-    wanted, reader_key = why.wanted(reader, target)
-    place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
-    return Collective(
-        kind=kind_of(node.target),
-        axis=axis,
-        num_bytes=num_bytes(whole, assignment.program.fake_mode),
-        shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),
-        module=module_path(place),
-        source=source_line(place),
-        node=maker.node.name,
-        cause=f"{made}; {wanted}",
-        plan_key=key or reader_key,
-    )
+class Causes:
+    """What collectives along an axis are recorded as. ``plan_keys``: placeholder → plan entry; ``targets``: → FQN."""
 
+    def __init__(
+        self, assignment: Assignment, axis: str, plan_keys: Mapping[str, str], targets: Mapping[str, str]
+    ) -> None:
+        self.assignment, self.axis, self.plan_keys, self.targets = assignment, axis, plan_keys, targets
 
-class _Why:
-    def __init__(self, assignment: Assignment, plan_keys: Mapping[str, str], targets: Mapping[str, str]) -> None:
-        self.assignment, self.plan_keys, self.targets = assignment, plan_keys, targets
+    def of(self, node: fx.Node, value: Value, source: Layout, target: Layout, reader: Step) -> Collective:
+        """What is recorded of ``node``, which brings ``value`` from layout ``source`` to ``target`` for ``reader``."""
+        maker = self.assignment.steps.items[value[0]]
+        whole = maker.vals[value[1]]
+        made, key = self.made(maker, source)
+        wanted, reader_key = self.wanted(reader, target)
+        place = maker.node if module_path(maker.node) or maker.node.op != "placeholder" else reader.node
+        return Collective(
+            kind=kind_of(node.target),
+            axis=self.axis,
+            num_bytes=num_bytes(whole, self.assignment.program.fake_mode),
+            shape=tuple(size if isinstance(size, int) else str(size) for size in whole.shape),
+            module=module_path(place),
+            source=source_line(place),
+            node=maker.node.name,
+            cause=f"{made}; {wanted}",
+            plan_key=key or reader_key,
+        )
 
     def made(self, maker: Step, source: Layout) -> tuple[str, str]:
         """Why a value is made in its layout, and the plan key behind it."""
@@ -78,31 +65,42 @@ class _Why:
         strategy = self.assignment.strategies[reader.index]
         if strategy is not None and not strategy.cuts and target == REPLICATE:
             return f"{place} needs it whole", ""
-        weight, key = self._weight_behind(reader, depth=0)
+        weight, key = self._weight_behind(reader, reach=0)
         return f"{place} wants {target}" + (f", as {self._format(weight, key)}" if weight else ""), key
 
     def _format(self, weight: str, key: str) -> str:
         entry = f" (plan entry {key!r})" if key else ""
         return f"{self.targets.get(weight, weight)} is {self.assignment.layouts[weight]}{entry}"
 
-    def _weight_behind(self, step: Step, *, depth: int = 12) -> tuple[str, str]:
-        """The nearest cut weight upstream of a step, a pinned one if there is one as near."""
-        level, seen = [step], {step.index}
-        for _ in range(depth + 1):
-            found, following = [], []
-            for one in level:
-                for read, _ in one.reads:
-                    if read in seen:
-                        continue
-                    seen.add(read)
-                    maker = self.assignment.steps.items[read]
-                    if maker.kind is StepKind.INPUT and isinstance(self.assignment.layouts.get(maker.node.name), Shard):
-                        found.append(maker.node.name)
-                    strategy = self.assignment.strategies[read]
-                    if strategy is not None and any(layout != REPLICATE for layout in strategy.results):
-                        following.append(maker)
-            if found:
-                best = next((name for name in found if name in self.plan_keys), found[0])
-                return best, self.plan_keys.get(best, "")
-            level = following
-        return "", ""
+    def _weight_behind(self, step: Step, *, reach: int = _REACH) -> tuple[str, str]:
+        """The nearest cut weight above a step, a pinned one if there is one as near, and its plan key."""
+        distance, names = self._nearest[step.index]
+        if not names or distance > reach:
+            return "", ""
+        best = next((name for name in names if name in self.plan_keys), names[0])
+        return best, self.plan_keys.get(best, "")
+
+    @cached_property
+    def _nearest(self) -> list[tuple[int, tuple[str, ...]]]:
+        """For every step, the cut weights that are nearest above it, and how many steps lie between."""
+        found: list[tuple[int, tuple[str, ...]]] = []
+        for step in self.assignment.steps.items:
+            makers = [self.assignment.steps.items[read] for read in dict.fromkeys(read for read, _ in step.reads)]
+            own = tuple(one.node.name for one in makers if self._is_cut_weight(one))
+            above = [found[one.index] for one in makers if self._is_cut(one) and found[one.index][1]]
+            if own:
+                found.append((0, own))
+            elif above and (distance := min(steps for steps, _ in above)) < _REACH:
+                names = dict.fromkeys(name for steps, some in above if steps == distance for name in some)
+                found.append((distance + 1, tuple(names)))
+            else:
+                found.append((0, ()))
+        return found
+
+    def _is_cut_weight(self, maker: Step) -> bool:
+        is_input = maker.kind is StepKind.INPUT
+        return is_input and isinstance(self.assignment.layouts.get(maker.node.name), Shard)
+
+    def _is_cut(self, maker: Step) -> bool:
+        strategy = self.assignment.strategies[maker.index]
+        return strategy is not None and any(layout != REPLICATE for layout in strategy.results)

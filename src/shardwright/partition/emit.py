@@ -65,7 +65,7 @@ class Emitter:
 
     def join_equals(self, val: Any) -> None:
         """Give an input the number of those that lie as it does; each has a fake tensor of its own."""
-        facts = _facts(val) if isinstance(val, torch.Tensor) else None
+        facts = facts_of(val) if isinstance(val, torch.Tensor) else None
         if facts is not None:
             self._equals[id(val)] = id(self._first_of.setdefault(facts, val))
 
@@ -115,7 +115,7 @@ class Emitter:
         for leaf in leaves((tuple(args), kwargs)):
             value = val_of(leaf)
             if isinstance(value, torch.Tensor):
-                facts = _facts(value)
+                facts = facts_of(value)
                 if facts is None:
                     return None
                 parts.append(facts)
@@ -144,7 +144,7 @@ def _runnable(value: Any) -> Any:
     return value
 
 
-def _facts(value: torch.Tensor) -> tuple[Any, ...] | None:
+def facts_of(value: torch.Tensor) -> tuple[Any, ...] | None:
     """What a call can tell of a fake tensor; None where sizes are not known."""
     shape, stride = tuple(value.shape), value.stride()
     if not all(type(size) is int for size in (*shape, *stride)):

@@ -1,4 +1,4 @@
-"""What a call wrote for one step, written again for its equals: the other 79 layers, in a third of the time."""
+"""What a call or a change of layout wrote, written again for its equals: other layers, in a third of the time."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx
 
 from shardwright.partition.emit import Emitter
+from shardwright.program.nodes import RANGE
 from shardwright.rules.call import map_values
 
 
@@ -47,5 +48,7 @@ class Templates:
         for node, is_named in known.written:
             args, kwargs = fx.map_arg((node.args, node.kwargs), mine)
             own = name if is_named else None
-            nodes[node] = self._emit.write(node.target, args, kwargs, node.meta["val"], name=own)
+            nodes[node] = made = self._emit.write(node.target, args, kwargs, node.meta["val"], name=own)
+            if RANGE in node.meta:
+                made.meta[RANGE] = node.meta[RANGE]
         return map_values(known.result, mine)

@@ -11,9 +11,9 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.errors import RuleError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Shard
-from shardwright.partition.causes import Names, collective_of
+from shardwright.partition.causes import Causes
 from shardwright.partition.constants import RankConstants
-from shardwright.partition.emit import Emitter
+from shardwright.partition.emit import Emitter, facts_of
 from shardwright.partition.graph_local import GraphLocal
 from shardwright.partition.memory import strides, with_strides_of
 from shardwright.partition.redistribute import piece_sizes, redistribute
@@ -63,7 +63,8 @@ class Walk:
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
         self.constants = RankConstants(self.emit, program.inputs, axis, rank, assignment.steps.device())
-        self.names = Names(plan_keys, {i.name: i.target for i in program.inputs if i.target is not None})
+        targets = {item.name: item.target for item in program.inputs if item.target is not None}
+        self.causes = Causes(assignment, axis, plan_keys, targets)
         self.whole_wanted = wanted_whole(assignment)
 
     def inside(self, program: Program, assignment: Assignment) -> "Walk":
@@ -327,15 +328,19 @@ class Walk:
         for own in ("torch_fn", "collective"):
             self.emit.meta.pop(own, None)
         before = len(self.emit.graph.nodes)
-        local = redistribute(self.emit, made[source], source, target, whole, self.axis, self.rank)
+
+        def write() -> fx.Node:
+            return redistribute(self.emit, made[source], source, target, whole, self.axis, self.rank)
+
+        facts = facts_of(whole)
+        key = (source, target, facts)
+        local = write() if facts is None else self.templates.follow(key, [made[source]], "", write)
         self.emit.meta = kept
         if len(self.emit.graph.nodes) > before:
             written = list(_last(self.emit.graph, len(self.emit.graph.nodes) - before))
             for node in written:
                 if node.target in COLLECTIVES:
-                    node.meta["collective"] = collective_of(
-                        node, self.assignment, value, source, target, reader, axis=self.axis, names=self.names
-                    )
+                    node.meta["collective"] = self.causes.of(node, value, source, target, reader)
         made[target] = local
         name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
         if local.name not in self.origins:

@@ -1,6 +1,7 @@
 """What a graph node says about itself: the modules it ran in, the user's line behind it, its operator."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,9 +45,13 @@ def module_path(node: fx.Node) -> str:
 
 def source_line(node: fx.Node) -> str:
     """``file:line`` of the user's code behind a node, the innermost frame outside torch; '' when unknown."""
-    frames = [
-        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "'
-    ]
+    return _line_of(node.meta.get("stack_trace") or "")
+
+
+@lru_cache(maxsize=256)
+def _line_of(stack_trace: str) -> str:
+    """The line of a trace, which the layers of a model have in common."""
+    frames = [line.strip() for line in stack_trace.splitlines() if line.strip()[:6] == 'File "']
     for frame in reversed([f for f in frames if not any(skip in f for skip in _USER_CODE_SKIP)] or frames[:1]):
         path, _, rest = frame[6:].partition('", line ')
         return f"{path}:{rest.split(',')[0]}"
