@@ -16,7 +16,7 @@ def write_checkpoint(folder, kind="llama", *, dtype=torch.float32, max_shard_siz
     """A tiny model of a kind that transformers knows, saved with its config; the model."""
     config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **changes})
     head = {"bert": transformers.AutoModelForMaskedLM}.get(kind, transformers.AutoModelForCausalLM)
-    model = head.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model = head.from_config(config, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

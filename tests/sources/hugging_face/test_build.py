@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -103,3 +104,11 @@ def test_every_name_is_kept_that_transformers_keeps(kind, config, dtype, kept, t
     names = [name for name, found in wanted.items() if found == torch.float32]
     assert names
     assert all(any(one in name for one in kept) for name in names)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("llama", "sdpa"), ("gpt_oss", "eager")])
+def test_a_class_is_built_with_the_attention_it_has(kind, wanted, tmp_path):
+    config = CONFIG_MAPPING[kind](**SMALL, attn_implementation="flash_attention_2")
+    config.architectures = None
+    model, _ = build_model(config, tmp_path, torch.float32)
+    assert model.config._attn_implementation == wanted

@@ -61,7 +61,8 @@ def build_model(config: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, Fak
     kind = _class_of(config)
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with shapes_only(mode):
-        model = hugging_face(lambda: kind._from_config(config, dtype=dtype, attn_implementation="sdpa"), folder)
+        # None asks each class: sdpa where it has it, else eager (attention with sinks).
+        model = hugging_face(lambda: kind._from_config(config, dtype=dtype, attn_implementation=None), folder)
     set_dtypes(model, mode, None, _kept_names(model, dtype))
     return model.eval(), mode
 
