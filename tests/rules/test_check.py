@@ -63,6 +63,8 @@ GOLDEN = {
     ),
     "embedding": (aten.embedding.default, (t(9, 4), torch.tensor([1, 2])), "v d, _0 -> _0 d"),
     "expand": (aten.expand.default, (t(4, 1), [4, 6]), "d0 1 -> d0 d1"),
+    "other bits, as wide": (aten.view.dtype, (t(4, 6), torch.int32), "d0 d1 -> d0 d1"),
+    "other bits, narrower": (aten.view.dtype, (t(4, 6), torch.int16), "d0 d1! -> d0 bytes!"),
 }
 
 

@@ -165,10 +165,10 @@ def _is_minus_one(entry: Any) -> bool:
 
 
 def dtype_view_rule(call: Call) -> Rule:
-    """``view`` as another dtype: the last dim may not be cut, as its size may change."""
+    """``view`` as another dtype: where that is wider or narrower, the last dim may not be cut."""
     dims, sizes = named_dims(call.operands[0].shape)
-    if not dims:
-        return Rule(((),), ((),), {})
+    if not dims or call.operands[0].dtype.itemsize == call.result.dtype.itemsize:
+        return Rule((dims,), (dims,), sizes)
     sizes["bytes"] = call.result.shape[-1]
     last = f"d{len(dims) - 1}"
     return Rule((dims,), ((*dims[:-1], Term(("bytes",))),), sizes, frozenset({last, "bytes"}))
