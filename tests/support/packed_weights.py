@@ -216,9 +216,9 @@ def stays_packed(folder, opened, num_ranks, tmp_path):
     return all(torch.equal(found[name].view(torch.uint8), stored[name].view(torch.uint8)) for name in packed)
 
 
-def packed_bytes(sharded):
-    """The bytes of packed weights on the busiest rank, and of all."""
-    packed = [one for one in sharded.weights if one.dtype != torch.float64]
+def packed_bytes(sharded, dtype=None):
+    """The bytes of packed weights on the busiest rank, and of all. ``dtype``: theirs; absent: any but float64."""
+    packed = [one for one in sharded.weights if (one.dtype == dtype if dtype else one.dtype != torch.float64)]
     held = [sum(one.rank_bytes[rank] for one in packed) for rank in range(sharded.mesh.num_ranks)]
     return max(held), sum(one.num_bytes for one in packed)
 

@@ -19,6 +19,9 @@ _TRANSPOSED = frozenset({"qweight"})
 _STACK = re.compile(r"(.+?)__[^.]+?__(weight|weight_packed|qweight|_weight_qdata)")
 """The numbers of one projection of experts: the weight's name, the projection's, the numbers'."""
 
+_BLOCKS, _SCALES = "_blocks", "_scales"
+"""Ends of names that lie beside each other: blocks (experts, out, groups, bytes) of a weight (experts, in, out)."""
+
 
 _TORCHAO = re.compile(r"_(.+)_qdata")
 """The last token of the name of torchao's numbers: the weight's is within."""
@@ -26,10 +29,14 @@ _TORCHAO = re.compile(r"_(.+)_qdata")
 
 def packed_numbers(tensors: Iterable[str]) -> dict[str, list[str]]:
     """The names of weights that are stored packed → the tensor that holds each one's numbers."""
-    found = {}
-    for name in tensors:
+    found: dict[str, list[str]] = {}
+    every = dict.fromkeys(tensors)
+    for name in every:
         prefix, dot, last = name.rpartition(".")
-        if last in _NUMBERS:
+        stem = name.removesuffix(_BLOCKS)
+        if stem != name and stem + _SCALES in every:
+            found.setdefault(stem, []).append(name)
+        elif last in _NUMBERS:
             found.setdefault(f"{prefix}{dot}{_NUMBERS[last]}", []).append(name)
         elif inner := _TORCHAO.fullmatch(last):
             found.setdefault(f"{prefix}{dot}{inner[1]}", []).append(name)
@@ -40,7 +47,11 @@ def packed_numbers(tensors: Iterable[str]) -> dict[str, list[str]]:
 
 def as_packed(name: str, num_dims: int, layout: Layout) -> Layout:
     """A weight's layout as that of the tensor ``name``, of as many dims, that holds its numbers."""
-    if not isinstance(layout, Shard) or re.split(r"\.|__", name)[-1] not in _TRANSPOSED:
+    if not isinstance(layout, Shard):
+        return layout
+    if name.endswith(_BLOCKS):
+        num_dims -= 1
+    elif re.split(r"\.|__", name)[-1] not in _TRANSPOSED:
         return layout
     rows, columns = num_dims - 2, num_dims - 1
     dim = layout.dim % num_dims

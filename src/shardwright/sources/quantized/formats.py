@@ -15,6 +15,7 @@ from shardwright.sources.quantized.block_fp8 import find_blocks
 from shardwright.sources.quantized.compressed_tensors import find_compressed
 from shardwright.sources.quantized.config_values import whole_config
 from shardwright.sources.quantized.gptq import find_gptq
+from shardwright.sources.quantized.mxfp4 import find_mxfp4
 from shardwright.sources.quantized.plain_numbers import scale_names
 from shardwright.sources.quantized.stacks import StackedTensor, hold_experts
 from shardwright.sources.quantized.torchao_tensors import METHOD as TORCHAO
@@ -26,6 +27,7 @@ FINDERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, StoredTensor], Any]
     "compressed-tensors": find_compressed,
     "fp8": find_blocks,
     "gptq": find_gptq,
+    "mxfp4": find_mxfp4,
     TORCHAO: find_torchao,
 }
 """By ``quant_method``."""
