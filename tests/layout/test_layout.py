@@ -70,6 +70,15 @@ def test_slices_join_again(cut, data):
     assert Cut.join([left, right]) == cut
 
 
+@given(cuts(), st.integers(1, 5), st.data())
+def test_slices_of_repeated_cuts_keep_their_owners(cut, repeat, data):
+    tiled = cut.tile(repeat)
+    start = data.draw(st.integers(0, tiled.size))
+    stop = data.draw(st.integers(start, tiled.size))
+    owners = _owners(cut) * repeat
+    assert tiled.slice(start, stop) == Cut.of(cut.num_ranks, [(owner, 1) for owner in owners[start:stop]])
+
+
 @given(blocks(), RANKS)
 def test_a_description_makes_the_cut_again(given_blocks, num_ranks):
     how, size = given_blocks

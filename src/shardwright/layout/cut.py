@@ -142,16 +142,7 @@ class Cut:
 
     def local_sizes(self) -> tuple[Size, ...]:
         """How many indices each rank owns."""
-        return tuple(self.repeat * owned * self.inner for owned in self._owned_by_rank())
-
-    def _owned_by_rank(self) -> list[int]:
-        """`owned` of every rank, in one pass over the runs."""
-        shared = sum(length for owner, length in self.runs if owner == EVERY)
-        found = [shared] * self.num_ranks
-        for owner, length in self.runs:
-            if owner != EVERY:
-                found[owner] += length
-        return found
+        return tuple(self.repeat * owned * self.inner for owned in _owned_by_rank(self))
 
     def fraction(self, rank: int) -> float:
         """The share of the dim that ``rank`` owns, from 0 to 1."""
@@ -165,7 +156,7 @@ class Cut:
     @property
     def is_even(self) -> bool:
         """Whether all ranks own equally many indices."""
-        return len(set(self._owned_by_rank())) == 1
+        return len(set(_owned_by_rank(self))) == 1
 
     @property
     def is_chunked(self) -> bool:
@@ -235,11 +226,28 @@ class Cut:
 
     def slice(self, start: int, stop: int) -> "Cut":
         """The cut of the indices ``start`` to ``stop`` alone. Only for concrete cuts."""
-        kept, position = [], 0
-        for owner, length in self.flat_runs():
-            kept.append((owner, max(0, min(stop, position + length) - max(start, position))))
-            position += length
-        return Cut.of(self.num_ranks, kept)
+        assert isinstance(self.repeat, int) and self.inner == 1, "only a cut of known size has parts"
+        period = max(self.period, 1)
+        # A cut may repeat thousands of times (rows of pixels): only the ends are looked at run by run.
+        first, last = -(-start // period), stop // period
+        if first >= last:
+            return Cut.of(self.num_ranks, self._runs_between(start, stop))
+        head, tail = self._runs_between(start, first * period), self._runs_between(last * period, stop)
+        if not head and not tail:
+            return Cut.of(self.num_ranks, self.runs, last - first)
+        return Cut.of(self.num_ranks, [*head, *self.runs * (last - first), *tail])
+
+    def _runs_between(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The runs of the indices ``start`` to ``stop``, less than two periods apart."""
+        position = start // max(self.period, 1) * self.period
+        found = []
+        while position < stop:
+            for owner, length in self.runs:
+                kept = min(stop, position + length) - max(start, position)
+                if kept > 0:
+                    found.append((owner, kept))
+                position += length
+        return found
 
 
 @lru_cache(maxsize=65536)
@@ -254,7 +262,18 @@ def _period(cut: Cut) -> int:
 
 @lru_cache(maxsize=65536)
 def _largest_fraction(cut: Cut) -> float:
-    return max(cut._owned_by_rank()) / max(cut.period, 1)
+    return max(_owned_by_rank(cut)) / max(cut.period, 1)
+
+
+@lru_cache(maxsize=65536)
+def _owned_by_rank(cut: Cut) -> tuple[int, ...]:
+    """`Cut.owned` of every rank, in one pass over the runs."""
+    shared = sum(length for owner, length in cut.runs if owner == EVERY)
+    found = [shared] * cut.num_ranks
+    for owner, length in cut.runs:
+        if owner != EVERY:
+            found[owner] += length
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
