@@ -12,15 +12,18 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+import x_transformers
 import yaml
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import shardwright as sw
 from shardwright.program.flatten import functional
+from shardwright.program.torch_private import FakeTensorMode
 from shardwright.program.write import replace_weights
 from shardwright.sources.diffusers.build_component import build_component
 from shardwright.sources.example import read_example
 from shardwright.sources.export_example import export_example
-from shardwright.sources.hugging_face.build import build_model
+from shardwright.sources.hugging_face.build import build_model, set_dtypes, shapes_only
 
 MODELS = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8"))
 NUM_RANKS = 8
@@ -47,20 +50,25 @@ def expert_bytes(name, key):
 def blocks_by_hand(name, before):
     """By the key that counts a kind of block: the bytes of one more than ``before`` has, over the expert's.
 
-    ``before``: two of each kind.
+    ``before``: what the model sends with `few_blocks`.
     """
-    depths, plan = depth_of(name, 2), MODELS[name]["plan"]
-    after = {key: sent(name, {**depths, key: 3}, plan) for key in depths}
+    depths, plan = few_blocks(name), MODELS[name]["plan"]
+    after = {key: sent(name, {**depths, key: _counts(name, key)[1]}, plan) for key in depths}
     return {key: (one.num_bytes - before.num_bytes) / expert_bytes(name, key) for key, one in after.items()}
 
 
-def depth_of(name, count):
-    """So many blocks of each kind."""
-    return dict.fromkeys(MODELS[name]["blocks"], count)
+def few_blocks(name):
+    """One block of each kind."""
+    return {key: _counts(name, key)[0] for key in MODELS[name]["blocks"]}
+
+
+def _counts(name, key):
+    """What the configuration says for one block of a kind, and for one more."""
+    return MODELS[name].get("counts", {}).get(key, (1, 2))
 
 
 def sent(name, depths, plan):
-    """What a model with so many blocks of each kind sends under a plan; ``depths`` empty: as many as it has."""
+    """What a model sends under a plan. ``depths``: its blocks of each kind, where not as many as it has."""
     start = time.perf_counter()
     program = exported(name, depths)
     between = time.perf_counter()
@@ -78,15 +86,33 @@ def sent(name, depths, plan):
 
 
 def exported(name, depths):
-    """The program of a model, nothing of its weights held."""
+    """The program of a model; of its weights nothing is held."""
     entry = MODELS[name]
     library, _, kind = entry["make"].partition(".")
-    config, folder = {**entry["config"], **depths}, Path(name)
-    if library == "diffusers":
-        model, mode = build_component(getattr(diffusers, kind), config, folder, torch.bfloat16)
-    else:
-        made = transformers.AutoConfig.for_model(**config)
-        made.architectures = [kind]
-        model, mode = build_model(made, folder, torch.bfloat16)
-    program = export_example(model, mode, read_example(entry["example"]), named=library != "diffusers")
+    model, mode = MAKERS[library](kind, {**entry["config"], **depths}, Path(name))
+    program = export_example(model, mode, read_example(entry["example"]), named=library == "transformers")
     return replace_weights(functional(program), lambda _, tensor: torch.empty_like(tensor, device="meta"))
+
+
+def _of_diffusers(kind, config, folder):
+    return build_component(getattr(diffusers, kind), config, folder, torch.bfloat16)
+
+
+def _of_transformers(kind, config, folder):
+    made = transformers.AutoConfig.for_model(**config)
+    made.architectures = [kind]
+    return build_model(made, folder, torch.bfloat16)
+
+
+def _of_x_transformers(kind, config, folder):
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with shapes_only(mode):
+        around = {key: config[key] for key in ("num_tokens", "max_seq_len")}
+        layers = {key: value for key, value in config.items() if key not in around}
+        model = x_transformers.TransformerWrapper(**around, attn_layers=getattr(x_transformers, kind)(**layers))
+    set_dtypes(model, mode, torch.bfloat16, lambda name: False)
+    return model.eval(), mode
+
+
+MAKERS = {"diffusers": _of_diffusers, "transformers": _of_transformers, "x_transformers": _of_x_transformers}
+"""By library: what makes its model, and the fake mode that its parameters live in."""
