@@ -4,7 +4,7 @@ import pytest
 from evals.real_sizes.measure import MODELS, blocks_by_hand, few_blocks, sent
 
 SENDS_MORE = {"Mixtral 8×22B": 1.25}
-"""It adds a token's experts in float32, and so are they summed over the ranks: one of its two sums has 1.5 × the bytes."""
+"""It adds a token's experts in float32, and sums them over the ranks so: one of its two sums has 1.5 × the bytes."""
 
 QUICK = ["Llama 3.1 8B", "Llama 3.1 405B", "Mixtral 8×22B", "DeepSeek-V3 671B", "x-transformer 9B"]
 """Those whose automatic plan takes a second or two; `make real-sizes` finds all."""
