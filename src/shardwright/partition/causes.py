@@ -1,6 +1,6 @@
 """What is recorded of a collective, and why it is there: which layouts met, and the plan entry that forced them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from torch import fx
@@ -14,6 +14,11 @@ from shardwright.rules.call import num_bytes
 
 _REACH = 12
 """How many steps above a value the weight is looked for that gave it its layout."""
+
+_Above = tuple[int, tuple[str, ...]]
+"""The names of weights, and how many steps above a step they are."""
+
+_NONE: _Above = (0, ())
 
 
 class Causes:
@@ -81,26 +86,34 @@ class Causes:
         return best, self.plan_keys.get(best, "")
 
     @cached_property
-    def _nearest(self) -> list[tuple[int, tuple[str, ...]]]:
+    def _nearest(self) -> list[_Above]:
         """For every step, the cut weights that are nearest above it, and how many steps lie between."""
-        found: list[tuple[int, tuple[str, ...]]] = []
+        found: list[_Above] = []
+        shown: list[_Above] = []
+        """What readers of a step find through it: nothing where what it makes is whole."""
         for step in self.assignment.steps.items:
-            makers = [self.assignment.steps.items[read] for read in dict.fromkeys(read for read, _ in step.reads)]
-            own = tuple(one.node.name for one in makers if self._is_cut_weight(one))
-            above = [found[one.index] for one in makers if self._is_cut(one) and found[one.index][1]]
-            if own:
-                found.append((0, own))
-            elif above and (distance := min(steps for steps, _ in above)) < _REACH:
-                names = dict.fromkeys(name for steps, some in above if steps == distance for name in some)
-                found.append((distance + 1, tuple(names)))
+            nearest = _least([shown[read] for read, _ in step.reads])
+            found.append(nearest)
+            if self._is_cut_weight(step):
+                shown.append((0, (step.node.name,)))
+            elif nearest[1] and nearest[0] < _REACH and self._is_cut(step):
+                shown.append((nearest[0] + 1, nearest[1]))
             else:
-                found.append((0, ()))
+                shown.append(_NONE)
         return found
 
-    def _is_cut_weight(self, maker: Step) -> bool:
-        is_input = maker.kind is StepKind.INPUT
-        return is_input and isinstance(self.assignment.layouts.get(maker.node.name), Shard)
+    def _is_cut_weight(self, step: Step) -> bool:
+        return step.kind is StepKind.INPUT and isinstance(self.assignment.layouts.get(step.node.name), Shard)
 
-    def _is_cut(self, maker: Step) -> bool:
-        strategy = self.assignment.strategies[maker.index]
+    def _is_cut(self, step: Step) -> bool:
+        strategy = self.assignment.strategies[step.index]
         return strategy is not None and any(layout != REPLICATE for layout in strategy.results)
+
+
+def _least(above: Sequence[_Above]) -> _Above:
+    """Those that are nearest, in order."""
+    some = [one for one in above if one[1]]
+    if len(some) < 2:
+        return some[0] if some else _NONE
+    distance = min(steps for steps, _ in some)
+    return distance, tuple(dict.fromkeys(name for steps, names in some if steps == distance for name in names))

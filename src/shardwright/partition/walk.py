@@ -314,8 +314,9 @@ class Walk:
     def get(self, value: Value, layout: Layout, reader: Step) -> fx.Node:
         """The local node that holds ``value`` in ``layout``, redistributed once and shared by all readers."""
         made = self.made[value]
-        if layout in made:
-            return made[layout]
+        found = made.get(layout)
+        if found is not None:
+            return found
         for source, target in route(made, layout, by_whole=value in self.whole_wanted):
             self._redistribute(value, target, reader, source)
         return made[layout]

@@ -120,12 +120,14 @@ def add_node(graph: fx.Graph, op: str, target: Any, args: Any, kwargs: Any, name
     """A new node, as `fx.Graph.create_node` makes it, in half the time.
 
     That function searches all arguments for bare symbolic numbers, which no pass writes; so they are set afterwards.
+    Plain assignment would take the node out of the graph's table of operators, where arguments say nothing, and put it
+    back.
     """
     node = graph.create_node(op, target, (), {}, name)
     if args:
-        node.args = tuple(args)
+        object.__setattr__(node, "args", tuple(args))
     if kwargs:
-        node.kwargs = kwargs
+        object.__setattr__(node, "kwargs", kwargs)
     return node
 
 
