@@ -77,6 +77,30 @@ def test_a_mean_claimed_to_be_a_sum_is_named(wrong_rule):
     assert report.first_wrong.error == pytest.approx(1.0, abs=0.01)
 
 
+class Deep(nn.Module):
+    """Forty layers, of which one has a bias: nothing else is computed of that one's gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6, bias=number == 17) for number in range(40))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return x
+
+
+def test_a_gradient_that_alone_is_wrong_is_found(wrong_rule):
+    wrong_rule("aten::sum.dim_IntList", einsum("b n -> 1 n", reduce="max"))
+    args = (torch.randn(4, 6).double(), torch.randn(4, 6).double())
+    joint = sw.export_training(Deep().double(), args, loss=nn.functional.mse_loss)
+    parts = {"dp": {"x": sw.Shard(0), "target": sw.Shard(0)}}
+    report = sw.verify(sw.shard(joint, mesh={"dp": 2}, plan={}, inputs=parts), joint, args)
+    assert {one.name for one in report.gradients if one.error > 1e-9} == {"gradient of layers.17.bias"}
+    assert report.first_wrong.op == "aten.sum.dim_IntList"
+    assert report.first_wrong.module == "layers.17"
+
+
 def test_tolerance_is_the_callers():
     assert not verified(tolerance=0.0).ok
 

@@ -1,9 +1,10 @@
 """`verify`: run all ranks in one process, compare with the original, and find the first node that is wrong.
 
 When outputs differ, intermediate values are compared too: each rank's local values are put together from their
-layouts and compared with the original's. Nodes are sampled, the first wrong sample narrows the range, and so on, so
-only a few values are kept at a time. What rounding alone explains is not a difference (`compiler.rounding`); that is
-worked out only where an error exceeds the tolerance.
+layouts and compared with the original's. Of the nodes that wrong outputs are computed of, some are sampled: the first
+wrong one leaves those that it is computed of, a right one clears those, and so on, so only a few values are kept at a
+time. A gradient that alone is wrong is found so, wherever in the program it is computed. What rounding alone explains
+is not a difference (`compiler.rounding`); that is worked out only where an error exceeds the tolerance.
 """
 
 import math
@@ -146,7 +147,7 @@ def verify(
     inputs = bind_inputs(program, tuple(example_inputs), named, sharded.signature)
     original_run = _Original(program, tuple(inputs), torch.get_rng_state())
     wanted = original_run()
-    allowed = tolerance if tolerance is not None else _tolerance(wanted)
+    allowed = tolerance if tolerance is not None else tolerance_of(wanted)
     simulation = sharded.simulation()
     got = simulation.run_raw(sharded.rank_inputs(inputs))
     checks = list(_compare_outputs(program, sharded, wanted, got))
@@ -157,7 +158,10 @@ def verify(
         kind = program.outputs[position].kind
         found["outputs" if kind in RETURNED else "gradients" if kind in GRADIENT_KINDS else "buffers"].append(check)
     ok = all(check.is_within(allowed) for _, check in checks)
-    first = None if ok else _first_wrong(original_run, sharded, allowed)
+    values = program.output_values()
+    wrong = {values[position] for position, check in checks if not check.is_within(allowed)}
+    nodes = [value for value in dict.fromkeys(values) if value in wrong and isinstance(value, fx.Node)]
+    first = None if ok else _first_wrong(original_run, sharded, allowed, nodes)
     return Report(ok, allowed, first_wrong=first, **{what: tuple(checks) for what, checks in found.items()})
 
 
@@ -213,7 +217,8 @@ def _scale(wanted: torch.Tensor) -> float:
     return largest or 1.0
 
 
-def _tolerance(values: Sequence[Any]) -> float:
+def tolerance_of(values: Sequence[Any]) -> float:
+    """The error that is allowed of values of these dtypes, over the largest of them."""
     dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
     if dtypes & {torch.float16, torch.bfloat16}:
         return 3e-2
@@ -292,7 +297,10 @@ def _is_cut(layouts: Sequence[Sequence[Layout]]) -> bool:
     return any(layout != REPLICATE for one in layouts for layout in one)
 
 
-def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float) -> WrongNode | None:
+def _first_wrong(
+    original: _Original, sharded: ShardedProgram, tolerance: float, outputs: Sequence[fx.Node]
+) -> WrongNode | None:
+    """The first wrong node that one of the wrong ``outputs`` is computed of."""
     simulation = sharded.simulation()
     layouts: dict[str, list[tuple[Layout, ...]]] = {}
     local_names: list[dict[str, str]] = []
@@ -305,28 +313,37 @@ def _first_wrong(original: _Original, sharded: ShardedProgram, tolerance: float)
         local_names.append({local: origin for origin, local in names.items()})
     joins = {name for name, held in layouts.items() if _makes_a_whole(held, len(local_names))}
     order = [n for n in original.program.graph.nodes if n.name in joins and n.op == "call_function"]
-    low, high, wrong = 0, len(order), None
-    while low < high:
-        step = max((high - low) // _SAMPLES, 1)
-        picked = order[low:high:step]
+    suspects, wrong = _upstream(outputs), None
+    while left := [node for node in order if node in suspects]:
+        picked = left[:: max(len(left) // _SAMPLES, 1)]
         errors = _errors(original, sharded, picked, layouts, local_names, tolerance)
         bad = next((n for n in picked if not errors.get(n.name, 0.0) <= tolerance), None)
-        if bad is None:
-            low = low + (len(picked) - 1) * step + 1
-            continue
-        wrong = WrongNode(
-            node=bad.name,
-            op=str(bad.target),
-            module=module_path(bad),
-            source=source_line(bad),
-            error=errors[bad.name],
-            layouts=tuple(map(str, layouts[bad.name][0])),
-        )
-        high = order.index(bad)
-        low = max(low, high - step + 1)
-        if step == 1:
-            break
+        if bad is not None:
+            wrong = WrongNode(
+                node=bad.name,
+                op=str(bad.target),
+                module=module_path(bad),
+                source=source_line(bad),
+                error=errors[bad.name],
+                layouts=tuple(map(str, layouts[bad.name][0])),
+            )
+            suspects &= _upstream([bad]) - {bad}
+        # What a right value is computed of is taken to be right.
+        suspects -= _upstream([n for n in picked if errors.get(n.name, math.inf) <= tolerance])
+        suspects -= {n for n in picked if n.name not in errors}
     return wrong
+
+
+def _upstream(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """These nodes and all that they are computed of."""
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _makes_a_whole(held: Sequence[Sequence[Layout]], num_ranks: int) -> bool:
