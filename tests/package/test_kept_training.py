@@ -1,5 +1,7 @@
 """An optimiser's state in a package: damaged files are named, and it is kept through any number of packages."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,3 +59,18 @@ def test_a_damaged_file_is_named(trained, tmp_path):
 def test_two_files_are_two(trained, tmp_path):
     with pytest.raises(sw.PackageError, match="would both be written to"):
         sw.gather(trained[0], tmp_path / "state", optimizer=tmp_path / "state")
+
+
+def test_of_two_files_that_cannot_both_be_placed_neither_is_left(trained, tmp_path, monkeypatch):
+    state, optimizer, replace = tmp_path / "state.safetensors", tmp_path / "optimizer.pt", Path.replace
+
+    def full(self, target):
+        if Path(target) == optimizer:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(sw.PackageError, match="No space left"):
+        sw.gather(trained[0], state, optimizer=optimizer)
+    assert sorted(tmp_path.iterdir()) == before

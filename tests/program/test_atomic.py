@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from shardwright.program.atomic import written_whole
+from shardwright.program.atomic import written_together, written_whole
 
 
 def test_a_draft_takes_the_place_of_an_older_file(tmp_path):
@@ -51,3 +51,21 @@ def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
     with written_whole(tmp_path / "whole") as draft:
         draft.write_text("")
     assert stat.S_IMODE((tmp_path / "whole").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_of_several_files_there_are_all_or_none(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.mkdir()
+
+    def write(*targets):
+        with written_together(*targets) as drafts:
+            for draft in drafts:
+                draft.write_text("new")
+
+    with pytest.raises(OSError, match="second"):
+        # The first has its place when the second is found to have none.
+        write(first, second)
+    assert list(tmp_path.iterdir()) == [second]
+    second.rmdir()
+    write(first, second)
+    assert first.read_text() == second.read_text() == "new"

@@ -14,7 +14,7 @@ from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.save import Progress
 from shardwright.package.stored import StoredWeights
 from shardwright.package.stream import TensorSlot, write_tensors
-from shardwright.program.atomic import written_whole
+from shardwright.program.atomic import written_together
 from shardwright.program.program import STATE_KINDS
 
 
@@ -54,19 +54,18 @@ def gather(
             progress("gathering", done, total)
 
     try:
-        with written_whole(target) as draft:
-            write_tensors(draft, slots, stored.read, report)
+        with written_together(*(path for path in (target, beside) if path is not None)) as drafts:
+            write_tensors(drafts[0], slots, stored.read, report)
             if beside is not None:
-                _write_state(state, beside)
+                _write_state(state, drafts[1])
     except OSError as error:
         raise PackageError(f"cannot write {target}: {error}\n  nothing was left behind") from error
     return sorted(slot.name for slot in slots)
 
 
-def _write_state(state: Any, target: Path) -> None:
+def _write_state(state: Any, path: Path) -> None:
     try:
-        with written_whole(target) as draft:
-            torch.save(state, draft)
+        torch.save(state, path)
     except RuntimeError as error:
         # So torch reports a write that failed.
         raise OSError(first_line(error)) from error

@@ -12,12 +12,23 @@ def written_whole(target: Path) -> Iterator[Path]:
 
     Nobody else has a file of that name, so that two writers do not spoil each other's drafts: the later one stays.
     """
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
+    with written_together(target) as (draft,):
         yield draft
-        draft.replace(target)
+
+
+@contextmanager
+def written_together(*targets: Path) -> Iterator[list[Path]]:
+    """Drafts of several files, none of which is there yet: all take their places when the block ends well, or none."""
+    drafts = [target.with_name(f".{target.name}.{uuid.uuid4().hex}") for target in targets]
+    placed: list[Path] = []
+    try:
+        yield drafts
+        for draft, target in zip(drafts, targets, strict=True):
+            draft.replace(target)
+            placed.append(target)
     except BaseException:
-        with suppress(OSError):
-            # On a disk that cannot be written there is nothing to remove, and no way to.
-            draft.unlink()
+        for path in (*drafts, *placed):
+            with suppress(OSError):
+                # On a disk that cannot be written there is nothing to remove, and no way to.
+                path.unlink()
         raise
