@@ -1,5 +1,7 @@
 """An optimiser's state goes with the weights: to fewer ranks and more, to one process, or is refused in words."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -298,6 +300,23 @@ def test_dropout_draws_on_from_where_it_was(tmp_path):
     other = torch.optim.SGD(again.parameters(), lr=0.1)
     again.resume(other)
     assert steps(again, other, given[2:]) == steps(step, optimizer, given[2:])
+
+
+def test_dropout_begins_anew_on_another_kind_of_device(tmp_path):
+    given = pairs(1)
+    joint = sw.export_training(redraw(Dropped()).train(), given[0], loss=F.mse_loss)
+    sw.shard(joint, mesh=1).save(tmp_path / "out")
+    step = sw.load(tmp_path / "out")
+    optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
+    steps(step, optimizer, given)
+    step.save(tmp_path / "saved", optimizer)
+    manifest = tmp_path / "saved" / "shardwright.json"
+    written = json.loads(manifest.read_text())
+    written["training"]["streams"] = {"cuda": written["training"]["streams"]["cpu"]}
+    manifest.write_text(json.dumps(written))
+    again = sw.load(tmp_path / "saved")
+    with pytest.warns(sw.CheckpointWarning, match="drawn on cuda, and are drawn on cpu now"):
+        again.resume(torch.optim.SGD(again.parameters(), lr=0.1))
 
 
 class Precise(torch.optim.Optimizer):

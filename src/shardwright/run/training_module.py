@@ -4,6 +4,7 @@ import base64
 import copy
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import fx
 from torch.export import ExportedProgram
 
-from shardwright.errors import PackageError, ShardwrightError
+from shardwright.errors import CheckpointWarning, PackageError, ShardwrightError
 from shardwright.layout.box import Region, Spans, region_of
 from shardwright.layout.values import check_number, check_path
 from shardwright.lean.overwrite import reduce_in_place
@@ -121,7 +122,9 @@ class TrainingModule(TrainingStep):
         """Give ``optimizer`` the state that `save` kept, as its ``load_state_dict`` would, and draw on from there.
 
         Its groups have the same parameters as those of the optimiser that was saved; their options (the learning rate)
-        become what they were. Raises `PackageError` where the package keeps no state or that of another optimiser.
+        become what they were. A stream of random numbers goes on on the kind of device that it was drawn on: elsewhere
+        it begins anew, with a `CheckpointWarning`. Raises `PackageError` where the package keeps no state or that of
+        another optimiser.
         """
         with self.alone():
             kept = self.manifest.training
@@ -131,9 +134,21 @@ class TrainingModule(TrainingStep):
             restore_optimizer(
                 optimizer, kept, parameter_names(self, self.manifest), whole_shapes(self.manifest), self._checked(path)
             )
-            stream = kept.streams.get(home_of(self.exported).type)
-            if self._stream is not None and stream is not None:
-                self._stream = torch.tensor(list(base64.b64decode(stream)), dtype=torch.uint8)
+            if self._stream is not None and kept.streams:
+                self._stream = self._kept_stream(kept.streams)
+
+    def _kept_stream(self, streams: Mapping[str, str]) -> torch.Tensor | None:
+        """The place in the stream that a package keeps; where it is of another kind of device, the one there is."""
+        home = home_of(self.exported).type
+        if home not in streams:
+            warnings.warn(
+                f"random numbers were drawn on {', '.join(streams)}, and are drawn on {home} now, where that stream "
+                "does not go on: dropout begins anew, at the first rank's torch.initial_seed()",
+                CheckpointWarning,
+                stacklevel=3,
+            )
+            return self._stream
+        return torch.tensor(list(base64.b64decode(streams[home])), dtype=torch.uint8)
 
     def _checked(self, path: Path) -> Path:
         entry = next(one for one in self.manifest.files if one.name == path.name)
