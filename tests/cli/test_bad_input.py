@@ -17,6 +17,9 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("bad")
     exported = torch.export.export(nn.Linear(4, 6), (torch.randn(2, 4),))
     torch.export.save(exported, path / "model.pt2")
+    x, target = torch.randn(2, 4), torch.randn(2, 6)
+    joint = sw.export_training(nn.Linear(4, 6), (x, target), loss=nn.functional.mse_loss)
+    torch.export.save(joint, path / "step.pt2")
     sw.shard(exported, mesh=1, plan={}).save(path / "package")
     save_file({"input": torch.randn(2, 4)}, path / "inputs.safetensors")
     (path / "plan.yaml").write_text("weight: {shard: 0}\n")
@@ -45,6 +48,7 @@ COMMANDS = {
     "inspect": ("inspect", "model.pt2"),
     "plan": ("plan", "model.pt2"),
     "verify": ("verify", "model.pt2"),
+    "train-check": ("train-check", "step.pt2"),
     "shard": ("shard", "model.pt2", "-o", "new"),
     "compile": ("compile", "package"),
     "run": ("run", "package", "-i", "inputs.safetensors", "-o", "new"),
@@ -80,6 +84,11 @@ def bad():
         yield from ((*COMMANDS[name], option, number) for number in NUMBERS)
     for name, option in (("plan", "--effort"), ("shard", "--effort"), ("run", "--timeout"), ("verify", "--tolerance")):
         yield from ((*COMMANDS[name], option, number) for number in (*NUMBERS, *(["0"] if name != "verify" else [])))
+    yield from ((*COMMANDS["train-check"], "--dp", number) for number in ("0", "words", "1000000000"))
+    yield from ((*COMMANDS["train-check"], "--dp", "2", "--cut", name) for name in ("", "targt", "weight"))
+    yield from (
+        (*COMMANDS["train-check"], *more) for more in (("--plan", "text.yaml"), ("-i", "empty"), ("--dump", ""))
+    )
     for option in ("--temperature", "--top-p", "--seed", "--max-tokens"):
         yield from ((*COMMANDS[name], option, number) for name in ("generate", "chat") for number in NUMBERS)
     yield from (("generate", "package", "--prompts", path) for path in PATHS)

@@ -1,5 +1,5 @@
-"""The command line: ``shardwright inspect | plan | shard | verify | report | diff | compile | run | generate | chat |
-gather | reshard | calibrate``.
+"""The command line: ``shardwright inspect | plan | shard | verify | train-check | report | diff | compile | run |
+generate | chat | gather | reshard | calibrate``.
 """
 
 import sys
@@ -21,6 +21,7 @@ from shardwright.cli.report import report
 from shardwright.cli.reshard import reshard
 from shardwright.cli.run import run
 from shardwright.cli.shard import shard
+from shardwright.cli.train_check import train_check
 from shardwright.cli.verify import verify
 from shardwright.errors import CheckpointWarning, GatherWarning, PlanWarning, ShardwrightError, SolverWarning
 
@@ -32,8 +33,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _command in (inspect, plan, shard, verify, report, diff, compile_, run, generate, chat, gather, reshard, calibrate):
-    app.command(_command.__name__.rstrip("_"))(_command)
+_COMMANDS = (
+    inspect,
+    plan,
+    shard,
+    verify,
+    train_check,
+    report,
+    diff,
+    compile_,
+    run,
+    generate,
+    chat,
+    gather,
+    reshard,
+    calibrate,
+)
+for _command in _COMMANDS:
+    app.command(_command.__name__.rstrip("_").replace("_", "-"))(_command)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def verify(
     lean: Lean = True,
     as_json: AsJson = False,
 ) -> None:
-    """Run all ranks in this process and compare with the original."""
+    """Run all ranks in this process and compare with the original; of a program for training, gradients too."""
     import shardwright
     from shardwright.run.tensor_files import example_inputs
 

@@ -1,0 +1,129 @@
+"""`check_gradients`: a step of a package for training on real ranks, against the unsharded program that it keeps."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from shardwright.compiler.verify import OutputCheck, Report, relative_error, tolerance_of
+from shardwright.errors import PackageError
+from shardwright.layout.box import region_of
+from shardwright.package.graphs import read_graph
+from shardwright.package.manifest import Manifest, check_package_file, read_manifest
+from shardwright.package.stored import StoredWeights, rank_cuts
+from shardwright.program.inputs import bind_inputs
+from shardwright.program.program import GRADIENT_KINDS, RETURNED, Program
+from shardwright.program.read import read
+from shardwright.program.simulate import run_graph
+from shardwright.run.launch import launch
+from shardwright.run.load import load
+
+SEED = 7
+"""Of the random numbers that one process and all ranks draw."""
+_LOSS = "loss"
+
+
+def check_gradients(
+    package: Path, args: Sequence[Any], kwargs: Mapping[str, Any], *, tolerance: float | None = None
+) -> Report:
+    """Run a step on real ranks of this machine and compare the loss and each rank's piece of every gradient.
+
+    ``args``, ``kwargs``: whole inputs, the same for all ranks. The report names no node: `verify` of the program does.
+    Raises `PackageError` for a package that is for inference, or whose inputs are cut, and as `launch` does.
+    """
+    manifest = read_manifest(package)
+    program = _original(package, manifest)
+    if not program.is_joint:
+        raise PackageError(f"{package} computes no gradients: it was exported for inference")
+    inputs = bind_inputs(program, tuple(args), dict(kwargs), manifest.signature())
+    _refuse_cut_inputs(package, manifest, program)
+    weights = StoredWeights(package, manifest)
+    state = {name: weights.read(name) for name in program.weights}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(SEED)
+        found = run_graph(program, state, inputs, None)
+    loss, gradients = _named(program, found)
+    allowed = tolerance_of(found) if tolerance is None else tolerance
+    with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
+        wanted = Path(folder) / "wanted.safetensors"
+        save_file({name: value.contiguous().clone() for name, value in {_LOSS: loss, **gradients}.items()}, wanted)
+        errors = launch(manifest.num_ranks, _errors_of_rank, str(package.resolve()), str(wanted), inputs)
+    checks = {
+        name: tuple(OutputCheck(name, rank, one[name]) for rank, one in sorted(errors.items()) if name in one)
+        for name in (_LOSS, *gradients)
+    }
+    losses = checks.pop(_LOSS)
+    of_gradients = tuple(
+        OutputCheck(f"gradient of {one.name}", one.rank, one.error) for each in checks.values() for one in each
+    )
+    ok = all(one.is_within(allowed) for one in (*losses, *of_gradients))
+    return Report(ok, allowed, losses, gradients=of_gradients)
+
+
+def _original(package: Path, manifest: Manifest) -> Program:
+    """The unsharded program of a package, without its weights."""
+    files = {entry.name: entry for entry in manifest.files}
+    return read(read_graph(check_package_file(package, files[manifest.original])))
+
+
+def _refuse_cut_inputs(package: Path, manifest: Manifest, program: Program) -> None:
+    """Raise `PackageError` where ranks take pieces of an input: which piece is whose, a package does not say."""
+    whole = _sizes(program)
+    files = {entry.name: entry for entry in manifest.files}
+    for name in dict.fromkeys(manifest.graphs):
+        own = _sizes(read(read_graph(check_package_file(package, files[name]))))
+        if cut := sorted(one for one in whole if whole[one] != own.get(one)):
+            raise PackageError(
+                f"ranks of {package} take pieces of {', '.join(cut)}, and a check gives all of them the whole\n"
+                "  try: train-check of the exported program, with --dp"
+            )
+
+
+def _sizes(program: Program) -> dict[str, list[str]]:
+    vals = {node.name: node.meta.get("val") for node in program.placeholders()}
+    given = {item.name: vals[item.name] for item in program.inputs if not item.is_state}
+    return {name: [str(size) for size in val.shape] for name, val in given.items() if isinstance(val, torch.Tensor)}
+
+
+def _named(program: Program, found: Sequence[Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss, and the gradients by the names of their parameters."""
+    values = list(zip(program.outputs, found, strict=True))
+    gradients = {str(output.target): value for output, value in values if output.kind in GRADIENT_KINDS}
+    return next(value for output, value in values if output.kind in RETURNED), gradients
+
+
+def _errors_of_rank(package: str, wanted: str, inputs: Sequence[Any]) -> dict[str, float]:
+    """What one rank does: a step, and the error of the loss and of its piece of every gradient."""
+    torch.manual_seed(SEED)
+    step: Any = load(package)
+    found, whole = {_LOSS: step.run_flat(inputs)}, load_file(wanted)
+    found |= {name: p.grad for name, p in step.named_parameters(remove_duplicate=False) if p.grad is not None}
+    if missing := sorted(whole.keys() - found):
+        raise PackageError(f"rank {step.rank} computes no gradient of {', '.join(missing)}")
+    return {name: _error(found[name].cpu(), _piece(step, name, value), value) for name, value in whole.items()}
+
+
+def _piece(step: Any, name: str, whole: torch.Tensor) -> torch.Tensor:
+    """What a rank should hold of a gradient: what it holds of the parameter."""
+    if name == _LOSS:
+        return whole
+    mesh = step.manifest.as_mesh()
+    where = mesh.coordinate(mesh.place(step.rank))
+    entry = next(one for one in step.manifest.tensors if one.name == name)
+    cuts = rank_cuts(entry, where, mesh, step.folder)
+    region = region_of(entry.shape, [(layout, where[axis]) for axis, layout in cuts])
+    assert region is not None, "a parameter that is trained is no part of a sum"
+    for dim, spans in enumerate(region.spans):
+        whole = whole.index_select(dim, torch.cat([torch.arange(*span) for span in spans] or [torch.arange(0)]))
+    return whole
+
+
+def _error(got: torch.Tensor, piece: torch.Tensor, whole: torch.Tensor) -> float:
+    """The largest difference of a piece, over the largest value of the whole; infinite for another shape."""
+    if got.shape != piece.shape:
+        return math.inf
+    return relative_error(*(torch.cat([one.flatten(), whole.flatten()]) for one in (got, piece)))
