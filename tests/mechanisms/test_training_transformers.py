@@ -7,7 +7,7 @@ import torch
 
 import shardwright as sw
 from tests.support.architectures import SMALL, build
-from tests.support.training import next_token
+from tests.support.training import InDouble, next_token
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
@@ -18,14 +18,14 @@ IDS, TARGET = DRAWN[:, :-1], DRAWN[:, 1:].masked_fill(DRAWN[:, 1:] > 70, -100)
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "falcon", "mixtral"])
 def test_two_axes(kind):
-    model = build(kind, num_hidden_layers=1, n_layer=1).double().train()
+    model = InDouble(build(kind, num_hidden_layers=1, n_layer=1)).train()
     joint = sw.export_training(model, (IDS, TARGET), loss=next_token)
     inputs = {"dp": {"ids": sw.Shard(0), "target": sw.Shard(0)}}
     sharded = sw.shard(joint, mesh={"dp": 2, "tp": 2}, plan={"tp": "auto"}, inputs=inputs)
-    report = sw.verify(sharded, joint, (IDS, TARGET))
+    report = sw.verify(sharded, joint, (IDS, TARGET), tolerance=1e-9)
     assert report.ok, str(report)
-    # Some models compute norms in single precision.
-    assert report.max_error < 1e-6
+    # A key's bias moves all scores of a query alike: its gradient is 0 but for rounding.
+    assert all("key.bias" in one.name for one in report.rounded)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {check.name.removeprefix("gradient of ") for check in report.gradients} <= trained
 

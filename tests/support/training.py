@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import shardwright as sw
 from shardwright.program.program import RETURNED
@@ -18,6 +19,27 @@ BATCH = (PLACES * 7 % 96, (PLACES * 5 % 96).index_fill(0, torch.tensor(0), -100)
 
 def next_token(logits, target):
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+class _Double(TorchFunctionMode):
+    """Whatever asks for single precision gets double."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        given = [torch.float64 if one is torch.float32 else one for one in args]
+        named = {name: torch.float64 if one is torch.float32 else one for name, one in (kwargs or {}).items()}
+        return given[0].double() if function is torch.Tensor.float else function(*given, **named)
+
+
+class InDouble(nn.Module):
+    """A model of ids that computes in double precision also where its code asks for single (norms, softmaxes)."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, ids):
+        with _Double():
+            return self.model(ids)
 
 
 def run_alone(model, args, loss):
