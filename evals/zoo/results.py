@@ -7,7 +7,7 @@ from pathlib import Path
 
 FOLDER = Path("evals/results")
 """Where records and cards are written; not kept in git."""
-RESULTS = {name: FOLDER / f"{name}.jsonl" for name in ("zoo", "agreement")}
+RESULTS = {name: FOLDER / f"{name}.jsonl" for name in ("zoo", "agreement", "training")}
 """The file of each task."""
 
 

@@ -8,18 +8,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from evals.zoo.agreement import agree
+from evals.zoo.gradients import gradients
 from evals.zoo.measure import Run, measure
 from evals.zoo.results import RESULTS, latest
 from evals.zoo.types import model_types
 from evals.zoo.worker import records, server
 
-TASKS = {"zoo": measure, "agreement": agree}
+TASKS = {"zoo": measure, "agreement": agree, "training": gradients}
+PLANS = {"zoo": "auto,hf", "agreement": "agreement", "training": "rules"}
 
 
 def main():
     options = parse()
-    plans = options.plans.split(",") if options.task == "zoo" else ["agreement"]
-    runs = [Run(plan, int(ranks)) for ranks in options.ranks.split(",") for plan in plans]
+    plans = (options.plans or PLANS[options.task]).split(",")
+    # Rules are looked up once, whatever the ranks.
+    runs = [Run(plan, int(ranks)) for ranks in options.ranks.split(",") for plan in plans if plan != "rules"]
+    runs += [Run("rules", 1)] if "rules" in plans else []
     kinds = [kind for kind in model_types(options.types) if options.group in (None, kind.group)]
     path = options.results or RESULTS[options.task]
     sweep(kinds, runs, TASKS[options.task], path, options, server("evals.zoo.run", "transformers"))
@@ -50,7 +54,7 @@ def parse():
     parser.add_argument("types", nargs="*", help="model types; default: all")
     parser.add_argument("--task", choices=tuple(TASKS), default="zoo")
     parser.add_argument("--group", choices=("causal", "base"), help="only this group")
-    parser.add_argument("--plans", default="auto,hf", help="default: %(default)s")
+    parser.add_argument("--plans", help="default: auto,hf; of training: rules, which looks rules up; or auto, hf")
     add_options(parser, "2,4,8", seconds=480.0, gib=10.0)
     return parser.parse_args()
 

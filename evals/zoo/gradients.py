@@ -1,0 +1,93 @@
+"""Training of one model type: which operators of its joint program have no rule, and is every gradient right on ranks?
+
+The loss is the mean square of everything that the model returns as floating-point numbers, so that whatever it computes
+has a gradient. Under the plan ``rules`` nothing is assigned: the rules of all calls are looked up, of the forward pass
+and of the backward pass. Under any other plan the joint program is sharded and every gradient compared, as
+`measure.one_run` compares outputs.
+"""
+
+import time
+import warnings
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+
+import shardwright as sw
+from evals.zoo.build import NotBuildableError, build
+from evals.zoo.measure import one_run, try_export
+from shardwright.assign.agreed import Agreed
+from shardwright.assign.site_rules import read_rules
+from shardwright.assign.task import make_task
+from shardwright.plan.pins import Pins
+from shardwright.program.nodes import BACKWARD_STACK, op_name
+from shardwright.program.read import read
+
+
+class Joint(NamedTuple):
+    """As `exporting.Exported`."""
+
+    program: torch.export.ExportedProgram
+    inputs: dict
+    given: dict
+    way: str = ""
+
+
+def gradients(kind, runs, emit):
+    """Emit one record for each run; has the signature of `measure.measure`."""
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    emit({"stage": "build"})
+    start = time.perf_counter()
+    try:
+        model, inputs, how = build(kind)
+    except NotBuildableError as error:
+        emit({"verdict": "not buildable", "reason": str(error)})
+        return
+    facts = {**how, "torch": str(torch.__version__), "transformers": transformers.__version__}
+    facts["build_s"] = round(time.perf_counter() - start, 2)
+    exported, facts = try_export(joint, model, inputs, facts, emit)
+    if exported is None:
+        return
+    for run in runs:
+        name = (run.plan, run.num_ranks)
+        emit({"stage": "shard", "run": name, **facts})
+        found = (
+            without_rules(exported.program)
+            if run.plan == "rules"
+            else one_run(model, exported, run.plan, run.num_ranks, joint)
+        )
+        emit({**found, "run": name, **facts})
+
+
+def joint(model, inputs):
+    """The joint program of a model, called with keywords."""
+    floats = [value.dtype for value in inputs.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    target = torch.zeros((), dtype=floats[0] if floats else next(model.parameters()).dtype)
+    program = sw.export_training(model, (target,), dict(inputs), loss=mean_square)
+    return Joint(program, {"target": target, **inputs}, inputs)
+
+
+def mean_square(outputs, target):
+    """Of all floating-point numbers in what a model returns, less a target of one number."""
+    leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    floats = [leaf for leaf in leaves if leaf.is_floating_point() and leaf.requires_grad]
+    return sum((leaf - target).square().mean() for leaf in floats)
+
+
+def without_rules(program):
+    """The calls of a program that have no rule: by operator, apart for the backward pass."""
+    task = make_task(read(program), Pins(), 2, auto=True, cost=None, agreed=Agreed())
+    found = {"forward": Counter(), "backward": Counter()}
+    counts = Counter(BACKWARD_STACK in step.node.meta for site in task.folded.sites for step in site.steps)
+    for index, reason in read_rules(task.folded.sites).reasons.items():
+        for step in task.folded.sites[index].steps:
+            where = "backward" if BACKWARD_STACK in step.node.meta else "forward"
+            found[where][f"{op_name(step.node.target)}: {reason}"] += 1
+    return {
+        "verdict": "no rule" if found["backward"] else "ok",
+        "calls": {"forward": counts[False], "backward": counts[True]},
+        "without_rule": {where: dict(sorted(ops.items())) for where, ops in found.items()},
+    }
