@@ -5,13 +5,20 @@ the forward pass, the loss (of next tokens) and the backward pass, from no gradi
 same code on the same pieces for all. All give the loss and the norm of the gradients of the whole model. The head is
 whole on every rank, of all contenders.
 
-Run: ``python -m benchmarks.train``; ``--work FOLDER`` keeps the packages for the next run.
+Then what compiling takes: the joint program of a Llama of 80 layers on the meta device (hidden 8192, 128 tokens), read,
+sharded by Megatron's plan for 8 ranks and its first rank's program written, against exporting it (`export_training`),
+in turn, in seconds of processor time.
+
+Run: ``python -m benchmarks.train``; ``--work FOLDER`` keeps the packages for the next run, ``--only compiling`` or
+``--only steps`` measures one of both and leaves the other's figures in the file as they are.
 """
 
 import argparse
 import copy
+import json
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -23,6 +30,8 @@ from torch.distributed.tensor import DTensor
 
 import shardwright as sw
 from benchmarks.hand_written import COLUMNS, ROWS, HandWritten
+from benchmarks.shard_llama import PLAN as MEGATRON_8
+from benchmarks.shard_llama import llama, medians, timed
 from benchmarks.step import TRANSPORTS, by_dtensor, facts, show, summary, write
 from shardwright.layout.mesh import Mesh
 from shardwright.run.groups import make_group_objects
@@ -173,23 +182,53 @@ def measure(path, length, num_ranks, rounds):
     return seconds
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--work", type=Path, help="where to keep the package")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/train.json"))
-    options = parser.parse_args()
-    found = facts(options, "train", CONFIG)
+def compiling(layers, rounds):
+    """Medians of the seconds that a joint program takes to export and to compile, on the meta device."""
+    model, ids = llama(layers)
+    times = defaultdict(list)
+    for _ in range(rounds):
+        joint, seconds = timed(lambda: sw.export_training(model.train(), (ids, ids), loss=next_token))
+        times["export"].append(seconds)
+        _, seconds = timed(lambda joint=joint: sw.shard(joint, mesh=8, plan=MEGATRON_8).exported(0))
+        times["compile"].append(seconds)
+    found = medians(times)
+    return {
+        "layers": layers,
+        "nodes": len(joint.graph.nodes),
+        **{f"{name}_s": round(value, 3) for name, value in found.items()},
+        "compile_over_export": round(found["compile"] / found["export"], 3),
+    }
+
+
+def stepping(options):
+    """Milliseconds of a step, by contender."""
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         path = prepare(work, options.length, options.ranks)
         how = {"threads": 1, "transport": "gloo"}
         ranks = launch(options.ranks, measure, path, options.length, options.ranks, options.rounds, **how)
-    found["tokens"], found["steps"] = options.length, summary(list(ranks.values()))
-    show(f"Loss and gradients of {options.length} tokens on {options.ranks} ranks", found["steps"])
+    return summary(list(ranks.values()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--layers", type=int, default=80, help="of what is compiled; default: %(default)s")
+    parser.add_argument("--only", choices=("steps", "compiling"), help="default: both")
+    parser.add_argument("--work", type=Path, help="where to keep the package")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/train.json"))
+    options = parser.parse_args()
+    found = json.loads(options.output.read_text()) if options.only and options.output.exists() else {}
+    if options.only != "compiling":
+        found |= {**facts(options, "train", CONFIG), "tokens": options.length, "steps": stepping(options)}
+        show(f"Loss and gradients of {options.length} tokens on {options.ranks} ranks", found["steps"])
+    if options.only != "steps":
+        compiling(1, 1)  # imports and first-call caches are not what is measured
+        found["compiling"] = compiling(options.layers, 3)
+        print("a joint program:", ", ".join(f"{name} {value}" for name, value in found["compiling"].items()))
     write(found, options.output)
 
 
