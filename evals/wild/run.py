@@ -26,7 +26,7 @@ def main():
         if options.field in (None, field) and any(fnmatch.fnmatchcase(name, one) for one in options.models)
     ]
     runs = [Run("auto", int(ranks)) for ranks in options.ranks.split(",")]
-    context = server("evals.wild.measure")
+    context = server("evals.wild.measure", "evals.wild.slow_imports")
     sweep(chosen, runs, measure, options.results or RESULTS, options, context)
 
 
