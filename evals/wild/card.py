@@ -12,7 +12,7 @@ from pathlib import Path
 from evals.wild.exporting import OPEN
 from evals.wild.left_out import LEFT_OUT
 from evals.wild.measure import EVERY
-from evals.wild.models import FIELDS, fields
+from evals.wild.models import FIELDS, entries, fields
 from evals.wild.run import RESULTS
 from evals.zoo.card import causes, model_table, row, shorten
 from evals.zoo.results import FOLDER, latest
@@ -27,18 +27,21 @@ PROVEN = 1e-3
 """A gap up to here counts as proven."""
 HEAD = """# Models of other packages
 
-{models} models of {packages} packages besides transformers, tiny, with weights drawn anew at 1/√fan-in, exported with
-`torch.export` with the leading dim of every input left open where the model takes that, sharded without a plan, run
-on every rank in one process and compared with the original; where the batch is open, again with a batch of another
-size; one in {every} also from disk on two processes. Nothing in Shardwright knows any of them. Made by `make wild`;
-torch {torch}, packages as pinned in `evals/wild/requirements.txt`.
+`make wild` takes {listed} models of {packages} packages besides transformers, most of them tiny, with weights drawn
+anew at 1/√fan-in. Each is exported with `torch.export` with the leading dim of every input left open where the model
+takes that, sharded without a plan, run on every rank in one process and compared with the original; where the batch is
+open, again with a batch of another size; one in {every} also from disk on two processes. Nothing in Shardwright knows
+any of them. torch {torch}, packages as pinned in `evals/wild/requirements.txt`. {run}
 """
+PART = """
+
+**This page is about {} of the {}**: a run takes hours, resumes where it stopped, and writes this page anew."""
 LEGEND = """
 *Models*: listed, and those that `torch.export` takes. *Right*: runs equal to the original on every rank, of all runs
-on {ranks} ranks. *Open*: exported with a batch of any size. *Processes*: right on two processes. *Share*: weight bytes
-on the busiest rank times ranks over all weight bytes, median of models; 1 is an equal part. *Collectives*: in one
-forward pass on 2 ranks, *seconds*: to shard for 2 ranks, and of that to export, medians. *Unproven*: runs whose
-assignment is not proven best, and the largest gap.
+on {ranks} ranks. *Open*: exported with a batch of any size. *Processes*: right on two processes. *Share*: weight
+bytes on the busiest rank times ranks over all weight bytes, median of models; 1 is an equal part. *Collectives*: in one
+forward pass on 2 ranks, *seconds*: to shard for 2 ranks, and to export, medians, by the clock and beside whatever else
+the machine did. *Unproven*: runs whose assignment is not proven best, and the largest gap.
 """
 
 
@@ -72,8 +75,10 @@ def summary(records, facts):
 
 
 def head(records, facts):
-    packages = {record["package"] for record in records.values()}
-    return HEAD.format(models=len({key[0] for key in records}), packages=len(packages), every=EVERY, **facts)
+    known, found = entries(), {key[0] for key in records}
+    packages = len({entry.package for entry in known.values()})
+    run = "This page is about all of them." if len(found) >= len(known) else PART.format(len(found), len(known))
+    return HEAD.format(listed=len(known), packages=packages, every=EVERY, run=run, **facts)
 
 
 def counts(records, ranks):

@@ -95,7 +95,8 @@ def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     record |= {"type": ENTRY.name, "group": "attention", "plan": "auto", "num_ranks": 2}
     large = {**record, "type": "large", "parameters": 11_000_000, "share": 0.75, "held_beyond": {"emb.weight": 0.25}}
     page = summary({(ENTRY.name, "auto", 2): record, ("large", "auto", 2): large}, {"torch": "2"})
-    assert "2 models of 1 packages" in page
+    assert f"takes {len(entries())} models of" in page
+    assert f"This page is about 2 of the {len(entries())}" in page
     assert "| 2 | 2 |" in page
     assert "Of 1 models above 10,000,000 parameters the busiest rank holds 1.50 equal parts" in page
     assert "`large on 2` (1.50: `emb.weight`)" in page
