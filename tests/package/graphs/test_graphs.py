@@ -322,7 +322,9 @@ def test_a_class_that_nobody_has_registered_is_named(tmp_path, monkeypatch):
     with monkeypatch.context() as before_the_import:
         before_the_import.delitem(pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE, "library.outputs.Pair")
         pytree.treespec_loads.cache_clear()
-        with pytest.raises(sw.PackageError, match=r"a library\.outputs\.Pair, .*\n  try: import library before"):
+        with pytest.raises(
+            sw.PackageError, match=r"a library\.outputs\.Pair, .*\n  try: import library\.outputs before"
+        ):
             sw.load(tmp_path / "p")
     assert type(sw.load(tmp_path / "p")(torch.ones(2))) is Pair
 

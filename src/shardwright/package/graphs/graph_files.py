@@ -37,9 +37,11 @@ def read_graph(path: Path) -> ExportedProgram:
     except Exception as error:
         if unknown := _UNKNOWN_CLASS.search(str(error)):
             kind = unknown[1]
+            # The package around the module may import it only when it is asked for (diffusers does).
+            module = kind.partition(".<locals>")[0].rpartition(".")[0]
             raise PackageError(
                 f"{path}: the program takes or gives a {kind}, a class that nothing here has told PyTorch of\n"
-                f"  try: import {kind.split('.')[0]} before `load`, or export a model that gives plain tuples or dicts"
+                f"  try: import {module} before `load`, or export a model that gives plain tuples or dicts"
             ) from error
         # torch raises many kinds for what is well-formed but no graph.
         raise PackageError(
