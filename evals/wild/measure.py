@@ -1,5 +1,6 @@
 """What one model gives: built, exported, sharded, simulated, run on two processes, compared with the original."""
 
+import importlib
 import tempfile
 import time
 import warnings
@@ -92,7 +93,8 @@ def on_processes(sharded, exported):
         wanted = pytree.tree_leaves(exported.program.module()(**exported.inputs))
     with tempfile.TemporaryDirectory() as folder:
         sharded.save(f"{folder}/package")
-        got = launch(PROCESSES, outputs_of, f"{folder}/package", exported.inputs, threads=1)
+        modules = modules_of(exported.program)
+        got = launch(PROCESSES, outputs_of, f"{folder}/package", exported.inputs, modules, threads=1)
     pairs = [
         (w, torch.from_numpy(g)) for one in got.values() for w, g in zip(wanted, one, strict=True) if g is not None
     ]
@@ -102,8 +104,21 @@ def on_processes(sharded, exported):
     return {"processes_error": error}
 
 
-def outputs_of(folder, inputs):
-    """On a rank: the flat outputs as arrays; None for what is no tensor."""
+def modules_of(program):
+    """The modules of the classes that a program takes and gives, which tell PyTorch of them when imported."""
+    specs, found = [program.call_spec.in_spec, program.call_spec.out_spec], set()
+    while specs:
+        spec = specs.pop()
+        specs += spec.children()
+        found.add(getattr(spec.type, "__module__", "builtins"))
+    return sorted(found)
+
+
+def outputs_of(folder, inputs, modules):
+    """On a rank: the flat outputs as arrays; None for what is no tensor. ``modules``: imported beforehand."""
+    declare()
+    for name in modules:
+        importlib.import_module(name)
     with torch.no_grad():
         outputs = pytree.tree_leaves(sw.load(folder)(**inputs))
     return [one.numpy() if isinstance(one, torch.Tensor) else None for one in outputs]

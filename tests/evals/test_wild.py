@@ -83,6 +83,16 @@ def test_another_batch_is_given_wherever_the_leading_dim_is_open(inputs):
     program.module()(**more)
 
 
+class Named(torch.nn.Module):
+    def forward(self, x):
+        return [x, torch.return_types.max((x, x))]
+
+
+def test_the_modules_of_output_classes_are_found():
+    program = torch.export.export(Named(), (torch.ones(2),))
+    assert measure.modules_of(program) == ["builtins", "torch.return_types"]
+
+
 @pytest.mark.ranks
 def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     heard = []
