@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 import shardwright as sw
 from shardwright.sources.checkpoint import open_checkpoint
 from tests.support.gguf_files import describe_experts, experts, gpt2_shapes, llama_shapes, write_file
-from tests.support.packed_weights import cut_right, opened_packed, packed_bytes, sends
+from tests.support.models import relative_error
+from tests.support.packed_weights import cut_right, opened_packed, sends
 
 IDS = torch.tensor([[5, 17, 20, 31, 9, 64, 3], [7, 9, 12, 12, 25, 1, 44]]) % 64
 WHOLE = {"dtype": torch.float32, "cache_length": 0}
@@ -25,12 +26,12 @@ def write(path, kind, num_ranks, heads=None):
     return write_file(path, shapes, kind=kind, layers=1, **sizes)
 
 
-def opened_both(path):
+def opened_both(path, within=0.0):
     """A file opened with its blocks, the program of them with its weights, and that of plain weights."""
     opened, real = opened_packed(path, packed=True, **WHOLE)
     assert not opened.unused
     _, plain = opened_packed(path, **WHOLE)
-    assert torch.equal(real.module()(input_ids=IDS), plain.module()(input_ids=IDS))
+    assert relative_error(real.module()(input_ids=IDS), plain.module()(input_ids=IDS)) <= within
     return opened, real, plain
 
 
@@ -42,8 +43,9 @@ def test_ranks_give_the_dequantised_models_numbers(kind, num_ranks, tmp_path):
     _, real, plain = opened_both(write(tmp_path / "tiny.gguf", kind, num_ranks))
     sharded = cut_right(real, num_ranks, within=1e-5)
     assert sends(sharded).total() <= sends(sw.shard(plain, mesh=num_ranks)).total()
-    most, whole = packed_bytes(sharded, torch.uint8)
-    assert most == whole / num_ranks
+    of_layers = [one for one in sharded.weights if one.dtype == torch.uint8 and ".layers." in one.name]
+    assert len(of_layers) == 7
+    assert all(max(one.rank_bytes) == one.num_bytes / num_ranks for one in of_layers)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0"])
@@ -102,7 +104,8 @@ def test_experts_in_one_tensor(tmp_path):
 def test_weights_that_lie_the_other_way(tmp_path):
     """GPT-2's, which transformers transposes."""
     path = write_file(tmp_path / "gpt2.gguf", gpt2_shapes(), "gpt2")
-    _, real, _ = opened_both(path)
+    # A matmul reads a transposed weight in another order.
+    _, real, _ = opened_both(path, within=1e-6)
     assert any(name.endswith("c_fc.weight_gguf_t") for name in real.state_dict)
     cut_right(real, 2, within=1e-5)
 

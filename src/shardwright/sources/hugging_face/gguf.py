@@ -19,7 +19,7 @@ from shardwright.layout.box import Holder, WholeTensor
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import misshapen
 from shardwright.sources.quantized.gguf_blocks import KEPT_KINDS
-from shardwright.sources.quantized.gguf_packed import lies_in_blocks, keep_blocks
+from shardwright.sources.quantized.gguf_packed import keep_blocks, lies_in_blocks
 from shardwright.sources.quantized.weight import hold_packed
 
 
