@@ -17,8 +17,7 @@ from tests.support.ranks import launch_warm
 os.environ.setdefault(CHECK_SWITCH, "1")
 
 # Exported programs are graphs of many small objects: the collector would take a tenth of the time to look at all again.
-gc.freeze()
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(200_000, 20, 20)
 
 # A worker takes one file after another. The longest ones come first, so that all workers are busy to the end.
 LONGEST = (
@@ -85,6 +84,11 @@ def _quick_tracing():
         patch.setattr(torch.export, "export", functools.wraps(export)(quick_export))
         patch.setattr(ExportedProgram, "run_decompositions", run_decompositions)
         yield
+
+
+def pytest_collection_finish():
+    """What is here before the first test stays to the end: modules, nine thousand tests and their samples."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
