@@ -1,5 +1,7 @@
 """Encoders and decoders that read them: two sums a layer of an encoder, three of a decoder, as an expert has it."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -50,11 +52,16 @@ class Logits(nn.Module):
         return self.model(source, decoder_input_ids=target, use_cache=False).logits
 
 
+@functools.cache
+def exported_of(make):
+    """The program of a model, and its first input."""
+    model, source = make()
+    return torch.export.export(Logits(redraw(model).double()), (source, TARGET)), source
+
+
 def shard(make, num_ranks, plan="auto", **options):
     """The sharded program, equal to the original on every rank."""
-    model, source = make()
-    model = Logits(redraw(model).double())
-    exported = torch.export.export(model, (source, TARGET))
+    exported, source = exported_of(make)
     sharded = sw.shard(exported, mesh=num_ranks, plan=plan, **options)
     report = sw.verify(sharded, exported, (source, TARGET), tolerance=1e-6)
     assert report.ok, str(report)

@@ -1,5 +1,6 @@
 """Mixtures of experts, cut by expert: each block costs one all-reduce, and rows stay with their experts in between."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -20,10 +21,15 @@ grouped_mm = torch.ops.transformers.grouped_mm_fallback
 BY_EXPERT = {"**.experts.gate_up_proj": sw.Shard(0), "**.experts.down_proj": sw.Shard(0)}
 
 
+@functools.cache
+def exported_of(kind):
+    return torch.export.export(build(kind), (IDS,))
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
 def test_a_model_cut_by_expert(kind, num_ranks):
-    exported = torch.export.export(build(kind), (IDS,))
+    exported = exported_of(kind)
     sharded = sw.shard(exported, mesh=num_ranks, plan=BY_EXPERT)
     assert sw.verify(sharded, exported, (IDS,), tolerance=1e-5).ok
     # One a layer. Uneven experts (4 on 3 ranks) are whole experts too.
@@ -33,7 +39,7 @@ def test_a_model_cut_by_expert(kind, num_ranks):
 
 
 def test_the_words_of_plans_for_expert_parallelism():
-    exported = torch.export.export(build("mixtral"), (IDS,))
+    exported = exported_of("mixtral")
     words = {"**.experts.gate_up_proj": "grouped_gemm", "**.experts.down_proj": "grouped_gemm"}
     sharded = sw.shard(exported, mesh=2, plan=words)
     assert Counter(c.kind for c in sharded.collectives) == {"all_reduce": 2}

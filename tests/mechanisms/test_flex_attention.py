@@ -1,5 +1,6 @@
 """`flex_attention` is cut on heads and batch entries, and its score and mask functions see global indices."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -57,6 +58,7 @@ CASES = {
 PLAN = {"[qkv]": "colwise", "o": "rowwise"}
 
 
+@functools.cache
 def exported(case):
     torch.manual_seed(0)
     x = torch.randn(4, 8, 8)

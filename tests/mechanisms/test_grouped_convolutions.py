@@ -1,5 +1,7 @@
 """Grouped convolutions: whole groups are cut, or the channels within every group, in blocks with one collective."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -17,10 +19,22 @@ def block(dims, groups, *, transposed=False, narrow=24, wide=144):
     )
 
 
-def sharded(model, x, num_ranks, plan, *, decompose=False):
+def exported_with(model, x, *, decompose=False):
     with torch.no_grad():
         exported = torch.export.export(model.eval(), (x,))
-    exported = exported.run_decompositions() if decompose else exported
+    return exported.run_decompositions() if decompose else exported
+
+
+@functools.cache
+def exported_block(groups):
+    return exported_with(block(1, groups), t(2, 24, 10))
+
+
+def sharded(model, x, num_ranks, plan, *, decompose=False):
+    return shard(exported_with(model, x, decompose=decompose), x, num_ranks, plan)
+
+
+def shard(exported, x, num_ranks, plan):
     result = sw.shard(exported, mesh=num_ranks, plan=plan)
     report = sw.verify(result, exported, (x,))
     assert report.ok, str(report)
@@ -36,7 +50,7 @@ def share(result):
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("num_ranks", [3, 4])
 def test_a_block_takes_one_collective_and_its_share(num_ranks, groups, plan):
-    result = sharded(block(1, groups), t(2, 24, 10), num_ranks, plan)
+    result = shard(exported_block(groups), t(2, 24, 10), num_ranks, plan)
     # Where groups divide by ranks, whole groups may be cut throughout, and the result is then gathered instead.
     assert [c.kind for c in result.collectives] in (["all_reduce"], ["all_gather"])
     assert share(result) < 1 / num_ranks + 0.02
@@ -55,10 +69,11 @@ def test_every_kind(dims, transposed, decompose):
 @pytest.mark.parametrize(("groups", "wide"), [(2, 14), (3, 15), (2, 6)], ids=["uneven", "odd", "a rank without"])
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
 def test_channels_that_do_not_divide(transposed, groups, wide):
-    model = block(1, groups, transposed=transposed, narrow=6, wide=wide)
+    x = t(2, 6, 10)
+    exported = exported_with(block(1, groups, transposed=transposed, narrow=6, wide=wide), x)
     for num_ranks in (2, 4):
-        sharded(model, t(2, 6, 10), num_ranks, "auto")
-    result = sharded(model, t(2, 6, 10), 2, {"0": "colwise", "2": "rowwise"})
+        shard(exported, x, num_ranks, "auto")
+    result = shard(exported, x, 2, {"0": "colwise", "2": "rowwise"})
     assert [c.kind for c in result.collectives] == ["all_reduce"]
 
 

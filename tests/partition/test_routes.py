@@ -1,5 +1,7 @@
 """What an assignment says will be sent is what partition writes, value by value."""
 
+import functools
+
 import pytest
 import torch
 
@@ -10,6 +12,11 @@ from tests.support.models import MEGATRON, Decoder, Gated, MLPs, redraw
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
+
+
+@functools.cache
+def exported(model, args):
+    return torch.export.export(redraw(model), args)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
@@ -26,7 +33,7 @@ IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
     ],
 )
 def test_what_is_said_is_what_is_written(model, args, plan, ranks):
-    sharded = sw.shard(torch.export.export(redraw(model), args), mesh=ranks, plan=plan)
+    sharded = sw.shard(exported(model, args), mesh=ranks, plan=plan)
     found = sharded.compiled.axes[0].assignment
     written = collectives_of(partition(found.program, found, "tp", 0))
     assert written

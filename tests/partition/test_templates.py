@@ -1,5 +1,7 @@
 """A step that is written after its equal's template is what it would be by itself."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,11 @@ def written(found, rank):
     ]
 
 
+@functools.cache
+def exported(model, args):
+    return torch.export.export(redraw(model), args)
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 5])
 @pytest.mark.parametrize(
     ("model", "args", "plan"),
@@ -53,7 +60,7 @@ def written(found, rank):
     ],
 )
 def test_templates_change_nothing(model, args, plan, ranks, monkeypatch):
-    program = torch.export.export(redraw(model), args)
+    program = exported(model, args)
     sharded = sw.shard(program, mesh=ranks, plan=plan)
     found = sharded.compiled.axes[0].assignment
     with_templates = [written(found, rank) for rank in (0, ranks - 1)]

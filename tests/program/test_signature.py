@@ -1,5 +1,6 @@
 """A program is called as the original's forward was: by position or by name, with defaults left out."""
 
+import functools
 from typing import Any
 
 import msgspec
@@ -43,6 +44,20 @@ def sharded(model, args, kwargs=None, **options):
     return exported, sw.shard(exported, mesh=2, plan=PLAN, **options)
 
 
+FORMS: dict[str, Any] = {
+    "positional": ((X, None, True, 2), {}),
+    "named": ((), {"scale": 2, "double": True, "x": X, "mask": None}),
+    "mixed": ((X,), {"double": True}),
+    "bare": ((X,), {}),
+}
+
+
+@pytest.fixture(scope="module")
+def in_form(model):
+    """The model exported and sharded, called in one of the `FORMS`."""
+    return functools.cache(lambda form: sharded(model, *FORMS[form]))
+
+
 MASK = torch.zeros(2, 5)
 
 
@@ -70,8 +85,8 @@ MASK = torch.zeros(2, 5)
         ((X, None, True, 2, "relu", None, 7), {}, "takes 6 inputs by position .*got 7"),
     ],
 )
-def test_other_constants_are_refused_by_every_caller(model, args, kwargs, says):
-    exported, program = sharded(model, (X, None, True, 2))
+def test_other_constants_are_refused_by_every_caller(in_form, args, kwargs, says):
+    exported, program = in_form("positional")
     with pytest.raises(sw.InputError, match=says):
         sw.verify(program, exported, args, kwargs)
     with pytest.raises(sw.InputError, match=says):
@@ -91,15 +106,9 @@ def test_other_constants_are_refused_by_every_caller(model, args, kwargs, says):
         ((X, None, True, 2, "relu", None), {}),
     ],
 )
-@pytest.mark.parametrize("form", ["positional", "named", "mixed", "bare"])
-def test_by_name_or_by_position_with_defaults_left_out(model, form, args, kwargs):
-    forms: dict[str, Any] = {
-        "positional": ((X, None, True, 2), {}),
-        "named": ((), {"scale": 2, "double": True, "x": X, "mask": None}),
-        "mixed": ((X,), {"double": True}),
-        "bare": ((X,), {}),
-    }
-    exported, program = sharded(model, *forms[form])
+@pytest.mark.parametrize("form", FORMS)
+def test_by_name_or_by_position_with_defaults_left_out(model, in_form, form, args, kwargs):
+    exported, program = in_form(form)
     wanted = model(*args, **kwargs)
     for got in program.simulate(*args, **kwargs):
         torch.testing.assert_close(got, wanted)
