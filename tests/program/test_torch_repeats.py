@@ -2,14 +2,17 @@
 
 import copy
 import io
+import json
 import pickle
 import threading
 
 import pytest
 import torch
 from torch import fx, nn
+from torch._export.serde import schema, serialize
 
-from shardwright.program.torch_repeats import quick_tracing
+from shardwright.program.torch_repeats import quick_tracing, texts_read_once
+from tests.support.graph_programs import CASES, program
 
 
 class Adds(nn.Module):
@@ -139,3 +142,34 @@ def test_torch_is_as_it_was_once_the_last_of_several_threads_is_done():
     with pytest.raises(ValueError, match="on purpose"), quick_tracing():
         raise ValueError("on purpose")
     assert fx.GraphModule.recompile is before
+
+
+def written(exported):
+    """What torch writes of a program, as JSON has it."""
+    return json.loads(serialize.serialize(exported).exported_program)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_json_holds_is_read_as_torch_reads_it(name):
+    data = written(program(name)[-1])
+    wanted = serialize._dict_to_dataclass(schema.ExportedProgram, data)
+    with texts_read_once():
+        assert serialize._dict_to_dataclass(schema.ExportedProgram, data) == wanted
+        # Keys of a later version are passed over, and fields of an earlier one take their defaults.
+        other = {**{key: value for key, value in data.items() if key != "torch_version"}, "later": 1}
+        found = serialize._dict_to_dataclass(schema.ExportedProgram, other)
+    assert found == serialize._dict_to_dataclass(schema.ExportedProgram, other) != wanted
+
+
+@pytest.mark.parametrize("data", [7, {}, {"as_int": 1, "as_float": 2.0}, {"as_nothing": 1}])
+def test_what_is_no_argument_is_refused_as_torch_refuses_it(data):
+    def refused():
+        try:
+            serialize._dict_to_dataclass(schema.Argument, data)
+        except (AssertionError, KeyError) as error:
+            return type(error), str(error)
+
+    wanted = refused()
+    assert wanted
+    with texts_read_once():
+        assert refused() == wanted

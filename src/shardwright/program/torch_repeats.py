@@ -9,10 +9,12 @@ import functools
 import re
 import threading
 import traceback
+import types
 import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,11 +100,84 @@ def texts_read_once() -> Iterator[None]:
 
     serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})  # type: ignore[assignment]
     serialize.sympy = SimpleNamespace(**{**vars(sympy), "sympify": size_of})  # type: ignore[assignment]
+    serialize._dict_to_dataclass = _Reader(hints_of).read  # type: ignore[assignment]
     try:
         with _fields_listed_once():
             yield
     finally:
-        serialize.typing, serialize.sympy = typing, sympy
+        serialize.typing, serialize.sympy, serialize._dict_to_dataclass = typing, sympy, _dict_to_dataclass
+
+
+_dict_to_dataclass = serialize._dict_to_dataclass
+
+
+class _Reader:
+    """Makes objects of torch's schema of what JSON gives, as `_dict_to_dataclass` does, which works out anew for every
+    object what its type asks for. What does not fit a type is left to torch, which says so.
+    """
+
+    def __init__(self, hints_of: Callable[..., dict[str, Any]]) -> None:
+        self.hints_of = hints_of
+        self.of_type = functools.cache(self._make)
+
+    def read(self, kind: Any, data: Any) -> Any:
+        """An object of a type, of the annotations of a schema."""
+        return self.of_type(kind)(data)
+
+    def _make(self, kind: Any) -> Callable[[Any], Any]:
+        """A function of data for one type."""
+        kind = serialize._resolve_schema_cls(kind)
+        origin, parts = typing.get_origin(kind), typing.get_args(kind)
+        if origin is typing.Annotated:
+            return self.of_type(kind.__origin__)
+        if origin in (typing.Union, types.UnionType) and type(None) in parts and len(parts) == 2:
+            return lambda data: None if data is None else self.of_type(parts[0])(data)
+        if isinstance(kind, type) and issubclass(kind, union._Union):
+            return self._union(kind)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            return self._record(kind)
+        if origin in (list, dict) and len(parts) == (1 if origin is list else 2):
+            return self._many(kind, parts[-1])
+        is_simple = kind in (bool, int, str) or (isinstance(kind, type) and issubclass(kind, Enum))
+        return lambda data: data if is_simple and type(data) in (bool, int, str) else _dict_to_dataclass(kind, data)
+
+    def _union(self, kind: Any) -> Callable[[Any], Any]:
+        hints = self.hints_of(kind, globalns=vars(serialize.schema))
+        ready: dict[str, Callable[[Any], Any]] = {}
+
+        def read(data: Any) -> Any:
+            name, value = next(iter(data.items())) if isinstance(data, dict) and len(data) == 1 else (None, None)
+            if name not in hints:
+                return _dict_to_dataclass(kind, data)
+            if name not in ready:
+                ready[name] = self.of_type(hints[name])
+            return kind.create(**{name: ready[name](value)})
+
+        return read
+
+    def _record(self, kind: Any) -> Callable[[Any], Any]:
+        hints = self.hints_of(kind, globalns=vars(serialize.schema))
+        names = [field.name for field in dataclasses.fields(kind)]
+        ready: list[tuple[str, Callable[[Any], Any]]] = []
+
+        def read(data: Any) -> Any:
+            # Types refer to each other in circles: those of fields are looked at when the first object is made.
+            if not ready:
+                ready.extend((name, self.of_type(hints[name])) for name in names)
+            return kind(**{name: one(data[name]) for name, one in ready if name in data})
+
+        return read
+
+    def _many(self, kind: Any, part: Any) -> Callable[[Any], Any]:
+        def read(data: Any) -> Any:
+            one = self.of_type(part)
+            if isinstance(data, list) and kind.__origin__ is list:
+                return [one(value) for value in data]
+            if isinstance(data, dict) and kind.__origin__ is dict:
+                return {name: one(value) for name, value in data.items()}
+            return _dict_to_dataclass(kind, data)
+
+        return read
 
 
 _WORD = re.compile(r"[^\W\d]\w*")
