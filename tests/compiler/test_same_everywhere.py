@@ -60,7 +60,8 @@ def test_processes_find_the_same_whatever_their_hash_seeds_threads_and_load(tmp_
     for other in (second, *others):
         assert other == first
     gaps = {
-        effort: [float.fromhex(one["gap"]) for one in first if one["effort"] == effort] for effort in (LITTLE, MORE)
+        effort: [float.fromhex(one["gap"]) for one in first["unet"] if one["effort"] == effort]
+        for effort in (LITTLE, MORE)
     }
     assert max(gaps[LITTLE]) > 1e-3, "some search ended early"
     assert max(gaps[MORE]) < 1e-3

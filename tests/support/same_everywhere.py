@@ -1,6 +1,7 @@
-"""What `shard` makes of one program, printed: the same whatever the process, its hash seed and the load.
+"""What `shard` makes of two programs, printed: the same whatever the process, its hash seed and the load.
 
-``python -m tests.support.same_everywhere PROGRAM``: of a file that holds what `exported` gives.
+``python -m tests.support.same_everywhere PROGRAM``: of a file that holds what `exported` gives, and of a decoder that
+this process exports.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
+from tests.support.models import MEGATRON, Decoder, redraw
 
 F = nn.functional
 
@@ -94,7 +96,18 @@ def _digest(exported):
     return digest.hexdigest()
 
 
+def decoder():
+    """What is made of a decoder by a plan and by none: a rank's graph, the layouts of weights, and collectives."""
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    program = torch.export.export(redraw(Decoder(width=72, heads=9, kv_heads=3)), (ids,))
+    found = [sw.shard(program, mesh=4, plan=plan) for plan in (MEGATRON, "auto")]
+    return [
+        [str(one.exported(1).graph), str([(w.name, w.layouts) for w in one.weights]), str(one.collectives)]
+        for one in found
+    ]
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore", sw.SolverWarning)
     program = torch.export.load(sys.argv[1])
-    json.dump([made(program, *case) for case in CASES], sys.stdout)
+    json.dump({"unet": [made(program, *case) for case in CASES], "decoder": decoder()}, sys.stdout)
