@@ -1,13 +1,16 @@
 """Quantised weights are cut packed, with their scales; what they cost in collectives is what float weights cost."""
 
 import functools
+import re
 
 import pytest
 import torch
 
 import shardwright as sw
+from shardwright.rules.operators import block_quantized
+from shardwright.rules.operators import quantized as quantized_rules
 from tests.support.models import MEGATRON, Decoder, relative_error
-from tests.support.quantized import DYNAMIC, FORMS, GROUP, INT4, PLAN, WEIGHT_ONLY, pt2e, quantized
+from tests.support.quantized import DYNAMIC, FORMS, FURTHER, GROUP, INT4, PLAN, WEIGHT_ONLY, pt2e, quantized
 from tests.support.ranks import on_ranks
 
 SUM = 2 * 5 * 64 * 4
@@ -36,7 +39,7 @@ def sent(sharded):
 
 
 def layout(sharded, name):
-    return next(w.layouts["tp"] for w in sharded.weights if w.name == name)
+    return next((w.layouts["tp"] for w in sharded.weights if w.name == name), None)
 
 
 def values(sharded):
@@ -64,6 +67,10 @@ def test_styles_cut_values_with_their_scales(name):
         assert layout(sharded, "down.weight.qdata").dim == 1
         scale = layout(sharded, "up.weight.scale")
         assert scale == sw.Replicate() if name == "int8 by tensor" else scale.dim == 0
+        assert all(
+            layout(sharded, f"{layer}.weight.zero_point") in (None, layout(sharded, f"{layer}.weight.scale"))
+            for layer in ("up", "down")
+        )
         if "group" in name:
             assert layout(sharded, "down.weight.scale").dim == 1
             assert all(size % GROUP == 0 for size in layout(sharded, "down.weight.qdata").cut.local_sizes())
@@ -78,6 +85,24 @@ def test_of_activations_only_extremes_are_reduced(name):
         assert sent(sharded)[:1] == [("all_reduce", EXTREMES)]
         assert [one for one in sent(sharded) if one[1] > EXTREMES and one[1] != 64 * 8] == [("all_reduce", SUM)]
         check_bytes(sharded)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_what_shares_a_scale_may_be_anything(name):
+    exported, inputs = quantized(FURTHER[name])
+    sharded = shard(exported, inputs, 3, PLAN)
+    # One scale for all activations is chosen from two numbers.
+    of_activations = [("all_reduce", 2 * 4)] if name == "int8 activations, by tensor" else []
+    assert sent(sharded) == [*of_activations, ("all_reduce", SUM)]
+    check_bytes(sharded)
+
+
+def test_no_operator_that_quantises_lacks_a_rule():
+    spaces = ("quantized_decomposed::", "torchao::")
+    every = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith(spaces)}
+    wanted = {name for name in every if re.search(r"::_?(choose_|quantize_|dequantize_|fake_quant)", name)}
+    assert len(wanted) > 15
+    assert wanted <= {*quantized_rules.RULES, *block_quantized.RULES}
 
 
 @pytest.mark.parametrize("form", ["composites kept", "decomposed"])

@@ -8,6 +8,7 @@ from torchao.quantization import (
     Float8WeightOnlyConfig,
     Int8DynamicActivationInt8WeightConfig,
     Int8DynamicActivationIntxWeightConfig,
+    Int8StaticActivationInt8WeightConfig,
     Int8WeightOnlyConfig,
     IntxWeightOnlyConfig,
     MappingType,
@@ -40,6 +41,17 @@ DYNAMIC = {
     ),
     "8da4w": lambda: Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP)),
 }
+FURTHER = {
+    "float8 by group": lambda: Float8WeightOnlyConfig(granularity=PerGroup(GROUP), set_inductor_config=False),
+    "float8 by tensor": lambda: Float8WeightOnlyConfig(granularity=PerTensor(), set_inductor_config=False),
+    "int8 activations, by tensor": lambda: Int8DynamicActivationInt8WeightConfig(
+        granularity=PerTensor(), set_inductor_config=False
+    ),
+    "static activations": lambda: Int8StaticActivationInt8WeightConfig(
+        act_quant_scale=torch.tensor([[[0.05]]]), granularity=[PerTensor(), PerRow()], set_inductor_config=False
+    ),
+}
+"""Configurations that differ from one of those above in what shares a scale."""
 INT4 = {"int4": lambda: PrototypeInt4WeightOnlyConfig(group_size=GROUP, set_inductor_config=False)}
 
 
