@@ -34,8 +34,8 @@ def opened_model(folder, config):
     return model
 
 
-def prepare(folder, num_ranks):
-    """Leave the checkpoints and compiled packages in a folder, unless they are there."""
+def prepare(folder, num_ranks, backends):
+    """Leave the checkpoints and packages in a folder, unless they are there; compiled for the backends that need it."""
     plain = folder / "model"
     if not plain.exists():
         torch.manual_seed(0)
@@ -55,7 +55,7 @@ def prepare(folder, num_ranks):
         if not decoder.exists():
             sw.shard_checkpoint(saved, decoder, mesh=num_ranks, plan="hf", cache_length=CACHE_LENGTH)
         for path in (program, decoder):
-            if not (path / "compiled").exists():
+            if "aoti" in backends and not (path / "compiled").exists():
                 sw.compile_package(path)
 
 
@@ -105,7 +105,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
-        prepare(work, options.ranks)
+        prepare(work, options.ranks, options.backends)
         if options.prepare:
             return
         ranks = list(launch(options.ranks, measure, work, options.backends, options.rounds, threads=1).values())
