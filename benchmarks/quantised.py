@@ -4,7 +4,9 @@ By both roads in: programs exported from torchao's model, and decoders streamed 
 saves of it. Every rank holds all contenders and calls them in turn, so that what else the machine does falls on all
 alike. A figure is the median over the rounds on the slower rank, in milliseconds, with the quartiles beside it.
 
-Run: ``python -m benchmarks.quantised``; ``--work FOLDER`` keeps models and packages for the next run.
+Run: ``python -m benchmarks.quantised``; ``--work FOLDER`` keeps models and packages for the next run; ``--processor``
+counts the processor time of the thread that calls instead of time passed, for a machine that does other things: with
+``--transport gloo``, as ranks on shared memory compute while they wait.
 """
 
 import argparse
@@ -59,14 +61,14 @@ def prepare(folder, num_ranks, backends):
                 sw.compile_package(path)
 
 
-def contenders(folder, backends):
+def contenders(folder, backends, transport):
     """Name → a function of nothing that takes one step."""
     id_, seen = torch.full((1, 1), 7), torch.ones(1, SEEN + 1, dtype=torch.long)
     found = {}
     for backend in backends:
         for road in ("program", "decoder"):
             for kind in KINDS:
-                called = sw.load(folder / f"{kind}-{road}", backend=backend)
+                called = sw.load(folder / f"{kind}-{road}", backend=backend, transport=transport)
                 name = f"{kind} {road}, {BACKENDS[backend]}"
                 if road == "program":
                     found[name] = lambda called=called: called(id_)
@@ -76,19 +78,20 @@ def contenders(folder, backends):
     return found
 
 
-def measure(folder, backends, rounds):
+def measure(folder, backends, rounds, transport, processor):
     """Seconds of every call by contender, on this rank."""
     torch.set_num_threads(1)
+    clock = time.thread_time if processor else time.perf_counter
     with torch.no_grad():
-        found = contenders(folder, backends)
+        found = contenders(folder, backends, transport)
         seconds = {name: [] for name in found}
         for turn in range(rounds + 3):
             for name, call in found.items():
                 dist.barrier()
-                start = time.perf_counter()
+                start = clock()
                 call()
                 if turn >= 3:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(clock() - start)
     return seconds
 
 
@@ -98,17 +101,21 @@ def main():
     parser.add_argument("--backends", nargs="+", choices=list(BACKENDS), default=list(BACKENDS))
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--work", type=Path, help="where to keep the models and the packages")
+    parser.add_argument("--transport", choices=["shared_memory", "gloo"], default="shared_memory")
+    parser.add_argument("--processor", action="store_true", help="count processor time, not time passed")
     parser.add_argument("--prepare", action="store_true", help="make what --work keeps, and measure nothing")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/quantised.json"))
     options = parser.parse_args()
-    found = {**facts(options, "quantised", CONFIG), "steps": {}}
+    found = {**facts(options, "quantised", CONFIG), "transport": options.transport, "steps": {}}
+    found["counts"] = "processor time" if options.processor else "time passed"
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
         prepare(work, options.ranks, options.backends)
         if options.prepare:
             return
-        ranks = list(launch(options.ranks, measure, work, options.backends, options.rounds, threads=1).values())
+        how = (options.backends, options.rounds, options.transport, options.processor)
+        ranks = list(launch(options.ranks, measure, work, *how, threads=1).values())
     for road in ("program", "decoder"):
         for backend in options.backends:
             names = [name for name in ranks[0] if f" {road}, {BACKENDS[backend]}" in name]
