@@ -31,7 +31,7 @@ HEAD = """# Models of other packages
 anew at 1/√fan-in. Each is exported with `torch.export` with the leading dim of every input left open where the model
 takes that, sharded without a plan, run on every rank in one process and compared with the original; where the batch is
 open, again with a batch of another size; one in {every} also from disk on two processes. Nothing in Shardwright knows
-any of them. torch {torch}, packages as pinned in `evals/wild/requirements.txt`. {run}
+any of them. torch {torch}, packages as pinned in `evals/wild/requirements.txt`.{run}
 """
 PART = """
 
@@ -77,7 +77,7 @@ def summary(records, facts):
 def head(records, facts):
     known, found = entries(), {key[0] for key in records}
     packages = len({entry.package for entry in known.values()})
-    run = "This page is about all of them." if len(found) >= len(known) else PART.format(len(found), len(known))
+    run = "" if len(found) >= len(known) else PART.format(len(found), len(known))
     return HEAD.format(listed=len(known), packages=packages, every=EVERY, run=run, **facts)
 
 
@@ -116,7 +116,9 @@ def shares_of_large(records):
         for r, part in zip(mine, parts, strict=True)
         if part > MUCH
     }
-    return f"{text} Above {MUCH}, with the weights that are whole or cut unevenly: {_listed(far)}" if far else text
+    if far:
+        text += f" Above {MUCH}, with the weights that are whole or cut unevenly: {_listed(far)}"
+    return text + "\n"
 
 
 def _cells(mine, ranks):
