@@ -1,4 +1,4 @@
-"""Sharding against exporting, on the meta device: Llama shapes from 1 to 126 layers, many ranks, memory.
+"""Sharding against exporting, on the meta device: Llama shapes from 1 to 126 layers, many ranks, packages, memory.
 
 Export and sharding (`shard`, then one rank's program) are timed in turn, several rounds, in one process; figures are
 medians of seconds of processor time, and ratios of medians. Memory is the most that a process of its own holds.
@@ -36,6 +36,7 @@ ROWS = {
     "16 ranks, auto": (16, "auto"),
     "64 ranks, auto": (64, "auto"),
 }
+MESHES = ({"tp": 64}, {"dp": 8, "tp": 64})
 PHASES = ("read", "accept", "compile_axes", "split_scarce_axes", "check_ranks", "ShardedProgram")
 """The stages of `shardwright.shard`, by their names in its module; the last settles the order of collectives."""
 
@@ -154,6 +155,28 @@ def large(layers, rounds):
     return {"layers": layers, "nodes": len(exported.graph.nodes), "export_s": round(whole, 3), "rows": rows}
 
 
+def packages(layers, rounds):
+    """The 405B shape on 64 and 512 ranks: seconds of `shard`, then of every rank's program, and how many graphs those
+    have between them, each of which a package holds once.
+    """
+    model, ids = llama_405b(layers)
+    exported = torch.export.export(model, (ids,))
+    rows = []
+    for name, plan in (("Megatron", PLAN), ("auto", "auto")):
+        for mesh in MESHES:
+            times = defaultdict(list)
+            for _ in range(rounds):
+                asked = {"tp": plan} if len(mesh) > 1 else plan
+                sharded, seconds = timed(partial(sw.shard, exported, mesh=mesh, plan=asked))
+                times["shard_s"].append(seconds)
+                programs, seconds = timed(sharded.rank_programs)
+                times["all_ranks_s"].append(seconds)
+            found = {key: round(value, 3) for key, value in medians(times).items()}
+            graphs = len({id(program.graph) for program in programs})
+            rows.append({"mesh": str(mesh), "plan": name, "ranks": len(programs), **found, "graphs": graphs})
+    return rows
+
+
 def many_ranks(rounds):
     """Four blocks on 64 to 1,024 ranks: seconds of `shard`, the first call with a number of ranks, then later ones."""
     with torch.device("meta"):
@@ -217,6 +240,7 @@ def main():
     facts = {"torch": str(torch.__version__), "python": sys.version.split()[0], "rounds": options.rounds}
     facts["many_ranks"] = many_ranks(options.rounds)
     facts["llama_405b"] = large(options.layers, options.rounds)
+    facts["packages"] = packages(options.layers, options.rounds)
     facts["memory"] = memory(options.layers)
     console = Console(stderr=True)
     rows = [growth(layers, options.rounds) for layers in track(options.depths, description="growth", console=console)]
@@ -226,6 +250,7 @@ def main():
         f"405B, {facts['llama_405b']['layers']} layers, export {facts['llama_405b']['export_s']} s",
         facts["llama_405b"]["rows"],
     )
+    show(f"Programs of all ranks, {options.layers} layers", facts["packages"])
     show(f"Memory, export alone {facts['memory']['export_mib']} MiB", facts["memory"]["rows"])
     if rows:
         show("Sharding against exporting (medians)", rows)

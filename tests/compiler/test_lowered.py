@@ -44,6 +44,17 @@ def test_ranks_of_a_kind_are_lowered_once(mesh, monkeypatch):
     assert sw.verify(sharded, exported, (ids,)).ok
 
 
+def test_512_ranks_share_one_graph(monkeypatch):
+    monkeypatch.setenv(CHECK_SWITCH, "0")
+    with torch.device("meta"):
+        model = Decoder(1, width=512, heads=64, kv_heads=8, hidden=128, vocab=128).eval()
+        exported = torch.export.export(model, (torch.zeros(8, 4, dtype=torch.long),))
+    sharded = sw.shard(exported, mesh={"dp": 8, "tp": 64}, plan={"tp": PLAN})
+    with mock.patch.object(lowered, "lean", wraps=lowered.lean) as lean:
+        programs = sharded.rank_programs()
+    assert (len(programs), lean.call_count, len({id(one.graph) for one in programs})) == (512, 1, 1)
+
+
 @pytest.mark.parametrize("is_checked", [False, True])
 def test_slices_start_where_a_rank_s_piece_does(is_checked, monkeypatch):
     monkeypatch.setenv(CHECK_SWITCH, str(int(is_checked)))
