@@ -1,9 +1,13 @@
 """Lowering a rank's program leaves the one before what it was."""
 
+import pytest
 import torch
 from torch import nn
 
 import shardwright as sw
+from shardwright.lean.lean import lean
+from shardwright.partition.message import UNPACKS
+from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.nodes import graphs_of
 from tests.support.models import MEGATRON, Decoder, redraw
@@ -53,3 +57,19 @@ def test_subgraphs_with_collectives_are_lowered_in_a_copy():
     assert text(sharded.rank_program(1)) == text(sharded.rank_program(1))
     assert num_collectives(sharded.rank_program(1)) == 0
     assert sw.verify(sharded, program, (torch.ones(4, 8),)).ok
+
+
+@pytest.mark.parametrize("plan", [MEGATRON, "auto", {"layers.*.mlp.*_proj": "rowwise"}], ids=str)
+def test_equal_collectives_are_lowered_as_the_first(plan, monkeypatch):
+    program = torch.export.export(redraw(Decoder(layers=3, heads=8, kv_heads=2, width=64, hidden=64)), (IDS,))
+    sharded = sw.shard(program, mesh=3, plan=plan)
+    by_template = lowered(sharded)
+    monkeypatch.setattr(Templates, "follow", lambda self, key, operands, name, write: write())
+    assert by_template == lowered(sharded)
+    assert any(UNPACKS in meta for _, meta in by_template)
+
+
+def lowered(sharded):
+    """The code of the first rank, each call with what is known of it."""
+    program = lean(sharded.compiled.finished((0,)), sharded.schedule, {"tp": "tp"})
+    return [(node.format_node(), {key: str(value) for key, value in node.meta.items()}) for node in program.graph.nodes]

@@ -8,6 +8,7 @@ Each kind is lowered by a generator that yields what is to be sent, a `Sent`, an
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from shardwright.partition.carry import form_for, pack, unpack
 from shardwright.partition.emit import Emitter
 from shardwright.partition.message import UNPACKS, Lowering, Sent, c10d, send
 from shardwright.partition.periods import contiguous, join_period, over, period_dim, period_of, split_period, times
+from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, message_of, reduce_scatter
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
@@ -44,9 +46,17 @@ def _lower_graph(
     owner: Any = program.owner if graph is program.graph else graph.owning_module
     emit = Emitter(owner, fake_mode)
     emit.graph = graph
+    templates = Templates(emit)
     for nodes in _messages(graph):
+        write = partial(_lower_all, emit, nodes, group_names, by_parts=by_parts)
         with graph.inserting_before(nodes[0]):
-            results = _lower_all(emit, nodes, group_names, by_parts=by_parts)
+            if len(nodes) > 1:
+                results = write()
+            else:
+                (node,) = nodes
+                operand: Any = node.args[0]
+                emit.meta = _kept_meta(node)
+                results = templates.follow((node.target, *node.args[1:]), [operand], "", write)
         for node, result in zip(nodes, results, strict=True):
             node.replace_all_uses_with(result)
             graph.erase_node(node)

@@ -7,8 +7,12 @@ from typing import Any
 from torch import fx
 
 from shardwright.partition.emit import Emitter
+from shardwright.partition.message import UNPACKS
 from shardwright.program.nodes import RANGE
 from shardwright.rules.call import map_values
+
+_OF_NODES = (RANGE, UNPACKS)
+"""What metadata says of a node itself, rather than of the step that it is written for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,5 @@ class Templates:
             args, kwargs = fx.map_arg((node.args, node.kwargs), mine)
             own = name if is_named else None
             nodes[node] = made = self._emit.write(node.target, args, kwargs, node.meta["val"], name=own)
-            if RANGE in node.meta:
-                made.meta[RANGE] = node.meta[RANGE]
+            made.meta.update((key, node.meta[key]) for key in _OF_NODES if key in node.meta)
         return map_values(known.result, mine)
