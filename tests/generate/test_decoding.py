@@ -132,6 +132,47 @@ def test_attention_reads_what_is_written(tmp_path, kind):
         assert list(sw.generate(loaded, prompt, max_new_tokens=20)) == text
 
 
+WINDOWS = {
+    "a window": (KINDS["a window"], [5]),
+    "windows in some layers": (KINDS["windows in some layers"], [6, None]),
+    "chunks in some layers": (
+        (
+            "llama4_text",
+            {
+                "attention_chunk_size": 6,
+                "head_dim": 8,
+                "layer_types": ["chunked_attention", "full_attention"],
+                "no_rope_layers": [1, 0],
+            },
+        ),
+        [6, None],
+    ),
+    "a window as long as the cache": (("mistral", {"num_hidden_layers": 1, "sliding_window": 12}), [None]),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_attention_reads_no_further_back_than_it_looks(tmp_path, kind):
+    """What lies before is no number: a layer that read it, and gave it no weight, would give none either."""
+    (name, changes), windows = WINDOWS[kind]
+    whole = write_checkpoint(tmp_path / "model", name, **changes)
+    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=1, cache_length=12)
+    loaded = sw.load(tmp_path / "p")
+    caches = dict(loaded.module.named_buffers())
+    ids = torch.randint(3, 300, (1, 12), generator=torch.Generator().manual_seed(3))
+    for first, num_new in ((11, 1), (9, 3), (4, 2), (10, 2)):
+        seen = first + num_new
+        loaded(input_ids=ids[:, :first], attention_mask=torch.ones(1, first, dtype=torch.long))
+        for layer, window in enumerate(windows):
+            for buffer in (caches[f"key_cache_{layer}"], caches[f"value_cache_{layer}"]):
+                buffer[:, :, seen:] = torch.nan
+                buffer[:, :, : max(0, first + 1 - window) if window else 0] = torch.nan
+        found = loaded(input_ids=ids[:, first:seen], attention_mask=torch.ones(1, seen, dtype=torch.long))
+        with torch.no_grad():
+            wanted = whole(ids[:, :seen], use_cache=False).logits[0, -1]
+        torch.testing.assert_close(found[0, 0], wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_a_cache_is_written_in_place(checkpoint, tmp_path):
     folder, _ = checkpoint
     sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)

@@ -4,6 +4,7 @@ A decoder gets a static key-value cache: buffers ``key_cache_<layer>`` and ``val
 (batch, key-value heads, cache length + 1, head size). Its inputs are those that transformers' own decoders take: the
 new tokens, and a mask over all tokens so far. The sizes of these two say where the new ones are written and how much of
 the cache is read, so that the two cannot contradict each other, and attention costs what is written, not what could be.
+Layers that look back only so far (sliding windows, chunks) read as much: the window of the first new token to the last.
 One program with any number of tokens from one to the cache's length serves prefill and decode. The model's own class is
 extended rather than wrapped, so parameters keep the names that the checkpoint, its plan and its users know.
 
@@ -26,15 +27,25 @@ from shardwright.sources.export_example import export_model
 
 
 class _BufferLayer(StaticLayer):
-    """A cache layer over two buffers of the model: written at ``places``, read up to ``num_seen`` tokens."""
+    """A cache layer over two buffers of the model: written at ``places``, read up to ``num_seen`` tokens.
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, num_seen: int) -> None:
+    ``window``: how many tokens any token looks back on, itself among them; None: on all. What is further back than the
+    first of the new tokens looks is not read.
+    """
+
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, num_seen: int, window: int | None
+    ) -> None:
         super().__init__(max_cache_len=keys.shape[2])
         self.keys, self.values = keys, values
         self.held, self.places, self.num_seen = (keys, values), places, num_seen
         self.dtype, self.device = keys.dtype, keys.device
         # Transformers reads here how many tokens came before these.
         self.cumulative_length: Any = num_seen - places.shape[0]
+        # As a minimum it is known to be no less than that of its parts, which torch asks while it exports.
+        self.num_read: Any = num_seen if window is None else torch.sym_min(num_seen, places.shape[0] + window - 1)
+        # Transformers makes one mask for all layers that look back only so far, with the sizes of the first of them.
+        self.is_sliding = window is not None
         self.is_initialized = True
 
     def update(
@@ -45,14 +56,14 @@ class _BufferLayer(StaticLayer):
     def _hold(self, buffer: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         if buffer.shape[0] == 1:
             buffer.index_copy_(2, self.places, new)
-            return buffer[:, :, : self.num_seen]
+            return buffer[:, :, self.num_seen - self.num_read : self.num_seen]
         num_rows = new.shape[0]
         rows = torch.arange(num_rows, device=new.device)
         buffer[rows[:, None], :, self.places] = new.transpose(1, 2)
-        return buffer[:num_rows, :, : self.num_seen]
+        return buffer[:num_rows, :, self.num_seen - self.num_read : self.num_seen]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.num_seen, 0
+        return self.num_read, self.num_seen - self.num_read
 
 
 class _Decoding:
@@ -67,20 +78,31 @@ class _Decoding:
             num_seen >= input_ids.shape[1], lambda: "the mask is of all tokens so far, the new ones among them"
         )
         places = torch.arange(num_seen - input_ids.shape[1], num_seen, device=input_ids.device)
-        cache = StaticCache(model.config, max_cache_len=model.key_cache_0.shape[2])
+        num_places = model.key_cache_0.shape[2]
+        cache = StaticCache(model.config, max_cache_len=num_places)
+        windows, shown = _windows(cache, num_places - 1), attention_mask
+        if any(windows):
+            # Transformers asks whether a mask is longer than what a layer reads; it is now, in every call.
+            shown = torch.nn.functional.pad(shown, (0, num_places))
         cache.layers = [
-            _BufferLayer(getattr(self, f"key_cache_{i}"), getattr(self, f"value_cache_{i}"), places, num_seen)
-            for i in range(len(cache.layers))
+            _BufferLayer(getattr(self, f"key_cache_{i}"), getattr(self, f"value_cache_{i}"), places, num_seen, window)
+            for i, window in enumerate(windows)
         ]
         found = super().forward(  # type: ignore[misc]
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=shown,
             position_ids=places[None] if model.key_cache_0.shape[0] == 1 else _positions(attention_mask, places),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=input_ids.new_full((1,), -1),
         )
         return found.logits
+
+
+def _windows(cache: StaticCache, most_seen: int) -> list[int | None]:
+    """How far the tokens of each layer look back; None where that is on all that may be seen."""
+    layers: list[Any] = cache.layers
+    return [layer.max_cache_len if layer.max_cache_len < most_seen else None for layer in layers]
 
 
 def _counts_by_mask(exported: ExportedProgram) -> bool:
