@@ -44,6 +44,9 @@ def shard(
         str | None,
         typer.Option(help="Unpack a checkpoint's quantised weights to this dtype; default: they stay packed."),
     ] = None,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Keep a GGUF file's weights packed; default: they are unpacked on reading.")
+    ] = False,
     cache_length: Annotated[
         int | None,
         typer.Option(help="Tokens in a decoder's key-value cache; default: at most 2048; 0: no cache."),
@@ -71,6 +74,7 @@ def shard(
     with bytes_bar("reading") as step:
         if is_checkpoint(model):
             wanted = {"dtype": parse_dtype(dtype, "--dtype"), "dequantize": parse_dtype(dequantize, "--dequantize")}
+            wanted["packed"] = packed
             how: dict[str, Any] = {"batch": batch or 1, "example": example, "method": method, "variant": variant}
             opened = open_checkpoint(model, **wanted, **how, cache_length=cache_length, progress=step)
             step("sharding", 0, 0)
@@ -79,7 +83,7 @@ def shard(
         else:
             opened = None
             asked = {"--dtype": dtype, "--dequantize": dequantize, "--cache-length": cache_length, "--variant": variant}
-            asked["--batch"] = batch
+            asked |= {"--batch": batch, "--packed": packed or None}
             refuse_export(model, asked)
             sharded = shard_model(model, tp, plan, example=example, method=method, **options)
             sharded.save(str(output), progress=step)

@@ -19,6 +19,9 @@ _TRANSPOSED = frozenset({"qweight"})
 _STACK = re.compile(r"(.+?)__[^.]+?__(weight|weight_packed|qweight|_weight_qdata)")
 """The numbers of one projection of experts: the weight's name, the projection's, the numbers'."""
 
+_GGUF = re.compile(r"(.+?)(?:__[^.]+?_)?_gguf(_t)?")
+"""Blocks (…, out, blocks, bytes) of a weight (…, out, in), or of one (…, in, out)."""
+
 _BLOCKS, _SCALES = "_blocks", "_scales"
 """Ends of names that lie beside each other: blocks (experts, out, groups, bytes) of a weight (experts, in, out)."""
 
@@ -40,7 +43,7 @@ def packed_numbers(tensors: Iterable[str]) -> dict[str, list[str]]:
             found.setdefault(f"{prefix}{dot}{_NUMBERS[last]}", []).append(name)
         elif inner := _TORCHAO.fullmatch(last):
             found.setdefault(f"{prefix}{dot}{inner[1]}", []).append(name)
-        elif stack := _STACK.fullmatch(last):
+        elif stack := _GGUF.fullmatch(last) or _STACK.fullmatch(last):
             found.setdefault(f"{prefix}{dot}{stack[1]}", []).append(name)
     return found
 
@@ -49,7 +52,11 @@ def as_packed(name: str, num_dims: int, layout: Layout) -> Layout:
     """A weight's layout as that of the tensor ``name``, of as many dims, that holds its numbers."""
     if not isinstance(layout, Shard):
         return layout
-    if name.endswith(_BLOCKS):
+    if blocks := _GGUF.fullmatch(name.rpartition(".")[2]):
+        num_dims -= 1
+        if not blocks[2]:
+            return Shard(layout.dim % num_dims, layout.cut)
+    elif name.endswith(_BLOCKS):
         num_dims -= 1
     elif re.split(r"\.|__", name)[-1] not in _TRANSPOSED:
         return layout

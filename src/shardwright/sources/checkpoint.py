@@ -70,6 +70,7 @@ def shard_checkpoint(
     plan: PlanLike = "auto",
     dtype: torch.dtype | None = None,
     dequantize: torch.dtype | None = None,
+    packed: bool = False,
     cache_length: int | None = None,
     batch: int = 1,
     example: ExampleLike | None = None,
@@ -93,8 +94,9 @@ def shard_checkpoint(
 
     ``dtype``: of the weights; absent: the checkpoint's (float32 for GGUF). Quantised weights stay packed, and are
     unpacked beside the matmul to that dtype; ``dequantize``: they are unpacked to this one as they are read, and plain
-    weights are written, all of that dtype. ``cache_length``: the tokens that a
-    decoder's key-value cache holds; absent: what the model allows, at most 2,048; 0: no cache, whole sequences.
+    weights are written, all of that dtype. Those of a GGUF file are unpacked as they are read unless ``packed`` is
+    True. ``cache_length``: the tokens that a decoder's key-value cache holds; absent: what the model allows, at most
+    2,048; 0: no cache, whole sequences.
     ``batch``: how many texts a decoder writes beside each other, each with a cache of that length.
 
     ``example``: inputs by parameter that the model is exported with, or a YAML file of them: tensors, of which shape
@@ -114,6 +116,7 @@ def shard_checkpoint(
         checkpoint,
         dtype=dtype,
         dequantize=dequantize,
+        packed=packed,
         cache_length=cache_length,
         batch=batch,
         example=example,
@@ -147,6 +150,7 @@ def open_checkpoint(
     *,
     dtype: torch.dtype | None = None,
     dequantize: torch.dtype | None = None,
+    packed: bool = False,
     cache_length: int | None = None,
     batch: int = 1,
     example: ExampleLike | None = None,
@@ -168,17 +172,19 @@ def open_checkpoint(
             f"checkpoints need transformers, which is not installed ({error})\n  try: pip install 'shardwright[hf]'"
         ) from error
     report = progress or (lambda doing, done, total: None)
-    _check_arguments(dtype, dequantize, cache_length, batch, method, variant)
+    _check_arguments(dtype, dequantize, packed, cache_length, batch, method, variant)
     folder, gguf = build.find_checkpoint(check_path(checkpoint, "the checkpoint", error=CheckpointError))
     how: dict[str, Any] = {"example": example, "method": method, "variant": variant, "report": report}
     if gguf is None and is_component(folder):
         if cache_length is not None or batch > 1:
             what = "cache_length" if cache_length is not None else "batch"
             raise CheckpointError(f"{folder} holds a model of diffusers, which keeps no tokens\n  try: no {what}")
+        if packed:
+            raise CheckpointError(f"{folder} holds a model of diffusers, which is read plain\n  try: without packed")
         found = find_component(folder, dtype=dequantize or dtype, **how)
     else:
         cache = {"cache_length": cache_length, "batch": batch}
-        found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, **cache, **how)
+        found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, packed=packed, **cache, **how)
     unused = [*found.unused, *settle_ties(found.model, found.holders, found.unused)]
     _tell_unused(found.model, unused)
     report("exporting", 0, 0)
@@ -192,7 +198,9 @@ def open_checkpoint(
     return Checkpoint(exported, source, found.decoder, found.extras, unused)
 
 
-def _check_arguments(dtype: Any, dequantize: Any, cache_length: Any, batch: Any, method: Any, variant: Any) -> None:
+def _check_arguments(
+    dtype: Any, dequantize: Any, packed: Any, cache_length: Any, batch: Any, method: Any, variant: Any
+) -> None:
     for name, given in {"dtype": dtype, "dequantize": dequantize}.items():
         if given is not None and not isinstance(given, torch.dtype):
             raise CheckpointError(f"{name} must be a dtype of torch such as torch.bfloat16, got {given!r}")
@@ -201,6 +209,10 @@ def _check_arguments(dtype: Any, dequantize: Any, cache_length: Any, batch: Any,
             f"weights cannot be of the dtype {dtype} and dequantised to {dequantize} both\n"
             "  try: dequantize alone, which is the dtype of all weights"
         )
+    if not isinstance(packed, bool):
+        raise CheckpointError(f"packed must be True or False, got {packed!r}")
+    if packed and dequantize is not None:
+        raise CheckpointError("weights cannot stay packed and be dequantised both\n  try: one of packed and dequantize")
     if cache_length is not None:
         check_count(cache_length, "cache_length", error=CheckpointError)
     check_count(batch, "batch", least=1, error=CheckpointError)

@@ -37,6 +37,7 @@ def find_model(
     *,
     dtype: torch.dtype | None,
     dequantize: torch.dtype | None,
+    packed: bool,
     cache_length: int | None,
     batch: int,
     example: ExampleLike | None,
@@ -59,9 +60,11 @@ def find_model(
     if gguf is None:
         files = _files(config, variant)
         quantization = read_quantization(config, dequantize, lambda: _paths(stored_tensors(folder, files)[0]))
+    if packed and gguf is None and quantization is None:
+        raise CheckpointError(f"{folder}: the checkpoint is not quantised, so nothing is packed\n  try: without packed")
     report("building the model", 0, 0)
     model, mode = build.build_model(config, folder, dequantize or dtype or _dtype(config, gguf))
-    weights = find_weights(model, folder, gguf, quantization, variant)
+    weights = find_weights(model, folder, gguf, quantization, variant, packed=packed)
     extras = tokenizer_files(tokenizer)
     if batch > 1 and (values is not None or cache_length == 0 or not recipes.is_decoder(model)):
         raise CheckpointError(
@@ -90,10 +93,12 @@ def find_weights(
     gguf: str | None,
     quantization: Quantization | None = None,
     variant: str | None = None,
+    *,
+    packed: bool = False,
 ) -> tuple[dict[str, Holder], list[Unused], str]:
     """What holds each of a model's tensors, by name; what of the checkpoint nothing reads; a digest of its files."""
     if gguf is not None:
-        return *quantized_tensors(folder / gguf, model), files_digest([folder / gguf])
+        return *quantized_tensors(folder / gguf, model, packed=packed), files_digest([folder / gguf])
     files = _files(model.config, variant)
     stored, left = stored_tensors(folder, files)
     read = {*_paths(stored), *index_files(folder, files)}

@@ -5,7 +5,8 @@ processors; only its loop, which holds the whole model, is not used. What a proc
 shape, is asked before any data is read, on zeros that take no memory.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from shardwright.errors import CheckpointError, Finding, first_line, raise_findi
 from shardwright.layout.box import Holder, WholeTensor
 from shardwright.sources.hugging_face.checkpoint_files import Unused
 from shardwright.sources.hugging_face.ties import misshapen
+from shardwright.sources.quantized.gguf_blocks import KEPT_KINDS
+from shardwright.sources.quantized.gguf_packed import keep_blocks, lies_in_blocks
+from shardwright.sources.quantized.weight import hold_packed
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,10 @@ class QuantizedTensor(WholeTensor):
         out.copy_(made[box])
 
 
-def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[Unused]]:
+def quantized_tensors(path: Path, model: Any, *, packed: bool = False) -> tuple[dict[str, Holder], list[Unused]]:
     """What holds each of the model's tensors, by name, and the file's tensors that the model has no use for.
+
+    ``packed``: the model's modules hold blocks as they lie in the file, where their tensors are made row by row.
 
     Raises `CheckpointError` when the file is damaged, with every tensor that cannot be read or rearranged.
     """
@@ -117,9 +123,50 @@ def quantized_tensors(path: Path, model: Any) -> tuple[dict[str, Holder], list[U
         for part in tables.parts_of(name)
         if not any(tensor.name in (part, f"{part}.weight") for tensor in tensors)
     ]
+    if packed:
+        findings += _not_kept(sources)
     if findings:
         raise_findings(CheckpointError, [*findings, *misshapen(model, holders)], summary=f"{path} cannot be read")
+    if packed:
+        _keep_packed(model, path, holders, tables)
     return holders, unused
+
+
+def _not_kept(sources: Mapping[str, Iterable[Any]]) -> list[Finding]:
+    """A finding for every tensor whose blocks cannot be kept."""
+    return [
+        Finding(
+            f"{tensor.name!r} is of the kind {tensor.tensor_type.name}, whose blocks are not kept",
+            remedies=(f"without packed (--packed), or a file of {', '.join(KEPT_KINDS)}",),
+        )
+        for tensors in sources.values()
+        for tensor in tensors
+        if lies_in_blocks(tensor) and tensor.tensor_type.name not in KEPT_KINDS
+    ]
+
+
+def _keep_packed(model: Any, path: Path, holders: dict[str, Holder], tables: Tables) -> None:
+    """Have the model's modules hold as blocks what can be held so, and ``holders`` hold these."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    stored = Counter(id(parameters[name]) for name in holders if name in parameters)
+    for name, held in list(holders.items()):
+        assert isinstance(held, QuantizedTensor)
+        parameter, shape = parameters.get(name), held.shape
+        if parameter is None or shape != tuple(parameter.shape) or not all(map(lies_in_blocks, held.tensors)):
+            continue
+        if stored[id(parameter)] > 1:
+            # What is tied and stored under several names is compared, and may be untied.
+            continue
+
+        def make(arrays: Sequence[np.ndarray], held: QuantizedTensor = held) -> np.ndarray | torch.Tensor:
+            return tables.make((t.name, one) for t, one in zip(held.tensors, arrays, strict=True))[held.name]
+
+        kept = keep_blocks(name, shape, held.tensors, make, path)
+        if kept is not None:
+            hold_packed(model, name, kept)
+            del holders[name]
+            prefix = name.rpartition(".")[0]
+            holders |= {f"{prefix}.{part}" if prefix else part: blocks for part, blocks in kept.parts.items()}
 
 
 def _made_of(tensor: Any, tables: Tables, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

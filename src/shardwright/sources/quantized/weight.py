@@ -22,12 +22,14 @@ class PackedWeight:
 
     ``by_row``: the parts that are its numbers, 8 bits each, and one scale for every row or for all, where the weight is
     their product.
+    ``rows_alone``: some rows of all parts unpack to these rows of the weight.
     """
 
     shape: Shape
     parts: Mapping[str, StoredTensor]
     unpack: Unpack
     by_row: tuple[str, str] | None = None
+    rows_alone: bool = False
 
 
 @dataclass
@@ -120,26 +122,60 @@ def unpacked(name: str, packed: PackedWeight, dtype: torch.dtype) -> UnpackedTen
 
 
 def hold_packed(model: Any, name: str, packed: PackedWeight) -> None:
-    """Put the parts of the parameter ``name`` of a model in its place, as shapes only.
+    """Put the parts of the parameter ``name`` of a model in its place, as shapes only; where it is tied, in all places.
 
-    Its module keeps its code and its class's name: only what it finds under the parameter's name is made anew.
+    Its module keeps its code and its class's name: only what it finds under the parameter's name is made anew, and
+    where that is looked up in, only the rows that are.
     """
     path, _, last = name.rpartition(".")
-    module = model.get_submodule(path)
-    plain: Any = tables_of(module).parameters.pop(last)
-    for part, stored in packed.parts.items():
-        empty = plain.data.new_empty(stored.shape, dtype=stored.dtype)
-        module.register_parameter(part, torch.nn.Parameter(empty, requires_grad=False))
+    plain: Any = tables_of(model.get_submodule(path)).parameters[last]
+    parts = {
+        part: torch.nn.Parameter(plain.data.new_empty(stored.shape, dtype=stored.dtype), requires_grad=False)
+        for part, stored in packed.parts.items()
+    }
+    for tied, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if parameter is plain:
+            path, _, last = tied.rpartition(".")
+            _hold(model.get_submodule(path), last, parts, packed, plain.dtype)
 
-    def unpack(self: torch.nn.Module) -> torch.Tensor:
-        parts = {part: tables_of(self).parameters[part] for part in packed.parts}
-        return packed.unpack(parts, plain.dtype)  # type: ignore[bad-argument-type]
+
+def _hold(
+    module: torch.nn.Module,
+    last: str,
+    parts: Mapping[str, torch.nn.Parameter],
+    packed: PackedWeight,
+    dtype: torch.dtype,
+) -> None:
+    if last not in tables_of(module).parameters:
+        # Another name of the same module.
+        return
+    del tables_of(module).parameters[last]
+    for part, parameter in parts.items():
+        module.register_parameter(part, parameter)
+
+    def held(self: torch.nn.Module) -> dict[str, Any]:
+        return {part: tables_of(self).parameters[part] for part in packed.parts}
+
+    def look_up(self: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        found = {
+            part: torch.nn.functional.embedding(rows, blocks.flatten(1)).unflatten(-1, blocks.shape[1:])
+            for part, blocks in held(self).items()
+        }
+        return packed.unpack(found, dtype)
 
     kind = type(module)
-    held: dict[str, Any] = {last: property(unpack), "__module__": kind.__module__}
-    if packed.by_row and kind.forward is torch.nn.Linear.forward and plain.dtype in _WIDE:
-        held["forward"] = _scaled_after(*packed.by_row, plain.dtype)
-    module.__class__ = type(kind.__name__, (kind,), held)
+    bases: tuple[type, ...] = (kind,)
+    if isinstance(module, torch.nn.Embedding) and packed.rows_alone and module.max_norm is None:
+        # Classes of embeddings that scale what they look up call this one's forward.
+        own = type("Embedding", (torch.nn.Embedding,), {"forward": look_up})
+        bases = (own,) if kind is torch.nn.Embedding else (kind, own)
+    made: dict[str, Any] = {
+        last: property(lambda self: packed.unpack(held(self), dtype)),
+        "__module__": kind.__module__,
+    }
+    if packed.by_row and kind.forward is torch.nn.Linear.forward and dtype in _WIDE:
+        made["forward"] = _scaled_after(*packed.by_row, dtype)
+    module.__class__ = type(kind.__name__, bases, made)
 
 
 _WIDE = (torch.bfloat16, torch.float32, torch.float64)

@@ -1,0 +1,128 @@
+"""GGUF files whose blocks are kept: ranks hold whole blocks, and give what the dequantised model gives."""
+
+import math
+
+import gguf
+import pytest
+import torch
+from gguf.constants import GGML_QUANT_SIZES
+from safetensors.torch import load_file
+
+import shardwright as sw
+from shardwright.sources.checkpoint import open_checkpoint
+from tests.support.gguf_files import describe_experts, experts, gpt2_shapes, llama_shapes, write_file
+from tests.support.models import relative_error
+from tests.support.packed_weights import cut_right, opened_packed, sends
+
+IDS = torch.tensor([[5, 17, 20, 31, 9, 64, 3], [7, 9, 12, 12, 25, 1, 44]]) % 64
+NEAR = {"within": 1e-5, "ids": IDS}
+WHOLE = {"dtype": torch.float32, "cache_length": 0}
+
+
+def write(path, kind, num_ranks, heads=None):
+    """A Llama of this kind of block whose dims are whole blocks on every rank; fewer ``heads``: are not."""
+    block = GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
+    heads, size = heads or 4 * num_ranks, max(16, block // 4)
+    # The model's class asks that heads divide it.
+    width = math.lcm(max(64, block), heads)
+    sizes = {"width": width, "heads": heads, "kv_heads": heads // 2, "head_size": size, "hidden": heads * size}
+    shapes = llama_shapes(layers=1, **sizes) | {"output.weight": (64, width)}
+    return write_file(path, shapes, kind=kind, layers=1, **sizes)
+
+
+def opened_both(path, within=0.0):
+    """A file opened with its blocks, the program of them with its weights, and that of plain weights."""
+    opened, real = opened_packed(path, packed=True, **WHOLE)
+    assert not opened.unused
+    _, plain = opened_packed(path, **WHOLE)
+    assert relative_error(real.module()(input_ids=IDS), plain.module()(input_ids=IDS)) <= within
+    return opened, real, plain
+
+
+CASES = [("Q8_0", 3), ("Q4_0", 4), ("Q4_K", 2), ("Q6_K", 3)]
+
+
+@pytest.mark.parametrize(("kind", "num_ranks"), CASES)
+def test_ranks_give_the_dequantised_models_numbers(kind, num_ranks, tmp_path):
+    _, real, plain = opened_both(write(tmp_path / "tiny.gguf", kind, num_ranks))
+    sharded = cut_right(real, num_ranks, **NEAR)
+    assert sends(sharded).total() <= sends(sw.shard(plain, mesh=num_ranks)).total()
+    of_layers = [one for one in sharded.weights if one.dtype == torch.uint8 and ".layers." in one.name]
+    assert len(of_layers) == 7
+    assert all(max(one.rank_bytes) == one.num_bytes / num_ranks for one in of_layers)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0"])
+def test_what_blocks_do_not_divide_is_cut_at_whole_blocks(kind, tmp_path):
+    """Two blocks of columns for four ranks, whose heads are half a block each."""
+    _, real, _ = opened_both(write(tmp_path / "tiny.gguf", kind, 4, heads=4))
+    sharded = cut_right(real, 4, **NEAR)
+    for one in sharded.weights:
+        if one.dtype == torch.uint8:
+            # One row or one column of blocks more than a rank's part.
+            assert max(one.rank_bytes) <= one.num_bytes / 4 + one.num_bytes / min(one.shape[:2])
+
+
+def test_a_plan_cuts_rows_and_blocks(tmp_path):
+    _, real, plain = opened_both(write(tmp_path / "tiny.gguf", "Q5_K", 2))
+    sharded = cut_right(real, 2, "hf", **NEAR)
+    assert sends(sharded) == sends(sw.shard(plain, mesh=2, plan="hf"))
+    where = {one.name.split(".")[-2]: one.layouts["tp"].dim for one in sharded.weights if "layers.0.mlp" in one.name}
+    assert where == {"gate_proj": 0, "up_proj": 0, "down_proj": 1}
+
+
+def test_a_package_holds_the_files_own_bytes(tmp_path):
+    """But that rows of queries and keys, which llama.cpp reorders, are in the model's order."""
+    path = write(tmp_path / "tiny.gguf", "Q3_K", 2)
+    sw.shard_checkpoint(path, tmp_path / "p", mesh=2, packed=True, **WHOLE)
+    sw.gather(tmp_path / "p", tmp_path / "gathered.safetensors")
+    found = load_file(tmp_path / "gathered.safetensors")
+    stored = {one.name: torch.from_numpy(one.data.copy()) for one in gguf.GGUFReader(path).tensors}
+    blocks = {name: one.flatten(1) for name, one in found.items() if name.endswith("_gguf")}
+    assert len(blocks) == len([name for name in stored if stored[name].dtype == torch.uint8])
+    assert torch.equal(blocks["model.layers.0.mlp.down_proj.weight_gguf"], stored["blk.0.ffn_down.weight"])
+    queries, lying = blocks["model.layers.0.self_attn.q_proj.weight_gguf"], stored["blk.0.attn_q.weight"]
+    assert not torch.equal(queries, lying)
+    assert torch.equal(queries.unflatten(0, (8, 2, -1)).transpose(1, 2).flatten(0, 2), lying)
+
+
+def test_an_embedding_that_is_the_head_too(tmp_path):
+    """It is held once; rows that are looked up are unpacked alone."""
+    path = write_file(tmp_path / "tiny.gguf", llama_shapes(layers=1), layers=1)
+    opened, real, _ = opened_both(path)
+    held = [name for name in opened.exported.state_dict if name.endswith(("tokens.weight_gguf", "head.weight_gguf"))]
+    assert len({id(opened.source.holders[name]) for name in held}) == 1
+    cut_right(real, 2, **NEAR)
+
+
+def test_experts_in_one_tensor(tmp_path):
+    path = write_file(tmp_path / "moe.gguf", experts(), "qwen3moe", describe=describe_experts)
+    _, real, _ = opened_both(path)
+    names = {name.rpartition(".")[2] for name in real.state_dict if ".experts." in name}
+    assert names == {"gate_up_proj__ffn_gate_exps__gguf", "gate_up_proj__ffn_up_exps__gguf", "down_proj_gguf"}
+    plan = dict.fromkeys(["**.experts.gate_up_proj", "**.experts.down_proj"], sw.Shard(0))
+    sharded = cut_right(real, 2, plan, **NEAR)
+    assert {one.layouts["tp"].dim for one in sharded.weights if ".experts." in one.name} == {0}
+
+
+def test_weights_that_lie_the_other_way(tmp_path):
+    """GPT-2's, which transformers transposes."""
+    path = write_file(tmp_path / "gpt2.gguf", gpt2_shapes(), "gpt2")
+    # A matmul reads a transposed weight in another order.
+    _, real, _ = opened_both(path, within=1e-6)
+    assert any(name.endswith("c_fc.weight_gguf_t") for name in real.state_dict)
+    cut_right(real, 2, **NEAR)
+
+
+def test_a_kind_that_is_not_kept_is_named(tmp_path, monkeypatch):
+    from shardwright.sources.quantized import gguf_blocks
+
+    path = write(tmp_path / "tiny.gguf", "Q4_1", 2)
+    monkeypatch.delitem(gguf_blocks.KEPT_KINDS, "Q4_1")
+    with pytest.raises(sw.CheckpointError, match=r"(?s)'blk.0.attn_q.weight' is of the kind Q4_1.*without packed"):
+        open_checkpoint(path, packed=True, **WHOLE)
+
+
+def test_packed_and_dequantized_are_refused_together(tmp_path):
+    with pytest.raises(sw.CheckpointError, match="cannot stay packed and be dequantised both"):
+        open_checkpoint(tmp_path, packed=True, dequantize=torch.float32)
