@@ -28,6 +28,7 @@ from shardwright.generate.text import load_tokenizer, open_model
 _POLL_S = 0.02
 _TALKS = itertools.count()
 _COMMANDS = "/reset forgets the conversation; the end of input (Ctrl-D) leaves it"
+_LEAVE = "(Ctrl-D leaves the conversation)"
 
 
 class SharedInput:
@@ -66,7 +67,7 @@ def chat(package: str, manner: Manner, how: Mapping[str, Any] | None = None, giv
     if given is not None:
         given.take()
     with _Interrupts() as interrupts:
-        for words in _messages(conversation):
+        for words in _messages(conversation, interrupts):
             try:
                 ids = conversation.ask(words)
             except InputError as error:
@@ -79,8 +80,7 @@ def chat(package: str, manner: Manner, how: Mapping[str, Any] | None = None, giv
 
 def _print_reply(conversation: Conversation, ids: list[int], interrupts: "_Interrupts") -> None:
     stream = Stream()
-    with interrupts.noted():
-        answer, finish = conversation.reply(ids, lambda one: stream.show(one.certain), lambda: interrupts.asked)
+    answer, finish = conversation.reply(ids, lambda one: stream.show(one.certain), lambda: interrupts.asked)
     stream.show(answer.text)
     sys.stdout.write("\n")
     sys.stdout.flush()
@@ -91,8 +91,12 @@ def _print_reply(conversation: Conversation, ids: list[int], interrupts: "_Inter
         _note("(interrupted)")
 
 
-def _messages(conversation: Conversation) -> Iterator[str]:
-    """What is typed, or read from a file, line by line; commands are done here."""
+def _messages(conversation: Conversation, interrupts: "_Interrupts") -> Iterator[str]:
+    """What is typed, or read from a file, line by line; commands are done here.
+
+    Ctrl-C drops what is being typed. It does not leave the conversation, as one that was meant for the reply may come
+    when that has just ended. Where nothing is typed it does.
+    """
     typed = sys.stdin.isatty()
     if typed:
         import readline  # noqa: F401  # With it, lines can be edited, and earlier ones called back.
@@ -100,11 +104,17 @@ def _messages(conversation: Conversation) -> Iterator[str]:
         _note(_COMMANDS)
     while True:
         try:
-            words = input("> " if typed else "").strip()
-        except (EOFError, KeyboardInterrupt):
+            with interrupts.raised():
+                words = input("> " if typed else "").strip()
+        except EOFError:
             if typed:
                 sys.stdout.write("\n")
             return
+        except KeyboardInterrupt:
+            if not typed:
+                return
+            _note("\n" + _LEAVE)
+            continue
         if words == "/reset":
             conversation.reset()
         elif re.fullmatch(r"/\w+", words):
@@ -150,10 +160,10 @@ class _Others:
 
 
 class _Interrupts:
-    """Ctrl-C: noted while a reply is written, and else a `KeyboardInterrupt`."""
+    """Ctrl-C: a `KeyboardInterrupt` while a message is read, and else noted until the next one is."""
 
     def __init__(self) -> None:
-        self.asked = self._is_noted = False
+        self.asked = self._is_raised = False
         self._before: Any = signal.SIG_DFL
 
     def __enter__(self) -> "_Interrupts":
@@ -164,15 +174,16 @@ class _Interrupts:
         signal.signal(signal.SIGINT, self._before)
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Within, Ctrl-C sets ``asked``."""
-        self.asked, self._is_noted = False, True
+    def raised(self) -> Iterator[None]:
+        """Within, Ctrl-C is raised; behind it, it sets ``asked``."""
         try:
+            self._is_raised = True
+            self.asked = False
             yield
         finally:
-            self._is_noted = False
+            self._is_raised = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._is_noted:
+        if self._is_raised:
             raise KeyboardInterrupt
         self.asked = True
