@@ -226,6 +226,16 @@ def test_files_that_a_page_names_exist(page):
     assert [path for path in missing if path not in made] == []
 
 
+READ_FIRST = [page for page in PAGES if page.parent.name == "how-to" or page.stem in ("README", "tutorial", "reports")]
+
+
+@pytest.mark.parametrize("page", READ_FIRST, ids=lambda page: page.name)
+def test_lines_of_pages_are_as_short_as_those_of_code(page):
+    # A row of a table has to be one line.
+    lines = enumerate(page.read_text().splitlines(), 1)
+    assert [number for number, line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_no_merge_is_left_half_done():
     kinds = {".md", ".py", ".cpp", ".h", ".sh", ".toml", ".yaml", ".cfg", ".txt"}
     folders = ("src", "tests", "docs", "demo", "benchmarks", "evals", "findings")
