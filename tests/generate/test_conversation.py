@@ -168,7 +168,7 @@ class Terminal:
 
 @pytest.mark.ranks
 def test_ctrl_c_ends_a_reply_and_not_the_conversation(tmp_path):
-    """Two ranks end it at the same step, and both are there for the next message, though it is pressed once too often."""
+    """Two ranks end it at the same step, and both are there for the next message, though it comes once too often."""
     write_checkpoint(tmp_path / "model", num_hidden_layers=1, max_position_embeddings=2048, eos_token_id=None)
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
