@@ -24,7 +24,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import shardwright as sw
 from shardwright.cli.app import app
+from shardwright.layout.mesh import Mesh
 from shardwright.rules import REGISTRY
+from shardwright.run.groups import compiled_group_name
 from shardwright.sources.checkpoint import open_checkpoint
 from tests.support.pages import PAGES, ROOT, blocks, run_page
 from tests.support.tiny import write_checkpoint
@@ -177,6 +179,18 @@ def test_a_page_does_what_it_says(page, workplace, own_rules, monkeypatch):
     run_page(ROOT / "docs" / f"{page}.md", monkeypatch)
 
 
+def test_cpp_names_what_torch_and_packages_have():
+    """Compiling it takes half a minute; what it rests on is looked up."""
+    (text,) = blocks(ROOT / "docs" / "how-to" / "cpp.md", "cpp")
+    headers = Path(torch.__file__).parent / "include"
+    loader = (headers / re.search("#include <(.*)>", text)[1]).read_text()
+    registry = (headers / "torch/csrc/distributed/c10d/GroupRegistry.hpp").read_text()
+    assert {"AOTIModelPackageLoader", "get_metadata", "run"} <= set(re.findall(r"\w+(?=[ (])", loader))
+    assert "void register_process_group(" in registry
+    assert f'register_process_group("{compiled_group_name(Mesh({"tp": 2}), "tp")}"' in text
+    assert '"shardwright_state"' in text  # `tests/run/aot/test_compile.py` reads it
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_on_every_page_is_python(page):
     for text in blocks(page, "python"):
@@ -208,6 +222,32 @@ def test_command_lines_are_taken(page, words, workplace):
     command = commands.commands.get(words[1])
     assert command is not None, f"{page} calls {words[1]!r}"
     command.make_context(words[1], words[2:])
+
+
+NOT_OURS = {"Guard failed", "mode ==", "failed", "Signal"}
+"""What torch and the system say."""
+
+
+def said_in_the_sources():
+    """All texts that our code holds, joined as Python joins them; ``{…}`` for what is filled in."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(one.value) if isinstance(one, ast.Constant) else "{…}" for one in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_errors_on_the_page_of_troubles_are_those_that_are_raised():
+    page = next(page for page in PAGES if page.name == "troubleshooting.md")
+    firsts = [row.split(" | ")[0] for row in page.read_text().splitlines() if row.startswith("| ")]
+    messages = [quoted for first in firsts for quoted in re.findall(r"`([^`]+)`", first) if " " in quoted]
+    # Names, numbers and what stands in parentheses are filled in; what is left between them are our words.
+    filled_in = r"(?:torch )?'[^']*'|\S*\w\.\w\S*|\S*\d\S*|\([^)]*\)|…|[:;,]|$"
+    parts = {part.strip() for message in messages for part in re.split(filled_in, message)} - {"", *NOT_OURS}
+    said = "\n".join(said_in_the_sources())
+    assert len(messages) > 15
+    assert [part for part in sorted(parts) if part not in said] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
