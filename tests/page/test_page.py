@@ -22,6 +22,13 @@ def sharded():
     return sw.shard(torch.export.export(redraw(Decoder(layers=4)), (IDS,)), mesh=2, plan=PLAN)
 
 
+class Drawing(nn.Module):
+    """An operator without a rule."""
+
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
 class Seen(html.parser.HTMLParser):
     """The elements of a page with their attributes, its text, and whether every element is closed in order."""
 
@@ -98,6 +105,18 @@ def test_a_program_without_collectives_or_weights():
     exported = torch.export.export(nn.ReLU(), (torch.randn(3, 4),))
     page = seen(sw.shard(exported, mesh=2).facts())
     assert "None: every rank computes by itself." in page.text
+
+
+def test_what_runs_whole_and_how_good_the_search_was_are_said(sharded, monkeypatch):
+    assert re.search(r"Operators that run whole on every rank\s+None\.", seen(sharded.facts()).text)
+    assert "no other layouts that the plan allows cost less" in seen(sharded.facts()).text
+    monkeypatch.setattr(sw.ShardedProgram, "gap", 0.0712)
+    assert "within 7.1% of the best" in seen(sharded.facts()).text
+    whole = sw.shard(torch.export.export(Drawing().eval(), (torch.randn(3, 4),)), mesh=2)
+    (one,) = whole.fallbacks
+    text = seen(whole.facts()).text
+    assert one.op in text
+    assert one.reason in text
 
 
 def test_a_report_is_written_once(sharded, tmp_path):

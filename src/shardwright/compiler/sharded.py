@@ -225,9 +225,9 @@ class ShardedProgram:
             )
             for one in self.weights
         ]
-        notes = [str(self.prediction)]
-        if self.gap:
-            notes.append(f"The search ended before its answer was proven: it is within {self.gap:.1%} of the best.")
+        proven = "The search was complete: on its axis, no other layouts that the plan allows cost less."
+        early = f"The search ended before its answer was proven: it is within {self.gap:.1%} of the best."
+        notes = [str(self.prediction), early if self.gap else proven]
         return Facts(
             mesh=self.mesh,
             weights=weights,

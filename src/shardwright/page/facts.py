@@ -90,7 +90,9 @@ def package_facts(folder: str | Path, manifest: Manifest, cost: CostModel) -> Fa
         for one in manifest.collectives
     ]
     weights = [_weight_facts(entry, mesh, Path(folder)) for entry in manifest.tensors]
-    notes = ["A package does not say what its operators cost: only communication is predicted."]
+    notes = [
+        "A package does not say what its operators cost, nor which of them run whole: only communication is predicted."
+    ]
     return Facts(mesh, weights, collectives, cost, notes=notes)
 
 
