@@ -16,7 +16,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from shardwright.errors import Finding, ProgramError, raise_findings
-from shardwright.program.torch_private import has_backward_hooks, has_gradient_hooks, pytree
+from shardwright.program.torch_private import has_backward_hooks, has_gradient_hooks, pytree, watching_functions
 
 _OPERATOR = "make it an operator: custom_op of torch's library, its gradient given to register_autograd"
 _BESIDES = "change .grad between the step and optimizer.step()"
@@ -47,15 +47,19 @@ def refuse_hooks(model: nn.Module) -> None:
 def no_custom_backward() -> Iterator[None]:
     """While a model is traced in this thread, raise `ProgramError` where it gives a gradient of its own."""
     thread = threading.get_ident()
-    # `Function.apply` ends here, also where a model keeps it under a name of its own.
-    base: Any = torch.autograd.Function.__mro__[1]
+    # `Function.apply` ends here, also where a model keeps it under a name of its own; if it is not C++'s (torch 2.14).
+    own: Any = torch.autograd.Function
+    base: Any = own.__mro__[1] if isinstance(vars(own)["apply"], classmethod) else own
+    before = vars(base).get("apply")
+
+    def is_traced() -> bool:
+        # The gradient of an operator is a function too; no tracer is at work within the operator.
+        return threading.get_ident() == thread and get_proxy_mode() is not None and torch.is_grad_enabled()
 
     def apply(kind: Any, *args: Any, **kwargs: Any) -> Any:
-        # The gradient of an operator is a function too; no tracer is at work within the operator.
-        is_traced = threading.get_ident() == thread and get_proxy_mode() is not None and torch.is_grad_enabled()
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        if not is_traced:
+        name = _name_of(kind)
+        if not is_traced():
             return super(base, kind).apply(*args, **kwargs)
         if name in _KNOWN or any(tensor.requires_grad for tensor in tensors):
             _refuse_function(name)
@@ -64,16 +68,28 @@ def no_custom_backward() -> Iterator[None]:
         with torch.no_grad():
             return super(base, kind).apply(*args, **kwargs)
 
+    def see(kind: type) -> None:
+        # What did not come through the function above.
+        if is_traced():
+            _refuse_function(_name_of(kind))
+
     base.apply = classmethod(apply)
     taps: dict[str, Any] = {name: getattr(torch.Tensor, name) for name in _TAPS}
     for name, tap in taps.items():
         setattr(torch.Tensor, name, _refused_in(thread, name, tap))
     try:
-        yield
+        with watching_functions(see):
+            yield
     finally:
         del base.apply
+        if before is not None:
+            base.apply = before
         for name, tap in taps.items():
             setattr(torch.Tensor, name, tap)
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _refused_in(thread: int, name: str, tap: Callable[..., Any]) -> Callable[..., Any]:

@@ -80,6 +80,7 @@ __all__ = [
     "stand_in_groups",
     "tables_of",
     "timeout_of",
+    "watching_functions",
     "without_hooks",
     "without_mkldnn",
 ]
@@ -189,6 +190,35 @@ def run_as_called(module: nn.Module) -> Callable[..., Any] | None:
     """
     held = vars(module)
     return module._call_impl if any(held.get(name) for name in ("forward", *_FORWARD_HOOKS, *_PRE_HOOKS)) else None
+
+
+@contextmanager
+def watching_functions(see: Callable[[type], None]) -> Iterator[None]:
+    """Call ``see`` with the class of every `torch.autograd.Function` that is called within, before it is.
+
+    Since torch 2.14 `Function.apply` is C++'s own. Where a model keeps it under a name of its own, nothing of Python is
+    asked before ``forward`` but this attribute of the class.
+    """
+    functions: Any = type(torch.autograd.Function)
+    defined: dict[Any, Any] = {}
+
+    class Asked:
+        def __get__(self, kind: Any, owner: Any) -> Any:
+            see(kind)
+            held = (defined.get(one, vars(one).get("_backward_cls")) for one in kind.__mro__)
+            return next(value for value in held if value is not None)
+
+        def __set__(self, kind: Any, value: Any) -> None:
+            # Of a class that is defined meanwhile.
+            defined[kind] = value
+
+    functions._backward_cls = Asked()
+    try:
+        yield
+    finally:
+        del functions._backward_cls
+        for kind, value in defined.items():
+            kind._backward_cls = value
 
 
 @contextmanager
