@@ -82,7 +82,14 @@ class Chosen(nn.Module):
 @pytest.mark.parametrize(
     ("value", "same", "others"),
     [
-        (Colour.RED, Colour.RED, (Colour.BLUE, 1, None)),
+        pytest.param(
+            Colour.RED,
+            Colour.RED,
+            (Colour.BLUE, 1, None),
+            marks=pytest.mark.skipif(
+                torch.__version__.startswith("2.11"), reason="torch 2.11 exports members of text and numbers alone"
+            ),
+        ),
         (Count.TWO, 2, (Count.ONE, 2.0)),
         (Mode.FAST, "fast", ("slow",)),
     ],
