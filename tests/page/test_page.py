@@ -32,7 +32,7 @@ class Drawing(nn.Module):
 class Seen(html.parser.HTMLParser):
     """The elements of a page with their attributes, its text, and whether every element is closed in order."""
 
-    VOID = frozenset({"meta", "link", "input", "br"})
+    VOID = frozenset({"meta", "link", "input", "wbr"})
 
     def __init__(self, text):
         super().__init__()
@@ -110,8 +110,9 @@ def test_a_program_without_collectives_or_weights():
 def test_what_runs_whole_and_how_good_the_search_was_are_said(sharded, monkeypatch):
     assert re.search(r"Operators that run whole on every rank\s+None\.", seen(sharded.facts()).text)
     assert "no other layouts that the plan allows cost less" in seen(sharded.facts()).text
-    monkeypatch.setattr(sw.ShardedProgram, "gap", 0.0712)
-    assert "within 7.1% of the best" in seen(sharded.facts()).text
+    with monkeypatch.context() as patched:
+        patched.setattr(sw.ShardedProgram, "gap", 0.0712)
+        assert "within 7.1% of the best" in seen(sharded.facts()).text
     whole = sw.shard(torch.export.export(Drawing().eval(), (torch.randn(3, 4),)), mesh=2)
     (one,) = whole.fallbacks
     text = seen(whole.facts()).text
@@ -139,7 +140,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make test-browser` asks for one")
 def test_a_browser_runs_its_filters_without_an_error(sharded, tmp_path):
-    """Chromium prints the page after a script typed into the filter, cleared a box and focused every control."""
+    """Chromium prints the page after a script typed into the filter, cleared a box, focused every control, and asked
+    for light and dark.
+    """
     text = page_text(sharded.facts(), title="A model")
     typed = """
     <script>
@@ -153,7 +156,11 @@ def test_a_browser_runs_its_filters_without_an_error(sharded, tmp_path):
       one.focus();
       return document.activeElement !== one && !one.parentElement.closest("details:not([open])");
     });
-    document.body.dataset.found = JSON.stringify([errors, first, second, missed.length, all.length > 20]);
+    const grounds = ["light", "dark"].map(scheme => {
+      document.documentElement.style.colorScheme = scheme;
+      return getComputedStyle(document.body).backgroundColor;
+    });
+    document.body.dataset.found = JSON.stringify([errors, first, second, missed.length, all.length > 20, ...grounds]);
     </script>"""
     (tmp_path / "page.html").write_text(text.replace("</body>", typed + "</body>"))
     words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
@@ -166,7 +173,8 @@ def test_a_browser_runs_its_filters_without_an_error(sharded, tmp_path):
     )
     found = Seen(dump.stdout).elements
     (body,) = [attrs for tag, attrs in found if tag == "body"]
-    assert body["data-found"] == '[[],"2 shown","0 shown",0,true]'
+    grounds = '"rgb(255, 255, 255)","rgb(21, 24, 27)"'
+    assert body["data-found"] == f'[[],"2 shown","0 shown",0,true,{grounds}]'
 
 
 def test_write_page_refuses_a_path_that_is_none(sharded):
