@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-page bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,6 +60,9 @@ bench-backends: $(READY)  ## Measure a decoder eager, under torch.compile and co
 
 bench-collectives: $(READY)  ## Measure collectives of two ranks through shared memory and through gloo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.collectives
+
+bench-page: $(READY)  ## Measure what a browser takes to open the report of 126 layers (Debian: apt install chromium)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.page
 
 bench-predictions: $(READY)  ## Measure twelve plans of one model beside what a cost model of this machine predicts
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.predictions
