@@ -99,7 +99,7 @@ def parts_of_exported(exported: ExportedProgram, **others: Any) -> dict[str, Any
 def _argument(given: Any, node: fx.Node) -> Any:
     """How a user input is known. A member of an enumeration of text or numbers is that: torch writes no other kinds."""
     # Torch 2.11 keeps a member as a constant, 2.13 as it keeps script objects.
-    member = given.value if isinstance(given, ConstantArgument) else getattr(given, "fake_val", None)
+    member: Any = given.value if isinstance(given, ConstantArgument) else getattr(given, "fake_val", None)
     kind = next((kind for kind in (int, float, str) if isinstance(member, Enum) and isinstance(member, kind)), None)
     if member is None or kind is None:
         return replace(given, name=node.name)
