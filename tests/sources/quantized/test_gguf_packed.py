@@ -111,7 +111,7 @@ def test_weights_that_lie_the_other_way(tmp_path):
     # A matmul reads a transposed weight in another order.
     _, real, _ = opened_both(path, within=1e-6)
     assert any(name.endswith("c_fc.weight_gguf_t") for name in real.state_dict)
-    # Some are gathered, which is reported: they are not yet cut as the plain ones are.
+    # Rows looked up by positions that no input says are gathered as bytes, and count as a weight's.
     sharded = sw.shard(real, mesh=2)
     assert not sharded.fallbacks
     assert sw.verify(sharded, real, (), {"input_ids": IDS}).max_error < 1e-5
