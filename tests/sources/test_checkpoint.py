@@ -128,7 +128,7 @@ def test_weights_are_cast(llama, tmp_path):
 @pytest.mark.parametrize("kind", ["mixtral", "gpt2", "bert"])
 def test_names_and_layouts_of_other_checkpoints(kind, tmp_path):
     write_checkpoint(tmp_path / "model", kind)
-    opened = open_checkpoint(tmp_path / "model", cache_length=0)
+    opened = open_checkpoint(tmp_path / "model", cache_length=8 if kind == "mixtral" else 0)
     sharded = sw.shard(opened.exported, mesh=2)
     opened.save(sharded, tmp_path / "p")
     found = gathered(tmp_path / "p", tmp_path)

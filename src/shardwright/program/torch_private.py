@@ -33,6 +33,9 @@ from torch._C._distributed_c10d import (
 # Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
 from torch._dispatch.python import enable_python_dispatcher
 
+# Models choose their kernels by `torch.compiler.is_exporting`: what is asked of one beside its export asks as in it.
+from torch._export.utils import _compiling_state_context as as_exported
+
 # What `torch.ops` holds has no public types.
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
@@ -59,6 +62,7 @@ __all__ = [
     "OpOverloadPacket",
     "TorchDispatchMode",
     "after_copying",
+    "as_exported",
     "carrier_of",
     "compile_to_archive",
     "cpu_backend_of",

@@ -23,6 +23,7 @@ from shardwright.errors import CheckpointError, InputError
 from shardwright.package.manifest import DecoderEntry
 from shardwright.program.inputs import bind_expected, expected_inputs
 from shardwright.program.read import read
+from shardwright.program.torch_private import as_exported
 from shardwright.sources.export_example import export_model
 
 
@@ -228,7 +229,8 @@ def _cache_shapes(model: Any, mode: Any, cache_length: int) -> list[tuple[Any, A
         # A layer that looks back only so far masks what is further; here it keeps everything like the others.
         layers = [StaticLayer(cache_length) for _ in cache.layers]
         cache.layers = list(layers)
-        with mode, torch.no_grad():
+        # Experts in float32 run on kernels that torch knows no shapes of, unless they are told that they are traced.
+        with as_exported(), mode, torch.no_grad():
             model(input_ids=torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
         if all(layer.is_initialized for layer in layers):
             return [(layer.keys, layer.values) for layer in layers]
