@@ -1,11 +1,17 @@
-"""Libraries that define the operators of quantised programs, imported where a program names them.
+"""Libraries that define operators beside torch's, imported where a program names them.
 
-torch does not import its own module of such operators, and nobody who opens a file should need to know of torchao.
+torch does not import its own module of quantised operators, and nobody who opens a file should need to know of torchao,
+or that transformers multiplies experts in float32 by an operator of its own.
 """
 
 import importlib
 
-_LIBRARIES = {"quantized_decomposed": "torch.ao.quantization.fx._decomposed", "torchao": "torchao.quantization"}
+_LIBRARIES = {
+    "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
+    "torchao": "torchao.quantization",
+    "transformers": "transformers.integrations.moe",
+    "transformers_msa": "transformers.integrations.msa_attention",
+}
 """Operators' namespace → the module that defines them."""
 
 
