@@ -98,17 +98,12 @@ def test_a_plan_cuts_experts_whole_groups_or_rows(dim, stored, packed):
     assert where["down_proj_blocks"] == where["down_proj_scales"] == stored
 
 
-def test_transformers_own_plan_cuts_experts(packed):
-    sharded = cut_right(packed[2], 2, "hf", within=1e-5)
-    where = [one.layouts["tp"].dim for one in sharded.weights if one.name.endswith(("_blocks", "_scales"))]
-    assert where == [0, 0, 0, 0]
-
-
 def test_weights_are_dequantised_as_they_are_read(packed):
     folder, _, real = packed
     _, plain = opened_packed(folder, dtype=None, dequantize=torch.float32)
     ids = torch.tensor([[5, 17, 200, 31]])
-    assert torch.equal(plain.module()(input_ids=ids), real.module()(input_ids=ids))
+    # The same weights, laid out otherwise in memory: a matmul may add in another order.
+    torch.testing.assert_close(plain.module()(input_ids=ids), real.module()(input_ids=ids))
     assert not any(name.endswith("_blocks") for name in plain.state_dict)
 
 
