@@ -74,7 +74,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    assert chromium, "no Chromium here (Debian: apt install chromium)"
+    if not chromium:
+        raise SystemExit("no Chromium here (Debian: apt install chromium)")
     model, ids = llama_405b(asked.layers)
     exported = torch.export.export(model, (ids,))
     rows = [measured(name, exported, plan, chromium, asked) for name, plan in (("Megatron", PLAN), ("auto", "auto"))]
