@@ -1,6 +1,8 @@
 """``shardwright train-check``: right gradients, a wrong one with the node that made it, and programs without any."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +106,7 @@ def test_a_package_whose_graph_gives_another_gradient_is_found(packages, monkeyp
     [
         (("package",), "--inputs FILE.safetensors"),
         (("package", "--tp", 4), "--tp: for programs"),
+        (("package", "--no-lean"), "--no-lean: for programs"),
         (("parts", "-i", "inputs.safetensors"), "take pieces of target, x"),
     ],
 )
@@ -114,10 +117,20 @@ def test_what_a_package_does_not_take(packages, monkeypatch, capfd, words, wante
     assert wanted in said
 
 
+def test_a_damaged_package_is_not_opened(packages, monkeypatch, capfd):
+    monkeypatch.chdir(packages)
+    shutil.copytree("package", "damaged")
+    Path("damaged", "original.pt2").write_bytes(b"PK")
+    code, said = outcome(monkeypatch, capfd, ("train-check", "damaged", "-i", "inputs.safetensors"))
+    assert code == 1
+    assert "original.pt2 has 2 bytes" in said
+
+
 REFUSED = {
     "a program for inference": (("forward.pt2",), "computes no gradients"),
     "a folder": ((".",), "is a folder or a checkpoint"),
     "an unknown input": (("step.pt2", "--dp", 2, "--cut", "targt"), "'target'"),
+    "an input to cut in one part": (("step.pt2", "--cut", "x"), "--dp 2"),
     "no ranks": (("step.pt2", "--tp", 0), "--tp"),
 }
 

@@ -44,11 +44,14 @@ def train_check(
         check_number(tolerance, "--tolerance", least=0)
     if is_package(model):
         made = {"--tp": tp, "--plan": plan, "--cut": cut, "--hardware": hardware, "--dump": dump}
-        if given := [name for name, value in made.items() if value is not None] + ["--dp"] * (dp > 1):
+        made |= {"--dp": dp if dp > 1 else None, "--no-lean": None if lean else True}
+        if given := [name for name, value in made.items() if value is not None]:
             raise ShardwrightError(f"{', '.join(given)}: for programs, which are sharded here; {model} is a package")
         report = _of_package(model, inputs, tolerance)
     elif is_checkpoint(model):
         raise ProgramError(f"{model} is a folder or a checkpoint; {_NEEDS}")
+    elif cut and dp == 1:
+        raise ShardwrightError("--cut names inputs for --dp to cut, and there is one part of the batch\n  try: --dp 2")
     else:
         how = {"plan": {"tp": plan or "auto"}, "cost": hardware, "dump": dump, "lean": lean}
         report = _of_program(model, {"dp": dp, "tp": tp or 2}, cut, inputs, tolerance, how)
@@ -77,15 +80,16 @@ def _of_program(
 def _of_package(package: Path, inputs: Path | None, tolerance: float | None) -> Any:
     from shardwright.compiler.train_check import check_gradients
     from shardwright.package.graphs import read_graph
-    from shardwright.package.manifest import read_manifest
+    from shardwright.package.manifest import check_package_file, read_manifest
     from shardwright.run.tensor_files import named_inputs, read_inputs
 
     if inputs is None:
         raise InputError(f"{package} carries no example inputs\n  try: --inputs FILE.safetensors")
     manifest = read_manifest(package)
     found = read_inputs(inputs, manifest.input_names(), manifest.constants())
+    original = next(entry for entry in manifest.files if entry.name == manifest.original)
     with spinner(f"running a step on {manifest.num_ranks} ranks"):
-        args, kwargs = named_inputs(read_graph(package / manifest.original), found)
+        args, kwargs = named_inputs(read_graph(check_package_file(package, original)), found)
         return check_gradients(package, args, kwargs, tolerance=tolerance)
 
 
