@@ -73,6 +73,8 @@ def find_torchao(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], 
             # A header may describe what other files hold, and what a tied weight left out.
             if own and name not in described:
                 described.add(name)
+                where, example = f"{file.name}: the header's {name!r}", '{"block_size": [1, 64]}'
+                check_mapping(said.get("_data"), f"{where}._data", example, error=CheckpointError)
                 _add(found, name, said, own, stored)
     for name in stored:
         match = _QDATA.fullmatch(name)
@@ -95,8 +97,6 @@ def _descriptions(file: Path) -> Iterable[tuple[str, Mapping[str, Any]]]:
             # Other texts of other writers.
             continue
         if isinstance(said, dict) and isinstance(said.get("_type"), str) and said["_type"] != _PLAIN:
-            where, example = f"{file.name}: the header's {name!r}", '{"block_size": [1, 64]}'
-            check_mapping(said.get("_data"), f"{where}._data", example, error=CheckpointError)
             yield name, said
 
 
