@@ -102,6 +102,16 @@ def described(change):
     return run
 
 
+def stacked(tensors, texts):
+    """One weight as a stack of four matrices, of which two share their scales."""
+    at = UP.removesuffix("weight")
+    tensors[f"{at}_weight_qdata"] = tensors[f"{at}_weight_qdata"].view(4, 24, 48)
+    tensors[f"{at}_weight_scale"] = tensors[f"{at}_weight_scale"][:48].reshape(2, 24, 1)
+    tensors.pop(f"{at}_weight_zero_point", None)
+    described(lambda said: said["_data"].update(block_size=[2, 1, 48]))(tensors, texts)
+    described(lambda said: said.update(_tensor_data_names=["qdata", "scale"]))(tensors, texts)
+
+
 DAMAGE = {
     "another kind": (described(lambda said: said.update(_type="Int4OpaqueTensor")), "vectors of one kind of CPU"),
     "an unknown kind": (described(lambda said: said.update(_type="Int9Tensor")), "is a Int9Tensor of torchao's"),
@@ -110,6 +120,7 @@ DAMAGE = {
         "with the parts .*, more, which is not read",
     ),
     "other blocks": (described(lambda said: said["_data"].update(block_size=[1, 16])), r"says blocks of \[1, 16\]"),
+    "two matrices of four that share scales": (stacked, r"has scales of shape \(2, 24, 1\)"),
     "no data": (described(lambda said: said.update(_data=3)), "_data must be a mapping such as .*, got 3"),
     "no text": (lambda tensors, texts: texts.pop(UP), "_weight_qdata' is stored, but no header"),
     "no scale": (
@@ -133,6 +144,13 @@ def test_what_cannot_be_read_is_named(name, int8, tmp_path):
     rewrite(tmp_path, change)
     with pytest.raises(sw.CheckpointError, match=f"(?s){says}"):
         open_checkpoint(tmp_path, cache_length=0)
+
+
+def test_what_other_writers_say_in_a_header_is_not_read(plain, tmp_path):
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((plain / file).read_bytes())
+    rewrite(tmp_path, lambda tensors, texts: texts.update({UP: json.dumps({"_type": "Mine"})}))
+    assert open_checkpoint(tmp_path, cache_length=0).source.holders.keys() >= {UP}
 
 
 def test_the_header_is_enough_and_what_multiplies_activations_multiplies_the_weight(int8, tmp_path):

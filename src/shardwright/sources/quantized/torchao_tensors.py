@@ -171,4 +171,7 @@ def _divided(shape: Shape, scales: Shape) -> list[int] | None:
         return None
     if any(size % count for size, count in zip(shape, scales, strict=True)):
         return None
+    if any(count not in (1, size) for size, count in zip(shape[:-2], scales[:-2], strict=True)):
+        # Matrices of a stack share scales all or not at all.
+        return None
     return [size // count for size, count in zip(shape, scales, strict=True)]
