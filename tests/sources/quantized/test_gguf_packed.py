@@ -126,6 +126,15 @@ def test_a_kind_that_is_not_kept_is_named(tmp_path, monkeypatch):
         open_checkpoint(path, packed=True, **WHOLE)
 
 
+def test_a_file_without_blocks_has_nothing_to_keep(tmp_path, monkeypatch):
+    from shardwright.sources.quantized import gguf_packed
+
+    path = write_file(tmp_path / "tiny.gguf", llama_shapes(layers=1), layers=1)
+    monkeypatch.setattr(gguf_packed, "NOT_BLOCKS", (*gguf_packed.NOT_BLOCKS, "Q8_0"))
+    with pytest.raises(sw.CheckpointError, match=r"(?s)none of its tensors lies in blocks.*without packed"):
+        open_checkpoint(path, packed=True, **WHOLE)
+
+
 def test_packed_and_dequantized_are_refused_together(tmp_path):
     with pytest.raises(sw.CheckpointError, match="cannot stay packed and be dequantised both"):
         open_checkpoint(tmp_path, packed=True, dequantize=torch.float32)

@@ -133,14 +133,16 @@ def quantized_tensors(path: Path, model: Any, *, packed: bool = False) -> tuple[
 
 
 def _not_kept(sources: Mapping[str, Iterable[Any]]) -> list[Finding]:
-    """A finding for every tensor whose blocks cannot be kept."""
+    """A finding for every tensor whose blocks cannot be kept, and where there are no blocks at all."""
+    held = [tensor for tensors in sources.values() for tensor in tensors]
+    if not any(map(lies_in_blocks, held)):
+        return [Finding("none of its tensors lies in blocks", remedies=("without packed (--packed)",))]
     return [
         Finding(
             f"{tensor.name!r} is of the kind {tensor.tensor_type.name}, whose blocks are not kept",
             remedies=(f"without packed (--packed), or a file of {', '.join(KEPT_KINDS)}",),
         )
-        for tensors in sources.values()
-        for tensor in tensors
+        for tensor in held
         if lies_in_blocks(tensor) and tensor.tensor_type.name not in KEPT_KINDS
     ]
 
