@@ -114,8 +114,8 @@ def write_file(
     return path
 
 
-def gpt2_shapes():
-    """The shapes of a two-layer GPT-2 with a head of its own."""
+def gpt2_shapes(layers=2):
+    """The shapes of a GPT-2 with a head of its own."""
     shapes = {
         "token_embd.weight": (VOCAB, WIDTH),
         "position_embd.weight": (1024, WIDTH),
@@ -123,7 +123,7 @@ def gpt2_shapes():
     }
     shapes |= dict.fromkeys(("output_norm.weight", "output_norm.bias"), (WIDTH,))
     wide = {"attn_qkv": 3 * WIDTH, "attn_output": WIDTH, "ffn_up": 4 * WIDTH, "ffn_down": WIDTH}
-    for layer in range(2):
+    for layer in range(layers):
         for norm in ("attn_norm", "ffn_norm"):
             shapes |= dict.fromkeys((f"blk.{layer}.{norm}.weight", f"blk.{layer}.{norm}.bias"), (WIDTH,))
         for name, size in wide.items():
@@ -132,10 +132,10 @@ def gpt2_shapes():
     return shapes
 
 
-def experts(inner=768, up=768):
-    """The shapes of two layers of experts; ``inner`` is what transformers takes for granted."""
-    shapes = llama_shapes()
-    for layer in range(2):
+def experts(inner=768, up=768, layers=2):
+    """The shapes of layers of experts; ``inner`` is what transformers takes for granted."""
+    shapes = llama_shapes(layers=layers)
+    for layer in range(layers):
         shapes = {
             name: shape for name, shape in shapes.items() if not re.match(rf"blk.{layer}.ffn_(gate|up|down)", name)
         }

@@ -96,7 +96,7 @@ def test_an_embedding_that_is_the_head_too(tmp_path):
 
 
 def test_experts_in_one_tensor(tmp_path):
-    path = write_file(tmp_path / "moe.gguf", experts(), "qwen3moe", describe=describe_experts)
+    path = write_file(tmp_path / "moe.gguf", experts(layers=1), "qwen3moe", layers=1, describe=describe_experts)
     _, real, _ = opened_both(path)
     names = {name.rpartition(".")[2] for name in real.state_dict if ".experts." in name}
     assert names == {"gate_up_proj__ffn_gate_exps__gguf", "gate_up_proj__ffn_up_exps__gguf", "down_proj_gguf"}
@@ -107,7 +107,7 @@ def test_experts_in_one_tensor(tmp_path):
 
 def test_weights_that_lie_the_other_way(tmp_path):
     """GPT-2's, which transformers transposes."""
-    path = write_file(tmp_path / "gpt2.gguf", gpt2_shapes(), "gpt2")
+    path = write_file(tmp_path / "gpt2.gguf", gpt2_shapes(layers=1), "gpt2", layers=1)
     # A matmul reads a transposed weight in another order.
     _, real, _ = opened_both(path, within=1e-6)
     assert any(name.endswith("c_fc.weight_gguf_t") for name in real.state_dict)
