@@ -27,7 +27,6 @@ JUDGED_ELSEWHERE = {
     "assign/cost.py": "compiler/test_room.py",
     "assign/effort.py": "compiler/test_same_everywhere.py",
     "assign/held.py": "mechanisms/test_slack.py",
-    "assign/kinds.py": "mechanisms/test_meshes.py",
     "assign/inside.py": "mechanisms/test_inside.py",
     "assign/owned.py": "mechanisms/test_experts.py",
     "assign/packed.py": "mechanisms/test_packed.py",
