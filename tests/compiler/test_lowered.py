@@ -100,3 +100,9 @@ def test_code_that_is_shared_and_differs_is_found_by_the_checks():
         node.meta.pop(RANGE, None)
     with pytest.raises(IllegalProgramError, match="of its kind"):
         sharded.rank_program(3)
+
+
+def test_a_constant_of_every_rank_may_be_part_of_a_sum_on_another_axis():
+    one = RankConstant(torch.tensor(3), axis="a", values=(3, 4)).with_cut(sw.Partial(), 0)
+    assert isinstance(one, RankConstant)
+    assert [one.of_rank(1).with_cut(sw.Partial(), rank).materialize().item() for rank in range(2)] == [4, 0]

@@ -90,13 +90,13 @@ class LoweredPrograms:
     def _weights(self, code: Program, where: Coordinates) -> dict[str, Weight]:
         """What the rank at a place holds, for the code of its kind."""
         coordinates = dict(zip(self.compiled.mesh.names, where, strict=True))
-        names = {item.target: item.name for item in self.compiled.program.inputs if item.is_state}
+        names = {item.target: item.name for item in code.inputs if item.is_state}
         found: dict[str, Weight] = {}
         for target, weight in code.weights.items():
             if isinstance(weight, RankConstant):
                 found[target] = weight.of_rank(coordinates[weight.axis])
-                continue
-            found[target] = self.compiled.program.weights[target]
+            else:
+                found[target] = self.compiled.program.weights[target]
             for layout, coordinate in zip(self.compiled.layouts(names[target], where), where, strict=True):
                 found[target] = found[target].with_cut(layout, coordinate)
         return found

@@ -7,7 +7,7 @@ Program and give a Program; only this file touches the insides of `ExportedProgr
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import fx
@@ -68,9 +68,9 @@ class Weight:
             count *= size
         return count * self.tensor.element_size()
 
-    def with_cut(self, layout: Layout, coordinate: int) -> "Weight":
+    def with_cut(self, layout: Layout, coordinate: int) -> Self:
         """What ``coordinate`` holds of it under ``layout``: one more cut."""
-        return self if layout == REPLICATE else Weight(self.tensor, (*self.cuts, (layout, coordinate)))
+        return self if layout == REPLICATE else replace(self, cuts=(*self.cuts, (layout, coordinate)))
 
     def materialize(self) -> torch.Tensor:
         """This rank's piece, with storage of its own unless it is the whole tensor; parameters stay parameters."""
@@ -93,9 +93,9 @@ class RankConstant(Weight):
     values: tuple[float, ...] = ()
 
     def of_rank(self, rank: int) -> "RankConstant":
-        """The same constant for another rank along the axis."""
+        """The same constant for another rank along the axis, not cut."""
         made = torch.tensor(self.values[rank], dtype=self.tensor.dtype)
-        return replace(self, tensor=made if self.tensor.is_meta else made.to(self.tensor.device))
+        return replace(self, tensor=made if self.tensor.is_meta else made.to(self.tensor.device), cuts=())
 
 
 @dataclass(frozen=True)
