@@ -1,16 +1,19 @@
 """What torch is spared is not missed: modules have their code when somebody asks, frames their source lines."""
 
 import copy
+import dataclasses
 import io
 import json
 import pickle
 import threading
+import typing
 
 import pytest
 import torch
 from torch import fx, nn
 from torch._export.serde import schema, serialize
 
+from shardwright.program import torch_repeats
 from shardwright.program.torch_repeats import quick_tracing, texts_read_once
 from tests.support.graph_programs import CASES, program
 
@@ -144,6 +147,22 @@ def test_torch_is_as_it_was_once_the_last_of_several_threads_is_done():
     assert fx.GraphModule.recompile is before
 
 
+def test_another_thread_that_runs_a_module_waits_for_its_code(monkeypatch):
+    made, found, write = traced(), [], torch_repeats._RECOMPILE
+    thread = threading.Thread(target=lambda: found.append(made(X, other=OTHER)))
+
+    def write_slowly(module):
+        if not found and not thread.is_alive():
+            thread.start()
+            thread.join(0.2)
+        return write(module)
+
+    monkeypatch.setattr(torch_repeats, "_RECOMPILE", write_slowly)
+    assert made(X, other=OTHER) == {"sum": 21}
+    thread.join()
+    assert found == [{"sum": 21}]
+
+
 def written(exported):
     """What torch writes of a program, as JSON has it."""
     return json.loads(serialize.serialize(exported).exported_program)
@@ -173,3 +192,25 @@ def test_what_is_no_argument_is_refused_as_torch_refuses_it(data):
     assert wanted
     with texts_read_once():
         assert refused() == wanted
+
+
+@dataclasses.dataclass
+class Named:
+    number: int
+    name: str
+
+
+def test_another_thread_that_reads_an_object_sees_all_of_its_fields(monkeypatch):
+    reader = torch_repeats._Reader(typing.get_type_hints)
+    read, of_type, found = reader.of_type(Named), reader.of_type, []
+
+    def of_type_meanwhile(kind):
+        if kind is str and not found:
+            # As another thread would, which comes when one of the two fields has been looked at.
+            found.append(None)
+            found.append(read({"number": 1, "name": "one"}))
+        return of_type(kind)
+
+    monkeypatch.setattr(reader, "of_type", of_type_meanwhile)
+    assert read({"number": 2, "name": "two"}) == Named(2, "two")
+    assert found == [None, Named(1, "one")]

@@ -161,9 +161,10 @@ class _Reader:
         ready: list[tuple[str, Callable[[Any], Any]]] = []
 
         def read(data: Any) -> Any:
-            # Types refer to each other in circles: those of fields are looked at when the first object is made.
+            # Types refer to each other in circles: those of fields are looked at when the first object is made. Set all
+            # at once, as another thread may be reading.
             if not ready:
-                ready.extend((name, self.of_type(hints[name])) for name in names)
+                ready[:] = [(name, self.of_type(hints[name])) for name in names]
             return kind(**{name: one(data[name]) for name, one in ready if name in data})
 
         return read
@@ -293,10 +294,11 @@ def _leave_for_later(module: fx.GraphModule) -> "_LateCode":
 def _write(module: Any) -> None:
     kind = type(module)
     with _WRITING:
+        # What stands for the code stays until there is some: another thread that asks meanwhile waits here.
+        _RECOMPILE(module)
         for name, value in list(vars(kind).items()):
             if isinstance(value, _Late) or value is _reduce:
                 delattr(kind, name)
-        _RECOMPILE(module)
 
 
 class _Late:
