@@ -160,28 +160,6 @@ def test_a_relaxation_in_integers_is_the_answer(monkeypatch):
     assert relaxed == [True]
 
 
-def test_a_weight_that_does_not_fit_whole_is_cut_without_a_search(monkeypatch):
-    """Most of a weight whole is no answer that a search would have to rule out."""
-    run, relaxed = highs.IntegerProgram._run, []
-
-    def counted(self, cost, upper_bound, **options):
-        relaxed.append(options.get("is_relaxed", False))
-        return run(self, cost, upper_bound, **options)
-
-    cut = CUTS[0]
-    stored = [Strategy((), (), (REPLICATE,)), Strategy((), (), (cut,))]
-    read = [Strategy((), (layout,), ()) for layout in (REPLICATE, cut)]
-    # Whole, they cost nothing to read; the last alone is small enough for the slack of all.
-    sizes = (*[4000] * 5, 120)
-    sites = [SiteChoices(1, stored, [0, 0], [num_bytes, num_bytes // NUM_RANKS]) for num_bytes in sizes]
-    sites += [SiteChoices(1, read, [0, 5], [0, 0]) for _ in sizes]
-    values = [ValueFlow(1, n, 0, ((n + 6, 0),), 4000, is_weight=True) for n in range(6)]
-    monkeypatch.setattr(highs.IntegerProgram, "_run", counted)
-    found = solve(Problem(NUM_RANKS, sites, values, [], CostModel(), auto=True))
-    assert found.chosen == [1, 1, 1, 1, 1, 0] * 2
-    assert relaxed == [True]
-
-
 @pytest.mark.parametrize("auto", [False, True])
 def test_a_search_for_better_ends_where_there_is_none(auto):
     problem = replace(drawn(5), auto=auto)

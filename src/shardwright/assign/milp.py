@@ -18,11 +18,7 @@ Constraints
 - whole values in are whole values out: ``Σ_K i[r,K] = Σ_L o[r,L]``                              (`_Model.supply`)
 - collectives carry it: ``d[r,K→L] ≤ y[v,K→L]``, ``i[r,K] ≤ y[v,K→R]``; where v has one reader, they are ``y`` itself
 - mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
-- memory, under ``"auto"``: ``Σ (m_n · bytes(n,s) - least_n) · x[n,s] ≤ byte_limit - Σ least_n``  (`_Model.limit_bytes`)
-
-Counted from the least of each site, what a weight takes of the slack shows in one coefficient: a weight that does not
-fit whole is cut before the search begins, and HiGHS finds which do not fit together. Counted from 0, the relaxation
-keeps 0.8 of a weight whole, and the search for stablelm in training takes five times as long.
+- memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ byte_limit``             (`_Model.limit`)
 
 Flows per reader keep the linear relaxation tight: half a collective cannot serve one reader twice. Passing by the whole
 value keeps them few: one for each layout at either end, not one for each pair.
@@ -79,7 +75,7 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     model = _Model(problem)
     below = np.inf if better_than is None else better_than.objective * (1 - PROVEN)
     if problem.auto:
-        model.limit_bytes()
+        model.limit(model.bytes_cost, byte_limit(byte_ranges(problem), problem.slack) + 1)
         answer = model.minimize(model.communication_cost + model.local_cost + model.work_cost + model.preference, below)
         objective = answer.objective
     else:
@@ -148,6 +144,7 @@ class _Model:
         self.communication_cost = self._vector(dict(self._communication)) + inside
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
+        self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s] * site.is_bounded)
         self.preference = self._by_choice(
             lambda site, s: site.members * (TIE * _preference(site, s) + STORE_US * site.weight_bytes[s])
         )
@@ -296,15 +293,6 @@ class _Model:
         beyond = cost > bound
         self.forbid(beyond)
         self._row({int(i): float(cost[i]) for i in np.flatnonzero(cost) if not beyond[i]}, -np.inf, bound)
-
-    def limit_bytes(self) -> None:
-        """Weight bytes a rank within `byte_limit`, those over the least of each site within what is left for them."""
-        ranges = byte_ranges(self.problem)
-        over = np.zeros(self.num_variables)
-        for first, site, (least, _) in zip(self.first_choice, self.problem.sites, ranges, strict=True):
-            for s, num_bytes in enumerate(site.weight_bytes if site.is_bounded else ()):
-                over[first + s] = site.members * num_bytes - least
-        self.limit(over, byte_limit(ranges, self.problem.slack) + 1 - sum(least for least, _ in ranges))
 
     def forbid(self, variables: np.ndarray) -> None:
         """Variables that have to be 0, as a mask."""
