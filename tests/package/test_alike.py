@@ -17,7 +17,7 @@ CASES = {
     "equal pieces": (Decoder, (IDS,), 4, MEGATRON, 1),
     "two axes": (lambda: Decoder(layers=1), (IDS,), {"dp": 2, "tp": 2}, {"dp": MEGATRON, "tp": MEGATRON}, 1),
     "a state": (Cache, (torch.randn(2, 1, 16), torch.tensor([0])), 2, "auto", 1),
-    "rows of a vocabulary": (lambda: Decoder(layers=1), (IDS,), 4, {"embed": "embedding_rowwise"}, 4),
+    "rows of a vocabulary": (lambda: Decoder(layers=1), (IDS,), 4, {"embed": "embedding_rowwise"}, 1),
     "uneven pieces": (MLPs, (torch.randn(4, 12),), 4, MLP_PLAN, 2),
     "a bias that one rank adds": (MLPs, (torch.randn(4, 12),), 3, MLP_PLAN, 1),
     # A loop's body is a graph of its own, which is not looked at.
