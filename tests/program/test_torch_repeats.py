@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.util
 import io
 import json
 import pickle
@@ -11,7 +12,7 @@ import typing
 import pytest
 import torch
 from torch import fx, nn
-from torch._export.serde import schema, serialize
+from torch._export.serde import schema, serialize, union
 
 from shardwright.program import torch_repeats
 from shardwright.program.torch_repeats import quick_tracing, texts_read_once
@@ -214,3 +215,16 @@ def test_another_thread_that_reads_an_object_sees_all_of_its_fields(monkeypatch)
     monkeypatch.setattr(reader, "of_type", of_type_meanwhile)
     assert read({"number": 2, "name": "two"}) == Named(2, "two")
     assert found == [None, Named(1, "one")]
+
+
+def test_what_torch_has_no_more_is_done_without(monkeypatch):
+    gone = [(serialize, "canonicalize"), (serialize, "sympy"), (serialize, "_dict_to_dataclass"), (union, "fields")]
+    for home, name in gone:
+        monkeypatch.delattr(home, name)
+    spec = importlib.util.spec_from_file_location("as_if_imported_then", torch_repeats.__file__)
+    then = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(then)
+    with then.texts_read_once(), then.without_canonical_form():
+        assert serialize.typing is not typing
+    assert serialize.typing is typing
+    assert not any(hasattr(home, name) for home, name in gone)

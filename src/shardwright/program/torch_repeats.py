@@ -26,7 +26,25 @@ from torch.export import exported_program
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _traceback
 
-_canonicalize = serialize.canonicalize
+_REPLACED = (
+    *((serialize, name) for name in ("canonicalize", "typing", "sympy", "dataclasses", "_dict_to_dataclass")),
+    (union, "fields"),
+)
+_OWN: Mapping[tuple[Any, str], Any] = {(home, name): vars(home)[name] for home, name in _REPLACED if name in vars(home)}
+"""What stands in torch's modules, by module and name."""
+
+
+@contextmanager
+def _instead(*stand_ins: tuple[Any, str, Any]) -> Iterator[None]:
+    """Let others stand in for what torch has under these names, where it has them."""
+    there = [(home, name, new) for home, name, new in stand_ins if (home, name) in _OWN]
+    for home, name, new in there:
+        setattr(home, name, new)
+    try:
+        yield
+    finally:
+        for home, name, _ in there:
+            setattr(home, name, _OWN[home, name])
 
 
 @contextmanager
@@ -98,17 +116,17 @@ def texts_read_once() -> Iterator[None]:
             sizes[key] = sympy.sympify(text, locals=locals)
         return sizes[key]
 
-    serialize.typing = SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})  # type: ignore[assignment]
-    serialize.sympy = SimpleNamespace(**{**vars(sympy), "sympify": size_of})  # type: ignore[assignment]
-    serialize._dict_to_dataclass = _Reader(hints_of).read  # type: ignore[assignment]
-    try:
-        with _fields_listed_once():
-            yield
-    finally:
-        serialize.typing, serialize.sympy, serialize._dict_to_dataclass = typing, sympy, _dict_to_dataclass
+    stand_ins = (
+        (serialize, "typing", SimpleNamespace(**{**vars(typing), "get_type_hints": hints_of})),
+        (serialize, "sympy", SimpleNamespace(**{**vars(sympy), "sympify": size_of})),
+        (serialize, "_dict_to_dataclass", _Reader(hints_of).read),
+    )
+    with _instead(*stand_ins), _fields_listed_once():
+        yield
 
 
-_dict_to_dataclass = serialize._dict_to_dataclass
+def _dict_to_dataclass(kind: Any, data: Any) -> Any:
+    return _OWN[serialize, "_dict_to_dataclass"](kind, data)
 
 
 class _Reader:
@@ -190,12 +208,9 @@ def without_canonical_form() -> Iterator[None]:
 
     It takes two thirds of the time, and shows no more than that such a form can be made.
     """
-    serialize.canonicalize = lambda program, constants=None: program  # type: ignore[assignment]
-    try:
-        with _fields_listed_once():
-            yield
-    finally:
-        serialize.canonicalize = _canonicalize
+    same = (serialize, "canonicalize", lambda program, constants=None: program)
+    with _instead(same), _fields_listed_once():
+        yield
 
 
 @contextmanager
@@ -206,12 +221,9 @@ def _fields_listed_once() -> Iterator[None]:
     def fields_of(one: Any) -> tuple[dataclasses.Field[Any], ...]:
         return known(one if isinstance(one, type) else type(one))
 
-    serialize.dataclasses = SimpleNamespace(**{**vars(dataclasses), "fields": fields_of})  # type: ignore[assignment]
-    union.fields = fields_of  # type: ignore[assignment]
-    try:
+    namespace = SimpleNamespace(**{**vars(dataclasses), "fields": fields_of})
+    with _instead((serialize, "dataclasses", namespace), (union, "fields", fields_of)):
         yield
-    finally:
-        serialize.dataclasses, union.fields = dataclasses, dataclasses.fields
 
 
 @contextmanager
