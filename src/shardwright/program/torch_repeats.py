@@ -96,6 +96,7 @@ _REPEATED: tuple[tuple[Any, str, Callable[[Any], Any]], ...] = (
 def texts_read_once() -> Iterator[None]:
     """Let torch read programs without evaluating anew, for every object in a file, what it keeps as text: annotations
     of its schema, and sizes. Nor does it list the fields of a class anew for every object of it.
+    One thread at a time: torch keeps what it reads in one place for all of them, and refuses a second reader.
     """
     known: dict[tuple[Any, int], dict[str, Any]] = {}
 
@@ -121,8 +122,11 @@ def texts_read_once() -> Iterator[None]:
         (serialize, "sympy", SimpleNamespace(**{**vars(sympy), "sympify": size_of})),
         (serialize, "_dict_to_dataclass", _Reader(hints_of).read),
     )
-    with _instead(*stand_ins), _fields_listed_once():
+    with _READING, _instead(*stand_ins), _fields_listed_once():
         yield
+
+
+_READING = threading.RLock()
 
 
 def _dict_to_dataclass(kind: Any, data: Any) -> Any:

@@ -3,8 +3,10 @@
 import copy
 import io
 import json
+import threading
 import typing
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sympy
@@ -344,3 +346,25 @@ def test_what_torch_saves_is_read_too(tmp_path):
 def test_equal_programs_give_equal_bytes(graph):
     assert format_graph(parse_graph(graph)) == graph
     assert small_graph() == graph
+
+
+def test_several_threads_may_read(tmp_path, monkeypatch):
+    """Torch itself has one reader at a time: "_CURRENT_DESERIALIZER is already set"."""
+    _, _, _, exported = program("symbolic sizes")
+    (tmp_path / "graph").write_bytes(graph_bytes(without_weights(exported)))
+    reading, most, load = [], [], graph_files.load_pt2
+
+    def load_slowly(file):
+        reading.append(file)
+        most.append(len(reading))
+        threading.Event().wait(0.1)
+        try:
+            return load(file)
+        finally:
+            reading.remove(file)
+
+    monkeypatch.setattr(graph_files, "load_pt2", load_slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(read_graph, [tmp_path / "graph"] * 3))
+    assert most == [1, 1, 1]
+    assert len({str(one.graph) for one in found}) == 1
