@@ -55,7 +55,7 @@ def test_ranks_give_the_dequantised_models_numbers(kind, num_ranks, tmp_path):
 @pytest.mark.parametrize("kind", ["Q8_0"])
 def test_what_blocks_do_not_divide_is_cut_at_whole_blocks(kind, tmp_path):
     """Two blocks of columns for four ranks, whose heads are half a block each."""
-    _, real, _ = opened_both(write(tmp_path / "tiny.gguf", kind, 4, heads=4))
+    _, real = opened_packed(write(tmp_path / "tiny.gguf", kind, 4, heads=4), packed=True, **WHOLE)
     sharded = cut_right(real, 4, **NEAR)
     for one in sharded.weights:
         if one.dtype == torch.uint8:
@@ -73,7 +73,7 @@ def test_a_plan_cuts_rows_and_blocks(tmp_path):
 
 def test_a_package_holds_the_files_own_bytes(tmp_path):
     """But that rows of queries and keys, which llama.cpp reorders, are in the model's order."""
-    path = write(tmp_path / "tiny.gguf", "Q3_K", 2)
+    path = write(tmp_path / "tiny.gguf", "Q5_0", 2)
     sw.shard_checkpoint(path, tmp_path / "p", mesh=2, packed=True, **WHOLE)
     sw.gather(tmp_path / "p", tmp_path / "gathered.safetensors")
     found = load_file(tmp_path / "gathered.safetensors")
