@@ -54,6 +54,7 @@ def main():
     records, facts = latest(options.results)
     known = fields()
     records = {key: record for key, record in records.items() if key[0] in known}
+    options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(head(records, facts) + "\n" + model_table(records), encoding="utf-8")
     options.summary.write_text(summary(records, facts), encoding="utf-8")
 
