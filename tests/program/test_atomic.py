@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,39 @@ def test_of_several_files_there_are_all_or_none(tmp_path):
     second.rmdir()
     write(first, second)
     assert first.read_text() == second.read_text() == "new"
+
+
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_an_interruption_between_two_files_leaves_both_or_none(tmp_path, monkeypatch, stop_at):
+    replace, targets = Path.replace, [tmp_path / "first", tmp_path / "second"]
+    placed = []
+
+    def interrupted(draft, target):
+        replace(draft, target)
+        placed.append(target)
+        if len(placed) == stop_at:
+            raise KeyboardInterrupt
+
+    def write():
+        with written_together(*targets) as drafts:
+            for draft in drafts:
+                draft.write_text("new")
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert sorted(tmp_path.iterdir()) == (targets if stop_at == len(targets) else [])
+
+
+def test_an_interruption_once_the_file_is_there_leaves_it(tmp_path, monkeypatch):
+    target, replace = tmp_path / "plan.yaml", Path.replace
+    target.write_text("old")
+
+    def interrupted(draft, place):
+        replace(draft, place)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), written_whole(target) as draft:
+        draft.write_text("new")
+    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]

@@ -20,14 +20,16 @@ def written_whole(target: Path) -> Iterator[Path]:
 def written_together(*targets: Path) -> Iterator[list[Path]]:
     """Drafts of several files, none of which is there yet: all take their places when the block ends well, or none."""
     drafts = [target.with_name(f".{target.name}.{uuid.uuid4().hex}") for target in targets]
-    placed: list[Path] = []
+    begun: list[Path] = []
     try:
         yield drafts
         for draft, target in zip(drafts, targets, strict=True):
+            begun.append(target)
             draft.replace(target)
-            placed.append(target)
     except BaseException:
-        for path in (*drafts, *placed):
+        # An interruption may come when a file has just got its place, or all of them have: then they stay.
+        placed = [target for draft, target in zip(drafts, begun, strict=False) if not draft.exists()]
+        for path in (*drafts, *placed) if len(placed) < len(targets) else ():
             with suppress(OSError):
                 # On a disk that cannot be written there is nothing to remove, and no way to.
                 path.unlink()
