@@ -1,4 +1,4 @@
-"""Lowering a rank's program leaves the one before what it was."""
+"""`lower` and `merge_collectives` give new programs; the one they are given stays what it was."""
 
 import pytest
 import torch
