@@ -79,17 +79,16 @@ def _of_program(
 
 def _of_package(package: Path, inputs: Path | None, tolerance: float | None) -> Any:
     from shardwright.compiler.train_check import check_gradients
-    from shardwright.package.graphs import read_graph
-    from shardwright.package.manifest import check_package_file, read_manifest
+    from shardwright.package.checked_graph import checked_graph
+    from shardwright.package.manifest import read_manifest
     from shardwright.run.tensor_files import named_inputs, read_inputs
 
     if inputs is None:
         raise InputError(f"{package} carries no example inputs\n  try: --inputs FILE.safetensors")
     manifest = read_manifest(package)
     found = read_inputs(inputs, manifest.input_names(), manifest.constants())
-    original = next(entry for entry in manifest.files if entry.name == manifest.original)
     with spinner(f"running a step on {manifest.num_ranks} ranks"):
-        args, kwargs = named_inputs(read_graph(check_package_file(package, original)), found)
+        args, kwargs = named_inputs(checked_graph(package, manifest, manifest.original), found)
         return check_gradients(package, args, kwargs, tolerance=tolerance)
 
 

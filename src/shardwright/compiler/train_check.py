@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from shardwright.compiler.verify import OutputCheck, Report, relative_error, tolerance_of
 from shardwright.errors import PackageError
 from shardwright.layout.box import region_of
-from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import Manifest, check_package_file, read_manifest
+from shardwright.package.checked_graph import checked_graph
+from shardwright.package.manifest import Manifest, read_manifest
 from shardwright.package.stored import StoredWeights, rank_cuts
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.program import GRADIENT_KINDS, RETURNED, Program
@@ -36,7 +36,7 @@ def check_gradients(
     Raises `PackageError` for a package that is for inference, or whose inputs are cut, and as `launch` does.
     """
     manifest = read_manifest(package)
-    program = _original(package, manifest)
+    program = read(checked_graph(package, manifest, manifest.original))
     if not program.is_joint:
         raise PackageError(f"{package} computes no gradients: it was exported for inference")
     inputs = bind_inputs(program, tuple(args), dict(kwargs), manifest.signature())
@@ -64,18 +64,11 @@ def check_gradients(
     return Report(ok, allowed, losses, gradients=of_gradients)
 
 
-def _original(package: Path, manifest: Manifest) -> Program:
-    """The unsharded program of a package, without its weights."""
-    files = {entry.name: entry for entry in manifest.files}
-    return read(read_graph(check_package_file(package, files[manifest.original])))
-
-
 def _refuse_cut_inputs(package: Path, manifest: Manifest, program: Program) -> None:
     """Raise `PackageError` where ranks take pieces of an input: which piece is whose, a package does not say."""
     whole = _sizes(program)
-    files = {entry.name: entry for entry in manifest.files}
     for name in dict.fromkeys(manifest.graphs):
-        own = _sizes(read(read_graph(check_package_file(package, files[name]))))
+        own = _sizes(read(checked_graph(package, manifest, name)))
         if cut := sorted(one for one in whole if whole[one] != own.get(one)):
             raise PackageError(
                 f"ranks of {package} take pieces of {', '.join(cut)}, and a check gives all of them the whole\n"

@@ -11,10 +11,10 @@ from shardwright.errors import PackageError, PlanError
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_path
 from shardwright.lean.options import Lean
+from shardwright.package.checked_graph import checked_graph
 from shardwright.package.gather import check_described
-from shardwright.package.graphs import read_graph
 from shardwright.package.kept_training import kept_training
-from shardwright.package.manifest import Manifest, check_package_file, read_file, read_manifest
+from shardwright.package.manifest import Manifest, read_file, read_manifest
 from shardwright.package.packing import check_packing
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
@@ -57,7 +57,7 @@ def reshard(
         progress("checking the package", 0, 0)
     stored, training = StoredWeights(folder, manifest), kept_training(folder, manifest)
     files = {entry.name: entry for entry in manifest.files}
-    exported = read_graph(check_package_file(folder, files[manifest.original]))
+    exported = checked_graph(folder, manifest, manifest.original)
     check_described(exported, manifest, folder)
     # Caches start as zeros, which are made rather than read.
     exported = replace_weights(

@@ -15,9 +15,9 @@ import torch
 
 from shardwright.errors import PackageError, ProgramError, first_line
 from shardwright.layout.values import check_path
+from shardwright.package.checked_graph import checked_graph
 from shardwright.package.folder import file_entry, work_folder
-from shardwright.package.graphs import read_graph
-from shardwright.package.manifest import check_package_file, read_manifest
+from shardwright.package.manifest import read_manifest
 from shardwright.program.program import is_joint
 from shardwright.program.stateless import Stateless, without_state
 from shardwright.program.torch_private import compile_to_archive, stand_in_groups
@@ -69,7 +69,7 @@ def compile_package(
         for number, name in enumerate(graphs):
             ranks = [str(rank) for rank, graph in enumerate(manifest.graphs) if graph == name]
             report(f"rank {', '.join(ranks)}", number, len(graphs) + 1)
-            exported = read_graph(check_package_file(folder, entries[name]))
+            exported = checked_graph(folder, manifest, name)
             if is_joint(exported.graph_signature.output_specs):
                 raise PackageError(f"the package {folder} is for training, and native code is for inference")
             try:
