@@ -6,16 +6,13 @@ and of the backward pass. Under any other plan the joint program is sharded and 
 `measure.one_run` compares outputs.
 """
 
-import time
-import warnings
 from collections import Counter
 from typing import NamedTuple
 
 import torch
 
 import shardwright as sw
-from evals.zoo.build import NotBuildableError, build
-from evals.zoo.measure import one_run, try_export
+from evals.zoo.measure import one_run, try_build, try_export
 from shardwright.assign.agreed import Agreed
 from shardwright.assign.site_rules import read_rules
 from shardwright.assign.task import make_task
@@ -35,19 +32,10 @@ class Joint(NamedTuple):
 
 def gradients(kind, runs, emit):
     """Emit one record for each run; has the signature of `measure.measure`."""
-    import transformers
-
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    emit({"stage": "build"})
-    start = time.perf_counter()
-    try:
-        model, inputs, how = build(kind)
-    except NotBuildableError as error:
-        emit({"verdict": "not buildable", "reason": str(error)})
+    built = try_build(kind, emit)
+    if built is None:
         return
-    facts = {**how, "torch": str(torch.__version__), "transformers": transformers.__version__}
-    facts["build_s"] = round(time.perf_counter() - start, 2)
+    model, inputs, facts = built
     exported, facts = try_export(joint, model, inputs, facts, emit)
     if exported is None:
         return

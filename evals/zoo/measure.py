@@ -24,19 +24,10 @@ class Run:
 
 def measure(kind, runs, emit):
     """Emit one record for each run, or one that says why there is none; ``emit`` also hears of each stage begun."""
-    import transformers
-
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    emit({"stage": "build"})
-    start = time.perf_counter()
-    try:
-        model, inputs, how = build(kind)
-    except NotBuildableError as error:
-        emit({"verdict": "not buildable", "reason": str(error)})
+    built = try_build(kind, emit)
+    if built is None:
         return
-    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-    facts = {**how, **versions, "parameters": sum(p.numel() for p in model.parameters()), "build_s": _since(start)}
+    model, inputs, facts = built
     planned = [run for run in runs if run.plan != "hf" or model.config.base_model_tp_plan]
     for run in runs:
         if run not in planned:
@@ -51,6 +42,24 @@ def measure(kind, runs, emit):
     for run in planned:
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
         emit({**one_run(model, exported, run.plan, run.num_ranks), "run": (run.plan, run.num_ranks), **facts})
+
+
+def try_build(kind, emit):
+    """The model of a kind, its inputs, and what is known of both; None where there is none, which is emitted."""
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    emit({"stage": "build"})
+    start = time.perf_counter()
+    try:
+        model, inputs, how = build(kind)
+    except NotBuildableError as error:
+        emit({"verdict": "not buildable", "reason": str(error)})
+        return None
+    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+    parameters = sum(p.numel() for p in model.parameters())
+    return model, inputs, {**how, **versions, "parameters": parameters, "build_s": _since(start)}
 
 
 def try_export(export, model, inputs, facts, emit):
