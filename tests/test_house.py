@@ -225,10 +225,7 @@ def test_files_that_a_page_names_exist(page):
     assert [path for path in missing if path not in made] == []
 
 
-READ_FIRST = [page for page in PAGES if page.parent.name == "how-to" or page.stem in ("README", "tutorial", "reports")]
-
-
-@pytest.mark.parametrize("page", READ_FIRST, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_of_pages_are_as_short_as_those_of_code(page):
     # A row of a table has to be one line.
     lines = enumerate(page.read_text().splitlines(), 1)

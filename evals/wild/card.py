@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from pathlib import Path
 
+from evals.prose import filled
 from evals.wild.exporting import OPEN
 from evals.wild.left_out import LEFT_OUT
 from evals.wild.measure import EVERY
@@ -72,7 +73,7 @@ def summary(records, facts):
         causes(records),
         left_out(records),
     ]
-    return "\n".join(text).rstrip() + "\n"
+    return filled("\n".join(text).rstrip() + "\n")
 
 
 def head(records, facts):

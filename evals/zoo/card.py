@@ -8,6 +8,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from evals.prose import filled
 from evals.zoo.agreement_card import agreement_counts, agreement_section
 from evals.zoo.results import FOLDER, RESULTS, latest, tally
 from evals.zoo.types import model_types
@@ -79,7 +80,7 @@ def summary(records, agreement, facts, totals):
     legend = verdict_legend(records).replace("\n- ", " ").removeprefix("- ")
     text = [HEAD.format(**facts), counts_table(records, totals), legend, causes(records)]
     text += [agreement_counts(agreement), POINTER]
-    return "\n".join(text).rstrip() + "\n"
+    return filled("\n".join(text).rstrip() + "\n")
 
 
 def counts_table(records, totals):

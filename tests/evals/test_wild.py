@@ -109,7 +109,8 @@ def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     assert f"This page is about 2 of the {len(entries())}" in page
     assert "| 2 | 2 |" in page
     assert "Of 1 models above 10,000,000 parameters the busiest rank holds 1.50 equal parts" in page
-    assert "`large on 2` (1.50: `emb.weight`)" in page
+    assert "`large on 2` (1.50: `emb.weight`)" in " ".join(page.split())
+    assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
     assert "| **attention** | 2, 2 | 1 | 2 of 2 | 2 | 2 |" in page
 
 
