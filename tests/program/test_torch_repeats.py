@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import fx, nn
 from torch._export.serde import schema, serialize, union
+from torch.utils._traceback import CapturedTraceback
 
 from shardwright.program import torch_repeats
 from shardwright.program.torch_repeats import quick_tracing, texts_read_once
@@ -124,6 +125,22 @@ def test_frames_have_their_lines_and_names():
         )[0]
     assert f'File "{__file__}"' in node.stack_trace
     assert node.stack_trace.endswith('return {"sum": x + self.weight * other}')
+
+
+def test_stacks_are_those_that_torch_finds():
+    def below(depth):
+        if depth:
+            return below(depth - 1)
+        return [found.extract().summary() for found in (CapturedTraceback, fx.proxy.CapturedTraceback)]
+
+    for depth in (3, 3, 5):
+        with quick_tracing():
+            assert fx.proxy.CapturedTraceback is not CapturedTraceback
+            wanted, found = below(depth)
+        assert [(one.filename, one.lineno, one.name) for one in found] == [
+            (one.filename, one.lineno, one.name) for one in wanted
+        ]
+        assert found.format() == wanted.format()
 
 
 def test_torch_is_as_it_was_once_the_last_of_several_threads_is_done():

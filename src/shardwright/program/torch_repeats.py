@@ -7,6 +7,7 @@ does, and takes its time.
 import dataclasses
 import functools
 import re
+import sys
 import threading
 import traceback
 import types
@@ -23,8 +24,8 @@ from torch import _ops, fx
 from torch._export import utils as export_utils
 from torch._export.serde import serialize, union
 from torch.export import exported_program
+from torch.fx import proxy
 from torch.fx.graph import _PyTreeCodeGen
-from torch.utils import _traceback
 
 _REPLACED = (
     *((serialize, name) for name in ("canonicalize", "typing", "sympy", "dataclasses", "_dict_to_dataclass")),
@@ -86,6 +87,7 @@ class _Unevaluated(metaclass=_HasCallables):
 
 _REPEATED: tuple[tuple[Any, str, Callable[[Any], Any]], ...] = (
     (export_utils, "_materialize_cpp_cia_ops", functools.cache),
+    (export_utils, "_collect_all_valid_cia_ops_for_namespace", functools.cache),
     (exported_program, "autograd_not_implemented", functools.cache),
     (_ops, "Callable", lambda _: _Unevaluated),
 )
@@ -256,7 +258,7 @@ class _Quick:
         with self.lock:
             self.users += 1
             if self.users == 1:
-                meanwhile = ((fx.GraphModule, "recompile", _leave_for_later), (_traceback, _SUMMARY, _summary_maker()))
+                meanwhile = ((fx.GraphModule, "recompile", _leave_for_later), (proxy, "CapturedTraceback", _Stacks()))
                 found = [(home, name, new) for home, name, new in meanwhile if name in vars(home)]
                 self.replaced = [(home, name, vars(home)[name]) for home, name, _ in found]
                 for home, name, new in found:
@@ -271,18 +273,29 @@ class _Quick:
 
 
 _QUICK = _Quick()
-_SUMMARY = "_extract_symbolized_tb"
 
 
-def _summary_maker() -> Callable[[list[Any], int], traceback.StackSummary]:
-    known = functools.cache(traceback.FrameSummary)
+class _Stacks:
+    """What `fx.proxy` captures stacks with. Torch's own makes a dict of each of a hundred frames below every operator;
+    here a frame is looked up by its place in its code, and found to be one that is known.
+    """
 
-    def summary_of(frames: list[Any], skip: int) -> traceback.StackSummary:
-        """The frames of a stack, the outermost first, less the ``skip`` innermost."""
-        found = (known(frame["filename"], frame["line"], frame["name"]) for frame in reversed(frames[skip:]))
-        return traceback.StackSummary(found)
+    def __init__(self) -> None:
+        # Code objects are held, so that no other one gets their place in memory.
+        self.known: dict[tuple[int, int], tuple[types.CodeType, traceback.FrameSummary]] = {}
 
-    return summary_of
+    def extract(self) -> SimpleNamespace:
+        """The stack of whoever calls, whose ``summary()`` has the outermost frame first."""
+        known, found, frame = self.known, [], sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            key = id(code), frame.f_lasti
+            if key not in known:
+                known[key] = code, traceback.FrameSummary(code.co_filename, frame.f_lineno, code.co_name)
+            found.append(known[key][1])
+            frame = frame.f_back
+        found.reverse()
+        return SimpleNamespace(summary=lambda: traceback.StackSummary(found))
 
 
 _RECOMPILE = fx.GraphModule.recompile
