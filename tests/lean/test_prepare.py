@@ -1,6 +1,7 @@
 """What follows from weights alone is computed once, follows its weights, and is in no state dict."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -31,8 +32,20 @@ class Cast(nn.Module):
         return self.down(hidden.relu().float()) * mask + counted
 
 
-def module_of(model=None, mesh=1, plan=None):
-    return sw.shard(torch.export.export(model or redraw(Cast()), (X,)), mesh=mesh, plan=plan or {}).exported(0).module()
+@functools.cache
+def exported(kind):
+    return torch.export.export(redraw(kind()), (X,))
+
+
+@functools.cache
+def sharded(kind):
+    """One rank that holds all of a module."""
+    return sw.shard(exported(kind), mesh=1, plan={})
+
+
+def module_of(kind=Cast):
+    """A module with weights of its own."""
+    return copy.deepcopy(sharded(kind).exported(0)).module()
 
 
 def num_calls(module):
@@ -100,7 +113,7 @@ class Packed(nn.Module):
 
 def test_a_compiler_is_left_quantised_weights_as_they_are():
     for unpack, num_bytes in ((True, 4 * 8 * 4 + 4 * 4), (False, 4 * 4)):
-        module = module_of(Packed())
+        module = module_of(Packed)
         assert prepare_constants(module, unpack=unpack).num_bytes == num_bytes
         assert torch.equal(module(X), Packed()(X))
 
@@ -117,8 +130,9 @@ class GivenOut(nn.Module):
 
 
 def test_what_is_given_out_drawn_or_sent_stays():
-    assert prepare_constants(module_of(GivenOut())) is None
-    assert prepare_constants(module_of(GivenOut(), mesh=2, plan={"weight": sw.Shard(0)})) is None
+    assert prepare_constants(module_of(GivenOut)) is None
+    cut = sw.shard(exported(GivenOut), mesh=2, plan={"weight": sw.Shard(0)})
+    assert prepare_constants(cut.exported(0).module()) is None
 
 
 class Counting(nn.Module):
@@ -136,7 +150,7 @@ class Counting(nn.Module):
 
 
 def test_a_buffer_that_is_written_to_under_another_name_is_not_constant():
-    apart, module = module_of(Counting()), module_of(Counting())
+    apart, module = module_of(Counting), module_of(Counting)
     assert prepare_constants(apart) is not None
     module.other = module.one
     assert prepare_constants(module) is None
@@ -145,7 +159,7 @@ def test_a_buffer_that_is_written_to_under_another_name_is_not_constant():
 @pytest.mark.parametrize("backend", ["eager", "compile"])
 def test_a_loaded_package_follows_its_weights(tmp_path, backend):
     original = redraw(Cast())
-    sw.shard(torch.export.export(original, (X,)), mesh=1, plan={}).save(tmp_path / "out")
+    sharded(Cast).save(tmp_path / "out")
     model = sw.load(tmp_path / "out", backend=backend)
     assert model.prepared is not None
     for factor in (1, 1, 2):
@@ -160,7 +174,7 @@ def test_a_loaded_package_follows_its_weights(tmp_path, backend):
 
 
 def test_a_package_is_loaded_and_called_in_inference_mode(tmp_path):
-    sw.shard(torch.export.export(redraw(Cast()), (X,)), mesh=1, plan={}).save(tmp_path / "out")
+    sharded(Cast).save(tmp_path / "out")
     with torch.inference_mode():
         model = sw.load(tmp_path / "out")
         first = model(X)
@@ -177,7 +191,7 @@ def called(rank, package):
 @pytest.mark.ranks
 def test_real_ranks_give_the_same_numbers(tmp_path):
     plan = {"up": "colwise", "down": "rowwise"}
-    sw.shard(torch.export.export(redraw(Cast()), (X,)), mesh=2, plan=plan).save(tmp_path / "out")
+    sw.shard(exported(Cast), mesh=2, plan=plan).save(tmp_path / "out")
     for prepared, plain in on_ranks(2, called, str(tmp_path / "out")):
         assert torch.equal(prepared, plain)
 
@@ -194,7 +208,7 @@ class Projecting(nn.Module):
 
 
 def test_what_only_products_read_that_are_given_out_is_kept():
-    module = module_of(Projecting())
+    module = module_of(Projecting)
     assert prepare_constants(module).names == ("_shardwright_prepared_0",)
 
 
@@ -204,7 +218,7 @@ class Positions(nn.Module):
 
 
 def test_what_follows_from_no_weight_is_kept_too():
-    prepared = prepare_constants(module_of(Positions()))
+    prepared = prepare_constants(module_of(Positions))
     assert prepared.sources == ()
     assert not prepared.refresh()
     assert torch.equal(prepared.module(X), Positions()(X))
@@ -212,7 +226,7 @@ def test_what_follows_from_no_weight_is_kept_too():
 
 @pytest.fixture
 def projecting(tmp_path):
-    sw.shard(torch.export.export(redraw(Projecting()), (X,)), mesh=1, plan={}).save(tmp_path / "out")
+    sharded(Projecting).save(tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -297,7 +311,7 @@ def test_a_rank_is_compiled_by_its_user(projecting):
 
 
 def test_a_cast_that_does_nothing_keeps_no_weight():
-    module = module_of(Projecting()).to(torch.bfloat16)
+    module = module_of(Projecting).to(torch.bfloat16)
     prepared, weight = prepare_constants(module), module.up.weight
     before = weight.clone()
     module.load_state_dict({"up.weight": torch.ones(8, 8, dtype=torch.bfloat16)}, assign=True)
@@ -319,6 +333,6 @@ def broadcast(rank, package):
 
 @pytest.mark.ranks
 def test_a_weight_that_another_rank_sends(tmp_path):
-    sw.shard(torch.export.export(redraw(Projecting()), (X,)), mesh=2, plan={}).save(tmp_path / "out")
+    sw.shard(exported(Projecting), mesh=2, plan={}).save(tmp_path / "out")
     wanted = X.bfloat16() @ torch.ones(8, 8, dtype=torch.bfloat16)
     assert all(torch.equal(found, wanted) for found in on_ranks(2, broadcast, str(tmp_path / "out")))
