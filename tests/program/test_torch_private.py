@@ -1,4 +1,4 @@
-"""Private names of torch stand in two files: those needed to do a thing, and those needed to do it fast."""
+"""Private names of torch stand in three files: those needed to do a thing, and in two those needed to do it fast."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ import shardwright
 from shardwright.program import torch_private
 
 SOURCES = Path(shardwright.__file__).parent
-HOMES = {SOURCES / "program" / "torch_private.py", SOURCES / "program" / "torch_repeats.py"}
+HOMES = {SOURCES / "program" / f"torch_{name}.py" for name in ("private", "repeats", "files")}
 DOCUMENTED = {"torch._check"}
 """What torch's pages on exporting tell people to call, underscore or not."""
 

@@ -11,7 +11,8 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.layout.values import check_file, check_path
 from shardwright.program.operator_libraries import import_named_in
 from shardwright.program.quiet import quiet_export
-from shardwright.program.torch_repeats import quick_tracing, texts_read_once
+from shardwright.program.torch_files import texts_read_once
+from shardwright.program.torch_repeats import quick_tracing
 
 
 def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 import shardwright as sw
 from shardwright.package.graphs import graph_bytes, graph_files, read_graph
 from shardwright.package.graphs.archive import format_graph, parse_graph
-from shardwright.program import torch_repeats
+from shardwright.program import torch_files
 from shardwright.program.write import without_weights
 from tests.support.graph_programs import CASES, program
 from tests.support.models import Call
@@ -29,7 +29,7 @@ def test_torch_makes_no_canonical_form_meanwhile_and_does_afterwards(monkeypatch
     canonicalize = serialize.canonicalize
     monkeypatch.setattr(serialize, "canonicalize", canonicalize)
     key = serialize, "canonicalize"
-    monkeypatch.setitem(torch_repeats._OWN, key, lambda *given: made.append(given) or canonicalize(*given))
+    monkeypatch.setitem(torch_files._OWN, key, lambda *given: made.append(given) or canonicalize(*given))
     _, _, _, exported = program("symbolic sizes")
     bare = without_weights(exported)
     written = graph_bytes(bare)

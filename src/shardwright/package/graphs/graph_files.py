@@ -14,8 +14,9 @@ from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
+from shardwright.program.torch_files import texts_read_once, without_canonical_form
 from shardwright.program.torch_private import load_pt2
-from shardwright.program.torch_repeats import quick_tracing, texts_read_once, without_canonical_form
+from shardwright.program.torch_repeats import quick_tracing
 
 _UNKNOWN_CLASS = re.compile(r"Deserializing (\S+) in pytree is not registered")
 """What torch says of a class that takes tensors apart, where nobody has registered it."""
