@@ -13,6 +13,7 @@ READ = """
 import sys, torch
 import shardwright as sw
 from shardwright.program.exported import load_exported
+assert "torch._dynamo" not in sys.modules, "what reads no program imports no compiler"
 assert not hasattr(torch.ops.quantized_decomposed, "dequantize_per_channel")
 assert "torchao" not in sys.modules
 for path in sys.argv[1:]:

@@ -16,11 +16,12 @@ from shardwright.program.torch_private import carrier_of
 from shardwright.run import shared_memory
 from shardwright.run.transport import BACKEND
 
-# Importing torch takes a rank far longer than most tests: ranks are forked from a process that has imported it and
-# done nothing else. They see the environment as it was when the first rank started.
+# Importing torch takes a rank far longer than most tests: ranks are forked from a process that has imported it, and
+# what reading a package asks of it, and has done nothing else. They see the environment as it was when the first rank
+# started.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 if START_METHOD == "forkserver":
-    multiprocessing.get_context(START_METHOD).set_forkserver_preload(["shardwright"])
+    multiprocessing.get_context(START_METHOD).set_forkserver_preload(["shardwright", "shardwright.program.torch_files"])
 
 SAID_BY_THE_LAUNCHER = {
     *("LOCAL_RANK", "RANK", "GROUP_RANK", "ROLE_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "GROUP_WORLD_SIZE"),

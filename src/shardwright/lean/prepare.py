@@ -18,7 +18,7 @@ from torch import fx, nn
 from shardwright.lean.sharing import escapes, is_fresh
 from shardwright.program.nodes import draws_numbers, held_at, higher_order_name, is_write
 from shardwright.program.quantized_weights import is_packed
-from shardwright.program.torch_private import OpOverload, after_copying, writes_seen
+from shardwright.program.torch_private import OpOverload, after_copying, unseen_by_compilers, writes_seen
 
 PREPARED_BYTES = 64 << 20
 """The most memory that is spent unless the caller says otherwise."""
@@ -37,7 +37,7 @@ class Prepared:
     num_bytes: int
     seen: list["_Seen"] | None = None
 
-    @torch.compiler.disable  # What is followed here is memory, of which a compiler knows nothing.
+    @unseen_by_compilers  # What is followed here is memory, of which a compiler knows nothing.
     def refresh(self) -> bool:
         """Make the values anew if a weight that they follow from has changed; whether one may have.
 

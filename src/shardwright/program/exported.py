@@ -11,7 +11,6 @@ from shardwright.errors import ProgramError, first_line
 from shardwright.layout.values import check_file, check_path
 from shardwright.program.operator_libraries import import_named_in
 from shardwright.program.quiet import quiet_export
-from shardwright.program.torch_files import texts_read_once
 from shardwright.program.torch_repeats import quick_tracing
 
 
@@ -32,6 +31,8 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
         raise ProgramError(
             f"{path} is a zip archive that holds no exported program\n  try: torch.export.save(exported, 'model.pt2')"
         )
+    from shardwright.program.torch_files import texts_read_once  # It brings torch's own compiler, a second of imports.
+
     with quiet_export() as heard, texts_read_once(), quick_tracing():
         try:
             return _load(file, heard)

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,9 +42,6 @@ from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 # Shapes without storage, on the device that they are for: the metadata of every exported graph is of this type.
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
-
-# `torch.export.load` tries an older format on what this one refuses.
-from torch.export.pt2_archive._package import load_pt2
 
 # Tensors made of tensors: what `torch.export` unwraps is decided with this.
 from torch.utils._python_dispatch import (
@@ -84,10 +81,13 @@ __all__ = [
     "stand_in_groups",
     "tables_of",
     "timeout_of",
+    "unseen_by_compilers",
     "watching_functions",
     "without_hooks",
     "without_mkldnn",
 ]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 EXPORT_LOGS = ("torch.export", "torch._export.serde.serialize", "torch._subclasses.fake_tensor")
 """The logs that torch writes an error to which it also raises."""
@@ -249,6 +249,23 @@ def compile_to_archive(exported: ExportedProgram, options: Mapping[str, Any]) ->
     made = io.BytesIO()
     torch._inductor.aoti_compile_and_package(exported, package_path=made, inductor_configs=dict(options))
     return made.getvalue()
+
+
+def load_pt2(file: io.BytesIO) -> Any:
+    """What a ``.pt2`` file holds. `torch.export.load` tries an older format on what this one refuses."""
+    # Torch's compiler comes with it, which takes a second: a process that reads no program does without.
+    from torch.export.pt2_archive import _package
+
+    return _package.load_pt2(file)
+
+
+def unseen_by_compilers(function: _Function) -> _Function:
+    """The same function, which `torch.compile` leaves as it is.
+
+    `torch.compiler.disable` imports the compiler at once, and this one when the function is called.
+    """
+    left_alone: Any = torch._disable_dynamo(function)
+    return left_alone
 
 
 def name_group(name: Any, group: dist.ProcessGroup) -> None:

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from torch.export.pt2_archive import constants
 
 from shardwright.errors import first_line
 from shardwright.package.graphs.schema import ExportedProgram, PayloadConfig
@@ -54,6 +53,8 @@ def parse_graph(data: bytes) -> GraphFile:
 
 def format_graph(graph: GraphFile) -> bytes:
     """An archive for torch's reader, written from the parsed parts; equal parts give equal bytes."""
+    from torch.export.pt2_archive import constants  # It brings torch's own compiler, a second of imports.
+
     weights, constant = _numbered(graph.weights, "weight"), _numbered(graph.constants, "tensor")
     parts = {
         constants.ARCHIVE_FORMAT_PATH: constants.ARCHIVE_FORMAT_VALUE.encode(),

@@ -14,7 +14,6 @@ from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
-from shardwright.program.torch_files import texts_read_once, without_canonical_form
 from shardwright.program.torch_private import load_pt2
 from shardwright.program.torch_repeats import quick_tracing
 
@@ -28,6 +27,8 @@ def read_graph(path: Path) -> ExportedProgram:
     The file is parsed into strict types, and torch reads what is written from them. Raises `PackageError` for a file
     that holds anything else, and where torch cannot read it.
     """
+    from shardwright.program.torch_files import texts_read_once  # It brings torch's own compiler, a second of imports.
+
     try:
         graph = parse_graph(path.read_bytes())
     except ValueError as error:
@@ -69,6 +70,8 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
             f"input {name!r} was {format_constant(member)} at export, and a package holds no members of enumerations "
             "but those of text and numbers\n  try: let forward take the member's name or value"
         )
+    from shardwright.program.torch_files import without_canonical_form  # See `read_graph`.
+
     saved = io.BytesIO()
     try:
         with quiet_export(), without_canonical_form():
