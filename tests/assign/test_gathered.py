@@ -74,6 +74,24 @@ def test_an_assertion_on_its_dtype_gathers_nothing():
     assert not says
 
 
+class Filled(nn.Module):
+    """Numbers of a bias's dtype, of which nothing else is read there."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.layer(x) @ self.layer.bias.new_full((8, 8), 2.0) + torch.zeros_like(self.layer.bias)
+
+
+def test_a_dtype_or_a_size_that_is_asked_for_gathers_nothing():
+    sharded, says = told(exported(Filled()), mesh=2, plan={"layer": "colwise"})
+    assert any(node.target is torch.ops.aten.new_full.default for node in sharded.program.graph.nodes)
+    assert not sharded.gathered_weights
+    assert not says
+
+
 def test_a_gathered_weight_is_named_with_its_bytes():
     program = exported(Whole())
     sharded, says = told(program, mesh=2, plan=PLAN)

@@ -65,9 +65,14 @@ def gathered_weights(assignment: Assignment, axis: str, plan_keys: Mapping[str, 
             )
         if step.kind is StepKind.INPUT and step.node.name in state:
             behind[step.index] = (step.node.name,)
-        elif step.kind in (StepKind.CALL, StepKind.CONSTRAINT) and all(read in behind for read, _ in step.reads):
-            behind[step.index] = tuple(dict.fromkeys(name for read, _ in step.reads for name in behind[read]))
+        elif step.kind in (StepKind.CALL, StepKind.CONSTRAINT) and all(one in behind for one in _read(step)):
+            behind[step.index] = tuple(dict.fromkeys(name for one in _read(step) for name in behind[one]))
     return list(found.values())
+
+
+def _read(step: Step) -> list[int]:
+    """The steps whose values a step reads, and not only their dtypes or sizes."""
+    return [maker for number, (maker, _) in enumerate(step.reads) if number not in step.unread]
 
 
 def _brought_together(step: Step, assignment: Assignment) -> list[tuple[tuple[int, int], Layout]]:
@@ -77,9 +82,9 @@ def _brought_together(step: Step, assignment: Assignment) -> list[tuple[tuple[in
         return []
     strategy = assignment.strategies[step.index]
     found = []
-    for value, wanted in zip(step.reads, strategy.operands if strategy is not None else (), strict=False):
+    for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands if strategy else (), strict=False)):
         maker = assignment.strategies[value[0]]
         made = maker.results[value[1]] if maker is not None else REPLICATE
-        if isinstance(made, Shard) and made != wanted:
+        if number not in step.unread and isinstance(made, Shard) and made != wanted:
             found.append((value, wanted))
     return found
