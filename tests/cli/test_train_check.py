@@ -66,20 +66,22 @@ def test_a_wrong_gradient_is_narrowed_down_to_its_node(folder, monkeypatch, capf
 
 @pytest.fixture(scope="module")
 def packages(folder):
-    """Packages of that program for two ranks, of which one has parts of a batch, and the inputs."""
+    """Packages of that program, of which one takes parts of a batch, and the inputs."""
     joint = torch.export.load(folder / "step.pt2")
     plan = {"up": "colwise", "down": "rowwise"}
     sw.shard(joint, mesh=2, plan=plan).save(folder / "package")
     parts = {"dp": {"x": sw.Shard(0), "target": sw.Shard(0)}}
-    sw.shard(joint, mesh={"dp": 2}, plan={}, inputs=parts).save(folder / "parts")
+    sw.shard(joint, mesh={"dp": 2, "tp": 2}, plan={"tp": plan}, inputs=parts).save(folder / "parts")
     save_file({"x": torch.randn(4, 8), "target": torch.randn(4, 8)}, folder / "inputs.safetensors")
     return folder
 
 
 @pytest.mark.ranks
-def test_a_package_runs_a_step_on_real_ranks(packages, monkeypatch, capfd):
+@pytest.mark.parametrize("name", ["package", "parts"])
+def test_a_package_runs_a_step_on_real_ranks(packages, monkeypatch, capfd, name):
+    """Also where each rank takes its part of a batch, and divides by the number of all."""
     monkeypatch.chdir(packages)
-    code, said, err = outputs(monkeypatch, capfd, ("train-check", "package", "-i", "inputs.safetensors", "--json"))
+    code, said, err = outputs(monkeypatch, capfd, ("train-check", name, "-i", "inputs.safetensors", "--json"))
     assert code == 0, err
     found = json.loads(said)
     assert found["max_error"] < 1e-5
@@ -107,7 +109,6 @@ def test_a_package_whose_graph_gives_another_gradient_is_found(packages, monkeyp
         (("package",), "--inputs FILE.safetensors"),
         (("package", "--tp", 4), "--tp: for programs"),
         (("package", "--no-lean"), "--no-lean: for programs"),
-        (("parts", "-i", "inputs.safetensors"), "take pieces of target, x"),
     ],
 )
 def test_what_a_package_does_not_take(packages, monkeypatch, capfd, words, wanted):

@@ -69,6 +69,18 @@ def test_a_sharded_program_still_works_after_it_was_saved(tmp_path):
     assert relative_error(exported.module()(IDS), model(IDS)) == 0
 
 
+@pytest.mark.parametrize("mesh", [{"dp": 4}, {"dp": 2, "tp": 2}, {"tp": 2}])
+def test_what_was_taken_in_pieces_is_taken_so_on_other_ranks(tmp_path, mesh):
+    given = torch.randn(8, 16)
+    exported = torch.export.export(torch.nn.Linear(16, 4), (given,))
+    sw.shard(exported, mesh={"dp": 2}, plan={}, inputs={"dp": {"input": sw.Shard(0)}}).save(tmp_path / "p")
+    sharded = sw.reshard(tmp_path / "p", tmp_path / "q", mesh=mesh, plan={axis: {} for axis in mesh})
+    pieces = [one for (one,) in sharded.rank_inputs([given])]
+    wanted = [one for one in given.chunk(mesh.get("dp", 1)) for _ in range(mesh.get("tp", 1))]
+    assert all(map(torch.equal, pieces, wanted))
+    assert len(pieces) == len(wanted)
+
+
 def test_a_plan_of_style_objects_must_be_given_again(tmp_path):
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 

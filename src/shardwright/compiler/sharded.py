@@ -13,9 +13,10 @@ from shardwright.assign.gathered import GatheredWeight, gathered_weights
 from shardwright.compiler.axes import Compiled
 from shardwright.compiler.lowered import LoweredPrograms
 from shardwright.compiler.prediction import Prediction, predict
-from shardwright.compiler.weights import WeightLayout, rank_bytes, weight_layouts
+from shardwright.compiler.weights import WeightLayout, first_layouts, other_layouts, rank_bytes, weight_layouts
 from shardwright.errors import ShardwrightError
-from shardwright.layout.layout import REPLICATE
+from shardwright.layout.layout import REPLICATE, Layout
+from shardwright.layout.mesh import Coordinates
 from shardwright.layout.pieces import take_shard
 from shardwright.layout.values import check_names
 from shardwright.lean.arrange import arranged_collectives
@@ -178,6 +179,10 @@ class ShardedProgram:
         flat = bind_inputs(self.program, args, kwargs, self.signature)
         found = self.simulation().run_flat(self.rank_inputs(flat))
         return [unflatten_outputs(self.program, flat) for flat in found]
+
+    def input_layouts(self, name: str) -> tuple[dict[str, Layout], dict[str, dict[Coordinates, Layout]]]:
+        """How an input lies on every axis, and on which ranks it lies otherwise; see `WeightLayout`."""
+        return first_layouts(self.compiled, name), other_layouts(self.compiled, name)
 
     def rank_inputs(self, flat: Sequence[Any]) -> list[list[Any]]:
         """Every rank's inputs for flat whole inputs: the pieces where ``inputs=`` cut them."""

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from shardwright.compiler.verify import OutputCheck, Report, relative_error, tolerance_of
 from shardwright.errors import PackageError
 from shardwright.layout.box import region_of
+from shardwright.layout.layout import REPLICATE
+from shardwright.layout.pieces import take_shard
 from shardwright.package.checked_graph import checked_graph
-from shardwright.package.manifest import Manifest, read_manifest
+from shardwright.package.manifest import read_manifest
 from shardwright.package.stored import StoredWeights, rank_cuts
 from shardwright.program.inputs import bind_inputs
 from shardwright.program.program import GRADIENT_KINDS, RETURNED, Program
@@ -32,15 +34,14 @@ def check_gradients(
 ) -> Report:
     """Run a step on real ranks of this machine and compare the loss and each rank's piece of every gradient.
 
-    ``args``, ``kwargs``: whole inputs, the same for all ranks. The report names no node: `verify` of the program does.
-    Raises `PackageError` for a package that is for inference, or whose inputs are cut, and as `launch` does.
+    ``args``, ``kwargs``: whole inputs, of which each rank takes what it should. The report names no node: `verify` of
+    the program does. Raises `PackageError` for a package that is for inference, and as `launch` does.
     """
     manifest = read_manifest(package)
     program = read(checked_graph(package, manifest, manifest.original))
     if not program.is_joint:
         raise PackageError(f"{package} computes no gradients: it was exported for inference")
     inputs = bind_inputs(program, tuple(args), dict(kwargs), manifest.signature())
-    _refuse_cut_inputs(package, manifest, program)
     weights = StoredWeights(package, manifest)
     state = {name: weights.read(name) for name in program.weights}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -64,24 +65,6 @@ def check_gradients(
     return Report(ok, allowed, losses, gradients=of_gradients)
 
 
-def _refuse_cut_inputs(package: Path, manifest: Manifest, program: Program) -> None:
-    """Raise `PackageError` where ranks take pieces of an input: which piece is whose, a package does not say."""
-    whole = _sizes(program)
-    for name in dict.fromkeys(manifest.graphs):
-        own = _sizes(read(checked_graph(package, manifest, name)))
-        if cut := sorted(one for one in whole if whole[one] != own.get(one)):
-            raise PackageError(
-                f"ranks of {package} take pieces of {', '.join(cut)}, and a check gives all of them the whole\n"
-                "  try: train-check of the exported program, with --dp"
-            )
-
-
-def _sizes(program: Program) -> dict[str, list[str]]:
-    vals = {node.name: node.meta.get("val") for node in program.placeholders()}
-    given = {item.name: vals[item.name] for item in program.inputs if not item.is_state}
-    return {name: [str(size) for size in val.shape] for name, val in given.items() if isinstance(val, torch.Tensor)}
-
-
 def _named(program: Program, found: Sequence[Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss, and the gradients by the names of their parameters."""
     values = list(zip(program.outputs, found, strict=True))
@@ -93,11 +76,26 @@ def _errors_of_rank(package: str, wanted: str, inputs: Sequence[Any]) -> dict[st
     """What one rank does: a step, and the error of the loss and of its piece of every gradient."""
     torch.manual_seed(SEED)
     step: Any = load(package)
-    found, whole = {_LOSS: step.run_flat(inputs)}, load_file(wanted)
+    found, whole = {_LOSS: step.run_flat(_own_inputs(step, inputs))}, load_file(wanted)
     found |= {name: p.grad for name, p in step.named_parameters(remove_duplicate=False) if p.grad is not None}
     if missing := sorted(whole.keys() - found):
         raise PackageError(f"rank {step.rank} computes no gradient of {', '.join(missing)}")
     return {name: _error(found[name].cpu(), _piece(step, name, value), value) for name, value in whole.items()}
+
+
+def _own_inputs(step: Any, inputs: Sequence[Any]) -> list[Any]:
+    """What a rank takes of whole inputs."""
+    mesh = step.manifest.as_mesh()
+    where = mesh.coordinate(mesh.place(step.rank))
+    own = list(inputs)
+    for position, entry in enumerate(step.manifest.inputs):
+        if isinstance(value := own[position], torch.Tensor):
+            for axis, layout in rank_cuts(entry, where, mesh, step.folder, value.shape):
+                if layout != REPLICATE:
+                    # Dense, as a rank's program is written for; a part of a whole has gaps.
+                    value = take_shard(value, layout, where[axis]).clone()
+            own[position] = value
+    return own
 
 
 def _piece(step: Any, name: str, whole: torch.Tensor) -> torch.Tensor:

@@ -45,11 +45,11 @@ def weight_layouts(compiled: Compiled) -> list[WeightLayout]:
                 kind=item.kind.name.lower(),
                 shape=tuple(tensor.shape),
                 dtype=tensor.dtype,
-                layouts={one.axis: one.assignment.layouts.get(item.name, REPLICATE) for one in compiled.axes},
+                layouts=first_layouts(compiled, item.name),
                 num_bytes=tensor.numel() * tensor.element_size(),
                 rank_bytes=tuple(held[kind][item.target] for kind in kinds),
                 plan_key=next(keys, ""),
-                elsewhere=_elsewhere(compiled, item.name),
+                elsewhere=other_layouts(compiled, item.name),
             )
         )
     return found
@@ -80,7 +80,13 @@ def _bytes_by_kind(compiled: Compiled) -> dict[Coordinates, dict[str, int]]:
     return found
 
 
-def _elsewhere(compiled: Compiled, name: str) -> dict[str, dict[Coordinates, Layout]]:
+def first_layouts(compiled: Compiled, name: str) -> dict[str, Layout]:
+    """The layout of a placeholder on every axis, as the first rank sees it."""
+    return {one.axis: one.assignment.layouts.get(name, REPLICATE) for one in compiled.axes}
+
+
+def other_layouts(compiled: Compiled, name: str) -> dict[str, dict[Coordinates, Layout]]:
+    """Axis → coordinates on the axes before → the layout of a placeholder, for ranks that see another there."""
     found: dict[str, dict[Coordinates, Layout]] = {}
     for depth, one in enumerate(compiled.axes):
         # Layouts that print alike are the same of what there is to cut.

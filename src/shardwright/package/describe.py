@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 from torch.export.graph_signature import InputKind
 
-from shardwright.layout.mesh import Mesh
+from shardwright.layout.layout import REPLICATE, Layout
+from shardwright.layout.mesh import Coordinates, Mesh
 from shardwright.package.manifest import (
     FORMAT_VERSION,
     VERSION,
@@ -70,17 +72,14 @@ def describe(
                 shape=list(w.shape),
                 dtype=str(w.dtype).removeprefix("torch."),
                 layouts={axis: style_to_yaml(layout) for axis, layout in w.layouts.items()},
-                elsewhere={
-                    axis: {format_coordinates(at): style_to_yaml(layout) for at, layout in others.items()}
-                    for axis, others in w.elsewhere.items()
-                },
+                elsewhere=_elsewhere(w.elsewhere),
                 alias_of=tied.get(w.name, ""),
                 zeros=w.name in zeros,
                 in_state=w.name in state,
             )
             for w in sharded.weights
         ],
-        inputs=[_value(item.name, nodes[item.name], fixed.get(item.name)) for item in program.user_inputs()],
+        inputs=[_input(sharded, item.name, nodes[item.name], fixed.get(item.name)) for item in program.user_inputs()],
         outputs=[_value(name, values[position]) for name, position in output_names(program).items()],
         collectives=[
             CollectiveEntry(c.kind, c.axis, c.num_bytes, c.module, c.source, c.cause, c.message)
@@ -147,6 +146,19 @@ def _is_zero(weight: Weight) -> bool:
         return False
     # Of its bytes, as not every dtype can be compared with zero.
     return not bool(tensor.contiguous().reshape(-1).view(torch.uint8).any())
+
+
+def _elsewhere(found: Mapping[str, Mapping[Coordinates, Layout]]) -> dict[str, dict[str, Any]]:
+    return {
+        axis: {format_coordinates(at): style_to_yaml(layout) for at, layout in others.items()}
+        for axis, others in found.items()
+    }
+
+
+def _input(sharded: "ShardedProgram", name: str, node: Any, constant: str | None) -> ValueEntry:
+    layouts, elsewhere = sharded.input_layouts(name)
+    cut = {axis: style_to_yaml(layout) for axis, layout in layouts.items() if layout != REPLICATE}
+    return msgspec.structs.replace(_value(name, node, constant), layouts=cut, elsewhere=_elsewhere(elsewhere))
 
 
 def _value(name: str, node: Any, constant: str | None = None) -> ValueEntry:

@@ -59,11 +59,6 @@ class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_state: bool = True
     elsewhere: dict[str, dict[str, Any]] = {}
 
-    def layout_on(self, axis: str, before: Sequence[int]) -> Any:
-        """Its layout on an axis, for the ranks at these coordinates on the axes before."""
-        at = format_coordinates(before)
-        return self.elsewhere.get(axis, {}).get(at, self.layouts.get(axis, "replicate"))
-
 
 def format_coordinates(coordinates: Sequence[int]) -> str:
     """Coordinates as a key."""
@@ -74,12 +69,22 @@ class ValueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A user input or output: sizes as numbers or, where dynamic, as text.
 
     ``constant``: of an input that was a constant at export, its value as text; nothing else may be given there.
+    ``layouts``, ``elsewhere``: of an input of which ranks take pieces, as `TensorEntry` has them, without axes on which
+    it is whole.
     """
 
     name: str
     shape: list[int | str]
     dtype: str
     constant: str | None = None
+    layouts: dict[str, Any] = {}
+    elsewhere: dict[str, dict[str, Any]] = {}
+
+
+def layout_on(entry: TensorEntry | ValueEntry, axis: str, before: Sequence[int]) -> Any:
+    """The layout of what is described on an axis, for the ranks at these coordinates on the axes before."""
+    at = format_coordinates(before)
+    return entry.elsewhere.get(axis, {}).get(at, entry.layouts.get(axis, "replicate"))
 
 
 class ParameterEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -306,6 +311,9 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
     """No tensor may claim more bytes than the files hold: it would be allocated before they are read."""
     sizes = {entry.name: entry.num_bytes for entry in manifest.files}
     room = sum(sizes[name] for name in manifest.weights)
+    for one in (*manifest.tensors, *manifest.inputs, *manifest.outputs):
+        if odd := ({*one.layouts} | {*one.elsewhere}) - {*manifest.mesh}:
+            raise PackageError(f"{path} contradicts itself: {one.name!r} is cut along {sorted(odd)}, not an axis")
     known = {entry.name: entry for entry in manifest.tensors}
     if len(known) != len(manifest.tensors):
         raise PackageError(f"{path} contradicts itself: it names a tensor twice")
@@ -313,8 +321,6 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
         if not is_dtype(entry.dtype) or min(entry.shape, default=0) < 0:
             raise PackageError(f"{path} is damaged: {entry.name!r} has dtype {entry.dtype!r} and shape {entry.shape}")
         dtype = getattr(torch, entry.dtype)
-        if odd := ({*entry.layouts} | {*entry.elsewhere}) - {*manifest.mesh}:
-            raise PackageError(f"{path} contradicts itself: {entry.name!r} is cut along {sorted(odd)}, not an axis")
         if entry.alias_of:
             _check_alias(entry, known.get(entry.alias_of), path)
         if entry.zeros and (entry.in_state or entry.kind != "buffer"):

@@ -13,7 +13,7 @@ from shardwright.layout.box import Holder, Region, read_region, region_of
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.layout.mesh import Mesh
-from shardwright.package.manifest import Manifest, TensorEntry, check_package_file
+from shardwright.package.manifest import Manifest, TensorEntry, ValueEntry, check_package_file, layout_on
 from shardwright.package.slices import copy_slice
 from shardwright.plan.plan_files import read_layout
 
@@ -103,13 +103,22 @@ def make_zeros(name: str, shape: Sequence[int], dtype: torch.dtype, device: torc
         ) from error
 
 
-def rank_cuts(entry: TensorEntry, where: Mapping[str, int], mesh: Mesh, folder: Path) -> list[tuple[str, Layout]]:
-    """The layout of a tensor on every mesh axis, for the rank at a coordinate; ``folder``: the package's."""
-    shape: tuple[Any, ...] = tuple(entry.shape)
+def rank_cuts(
+    entry: TensorEntry | ValueEntry,
+    where: Mapping[str, int],
+    mesh: Mesh,
+    folder: Path,
+    sizes: Sequence[int] | None = None,
+) -> list[tuple[str, Layout]]:
+    """The layout of a tensor on every mesh axis, for the rank at a coordinate; ``folder``: the package's.
+
+    ``sizes``: the shape of what is cut; absent: as the manifest says.
+    """
+    shape: tuple[Any, ...] = tuple(entry.shape if sizes is None else sizes)
     found: list[tuple[str, Layout]] = []
     try:
         for depth, (axis, size) in enumerate(mesh):
-            held = entry.layout_on(axis, [where[name] for name in mesh.names[:depth]])
+            held = layout_on(entry, axis, [where[name] for name in mesh.names[:depth]])
             layout = resolve(read_layout(held, size), shape, size)
             assert isinstance(layout, (Replicate, Partial, Shard)), "resolve gives a layout"
             found.append((axis, layout))

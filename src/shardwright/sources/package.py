@@ -7,7 +7,8 @@ from typing import Any
 from shardwright.api import shard
 from shardwright.assign.hardware import CostLike
 from shardwright.compiler.sharded import ShardedProgram
-from shardwright.errors import PackageError, PlanError
+from shardwright.errors import LayoutError, PackageError, PlanError
+from shardwright.layout.layout import Layout
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_path
 from shardwright.lean.options import Lean
@@ -19,7 +20,7 @@ from shardwright.package.packing import check_packing
 from shardwright.package.save import Progress, save
 from shardwright.package.stored import StoredWeights
 from shardwright.plan.accept import PlanLike
-from shardwright.plan.plan_files import as_plan
+from shardwright.plan.plan_files import as_plan, read_layout
 from shardwright.plan.styles import STYLE_NAMES
 from shardwright.program.write import replace_weights
 
@@ -46,8 +47,9 @@ def reshard(
 
     The package keeps the original program without its weights; that is sharded anew, and every new rank's pieces are
     read from the old ranks' files. The result is what sharding the original would give, to the bit. The state of an
-    optimiser that was saved with it goes along. ``plan``: absent, the plan the package was made with. ``inputs`` to
-    ``lean``: as `shard` takes them. Raises as `shard` and `save`.
+    optimiser that was saved with it goes along. ``plan``: absent, the plan the package was made with. ``inputs``:
+    absent, the package's: what ranks take in pieces along an axis, they take so along the new mesh's axis of that name.
+    ``outputs`` to ``lean``: as `shard` takes them. Raises as `shard` and `save`.
     """
     folder = check_path(package, "the package", error=PackageError)
     check_path(output, "the output", error=PackageError)
@@ -72,7 +74,7 @@ def reshard(
         exported,
         mesh=mesh,
         plan=_plan(manifest, Mesh.of(mesh)) if plan is None else plan,
-        inputs=inputs,
+        inputs=_inputs(manifest, Mesh.of(mesh)) if inputs is None else inputs,
         outputs=outputs,
         budget=budget,
         cost=cost,
@@ -101,6 +103,21 @@ def _plan(manifest: Manifest, mesh: Mesh) -> PlanLike:
         why = f"it holds style objects ({odd[0]})" if odd else f"it has axes {list(plans)}, not {list(mesh.names)}"
         raise PackageError(f"the package's own plan cannot be used: {why}\n  try: give one with --plan")
     return plans
+
+
+def _inputs(manifest: Manifest, mesh: Mesh) -> dict[str, dict[str, Layout]] | None:
+    """How the package's ranks take inputs in pieces, on the axes that a mesh has; None where all are whole."""
+    found: dict[str, dict[str, Layout]] = {}
+    try:
+        for axis, size in mesh:
+            # An axis that was split cuts an input on the same dim on both parts.
+            parts = [part for part in manifest.unions.get(axis, [axis]) if part in manifest.mesh]
+            for one in manifest.inputs:
+                if cut := next((one.layouts[part] for part in parts if part in one.layouts), None):
+                    found.setdefault(axis, {})[one.name] = read_layout(cut, size)
+    except (LayoutError, PlanError) as error:
+        raise PackageError(f"the layouts of the package's inputs cannot be read: {error}") from error
+    return found or None
 
 
 def _unspelled(plan: Any) -> list[str]:
