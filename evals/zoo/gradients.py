@@ -15,6 +15,7 @@ import shardwright as sw
 from evals.zoo.measure import one_run, try_build, try_export
 from shardwright.assign.agreed import Agreed
 from shardwright.assign.site_rules import read_rules
+from shardwright.assign.steps import StepKind
 from shardwright.assign.task import make_task
 from shardwright.plan.pins import Pins
 from shardwright.program.nodes import BACKWARD_STACK, op_name
@@ -22,7 +23,7 @@ from shardwright.program.read import read
 
 
 class Joint(NamedTuple):
-    """As `exporting.Exported`."""
+    """As `exporting.Exported`; ``way``: the mode that the model is in."""
 
     program: torch.export.ExportedProgram
     inputs: dict
@@ -39,6 +40,7 @@ def gradients(kind, runs, emit):
     exported, facts = try_export(joint, model, inputs, facts, emit)
     if exported is None:
         return
+    facts["mode"] = exported.way
     for run in runs:
         name = (run.plan, run.num_ranks)
         emit({"stage": "shard", "run": name, **facts})
@@ -51,11 +53,24 @@ def gradients(kind, runs, emit):
 
 
 def joint(model, inputs):
-    """The joint program of a model, called with keywords."""
+    """The joint program of a model in training mode, else in the mode for inference, called with keywords.
+
+    Raises what training mode raised where neither gives one.
+    """
+    try:
+        return _in_mode(model.train(), inputs, "train")
+    except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
+        try:
+            return _in_mode(model.eval(), inputs, "eval")
+        except Exception:  # noqa: BLE001 - as above
+            raise error from None
+
+
+def _in_mode(model, inputs, mode):
     floats = [value.dtype for value in inputs.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
     target = torch.zeros((), dtype=floats[0] if floats else next(model.parameters()).dtype)
     program = sw.export_training(model, (target,), dict(inputs), loss=mean_square)
-    return Joint(program, {"target": target, **inputs}, inputs)
+    return Joint(program, {"target": target, **inputs}, inputs, mode)
 
 
 def mean_square(outputs, target):
@@ -66,16 +81,25 @@ def mean_square(outputs, target):
 
 
 def without_rules(program):
-    """The calls of a program that have no rule: by operator, apart for the backward pass."""
+    """The operators of a program by their calls, apart for the backward pass: all, those that have no rule, and those
+    whose rule cuts nothing.
+    """
     task = make_task(read(program), Pins(), 2, auto=True, cost=None, agreed=Agreed())
-    found = {"forward": Counter(), "backward": Counter()}
-    counts = Counter(BACKWARD_STACK in step.node.meta for site in task.folded.sites for step in site.steps)
-    for index, reason in read_rules(task.folded.sites).reasons.items():
-        for step in task.folded.sites[index].steps:
-            where = "backward" if BACKWARD_STACK in step.node.meta else "forward"
-            found[where][f"{op_name(step.node.target)}: {reason}"] += 1
+    read_off = read_rules(task.folded.sites)
+    called, lacking, uncut = ({"forward": Counter(), "backward": Counter()} for _ in range(3))
+    for index, site in enumerate(task.folded.sites):
+        rule, reason = read_off.rules[index], read_off.reasons.get(index)
+        for step in site.steps:
+            if step.kind is not StepKind.CALL:
+                continue
+            where, name = "backward" if BACKWARD_STACK in step.node.meta else "forward", op_name(step.node.target)
+            called[where][name] += 1
+            if reason is not None:
+                lacking[where][f"{name}: {reason}"] += 1
+            elif rule is not None and not rule.groups() and max(rule.sizes.values(), default=1) != 1:
+                uncut[where][name] += 1
+    found = {"called": called, "without_rule": lacking, "uncut": uncut}
     return {
-        "verdict": "no rule" if found["backward"] else "ok",
-        "calls": {"forward": counts[False], "backward": counts[True]},
-        "without_rule": {where: dict(sorted(ops.items())) for where, ops in found.items()},
+        "verdict": "no rule" if lacking["backward"] else "ok",
+        **{what: {where: dict(sorted(ops.items())) for where, ops in by.items()} for what, by in found.items()},
     }
