@@ -18,7 +18,7 @@ from torch import fx
 from shardwright.errors import Finding
 from shardwright.layout.layout import Layout
 from shardwright.plan.resolve import Boundary
-from shardwright.program.nodes import module_stack
+from shardwright.program.nodes import BACKWARD_STACK, module_stack
 from shardwright.program.program import Program
 from shardwright.rules.call import bind_arguments, leaves, operand_nodes, tensors_among
 from shardwright.rules.metadata import metadata_arguments
@@ -179,7 +179,10 @@ class _Constraints:
             return value
         for path in reversed(self.paths(node)):
             wanted = [b for b in self.by_module[path] if b.side == "output"]
-            readers = (user for user in node.users if user.target is not operator.getitem)
+            # What is kept for the backward pass, which runs in no module, is not returned.
+            readers = (
+                user for user in node.users if user.target is not operator.getitem and BACKWARD_STACK not in user.meta
+            )
             if not wanted or all(path in self.paths(user) for user in readers):
                 continue
             position = self.left[path] = self.left.get(path, -1) + 1
