@@ -250,8 +250,27 @@ def _mean_of_losses(log_probabilities: Any, target: Any, weight: Any, reduction:
     return total / count, count
 
 
+def _without_bias(gradient: Any, source: Any, weight: Any, sizes: Any, *how: Any) -> Any:
+    """``convolution_backward``, the bias's gradient by a sum: it knows nothing of input channels, of which ranks can
+    have a share each.
+    """
+    *_, (of_source, of_weight, of_bias) = how
+    if not of_bias:
+        return NotImplemented
+    found = (None, None)
+    if of_source or of_weight:
+        mask = [of_source, of_weight, False]
+        found = aten.convolution_backward.default(gradient, source, weight, None, *how[:-1], mask)[:2]
+    return (*found, gradient.sum([0, *range(2, gradient.dim())]))
+
+
 _MEAN, _SUM = 1, 2
-_WRITTEN_OUT = {aten.nll_loss_forward.default: _mean_of_losses, aten.nll_loss2d_forward.default: _mean_of_losses}
+_WRITTEN_OUT = {
+    aten.convolution_backward.default: _without_bias,
+    aten.nll_loss2d_forward.default: _mean_of_losses,
+    aten.nll_loss_forward.default: _mean_of_losses,
+}
+"""What is traced as more than one call, so that more of it can be cut."""
 
 
 class _Recorder(fx.Interpreter):

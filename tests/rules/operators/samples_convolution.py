@@ -36,6 +36,15 @@ def legacy(groups, i, o, **how):
     return aten._convolution.default, (*args, False, False, True, True), {}
 
 
+def gradients(groups, i, o, *, mask=(True, True, True), space=(5, 4), transposed=False):
+    """Of a convolution that leaves the sizes of space as they are; ``mask``: which of the three."""
+    weight = (i, o // groups) if transposed else (o, i // groups)
+    ones = [1] * len(space)
+    how = (ones, ones, ones, transposed, [0] * len(space), groups, list(mask))
+    given = (t(4, o, *space), t(4, i, *space, seed=1), t(*weight, *[3] * len(space), seed=2), [o] if mask[2] else None)
+    return aten.convolution_backward.default, (*given, *how), {}
+
+
 def space(op, dims, *args):
     """A batch of images, and one without a batch dim."""
     size = (8, 6, 4)[:dims]
@@ -119,12 +128,14 @@ SAMPLES = {
         full(3, 9, 6, transposed=True),
     ],
     "aten::convolution_backward": [
-        (
-            aten.convolution_backward.default,
-            (t(4, 8, 5, 4), t(4, 6, 5, 4), t(8, 6, 3, 3), [8], *([1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)),
-            {},
-        )
-        for mask in ([True, True, True], [False, True, False])
+        gradients(1, 6, 8),
+        gradients(1, 6, 8, mask=[False, True, False], space=[5]),
+        gradients(1, 3, 5, mask=[True, True, False], space=[4, 3, 3]),
+        gradients(4, 8, 8),
+        gradients(3, 9, 6, mask=[True, True, False]),
+        gradients(2, 6, 10, mask=[True, False, True], space=[7]),
+        gradients(1, 4, 6, transposed=True),
+        gradients(3, 9, 6, transposed=True, mask=[True, True, False]),
     ],
     "aten::grid_sampler": [(aten.grid_sampler.default, (t(4, 6, 5, 5), t(4, 3, 8, 2), 0, 0, False), {})],
     "aten::grid_sampler_2d": [(aten.grid_sampler_2d.default, (t(4, 6, 5, 5), t(4, 3, 8, 2), 0, 0, True), {})],

@@ -58,32 +58,50 @@ def convolution_rule(call: Call) -> Rule | None:
 
 
 def convolution_backward_rule(call: Call) -> Rule | None:
-    """Gradients of a convolution of one group: the weight's adds up over the batch, the input's over what comes out."""
+    """Gradients of a convolution: the weight's adds up over the batch, the input's over the channels that come out.
+
+    What is cut is as in `convolution_rule`. Input channels only without the gradient of a bias, which has none of them.
+    """
     gradient, source, weight = call.operands
-    if call["groups"] != 1 or call["transposed"]:
+    space, groups = weight.ndim - 2, int(call["groups"])
+    channels = [size // groups for size in (source.shape[1], gradient.shape[1]) if isinstance(size, int)]
+    if source.ndim != space + 2 or len(channels) < 2:
         return None
-    space = weight.ndim - 2
-    sizes: dict[str, Size] = {"n": source.shape[0], "i": source.shape[1], "o": gradient.shape[1]}
+    sizes: dict[str, Size] = {"n": source.shape[0], "g": groups, "i": channels[0], "o": channels[1]}
     sides = []
     for prefix, tensor in (("t", gradient), ("s", source), ("k", weight)):
         names = [f"{prefix}{d}" for d in range(space)]
         sizes.update(zip(names, tensor.shape[2:], strict=True))
         sides.append(tuple(Term((name,)) for name in names))
-    n, i, o = (Term((name,)) for name in "nio")
-    operands = ((n, o, *sides[0]), (n, i, *sides[1]), (o, i, *sides[2]))
-    dims = (operands[1], operands[2], (o,))
+    batch, outer, inner = Term(("n",)), Term(("g", "i")), Term(("g", "o"))
+    own = (outer, Term(("o",))) if call["transposed"] else (inner, Term(("i",)))
+    operands = ((batch, inner, *sides[0]), (batch, outer, *sides[1]), (*own, *sides[2]))
+    dims = (operands[1], operands[2], (inner,))
     results = tuple(d if r is not None else None for d, r in zip(dims, call.results, strict=True))
-    # The bias's gradient knows nothing of the input's channels.
-    fixed = frozenset(name for name in sizes if name not in ("n", "o"))
-    return Rule(operands, results, sizes, fixed, reduces={"n": "sum", "o": "sum"}, localize=local_backward)
+    fixed = {name for name in sizes if name[0] in "kst"} | ({"i"} if results[2] is not None else set())
+    elsewhere = "t" if call["transposed"] else "s"
+    product_of = tuple(name for name in sizes if name[0] != elsewhere)
+    return Rule(
+        operands,
+        results,
+        sizes,
+        frozenset(fixed),
+        reduces={"n": "sum", "o": "sum"},
+        linear=(frozenset({0}),),
+        multiplies=(product_of,) * sum(one is not None for one in results[:2]),
+        localize=local_backward,
+    )
 
 
 def local_backward(local: Local) -> Any:
     """The gradients of this rank's channels; the bias has as many."""
     changed = {name: dense(local, local.arguments[name]) for name in ("grad_output", "input", "weight")}
-    cut = local.strategy.factor_cut("o")
-    if cut is not None and local.arguments["bias_sizes"]:
-        changed["bias_sizes"] = [int(cut.local_size(local.rank))]
+    groups, outs = (local.strategy.factor_cut(name) for name in "go")
+    if groups is not None:
+        changed["groups"] = int(groups.local_size(local.rank))
+    if local.arguments["bias_sizes"] and (groups is not None or outs is not None):
+        own = [cut.local_size(local.rank) if cut else local.rule.sizes[n] for n, cut in (("g", groups), ("o", outs))]
+        changed["bias_sizes"] = [int(product(own))]
     return local.run_call(**changed)
 
 
