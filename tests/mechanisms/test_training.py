@@ -35,6 +35,16 @@ def test_a_tied_vocabulary_is_cut(num_ranks):
     assert layouts["embed.weight"] == layouts["lm_head.weight"]
 
 
+@pytest.mark.parametrize("vocabulary", ["lm_head", "embed"])
+def test_what_is_kept_for_the_backward_pass_is_no_output_of_a_module(vocabulary):
+    """The head gives whole logits; that its weight is read again later does not make it whole."""
+    plan = {**MEGATRON, "lm_head": "colwise_rep"} if vocabulary == "lm_head" else {**MEGATRON, "embed": "rowwise"}
+    sharded = check(redraw(Decoder(layers=1, tied=True, vocab=512)).train(), IDS, 2, plan)
+    assert not sharded.gathered_weights
+    # Rows of the embedding, logits, the hidden states' gradient; and four of the block.
+    assert counted(sharded) == {("tp", "all_reduce"): 6, ("tp", "all_gather"): 1}
+
+
 def test_a_large_vocabulary_is_not_gathered_for_the_loss():
     model = redraw(Decoder(layers=1, vocab=4096)).train()
     cost = sw.CostModel(latency_us=0.01, link_bytes_per_us=1e3)
@@ -116,6 +126,27 @@ def test_buffers_and_gradients_of_batch_norm(mesh, plan, options):
     simulation.run_flat(sharded.rank_inputs([args[0].double(), args[1]]))
     states = [state["norm.running_mean"] for state in simulation.state]
     assert all(state.abs().sum() > 0 for state in states)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_convolutions_of_groups_and_transposed_ones_stay_cut(num_ranks):
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 1),
+        nn.SiLU(),
+        nn.Conv2d(12, 12, 3, padding=1, groups=12),
+        nn.GELU(),
+        nn.ConvTranspose2d(12, 12, 2, stride=2, groups=6),
+        nn.Sigmoid(),
+        nn.Conv2d(12, 5, 3),
+    )
+    args = (torch.randn(2, 3, 5, 4), torch.randn(2, 5, 8, 6))
+    groups = {"4.weight": sw.Shard(0), "4.bias": sw.Shard(0)}
+    plan = {"0": "colwise", "2": "colwise", **groups, "6": "rowwise"}
+    sharded = check(model, args, num_ranks, plan, loss=F.mse_loss)
+    assert sharded.fallbacks == []
+    assert not sharded.gathered_weights
+    # Of what the last one gives.
+    assert counted(sharded) == {("tp", "all_reduce"): 1}
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

@@ -120,6 +120,29 @@ def slices():
     ]
 
 
+def rows(op):
+    """Losses of every row, with weights of classes and without."""
+    found = []
+    for n, c in ((4, 6), (5, 3)):
+        for reduction in (0, 1, 2):
+            gradient = t(n) if reduction == 0 else t()
+            args = (gradient, t(n, c, seed=1), ints(c, n), 1, 0.7)
+            found += [(op, (*args, weight, reduction), {}) for weight in (None, positive(c))]
+    return found
+
+
+def labels():
+    op = aten.multilabel_margin_loss_backward.default
+    found = []
+    for n, c in ((4, 6), (5, 3)):
+        target = torch.full((n, c), -1).index_copy(1, torch.tensor([0]), ints(c, n, 1))
+        for reduction in (0, 1, 2):
+            scores = t(n, c, seed=1)
+            _, is_target = aten.multilabel_margin_loss_forward.default(scores, target, reduction)
+            found.append((op, (t(n) if reduction == 0 else t(), scores, target, reduction, is_target), {}))
+    return found
+
+
 POOL3 = ([2, 2, 2], [2, 2, 2], [0, 0, 0], [1, 1, 1], False)
 
 SAMPLES = {
@@ -177,19 +200,13 @@ SAMPLES = {
         (op, (*args, 0.7), {}) for op, args, _ in losses(aten.huber_loss_backward.default, tail=only())
     ],
     "aten::leaky_relu_backward": pointwise(aten.leaky_relu_backward.default, 0.1, False),
-    "aten::log_sigmoid_backward": [
-        (
-            aten.log_sigmoid_backward.default,
-            (t(*s), t(*s, seed=1), aten.log_sigmoid_forward.default(t(*s, seed=1))[1]),
-            {},
-        )
-        for s in SHAPES
-    ],
     "aten::max_pool3d_with_indices_backward": pools(
         aten.max_pool3d_with_indices_backward.default, aten.max_pool3d_with_indices.default, THREE, *POOL3
     ),
     "aten::mish_backward": pointwise(aten.mish_backward.default),
     "aten::mse_loss_backward": losses(aten.mse_loss_backward.default, tail=only()),
+    "aten::multi_margin_loss_backward": rows(aten.multi_margin_loss_backward.default),
+    "aten::multilabel_margin_loss_backward": labels(),
     "aten::native_batch_norm_backward": batch_norms(),
     "aten::nll_loss2d_backward": classes(aten.nll_loss2d_backward.default, (4, 6, 3, 2), (3, 5, 2, 2), weight=positive),
     "aten::nll_loss_backward": classes(aten.nll_loss_backward.default, (8, 6), (5, 7), weight=positive),
@@ -199,6 +216,11 @@ SAMPLES = {
     "aten::replication_pad1d_backward": paddings(aten.replication_pad1d_backward.default, ONE, 1),
     "aten::replication_pad2d_backward": paddings(aten.replication_pad2d_backward.default, TWO, 2),
     "aten::replication_pad3d_backward": paddings(aten.replication_pad3d_backward.default, THREE, 3),
+    "aten::rrelu_with_noise_backward": [
+        (aten.rrelu_with_noise_backward.default, (t(*s), t(*s, seed=1), positive(*s), 0.1, 0.3, mode, False), {})
+        for s in SHAPES
+        for mode in (True, False)
+    ],
     "aten::select_backward": selects(),
     "aten::slice_backward": slices(),
     "aten::smooth_l1_loss_backward": [

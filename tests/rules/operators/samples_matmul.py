@@ -3,6 +3,11 @@
 from tests.support.harness import aten, t
 
 SAMPLES = {
+    "aten::_trilinear": [
+        (aten._trilinear.default, (t(4, 6), t(8, 6, 5), t(4, 5), [1, 3], [0], [1, 2], [2, 3]), {}),
+        (aten._trilinear.default, (t(3, 5), t(7, 5, 3), t(3, 3), [1, 3], [0], [1, 2], [2, 3]), {}),
+        (aten._trilinear.default, (t(4, 6), t(4, 8), t(8, 6), [1], [2], [0], [0]), {}),
+    ],
     "aten::addbmm": [(aten.addbmm.default, (t(4, 6), t(3, 4, 5), t(3, 5, 6)), {})],
     "aten::addmm": [
         (aten.addmm.default, (t(6), t(4, 8), t(8, 6)), {}),

@@ -64,6 +64,10 @@ def dropouts(op):
 SAMPLES = {
     "aten::__lshift__": bits(aten.__lshift__),
     "aten::__rshift__": bits(aten.__rshift__),
+    "aten::_prelu_kernel": [
+        (aten._prelu_kernel.default, (t(4, 8, 6), t(1, 8, 1)), {}),
+        (aten._prelu_kernel.default, (t(3, 5), t(1, 1)), {}),
+    ],
     "aten::add.Scalar": numbers(aten.add.Scalar),
     "aten::add.Tensor": [*sums(aten.add.Tensor), *unary(aten.add.Tensor, 1.5)],
     "aten::addcdiv": [
@@ -101,6 +105,15 @@ SAMPLES = {
         (aten.lerp.Tensor, (t(5, 7), t(1, 7, seed=2), t()), {}),
     ],
     "aten::log_sigmoid": unary(aten.log_sigmoid.default),
+    "aten::log_sigmoid_backward": [
+        (
+            aten.log_sigmoid_backward.default,
+            (t(*s), t(*s, seed=1), aten.log_sigmoid_forward.default(t(*s, seed=1))[1]),
+            {},
+        )
+        for s in SHAPES
+    ],
+    "aten::log_sigmoid_forward": unary(aten.log_sigmoid_forward.default),
     "aten::masked_fill.Scalar": [
         *((aten.masked_fill.Scalar, args, {}) for args in masks(0)),
         *((aten.masked_fill.Scalar, args, {}) for args in masks(-1e4)),

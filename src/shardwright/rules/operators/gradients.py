@@ -174,6 +174,24 @@ def _local_slice_backward(local: Local) -> Any:
     return local_slice_scatter(local, local.rule.results[0] or ())
 
 
+def row_loss_backward(call: Call) -> Rule | None:
+    """The gradient of a loss of every row, in which classes meet each other: rows are cut."""
+    source = call.operands[1]
+    if source.ndim != 2 or not isinstance(source.shape[0], int):
+        return None
+    given = "n" if call["reduction"] == NONE else ""
+    own = [" ".join(["c!"] if t.shape == source.shape[1:] else ["n", "c!"][: t.ndim]) for t in call.operands[2:]]
+    localize = _local_row_share if call["reduction"] == MEAN else None
+    shapes = [tensor.shape for tensor in call.operands]
+    text = f"{', '.join([given, 'n c!', *own])} -> n c!"
+    return notation_rule(text, shapes, [call.result.shape], linear=_FIRST, localize=localize)
+
+
+def _local_row_share(local: Local) -> Any:
+    """The gradient of a sum over the number of all rows."""
+    return local.run(aten.div.Scalar, local.run_call(reduction=SUM), int(local.call.result.shape[0]))
+
+
 def batch_norm_backward_rule(call: Call) -> Rule:
     """Gradients of a batch norm: features are cut; the batch only where its statistics were given, not taken."""
     takes, shape = bool(call["train"]), call.operands[1].shape
@@ -268,10 +286,11 @@ RULES: dict[str, Entry] = {
     "aten::hardtanh_backward": _POINTWISE,
     "aten::huber_loss_backward": _LOSS,
     "aten::leaky_relu_backward": _POINTWISE,
-    "aten::log_sigmoid_backward": _POINTWISE,
     "aten::max_pool3d_with_indices_backward": _SPATIAL,
     "aten::mish_backward": _POINTWISE,
     "aten::mse_loss_backward": _LOSS,
+    "aten::multi_margin_loss_backward": Entry(row_loss_backward),
+    "aten::multilabel_margin_loss_backward": Entry(row_loss_backward),
     "aten::native_batch_norm_backward": Entry(batch_norm_backward_rule),
     "aten::nll_loss2d_backward": _NLL,
     "aten::nll_loss_backward": _NLL,
@@ -281,6 +300,7 @@ RULES: dict[str, Entry] = {
     "aten::replication_pad1d_backward": _SPATIAL,
     "aten::replication_pad2d_backward": _SPATIAL,
     "aten::replication_pad3d_backward": _SPATIAL,
+    "aten::rrelu_with_noise_backward": _POINTWISE,
     "aten::select_backward": Entry(select_backward_rule),
     "aten::slice_backward": Entry(slice_backward_rule),
     "aten::smooth_l1_loss_backward": _LOSS,

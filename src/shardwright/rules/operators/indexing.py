@@ -124,7 +124,13 @@ def index_put_rule(call: Call) -> Rule | None:
     fixed = {term.factors[0] for term in pointed.block} | {f"d{dim}" for dim in pointed.positions}
     if len(pointed.indices) == 1 and pointed.has_mask and own == [1]:
         fixed = {"i0"}
-    return Rule(operands, (dims,), sizes, frozenset(fixed), linear=(frozenset({0, len(operands) - 1}),))
+    how: dict[str, Any] = {"linear": (frozenset({0, len(operands) - 1}),)}
+    if call["accumulate"] and not pointed.has_mask and call.result.dtype != torch.bool:
+        # But for those that add up: each rank's, and what was there on one of them.
+        entries = {term.factors[0] for term in pointed.block}
+        fixed -= entries
+        how |= {"reduces": dict.fromkeys(entries, "sum"), "added": frozenset({0}), "multiplies": ()}
+    return Rule(operands, (dims,), sizes, frozenset(fixed), **how)
 
 
 def _broadcast(shape: tuple[Size, ...], dims: Dims, sizes: dict[str, Size]) -> Dims:
@@ -239,13 +245,7 @@ def masked_scatter_rule(call: Call) -> Rule:
     Last dims that the mask does not tell apart pass where the source has them too: a true takes one row of them.
     """
     whole, mask, source = call.operands
-    rows = 0
-    while (
-        rows < min(whole.ndim, source.ndim)
-        and (rows >= mask.ndim or mask.shape[-rows - 1] == 1)
-        and whole.shape[-rows - 1] == source.shape[-rows - 1]
-    ):
-        rows += 1
+    rows = untold_dims(whole, mask, source)
     if rows == 0 or whole.shape != call.result.shape:
         return put_rule(call)
     dims, sizes = named_dims(whole.shape)
@@ -257,6 +257,18 @@ def masked_scatter_rule(call: Call) -> Rule:
     sizes.update({**own, **places})
     fixed = frozenset(sizes) - {term.factors[0] for term in passing}
     return Rule(operands, (dims,), sizes, fixed, linear=(frozenset({0, 2}),))
+
+
+def untold_dims(whole: TensorMeta, mask: TensorMeta, rows: TensorMeta) -> int:
+    """The number of last dims that a mask of ``whole`` does not tell apart, and that ``rows`` has as well."""
+    found = 0
+    while (
+        found < min(whole.ndim, rows.ndim)
+        and (found >= mask.ndim or mask.shape[-found - 1] == 1)
+        and whole.shape[-found - 1] == rows.shape[-found - 1]
+    ):
+        found += 1
+    return found
 
 
 def put_rule(call: Call) -> Rule:

@@ -1,7 +1,10 @@
 """Matmul-like operators: a contraction over one factor, linear in each side."""
 
+from collections.abc import Sequence
+
+from shardwright.layout.sizes import Size
 from shardwright.rules.registry import Entry, einsum, notation_rule
-from shardwright.rules.rule import Call, Rule
+from shardwright.rules.rule import Call, Dims, Rule, Term
 
 
 def matmul_rule(call: Call) -> Rule:
@@ -33,7 +36,31 @@ def einsum_rule(call: Call) -> Rule | None:
     return notation_rule(notation, [t.shape for t in call.operands], [call.result.shape], linear=linear)
 
 
+def trilinear_rule(call: Call) -> Rule:
+    """``_trilinear``: three operands that lack some dims each, multiplied, and summed over some (``nn.Bilinear``)."""
+    ndim = call.operands[0].ndim + len(call["expand1"])
+    sizes: dict[str, Size] = {}
+    sides = []
+    for number, operand in enumerate(call.operands, 1):
+        own = [dim for dim in range(ndim) if dim not in call[f"expand{number}"]]
+        sizes.update({f"d{dim}": size for dim, size in zip(own, operand.shape, strict=True) if size != 1})
+        sides.append(own)
+    for dim in range(ndim):
+        sizes.setdefault(f"d{dim}", 1)
+
+    def terms(own: Sequence[int], shape: Sequence[Size]) -> Dims:
+        whole = ((Term((f"d{dim}",)), size, sizes[f"d{dim}"]) for dim, size in zip(own, shape, strict=True))
+        return tuple(Term() if size == 1 != wide else term for term, size, wide in whole)
+
+    operands = tuple(terms(own, operand.shape) for own, operand in zip(sides, call.operands, strict=True))
+    kept = [dim for dim in range(ndim) if dim not in call["sumdim"]]
+    reduces = {f"d{dim}": "sum" for dim in call["sumdim"]}
+    linear = tuple(frozenset({index}) for index in range(3))
+    return Rule(operands, (terms(kept, call.result.shape),), sizes, reduces=reduces, linear=linear)
+
+
 RULES: dict[str, Entry] = {
+    "aten::_trilinear": Entry(trilinear_rule),
     "aten::addbmm": einsum("m n, b m k, b k n -> m n", multilinear=True, added=(0,)),
     "aten::addmm": einsum("m n, m k, k n -> m n", multilinear=True, added=(0,)),
     "aten::addmv": einsum("m, m k, k -> m", multilinear=True, added=(0,)),

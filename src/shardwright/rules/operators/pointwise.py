@@ -102,6 +102,18 @@ def prelu_rule(call: Call) -> Rule:
     return Rule((dims, (channels,)), (dims,), sizes)
 
 
+def log_sigmoid_rule(call: Call) -> Rule:
+    """``log_sigmoid_forward`` and its gradient: what is kept for that is empty on GPUs."""
+    dims, sizes = named_dims(call.operands[0].shape)
+    sides = tuple(dims if one.shape == call.operands[0].shape else (Term(),) * one.ndim for one in call.operands)
+    results = tuple(
+        None if r is None else dims if r.shape == call.operands[0].shape else (Term(),) for r in call.results
+    )
+    empty = frozenset(index for index, one in enumerate(results) if one is not dims)
+    linear = (frozenset({0}),) if "backward" in call.schema_name else ()
+    return Rule(sides, results, sizes, independent=empty, linear=linear)
+
+
 def glu_rule(call: Call) -> Rule:
     """``glu``: the dim is (two, own); each rank's piece holds its part of both halves."""
     dims, sizes = named_dims(call.result.shape)
@@ -117,6 +129,7 @@ _DIV_MODE, _DROPOUT = pointwise((0,), when=_without_rounding), Entry(dropout_rul
 RULES: dict[str, Entry] = {
     "aten::__lshift__": _PLAIN,
     "aten::__rshift__": _PLAIN,
+    "aten::_prelu_kernel": _PLAIN,
     "aten::add.Scalar": pointwise((0,), when=_is_zero("other")),
     "aten::add.Tensor": _ADD,
     "aten::addcdiv": pointwise((0, 1)),
@@ -141,6 +154,8 @@ RULES: dict[str, Entry] = {
     "aten::lerp.Scalar": pointwise((0, 1)),
     "aten::lerp.Tensor": pointwise((0, 1)),
     "aten::log_sigmoid": _PLAIN,
+    "aten::log_sigmoid_backward": Entry(log_sigmoid_rule),
+    "aten::log_sigmoid_forward": Entry(log_sigmoid_rule),
     "aten::masked_fill.Scalar": pointwise((0,), when=_is_zero("value")),
     "aten::masked_fill.Tensor": pointwise((0, 2)),
     "aten::mul.Scalar": _SCALE,
