@@ -40,6 +40,7 @@ from shardwright.program.torch_private import (
     without_mkldnn,
 )
 from shardwright.program.write import parts_of_exported
+from shardwright.program.written_out import WRITTEN_OUT
 
 aten = torch.ops.aten
 _PLACES = ("nn_module_stack", "stack_trace", "source_fn_stack")
@@ -241,38 +242,6 @@ def _by_tensor(trained: Mapping[int, tuple[str, Any]], gradients: Sequence[Any])
     return found
 
 
-def _mean_of_losses(log_probabilities: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> Any:
-    """``nll_loss_forward``, a mean as a sum over the weight of all rows: of either, ranks can have a share each."""
-    if reduction != _MEAN or log_probabilities.dtype.itemsize < 4:
-        return NotImplemented
-    forward = aten.nll_loss2d_forward if log_probabilities.dim() > 2 else aten.nll_loss_forward
-    total, count = forward.default(log_probabilities, target, weight, _SUM, ignore_index)
-    return total / count, count
-
-
-def _without_bias(gradient: Any, source: Any, weight: Any, sizes: Any, *how: Any) -> Any:
-    """``convolution_backward``, the bias's gradient by a sum: it knows nothing of input channels, of which ranks can
-    have a share each.
-    """
-    *_, (of_source, of_weight, of_bias) = how
-    if not of_bias:
-        return NotImplemented
-    found = (None, None)
-    if of_source or of_weight:
-        mask = [of_source, of_weight, False]
-        found = aten.convolution_backward.default(gradient, source, weight, None, *how[:-1], mask)[:2]
-    return (*found, gradient.sum([0, *range(2, gradient.dim())]))
-
-
-_MEAN, _SUM = 1, 2
-_WRITTEN_OUT = {
-    aten.convolution_backward.default: _without_bias,
-    aten.nll_loss2d_forward.default: _mean_of_losses,
-    aten.nll_loss_forward.default: _mean_of_losses,
-}
-"""What is traced as more than one call, so that more of it can be cut."""
-
-
 class _Recorder(fx.Interpreter):
     """Runs a forward graph, and has autograd say of each node of the backward pass where the call was that it is of."""
 
@@ -312,7 +281,7 @@ def _trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModul
     try:
         # The kernel that torch chooses for an LSTM on a CPU keeps nothing for a backward pass.
         with given[0].fake_mode, without_mkldnn(), torch.enable_grad(), preserve_node_meta(), dispatcher:
-            traced = make_fx(function, decomposition_table=_WRITTEN_OUT)(*values)
+            traced = make_fx(function, decomposition_table=WRITTEN_OUT)(*values)
     except ProgramError:
         raise
     except Exception as error:
