@@ -27,6 +27,9 @@ class _Double(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         given = [torch.float64 if one is torch.float32 else one for one in args]
         named = {name: torch.float64 if one is torch.float32 else one for name, one in (kwargs or {}).items()}
+        if function is torch._grouped_mm and given[0].dtype == torch.float64:
+            # Which torch has for single precision at most; transformers exports this.
+            return torch.ops.transformers.grouped_mm_fallback(*given, offs=named["offs"])
         return given[0].double() if function is torch.Tensor.float else function(*given, **named)
 
 

@@ -40,7 +40,7 @@ from shardwright.program.torch_private import (
     without_mkldnn,
 )
 from shardwright.program.write import parts_of_exported
-from shardwright.program.written_out import WRITTEN_OUT
+from shardwright.program.written_out import CALLED_AS, WRITTEN_OUT
 
 aten = torch.ops.aten
 _PLACES = ("nn_module_stack", "stack_trace", "source_fn_stack")
@@ -248,6 +248,11 @@ class _Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.seen: set[Any] = set()
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """As `fx.Interpreter.call_function`."""
+        found = CALLED_AS[target](*args, **kwargs) if target in CALLED_AS else NotImplemented
+        return super().call_function(target, args, kwargs) if found is NotImplemented else found
 
     def run_node(self, n: fx.Node) -> Any:
         """As `fx.Interpreter.run_node`."""

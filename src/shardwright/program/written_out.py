@@ -1,4 +1,4 @@
-"""What joint programs are traced as more than one call, so that more of it can be cut."""
+"""What joint programs are traced as other calls than torch's own, so that more of it can be cut."""
 
 from typing import Any
 
@@ -31,9 +31,23 @@ def _without_bias(gradient: Any, source: Any, weight: Any, sizes: Any, *how: Any
     return (*found, gradient.sum([0, *range(2, gradient.dim())]))
 
 
+def _mean_of_places(source: Any, size: Any) -> Any:
+    """``adaptive_avg_pool`` to one place: of channels that lie last, torch gives a view by addresses in memory."""
+    if not all(isinstance(one, int) and one == 1 for one in size):
+        return NotImplemented
+    return source.mean([-1 - dim for dim in range(len(size))], keepdim=True)
+
+
 WRITTEN_OUT = {
     aten.convolution_backward.default: _without_bias,
     aten.nll_loss2d_forward.default: _mean_of_losses,
     aten.nll_loss_forward.default: _mean_of_losses,
 }
 """Operator → what is traced in its place; NotImplemented where it is traced as it is."""
+
+CALLED_AS = {
+    aten.adaptive_avg_pool1d.default: _mean_of_places,
+    aten.adaptive_avg_pool2d.default: _mean_of_places,
+    aten.adaptive_avg_pool3d.default: _mean_of_places,
+}
+"""The same for operators that autograd does not see, as torch takes them apart before."""
