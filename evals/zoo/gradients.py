@@ -96,7 +96,7 @@ def without_rules(program):
             called[where][name] += 1
             if reason is not None:
                 lacking[where][f"{name}: {reason}"] += 1
-            elif rule is not None and not rule.groups() and max(rule.sizes.values(), default=1) != 1:
+            elif rule is not None and not rule.groups() and any(size != 1 for size in rule.sizes.values()):
                 uncut[where][name] += 1
     found = {"called": called, "without_rule": lacking, "uncut": uncut}
     return {
