@@ -40,7 +40,7 @@ from shardwright.program.torch_private import (
     without_mkldnn,
 )
 from shardwright.program.write import parts_of_exported
-from shardwright.program.written_out import CALLED_AS, WRITTEN_OUT
+from shardwright.program.written_out import CALLED_AS, TRACED_AS
 
 aten = torch.ops.aten
 _PLACES = ("nn_module_stack", "stack_trace", "source_fn_stack")
@@ -286,7 +286,7 @@ def _trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModul
     try:
         # The kernel that torch chooses for an LSTM on a CPU keeps nothing for a backward pass.
         with given[0].fake_mode, without_mkldnn(), torch.enable_grad(), preserve_node_meta(), dispatcher:
-            traced = make_fx(function, decomposition_table=WRITTEN_OUT)(*values)
+            traced = make_fx(function, decomposition_table=TRACED_AS)(*values)
     except ProgramError:
         raise
     except Exception as error:

@@ -38,7 +38,7 @@ def _mean_of_places(source: Any, size: Any) -> Any:
     return source.mean([-1 - dim for dim in range(len(size))], keepdim=True)
 
 
-WRITTEN_OUT = {
+TRACED_AS = {
     aten.convolution_backward.default: _without_bias,
     aten.nll_loss2d_forward.default: _mean_of_losses,
     aten.nll_loss_forward.default: _mean_of_losses,
