@@ -6,7 +6,7 @@ The operator runs on fake tensors once for every distinct call; equal calls (the
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -18,6 +18,13 @@ from shardwright.program.torch_private import FakeTensor, enable_python_dispatch
 from shardwright.rules.call import leaves, map_values
 
 
+class Place(NamedTuple):
+    """What a node is written for: a step, given as the number of its first value, or moving one of its values."""
+
+    value: tuple[int, int]
+    is_moved: bool
+
+
 class Emitter:
     """One rank's graph under construction."""
 
@@ -26,12 +33,15 @@ class Emitter:
         self.fake_mode = fake_mode
         self.meta: dict[str, Any] = {}
         """Metadata (module stack, stack trace) given to every node written now."""
+        self.place = Place((-1, 0), is_moved=False)
+        """What every node is written for now."""
+        self.log: list[tuple[fx.Node, str | None, Place]] = []
+        """Every node written, the name that was asked for, and what it is for."""
         self.is_of_rank = False
         """Whether something was written that other ranks with pieces as long write otherwise."""
         self._seen: dict[Any, Any] = {}
-        self._equals: dict[int, int] = {}
+        self._facts: dict[int, tuple[Any, int]] = {}
         self._first_of: dict[Any, Any] = {}
-        self._log: list[tuple[fx.Node, str | None]] = []
 
     def call(self, op: Any, *args: Any, name: str | None = None, **kwargs: Any) -> fx.Node:
         """Write a call of an operator; its result's metadata comes from running it on fake tensors.
@@ -46,7 +56,7 @@ class Emitter:
         """Write a call whose result metadata is known."""
         node = add_node(self.graph, "call_function", op, args, kwargs, name)
         node.meta.update(self.meta, val=val)
-        self._log.append((node, name))
+        self.log.append((node, name, self.place))
         if "torch_fn" not in node.meta:
             # Every node of an exported graph names a function; exporters check the key, not the text.
             node.meta["torch_fn"] = (node.name, f"{type(op).__name__}.{getattr(op, '__name__', op)}")
@@ -54,20 +64,26 @@ class Emitter:
 
     def logged(self, name: str, write: Callable[[], Any]) -> tuple[Any, list[tuple[fx.Node, bool]]]:
         """What ``write`` gives, and every node that it writes, with whether that was to be called ``name``."""
-        start = len(self._log)
+        start = len(self.log)
         result = write()
-        return result, [(node, asked == name) for node, asked in self._log[start:]]
+        return result, [(node, asked == name) for node, asked, _ in self.log[start:]]
+
+    def fact(self, val: Any) -> int | None:
+        """A number for what is known of a value, one for all that lie alike; None where sizes are not known."""
+        found = self._facts.get(id(val))
+        if found is None:
+            facts = facts_of(val) if isinstance(val, torch.Tensor) else None
+            if facts is None:
+                return None
+            # The value is kept, so that no other has its id.
+            found = self._facts[id(val)] = val, id(self._first_of.setdefault(facts, val))
+        return found[1]
 
     def number(self, node: fx.Node) -> int:
-        """A number for what is known of a value: calls of equal values share it, and so do equal inputs."""
-        key = id(node.meta["val"])
-        return self._equals.get(key, key)
-
-    def join_equals(self, val: Any) -> None:
-        """Give an input the number of those that lie as it does; each has a fake tensor of its own."""
-        facts = facts_of(val) if isinstance(val, torch.Tensor) else None
-        if facts is not None:
-            self._equals[id(val)] = id(self._first_of.setdefault(facts, val))
+        """A number for the value of a node: its `fact`, or one of its own."""
+        val = node.meta["val"]
+        found = self.fact(val)
+        return id(val) if found is None else found
 
     def open(self, node: fx.Node) -> Any:
         """The results of a call: the node itself, or a (nested) list of the nodes that take it apart."""

@@ -11,7 +11,7 @@ from shardwright.partition.message import UNPACKS
 from shardwright.program.nodes import RANGE
 from shardwright.rules.call import map_values
 
-_OF_NODES = (RANGE, UNPACKS)
+OF_NODES = (RANGE, UNPACKS)
 """What metadata says of a node itself, rather than of the step that it is written for."""
 
 
@@ -53,5 +53,5 @@ class Templates:
             args, kwargs = fx.map_arg((node.args, node.kwargs), mine)
             own = name if is_named else None
             nodes[node] = made = self._emit.write(node.target, args, kwargs, node.meta["val"], name=own)
-            made.meta.update((key, node.meta[key]) for key in _OF_NODES if key in node.meta)
+            made.meta.update((key, node.meta[key]) for key in OF_NODES if key in node.meta)
         return map_values(known.result, mine)

@@ -13,10 +13,11 @@ from shardwright.errors import RuleError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Shard
 from shardwright.partition.causes import Causes
 from shardwright.partition.constants import RankConstants
-from shardwright.partition.emit import Emitter, facts_of
+from shardwright.partition.emit import Emitter, Place, facts_of
 from shardwright.partition.graph_local import GraphLocal
 from shardwright.partition.memory import strides, with_strides_of
 from shardwright.partition.redistribute import piece_sizes, redistribute
+from shardwright.partition.repeats import Moved, Named, Repeats
 from shardwright.partition.routes import route, wanted_whole
 from shardwright.partition.stand_in import stand_in, whole_size
 from shardwright.partition.subgraphs import (
@@ -47,6 +48,7 @@ _KEPT_META = (
     "from_node",
     "collective",
 )
+_MOVED_META = tuple(key for key in _KEPT_META if key not in ("torch_fn", "collective"))
 
 
 class Walk:
@@ -62,6 +64,7 @@ class Walk:
         self.env: dict[fx.Node, fx.Node] = {}
         self.made: dict[Value, dict[Layout, fx.Node]] = {}
         self.origins: dict[str, tuple[str, tuple[Layout, ...]]] = {}
+        self.notes: list[Named | Moved] = []
         self.constants = RankConstants(self.emit, program.inputs, axis, rank, assignment.steps.device())
         targets = {item.name: item.target for item in program.inputs if item.target is not None}
         self.causes = Causes(assignment, axis, plan_keys, targets)
@@ -74,22 +77,15 @@ class Walk:
     def run(self) -> Program:
         """Write every step; the rank's program."""
         outputs: dict[int, fx.Node] = {}
-        for step in self.assignment.steps.items:
-            if step.kind is StepKind.OUTPUT:
-                wanted = self._strategy(step).operands[0]
-                outputs[step.output] = self.get(step.reads[0], wanted, step)
-                continue
-            self.emit.meta = {k: step.node.meta[k] for k in _KEPT_META if k in step.node.meta}
-            try:
-                self._write(step)
-            except ShardwrightError:
-                raise
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise RuleError(
-                    f"rank {self.rank} cannot run {describe_node(step.node)} on its piece: {error}\n"
-                    f"  under {self._strategy(step) if self.assignment.strategies[step.index] else 'no strategy'}\n"
-                    "  try: pin the module 'replicate' in the plan, and report the operator"
-                ) from error
+        repeats, items = Repeats(self), self.assignment.steps.items
+        for start, end in repeats.runs():
+            if end - start > 1:
+                repeats.write(start, end, self._write)
+            elif items[start].kind is StepKind.OUTPUT:
+                step = items[start]
+                outputs[step.output] = self.get(step.reads[0], self._strategy(step).operands[0], step)
+            else:
+                self._write(items[start])
         self.emit.meta = {}
         values = [
             outputs[i] if i in outputs else self.env.get(v, v) if isinstance(v, fx.Node) else v
@@ -143,7 +139,27 @@ class Walk:
         assert strategy is not None, f"{step.node.name} has no strategy"
         return strategy
 
+    def write_for(self, value: Value, *, is_moved: bool) -> None:
+        """Have all that is written now say that it is for the step of a value, or for moving that value."""
+        meta = self.assignment.steps.items[value[0]].node.meta
+        self.emit.meta = {key: meta[key] for key in (_MOVED_META if is_moved else _KEPT_META) if key in meta}
+        self.emit.place = Place(value, is_moved)
+
     def _write(self, step: Step) -> None:
+        """Write one step that is no output."""
+        self.write_for((step.index, 0), is_moved=False)
+        try:
+            self._write_kind(step)
+        except ShardwrightError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise RuleError(
+                f"rank {self.rank} cannot run {describe_node(step.node)} on its piece: {error}\n"
+                f"  under {self._strategy(step) if self.assignment.strategies[step.index] else 'no strategy'}\n"
+                "  try: pin the module 'replicate' in the plan, and report the operator"
+            ) from error
+
+    def _write_kind(self, step: Step) -> None:
         if step.kind is StepKind.INPUT:
             self._write_input(step)
         elif step.kind is StepKind.CONSTRAINT:
@@ -166,7 +182,6 @@ class Walk:
             shape = piece_sizes(whole, layout, self.rank)
             local.meta["val"] = self.emit.fake(shape, whole.dtype, whole.device)
             local.meta.pop("tensor_meta", None)
-        self.emit.join_equals(local.meta["val"])
         self._keep(step, node, {(step.index, 0): layout}, [local])
 
     def _placeholder(self, node: fx.Node) -> fx.Node:
@@ -308,8 +323,7 @@ class Walk:
         for (value, layout), local in zip(layouts.items(), nodes, strict=True):
             self.made[value] = {layout: local}
             if isinstance(local, fx.Node):
-                name = node.name if len(layouts) == 1 else f"{node.name}[{value[1]}]"
-                self._trace(local.name, name, layout)
+                self.note_name(Named(local, value, len(layouts) == 1, layout))
 
     def get(self, value: Value, layout: Layout, reader: Step) -> fx.Node:
         """The local node that holds ``value`` in ``layout``, redistributed once and shared by all readers."""
@@ -325,9 +339,8 @@ class Walk:
         made = self.made[value]
         maker = self.assignment.steps.items[value[0]]
         whole = maker.vals[value[1]]
-        kept, self.emit.meta = self.emit.meta, {k: maker.node.meta[k] for k in _KEPT_META if k in maker.node.meta}
-        for own in ("torch_fn", "collective"):
-            self.emit.meta.pop(own, None)
+        kept = self.emit.meta, self.emit.place
+        self.write_for(value, is_moved=True)
         before = len(self.emit.graph.nodes)
 
         def write() -> fx.Node:
@@ -336,24 +349,32 @@ class Walk:
         facts = facts_of(whole)
         key = (source, target, facts)
         local = write() if facts is None else self.templates.follow(key, [made[source]], "", write)
-        self.emit.meta = kept
+        self.emit.meta, self.emit.place = kept
         if len(self.emit.graph.nodes) > before:
             written = list(_last(self.emit.graph, len(self.emit.graph.nodes) - before))
             for node in written:
                 if node.target in COLLECTIVES:
-                    node.meta["collective"] = self.causes.of(node, value, source, target, reader)
+                    self.note_move(Moved(node, value, source, target, reader.index))
         made[target] = local
-        name = maker.node.name if len(maker.vals) == 1 else f"{maker.node.name}[{value[1]}]"
         if local.name not in self.origins:
-            self._trace(local.name, name, target)
+            self.note_name(Named(local, value, len(maker.vals) == 1, target))
 
-    def _trace(self, local: str, node: str, layout: Layout) -> None:
+    def note_move(self, one: Moved) -> None:
+        """Note what a collective brings where, and for whom."""
+        reader = self.assignment.steps.items[one.reader]
+        one.node.meta["collective"] = self.causes.of(one.node, one.value, one.source, one.target, reader)
+        self.notes.append(one)
+
+    def note_name(self, one: Named) -> None:
         """Note which original value a local node holds; what earlier axes traced comes first."""
+        node, local = self.assignment.steps.items[one.value[0]].node.name, one.local.name
+        name = node if one.is_only else f"{node}[{one.value[1]}]"
         if not self.program.origins:
-            self.origins[local] = (node, (layout,))
-        elif node in self.program.origins:
-            origin, layouts = self.program.origins[node]
-            self.origins[local] = (origin, (*layouts, layout))
+            self.origins[local] = (name, (one.layout,))
+        elif name in self.program.origins:
+            origin, layouts = self.program.origins[name]
+            self.origins[local] = (origin, (*layouts, one.layout))
+        self.notes.append(one)
 
 
 def _asserts_sizes(node: fx.Node) -> bool:
