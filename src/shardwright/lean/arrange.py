@@ -15,22 +15,34 @@ from shardwright.program.program import Program
 
 def arranged_collectives(program: Program, schedule: Schedule) -> list[Collective]:
     """The collectives of a program in the order in which `arrange` puts them, which leaves it as it is."""
-    numbers = _numbers(program, schedule)
-    order = _Arranging(program.graph, _messages(program, schedule)).run()
+    numbers, nodes = _numbers(program, schedule), list(program.graph.nodes)
+    order = [nodes[place] for place in arranged_places(program, schedule)]
     own = [replace(node.meta["collective"], message=numbers.get(node, 0)) for node in order if is_collective(node)]
     inside = (graph for node in order if (held := subgraph_of(node)) is not None for graph in graphs_of(held.graph))
     return [*own, *(node.meta["collective"] for graph in inside for node in graph.nodes if is_collective(node))]
 
 
-def arrange(program: Program, schedule: Schedule) -> Program:
+def arranged_places(program: Program, schedule: Schedule) -> list[int]:
+    """The order in which `arrange` puts the nodes of a program, by where they stand now; worked out once."""
+    return program.once(("places", schedule), lambda: _places(program, schedule))
+
+
+def _places(program: Program, schedule: Schedule) -> list[int]:
+    place = {node: number for number, node in enumerate(program.graph.nodes)}
+    return [place[node] for node in _Arranging(program.graph, _messages(program, schedule)).run()]
+
+
+def arrange(program: Program, schedule: Schedule, order: Sequence[int] | None = None) -> Program:
     """The program, changed: its collectives in the schedule's order, each as soon as its operand exists.
 
     What no collective needs (gradients of weights) comes behind the next one, to be computed while that is under way.
     Everything else keeps its order, but for what a message needs of later nodes. ``program`` is not lowered.
+    ``order``: the `arranged_places` of a program that this one is a copy of; absent: worked out.
     """
     for node, number in _numbers(program, schedule).items():
         node.meta["collective"] = replace(node.meta["collective"], message=number)
-    resequence(program.graph, _Arranging(program.graph, _messages(program, schedule)).run())
+    nodes = list(program.graph.nodes)
+    resequence(program.graph, [nodes[place] for place in (_places(program, schedule) if order is None else order)])
     return check(program, Stage.ARRANGED)
 
 

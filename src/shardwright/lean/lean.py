@@ -5,7 +5,7 @@ Copying a graph of ten thousand nodes takes longer than any of these passes: the
 
 from collections.abc import Iterator, Mapping
 
-from shardwright.lean.arrange import arrange
+from shardwright.lean.arrange import arrange, arranged_places
 from shardwright.lean.dependences import is_collective
 from shardwright.lean.drop import drop_no_ops
 from shardwright.lean.options import DEFAULTS, Lean
@@ -29,7 +29,7 @@ def passes(
     """One program after each pass, with what it is then: the next pass changes it. The last is what a rank runs."""
     made = duplicate(program)
     if options.schedule:
-        yield "arranged", arrange(made, schedule)
+        yield "arranged", arrange(made, schedule, arranged_places(program, schedule))
     yield "lowered", lower(made, group_names, by_parts=options.micro_pipeline)
     if options.drop:
         yield "dropped", drop_no_ops(made)

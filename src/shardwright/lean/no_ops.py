@@ -3,7 +3,7 @@
 They do so where the result has the operand's sizes, strides, dtype and device, and its arguments say nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -133,9 +133,11 @@ def _are_alike(one: Any, other: Any) -> bool:
     if one.layout != torch.strided or other.layout != torch.strided or one.device != other.device:
         return False
     same_bits = (one.is_conj(), one.is_neg()) == (other.is_conj(), other.is_neg())
+    return same_bits and _are_equal(one.shape, other.shape) and _are_equal(one.stride(), other.stride())
+
+
+def _are_equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    if all(type(size) is int for size in (*one, *other)):
+        return tuple(one) == tuple(other)
     # Comparing symbolic sizes would constrain them.
-    return same_bits and _text(one.shape) == _text(other.shape) and _text(one.stride()) == _text(other.stride())
-
-
-def _text(sizes: Any) -> list[str]:
-    return [str(size) for size in sizes]
+    return [str(size) for size in one] == [str(size) for size in other]

@@ -137,7 +137,7 @@ def copy_node(graph: fx.Graph, node: fx.Node, copies: Mapping[fx.Node, Any]) -> 
     ``copies``: what stands for the nodes of the other graph in this one.
     """
     find = copies.__getitem__
-    args, kwargs = fx.map_arg(node.args, find), fx.map_arg(node.kwargs, find)
+    args, kwargs = fx.map_arg(node.args, find), fx.map_arg(node.kwargs, find) if node.kwargs else {}
     copied = add_node(graph, node.op, node.target, args, kwargs, node.name)
     if copied.name != node.name:
         copied.name = node.name
