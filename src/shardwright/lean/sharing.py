@@ -1,5 +1,6 @@
 """Which values of a graph may share memory, and whose layout in memory is as their metadata says."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ def uncertain_layouts(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def _reads_memory(target: Any) -> bool:
     """Whether an operator may tell a tensor from an equal one, by its address or by writing to it."""
     schema = schema_of(target)
@@ -107,6 +109,7 @@ def _reads_memory(target: Any) -> bool:
 _KNOWN = ("aten::", "_c10d_functional::", "prims::")
 
 
+@lru_cache(maxsize=4096)
 def _is_by_kernel(target: Any) -> bool:
     schema = schema_of(target)
     if schema is None:

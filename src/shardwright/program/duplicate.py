@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import ClassVar
 
 from torch import fx, nn
 
@@ -27,9 +28,16 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
     return made
 
 
-def own_holder(graph: fx.Graph, owner: nn.Module) -> nn.Module:
+class GraphOwner(nn.Module):
+    """What the ``get_attr`` nodes of a graph name."""
+
+    _create_node_hooks: ClassVar[None] = None
+    """A graph asks its owner for these with every node; a module without them looks through all else that it holds."""
+
+
+def own_holder(graph: fx.Graph, owner: nn.Module) -> GraphOwner:
     """A module with what the ``get_attr`` nodes of a graph name, to which one rank's subgraphs can be added."""
-    holder = nn.Module()
+    holder = GraphOwner()
     for node in graph.nodes:
         if node.op == "get_attr":
             first = str(node.target).split(".")[0]
