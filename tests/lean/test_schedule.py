@@ -6,6 +6,8 @@ from torch import nn
 
 import shardwright as sw
 from shardwright.lean import schedule
+from shardwright.lean.arrange import arrange, arranged_places
+from shardwright.program.duplicate import duplicate
 from tests.support.lean import (
     APART,
     MODULATED,
@@ -37,6 +39,14 @@ def test_modulations_of_all_blocks_are_one_gather():
     assert [c.message for c in sharded.collectives if c.kind == "all_reduce"] == [0] * 5
     assert after.index(GATHER) < after.index("aten.relu")
     assert_same_numbers(sharded, (X, TIME))
+
+
+def test_a_copy_goes_by_the_order_of_its_original():
+    sharded = sharded_of(Modulated(), (X, TIME), plan=MODULATED)
+    first = sharded.compiled.finished((0,))
+    by_itself = arrange(duplicate(first), sharded.schedule)
+    copied = arrange(duplicate(first), sharded.schedule, arranged_places(first, sharded.schedule))
+    assert str(copied.graph) == str(by_itself.graph) != str(first.graph)
 
 
 def test_values_too_large_for_one_message_are_sent_in_several(monkeypatch):
