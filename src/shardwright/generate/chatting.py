@@ -163,11 +163,11 @@ class _Interrupts:
     """Ctrl-C: a `KeyboardInterrupt` while a message is read, and else noted until the next one is."""
 
     def __init__(self) -> None:
-        self.asked = self._is_raised = False
+        self.asked = False
         self._before: Any = signal.SIG_DFL
 
     def __enter__(self) -> "_Interrupts":
-        self._before = signal.signal(signal.SIGINT, self._handle)
+        self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -177,13 +177,18 @@ class _Interrupts:
     def raised(self) -> Iterator[None]:
         """Within, Ctrl-C is raised; behind it, it sets ``asked``."""
         try:
-            self._is_raised = True
+            # `input` runs handlers while an exception is set already, that of a Ctrl-C just before: a handler in
+            # Python is then a SystemError, this one is not.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             self.asked = False
             yield
         finally:
-            self._is_raised = False
+            try:
+                signal.signal(signal.SIGINT, self._note)
+            except KeyboardInterrupt:
+                # It raises what came before it, and changes nothing.
+                signal.signal(signal.SIGINT, self._note)
+                raise
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._is_raised:
-            raise KeyboardInterrupt
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
