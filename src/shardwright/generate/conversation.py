@@ -84,7 +84,7 @@ class Conversation:
         self._num_replies, self._held = self._num_replies + 1, []
         while not finish:
             new, num_read = [] if rows.live else [row], len(row.ids)
-            with model.alone(), torch.no_grad():
+            with model.alone(), torch.inference_mode():
                 [step] = advance(
                     rows,
                     new,

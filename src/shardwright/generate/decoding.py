@@ -110,7 +110,7 @@ def write_rows(
             new.append(Row(number, list(prompt), most_new, sampling.generator(number)))
         if not new and not rows.live:
             continue
-        with model.alone(), torch.no_grad():
+        with model.alone(), torch.inference_mode():
             steps = advance(rows, new, sampling, set(decoder.end_ids), is_over)
         calls = model.num_calls
         yield from steps

@@ -21,6 +21,7 @@ from shardwright.errors import PackageError, first_line
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.layout.values import check_count, check_flag, check_number, check_path
 from shardwright.lean.columns import lay_in_columns
+from shardwright.lean.direct import call_directly
 from shardwright.lean.overwrite import reduce_in_place
 from shardwright.lean.prepare import PREPARED_BYTES, Prepared, prepare_constants
 from shardwright.package.graphs import read_graph
@@ -232,6 +233,7 @@ def _callable(exported: ExportedProgram, backend: str, prepare_bytes: int) -> tu
     module.validate_inputs = False
     if backend == "eager":
         reduce_in_place(module)
+        call_directly(module)
         return module, prepared
     compiled: Any = torch.compile(module)
     return compiled, prepared
