@@ -10,7 +10,7 @@ import shardwright as sw
 from tests.support.architectures import Logits
 from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.ranks import on_ranks
-from tests.support.training import Dropped, batches, next_token, outcome
+from tests.support.training import Dropped, batches, cut_batch, next_token, outcome
 
 NUM_STEPS = 50
 
@@ -67,6 +67,28 @@ def test_fifty_steps_follow_those_of_one_process(tmp_path):
     again = sw.load(tmp_path / "alone")
     value = next_token(model(given[0][0]), given[0][1])
     assert float(again(*given[0])) == pytest.approx(float(value.detach()), rel=1e-3)
+
+
+def train_on_part(rank, package, given):
+    """On the half of every batch that is this rank's place on the first of two axes."""
+    return train_on_rank(rank, package, [[one.chunk(2)[rank // 2] for one in args] for args in given], None)
+
+
+@pytest.mark.ranks
+def test_two_axes_and_weights_cut_over_both(tmp_path):
+    """Each rank has its part of a batch; losses are of all of it, and norms count once what several ranks hold."""
+    model = redraw(Decoder(layers=1)).train()
+    given = batches(4)
+    stored = {"layers.*.mlp.[gate,up]_proj.weight": sw.Shard(1), "layers.*.mlp.down_proj.weight": sw.Shard(0)}
+    joint = sw.export_training(model, given[0], loss=next_token)
+    plan, inputs = {"dp": stored, "tp": MEGATRON}, {"dp": cut_batch()}
+    with pytest.warns(sw.GatherWarning):
+        sw.shard(joint, mesh={"dp": 2, "tp": 2}, plan=plan, inputs=inputs).save(tmp_path / "out")
+    found = on_ranks(4, train_on_part, tmp_path / "out", given)
+    wanted = train_alone(model, given, next_token)
+    for losses, norms in found:
+        assert losses == pytest.approx(wanted[0], rel=1e-5)
+        assert norms == pytest.approx(wanted[1], rel=1e-4)
 
 
 class InThree(Dropped):
