@@ -32,6 +32,15 @@ def package(checkpoint):
     return path
 
 
+@pytest.fixture(scope="module")
+def alone(checkpoint):
+    """A package for one rank, whose cache holds eight tokens."""
+    folder, _ = checkpoint
+    path = folder.parent / "alone"
+    sw.shard_checkpoint(folder, path, mesh=1, cache_length=8)
+    return path
+
+
 @pytest.mark.ranks
 def test_greedy_text_on_real_ranks(checkpoint, package):
     _, model = checkpoint
@@ -45,10 +54,8 @@ def test_greedy_text_on_real_ranks(checkpoint, package):
         assert first.text == tokenizer.decode(first.ids, skip_special_tokens=True)
 
 
-def test_one_text_at_a_time(checkpoint, tmp_path):
-    folder, _ = checkpoint
-    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=40)
-    loaded = sw.load(tmp_path / "p")
+def test_one_text_at_a_time(alone):
+    loaded = sw.load(alone)
     first = sw.generate(loaded, [3, 4, 5], max_new_tokens=6)
     begun = next(first)
     second = list(sw.generate(loaded, [6, 7], max_new_tokens=3))
@@ -58,10 +65,9 @@ def test_one_text_at_a_time(checkpoint, tmp_path):
     assert list(sw.generate(loaded, [6, 7], max_new_tokens=3)) == second
 
 
-def test_one_rank_needs_no_processes(checkpoint, tmp_path):
-    folder, model = checkpoint
-    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
-    loaded = sw.load(tmp_path / "p")
+def test_one_rank_needs_no_processes(checkpoint, alone):
+    _, model = checkpoint
+    loaded = sw.load(alone)
     ids = [5, 6, 7]
     assert list(sw.generate(loaded, ids, max_new_tokens=4)) == greedy(model, ids, 4)
     # The last token that the cache holds is read for one more.
@@ -173,10 +179,8 @@ def test_attention_reads_no_further_back_than_it_looks(tmp_path, kind):
         torch.testing.assert_close(found[0, 0], wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_cache_is_written_in_place(checkpoint, tmp_path):
-    folder, _ = checkpoint
-    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
-    loaded = sw.load(tmp_path / "p")
+def test_a_cache_is_written_in_place(alone):
+    loaded = sw.load(alone)
     assert not any(node.target is torch.ops.aten.copy_.default for node in loaded.module.graph.nodes)
     caches = {name: buffer for name, buffer in loaded.module.named_buffers() if "cache" in name}
     assert len(caches) == 4
@@ -188,10 +192,8 @@ def test_a_cache_is_written_in_place(checkpoint, tmp_path):
             assert not cache[0, 0, 4:].any()
 
 
-def test_a_mask_of_fewer_tokens_than_are_given_is_an_error(checkpoint, tmp_path):
-    folder, _ = checkpoint
-    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
-    loaded = sw.load(tmp_path / "p")
+def test_a_mask_of_fewer_tokens_than_are_given_is_an_error(alone):
+    loaded = sw.load(alone)
     says = r"dim 1 of input 'input_ids' <= dim 1 of input 'attention_mask'; got .*: 2, .*: 3"
     with pytest.raises(sw.InputError, match=says):
         loaded(input_ids=torch.tensor([[5, 6, 7]]), attention_mask=torch.ones(1, 2, dtype=torch.long))
@@ -239,9 +241,7 @@ def test_the_command_takes_many_prompts(checkpoint, package):
     assert "Traceback" not in refused.stderr
 
 
-def test_prompts_that_are_refused_before_ranks_start(checkpoint, tmp_path):
-    folder, _ = checkpoint
-    sw.shard_checkpoint(folder, tmp_path / "p", mesh=1, cache_length=8)
+def test_prompts_that_are_refused_before_ranks_start(alone, tmp_path):
     for words, said in (
         ((), "give it with --prompt, or a file of prompts"),
         (("-p", "x", "--prompts", "-"), "not both"),
@@ -249,7 +249,7 @@ def test_prompts_that_are_refused_before_ranks_start(checkpoint, tmp_path):
         (("--prompts", tmp_path / "none"), "cannot read"),
     ):
         with pytest.raises(sw.InputError, match=said):
-            command("generate", tmp_path / "p", *words)
+            command("generate", alone, *words)
 
 
 def test_texts_in_a_script(checkpoint, tmp_path):

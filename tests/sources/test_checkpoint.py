@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import shardwright as sw
 from shardwright.layout.box import Region
+from shardwright.layout.pieces import take_shard
 from shardwright.package.manifest import read_manifest
 from shardwright.report.tables import unused_table
 from shardwright.run.load import load_rank
@@ -39,6 +40,16 @@ def for_three(opened):
     return sw.shard(opened.exported, mesh=3)
 
 
+def written(kind, folder):
+    """A checkpoint's folder, its model, and what is opened of it."""
+    return folder, write_checkpoint(folder, kind), open_checkpoint(folder, cache_length=8 if kind == "mixtral" else 0)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return written("bert", tmp_path_factory.mktemp("bert"))
+
+
 def stop_at(rank):
     """A progress function that interrupts while a rank is written."""
 
@@ -57,8 +68,7 @@ def load_whole(folder, **options):
 
 
 def tensors_of(package):
-    manifest = read_manifest(package)
-    return [load_file(package / name) for name in manifest.weights]
+    return [load_file(package / name) for name in read_manifest(package).weights]
 
 
 def same(one, other):
@@ -96,8 +106,6 @@ def without_head(state):
 
 
 def cut(tensor, cuts):
-    from shardwright.layout.pieces import take_shard
-
     for layout, coordinate in cuts:
         tensor = take_shard(tensor, layout, coordinate)
     return tensor
@@ -126,25 +134,22 @@ def test_weights_are_cast(llama, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "gpt2", "bert"])
-def test_names_and_layouts_of_other_checkpoints(kind, tmp_path):
-    write_checkpoint(tmp_path / "model", kind)
-    opened = open_checkpoint(tmp_path / "model", cache_length=8 if kind == "mixtral" else 0)
+def test_names_and_layouts_of_other_checkpoints(kind, bert, tmp_path):
+    folder, _, opened = bert if kind == "bert" else written(kind, tmp_path / "model")
     sharded = sw.shard(opened.exported, mesh=2)
     opened.save(sharded, tmp_path / "p")
     found = gathered(tmp_path / "p", tmp_path)
-    whole = load_whole(tmp_path / "model").state_dict()
+    whole = load_whole(folder).state_dict()
     assert found.keys() <= whole.keys()
     assert {tensor.data_ptr() for name, tensor in whole.items()} == {whole[name].data_ptr() for name in found}
     for name, tensor in found.items():
         assert torch.equal(tensor, whole[name]), name
-    if kind == "mixtral":
-        stored = {name for file in (tmp_path / "model").glob("*.safetensors") for name in load_file(file)}
-        assert any("experts.3" in name for name in stored), "the checkpoint stores experts one by one"
+    stored = {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+    assert any("experts.3" in name for name in stored) == (kind == "mixtral"), "experts are stored one by one"
 
 
-def test_a_bert_computes_what_the_original_does(tmp_path):
-    model = write_checkpoint(tmp_path / "model", "bert")
-    opened = open_checkpoint(tmp_path / "model")
+def test_a_bert_computes_what_the_original_does(bert, tmp_path):
+    _, model, opened = bert
     opened.save(sw.shard(opened.exported, mesh=1), tmp_path / "p")
     ids, mask = torch.randint(3, 300, (3, 7)), torch.ones(3, 7, dtype=torch.long)
     with torch.no_grad():
@@ -202,8 +207,7 @@ def test_two_runs_do_not_write_one_package(opened, for_two, tmp_path):
 
 
 def edit(path, change):
-    data = json.loads(path.read_text())
-    change(data)
+    change(data := json.loads(path.read_text()))
     path.write_text(json.dumps(data))
 
 
@@ -315,11 +319,11 @@ def add_to(file, tensors):
     save_file({**load_file(file), **tensors}, file, {"format": "pt"})
 
 
-def unused_of(folder, **options):
+def unused_of(folder):
     """What is opened, and the warnings it gave."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", sw.CheckpointWarning)
-        opened = open_checkpoint(folder, cache_length=8, **options)
+        opened = open_checkpoint(folder, cache_length=0)
     return opened, [str(one.message) for one in told if one.category is sw.CheckpointWarning]
 
 
