@@ -30,7 +30,7 @@ def inspect(
     from shardwright.page.words import format_bytes
     from shardwright.program.read import read
     from shardwright.report.tables import collectives_table, gathered_table, memory_table, print_json
-    from shardwright.report.tree import module_tree, tensors_table
+    from shardwright.report.tree import LEGEND, module_tree, tensors_table
 
     if hardware is not None and plan is None:
         raise ShardwrightError("--hardware prices a plan\n  try: --plan auto")
@@ -47,6 +47,7 @@ def inspect(
         print_json([table, *tables], inputs=inputs, num_nodes=len(program.graph.nodes), num_bytes=total, **facts)
         return
     out.print(module_tree(program, tp))
+    out.print(LEGEND, style="dim", markup=False)
     out.print(f"{len(table.rows)} tensors, {format_bytes(total)}, {len(program.graph.nodes)} nodes")
     show_tables(tables)
     if sharded is not None:

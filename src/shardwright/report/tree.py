@@ -1,5 +1,6 @@
 """What a program consists of: its module tree with sizes, and which dims could be cut."""
 
+import re
 from typing import Any
 
 from rich.markup import escape
@@ -9,6 +10,11 @@ from shardwright.assign.structure import weight_structure
 from shardwright.page.words import format_bytes
 from shardwright.program.program import Program
 from shardwright.report.tables import Table
+
+LEGEND = (
+    "dims to cut: those with an index for every rank at least, ~ in unequal pieces; units: indices that stay together "
+    "(a head, a group of heads); parts: each is cut by itself (query, key and value of one projection)"
+)
 
 
 def cuttable(shape: tuple[int, ...], num_ranks: int) -> str:
@@ -35,16 +41,15 @@ def tensors_table(program: Program, num_ranks: int) -> Table:
 
 
 def module_tree(program: Program, num_ranks: int) -> Tree:
-    """The module tree; equal numbered layers are shown once."""
+    """The module tree; equal numbered layers, and equal numbered tensors of a module, are shown once."""
     modules = program.modules()
     sizes: dict[str, int] = {}
-    leaves: dict[str, list[str]] = {}
+    leaves: dict[str, list[tuple[str, str]]] = {}
     for row in tensors_table(program, num_ranks).rows:
         name, _, shape, dtype, size, dims, structure = row
         path, _, last = str(name).rpartition(".")
         said = f"; {structure}" if structure else ""
-        facts = escape(f"{shape} {dtype}, dims to cut: {dims}{said}")
-        leaves.setdefault(path, []).append(f"{escape(last)} [dim]{facts}[/dim]")
+        leaves.setdefault(path, []).append((last, f"{shape} {dtype}, dims to cut: {dims}{said}"))
         parts = path.split(".") if path else []
         for depth in range(len(parts) + 1):
             key = ".".join(parts[:depth])
@@ -53,12 +58,15 @@ def module_tree(program: Program, num_ranks: int) -> Tree:
 
 
 def _branch(
-    path: str, modules: dict[str, str], sizes: dict[str, int], leaves: dict[str, list[str]], label: str
+    path: str, modules: dict[str, str], sizes: dict[str, int], leaves: dict[str, list[tuple[str, str]]], label: str
 ) -> Tree:
     kind = modules.get(path, "").rsplit(".", 1)[-1]
     tree = Tree(f"[bold]{escape(label)}[/bold] {escape(kind)} [cyan]{format_bytes(sizes.get(path, 0))}[/cyan]")
-    for leaf in leaves.get(path, ()):
-        tree.add(leaf)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, facts in leaves.get(path, ()):
+        alike.setdefault((re.sub(r"\d+", "*", name), facts), []).append(name)
+    for (_, facts), names in alike.items():
+        tree.add(f"{escape(_label(names))} [dim]{escape(facts)}[/dim]")
     prefix = f"{path}." if path else ""
     children = sorted(
         {name[len(prefix) :].split(".")[0] for name in (*modules, *leaves) if name.startswith(prefix) and name != path},
@@ -74,6 +82,9 @@ def _branch(
         )
         seen.setdefault((modules.get(below, ""), shape) if child.isdigit() else child, []).append(child)
     for names in seen.values():
-        label = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} equal)"
-        tree.add(_branch(f"{prefix}{names[0]}", modules, sizes, leaves, label))
+        tree.add(_branch(f"{prefix}{names[0]}", modules, sizes, leaves, _label(names)))
     return tree
+
+
+def _label(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} equal)"
