@@ -7,7 +7,6 @@ import torch
 
 import shardwright as sw
 from shardwright.program.exported import load_exported
-from shardwright.program.quiet import quiet_export
 
 
 def test_files_that_hold_no_program(tmp_path, capfd):
@@ -24,16 +23,6 @@ def test_files_that_hold_no_program(tmp_path, capfd):
         with pytest.raises(sw.ProgramError, match=words):
             load_exported(tmp_path / name)
     assert capfd.readouterr().err == ""
-
-
-def test_what_torch_logs_is_kept(capfd):
-    import logging
-
-    with quiet_export() as heard:
-        logging.getLogger("torch.export").warning("words", exc_info=ValueError("a cause"))
-        logging.getLogger("torch.export").warning("only words")
-    assert [str(error) for error in heard] == ["a cause"]
-    assert "words" not in capfd.readouterr().err
 
 
 def test_a_program_is_read(tmp_path):

@@ -56,6 +56,8 @@ for _command in _COMMANDS:
 def main() -> None:
     """The entry point: errors of ours and of the system are one clear message and a non-zero exit."""
     warnings.showwarning = _show_warning
+    # Torch's own, of the trees of arguments that it copies when it exports.
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).* is deprecated", FutureWarning)
     try:
         app()
     except ShardwrightError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from shardwright.errors import PlanError
 from shardwright.plan.borrowed import BorrowedEntries, BorrowedPlan
+from shardwright.program.quiet import quiet_imports
 
 EMBEDDING = {"embed_tokens": "embedding_rowwise"}
 """What transformers adds to the plan of a base model that has such a table, unless the plan names it."""
@@ -107,6 +108,7 @@ def _class_of(package: str, name: str) -> Any:
     if not module.startswith(package):
         return None
     try:
-        return getattr(importlib.import_module(module), last, None)
+        with quiet_imports():
+            return getattr(importlib.import_module(module), last, None)
     except ImportError:
         return None

@@ -6,6 +6,8 @@ or that transformers multiplies experts in float32 by an operator of its own.
 
 import importlib
 
+from shardwright.program.quiet import quiet_imports
+
 _LIBRARIES = {
     "quantized_decomposed": "torch.ao.quantization.fx._decomposed",
     "torchao": "torchao.quantization",
@@ -25,7 +27,8 @@ def import_library(namespace: str) -> bool:
     if namespace not in _LIBRARIES:
         return False
     try:
-        importlib.import_module(_LIBRARIES[namespace])
+        with quiet_imports():
+            importlib.import_module(_LIBRARIES[namespace])
     except ImportError:
         return False
     return True

@@ -1,4 +1,7 @@
-"""Torch logs what it cannot read or write, traceback and all, besides raising it; here only the error is kept."""
+"""What other libraries log and nobody who calls this one can act on is not shown; what they raise is.
+
+Torch logs what it cannot read or write, traceback and all, besides raising it; here only the error is kept.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -25,3 +28,29 @@ def quiet_export() -> Iterator[list[BaseException]]:
     finally:
         for log in logs:
             log.removeFilter(keep)
+
+
+_WHEN_IMPORTED = {
+    # Its compiled parts are tried one after the other; those for other machines and versions do not load.
+    "torchao": "Failed to load ",
+    # Of torchao's own classes.
+    "torch.utils._pytree": " is an Enum subclass and is now natively supported",
+}
+"""Logger → what warnings hold that libraries give when they are imported, and that say nothing of the caller's work."""
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import libraries, or what does, without what they say of themselves; every other record, and errors, stay."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or _WHEN_IMPORTED[record.name] not in record.getMessage()
+
+    logs = [logging.getLogger(name) for name in _WHEN_IMPORTED]
+    for log in logs:
+        log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for log in logs:
+            log.removeFilter(is_news)

@@ -25,6 +25,7 @@ from shardwright.package.manifest import DecoderEntry
 from shardwright.package.save import Progress, save
 from shardwright.plan.accept import PlanLike
 from shardwright.program.flatten import functional
+from shardwright.program.quiet import quiet_imports
 from shardwright.program.write import replace_weights
 from shardwright.sources.example import ExampleLike
 from shardwright.sources.hugging_face.checkpoint_files import Unused
@@ -145,6 +146,7 @@ def shard_checkpoint(
     return sharded
 
 
+@quiet_imports()
 def open_checkpoint(
     checkpoint: str | os.PathLike[str],
     *,

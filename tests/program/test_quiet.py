@@ -1,0 +1,25 @@
+"""What libraries log when they are imported is left out where it says nothing of the caller's work, and only there."""
+
+import logging
+
+from shardwright.program.quiet import quiet_export, quiet_imports
+
+
+def test_what_torch_logs_is_kept(capfd):
+    with quiet_export() as heard:
+        logging.getLogger("torch.export").warning("words", exc_info=ValueError("a cause"))
+        logging.getLogger("torch.export").warning("only words")
+    assert [str(error) for error in heard] == ["a cause"]
+    assert "words" not in capfd.readouterr().err
+
+
+def test_news_of_a_library_is_left_out_and_all_else_is_heard(caplog):
+    torchao = logging.getLogger("torchao")
+    caplog.set_level(logging.WARNING)
+    with quiet_imports():
+        torchao.warning("Failed to load %s: %s", "_C_other.so", "another machine's")
+        torchao.warning("another warning")
+        torchao.error("Failed to load what is needed")
+    assert caplog.messages == ["another warning", "Failed to load what is needed"]
+    torchao.warning("Failed to load %s: %s", "_C_other.so", "another machine's")
+    assert len(caplog.messages) == 3
