@@ -154,11 +154,13 @@ class Solve(nn.Module):
 
 def test_effect_tokens_of_error_checks_are_calls_again():
     exported = torch.export.export(Solve(), (torch.randn(4, 3),)).run_decompositions()
-    assert any(spec.kind.name == "TOKEN" for spec in exported.graph_signature.input_specs)
+    # Torch 2.11 and 2.12 leave the check of `inv` out of the graph, and export no token for it.
+    is_checked = not torch.__version__.startswith(("2.11", "2.12"))
+    assert any(spec.kind.name == "TOKEN" for spec in exported.graph_signature.input_specs) == is_checked
     sharded = sw.shard(exported, mesh=2, plan={})
     local = sharded.exported(0)
     local.validate()
-    assert any("check_errors" in str(node.target) for node in local.graph.nodes)
+    assert any("check_errors" in str(node.target) for node in local.graph.nodes) == is_checked
     assert sw.verify(sharded, exported, (torch.randn(4, 3),)).ok
 
 

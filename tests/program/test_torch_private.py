@@ -127,3 +127,16 @@ def test_what_the_collector_calls_is_seen_by_nobody_who_traces():
         graph = make_fx(traced, tracing_mode="fake")(torch.ones(2)).graph
     assert called == [1]
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.add.Tensor]
+
+
+def test_a_hook_that_is_asked_first_stands_first_however_hooks_are_counted():
+    module, heard = torch.nn.ReLU(), []
+    other = module.register_forward_pre_hook(lambda module, args: heard.append("other"))
+    torch_private.ask_first(module, lambda module, args, kwargs: heard.append("ours"))
+    module(torch.ones(2))
+    assert heard == ["ours", "other"]
+    hooks = module._forward_pre_hooks
+    assert list(dict.keys(hooks)) == list(hooks), "dynamo of torch 2.11 counts them so"
+    other.remove()
+    module(torch.ones(2))
+    assert heard == ["ours", "other", "ours"]

@@ -17,7 +17,7 @@ from shardwright.program.in_place import write_in_place
 from shardwright.program.program import Program
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.signature import Signature, bind_parameters, call_form, in_structure, other_constants
-from shardwright.program.torch_private import pytree
+from shardwright.program.torch_private import ask_first, pytree
 from shardwright.program.write import parts_of, parts_of_exported
 
 _DETACH = torch.ops.aten.detach.default
@@ -53,7 +53,7 @@ class InferenceProgram(ExportedProgram):
             return None if is_as_exported and torch.compiler.is_compiling() else as_exported(given, named)
 
         # torch's own checks, which are hooks as well, look at what this one gives.
-        made.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        ask_first(made, before)
         return made
 
     def run_decompositions(self, *args: Any, **kwargs: Any) -> ExportedProgram:

@@ -60,6 +60,7 @@ __all__ = [
     "TorchDispatchMode",
     "after_copying",
     "as_exported",
+    "ask_first",
     "carrier_of",
     "compile_to_archive",
     "cpu_backend_of",
@@ -194,6 +195,19 @@ def run_as_called(module: nn.Module) -> Callable[..., Any] | None:
     """
     held = vars(module)
     return module._call_impl if any(held.get(name) for name in ("forward", *_FORWARD_HOOKS, *_PRE_HOOKS)) else None
+
+
+def ask_first(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Call ``hook(module, args, kwargs)`` before a module's other hooks, and before each of its calls.
+
+    Torch puts a hook before others by moving it, which leaves the dict in another order than a plain dict's: that one
+    dynamo goes by until torch 2.11, and asks one hook for what another one holds.
+    """
+    module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+    # In place, as every hook's handle knows this dict.
+    ordered = list(module._forward_pre_hooks.items())
+    module._forward_pre_hooks.clear()
+    module._forward_pre_hooks.update(ordered)
 
 
 @contextmanager
