@@ -47,3 +47,36 @@ def test_a_multiple_alone():
         bind_inputs(program, (torch.randn(7, 3), torch.randn(4, 2)), {})
     with pytest.raises(sw.InputError, match="dim 0 of input 'x' must be at most 4, got 22"):
         bind_inputs(program, (torch.randn(22, 3), torch.randn(4, 2)), {})
+
+
+class Ordered(torch.nn.Module):
+    """Sizes in an order that the program asserts: of themselves, and of what is left after a division."""
+
+    def forward(self, x, y):
+        torch._check(x.shape[0] <= y.shape[0])
+        torch._check(y.shape[0] // 3 < x.shape[0])
+        return x.sum() + y.sum()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ((4, 6), ""),
+        ((7, 6), r"it must hold that dim 0 of input 'x' <= dim 0 of input 'y'; got dim 0 of input 'x': 7, dim 0 of"),
+        ((5, 15), r"it must hold that .*dim 0 of input 'y'.*3.* < dim 0 of input 'x'; got .* 5, .* 15"),
+    ],
+)
+def test_laws_of_sizes(sizes, says):
+    dims = {name: torch.export.Dim(name, min=3, max=100) for name in ("a", "b")}
+    exported = torch.export.export(
+        Ordered(),
+        (torch.ones(4), torch.ones(6)),
+        dynamic_shapes=({0: dims["a"]}, {0: dims["b"]}),
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+    given = read(exported), tuple(map(torch.ones, sizes)), {}
+    if says:
+        with pytest.raises(sw.InputError, match=says):
+            bind_inputs(*given)
+    else:
+        bind_inputs(*given)

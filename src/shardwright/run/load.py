@@ -67,6 +67,7 @@ class RankModule(nn.Module):
         self.exported: ExportedProgram = for_inference(exported, self.signature)
         self.program: Program = read(self.exported)
         self._expected: ExpectedInputs = expected_inputs(self.program, self.signature)
+        self._writes = bool(self.program.mutations())
         self.module, self.prepared = module, prepared
         self.groups = dict(groups or {})
         """The names of the process groups that its ranks meet in, by mesh axis."""
@@ -101,8 +102,7 @@ class RankModule(nn.Module):
 
         All programs that communicate disturb each other; one of a single rank itself, where it writes to its buffers.
         """
-        writes = bool(self.program.mutations())
-        with undisturbed(self, self.manifest.num_ranks, self._timeout, writes=writes):
+        with undisturbed(self, self.manifest.num_ranks, self._timeout, writes=self._writes):
             yield
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
