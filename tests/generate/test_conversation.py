@@ -161,16 +161,20 @@ class Terminal:
             self.wait()
         self.shown = self.shown.partition(wanted)[2]
 
-    def interrupt(self, wanted):
-        """Type Ctrl-C until ``wanted`` is shown: Python misses one that comes just before it waits for a key."""
+    def until(self, words, wanted):
+        """Type ``words`` again and again until ``wanted`` is shown.
+
+        Ctrl-C makes the terminal forget what it has not shown yet and what nobody has read, and Python misses one that
+        comes just before it waits for a key.
+        """
         until = time.monotonic() + 120
-        self.type("\x03")
+        self.type(words)
         while wanted not in self.shown:
             assert time.monotonic() < until, self.shown
             if select.select([self.master], [], [], 5)[0]:
                 self.wait()
             else:
-                self.type("\x03")
+                self.type(words)
         self.read(wanted)
 
     def wait(self):
@@ -200,12 +204,13 @@ def test_ctrl_c_ends_a_reply_and_not_the_conversation(tmp_path):
             terminal.read(words.encode() + b"\r\n")
             if not terminal.shown:
                 terminal.wait()
-            terminal.interrupt(b"(interrupted)")
+            terminal.until("\x03", b"(interrupted)")
             terminal.type("\x03")
-            terminal.read(b"> ")
+            terminal.until(f"/still{len(words)}\n", f"no command /still{len(words)}".encode())
             terminal.type("half a message")
-            terminal.interrupt(b"(Ctrl-D leaves the conversation)")
-            terminal.read(b"> ")
+            terminal.until("\x03", b"(Ctrl-D leaves the conversation)")
+            terminal.until(f"/here{len(words)}\n", f"no command /here{len(words)}".encode())
+        terminal.read(b"> ")
         terminal.type("\x04")
         assert terminal.process.wait(timeout=120) == 0
     finally:
