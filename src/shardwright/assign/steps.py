@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from shardwright.errors import Finding
-from shardwright.layout.layout import Layout
+from shardwright.layout.layout import REPLICATE, Layout
 from shardwright.plan.resolve import Boundary
 from shardwright.program.nodes import BACKWARD_STACK, module_stack
 from shardwright.program.program import Program
@@ -179,15 +179,21 @@ class _Constraints:
             return value
         for path in reversed(self.paths(node)):
             wanted = [b for b in self.by_module[path] if b.side == "output"]
-            # What is kept for the backward pass, which runs in no module, is not returned.
-            readers = (
-                user for user in node.users if user.target is not operator.getitem and BACKWARD_STACK not in user.meta
-            )
-            if not wanted or all(path in self.paths(user) for user in readers):
+            users = [user for user in node.users if user.target is not operator.getitem]
+            is_kept = any(BACKWARD_STACK in user.meta for user in users)
+            is_returned = any(BACKWARD_STACK not in user.meta and path not in self.paths(user) for user in users)
+            if not wanted or not (is_returned or is_kept):
                 continue
-            position = self.left[path] = self.left.get(path, -1) + 1
+            if is_returned:
+                self.left[path] = self.left.get(path, -1) + 1
             for boundary in wanted:
-                if boundary.position in (None, position):
+                if is_returned:
+                    is_meant = boundary.position in (None, self.left[path])
+                else:
+                    # Kept for the backward pass, which runs in no module: it need not be whole where what is returned
+                    # is, but where that is cut, people want to keep less.
+                    is_meant = boundary.position is None and boundary.layout != REPLICATE
+                if is_meant:
                     value = self._constrain(value, boundary, node)
         return value
 
