@@ -6,6 +6,7 @@ from torch import nn
 
 from shardwright.program.quantized_weights import quantized_weights
 from shardwright.program.read import read
+from shardwright.program.write import write
 from tests.support.quantized import DYNAMIC, FORMS, INT4, WEIGHT_ONLY, pt2e, quantized
 
 
@@ -27,6 +28,18 @@ def test_of_torchao(name, form):
 def test_of_pt2e(form):
     assert found(FORMS[form](pt2e("static")[0])) == {"_frozen_param0": "up.weight", "_frozen_param1": "down.weight"}
     assert found(pt2e("static", fold=False)[0]) == {}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["int8 by row", "int8 by group", "float8", "int8 activations"])
+def test_parts_that_nothing_reads_are_left_out(name, form):
+    """Zero points of symmetric weights, which are all 0."""
+    exported, inputs = quantized({**WEIGHT_ONLY, **DYNAMIC}[name])
+    program = read(FORMS[form](exported))
+    users = {node.name: node.users for node in program.placeholders()}
+    assert not [item.target for item in program.inputs if item.is_state and not users[item.name]]
+    assert len(program.weights) == (6 if name == "int8 by group" else 4)
+    torch.testing.assert_close(write(program).module()(*inputs), exported.module()(*inputs))
 
 
 class Indexed(nn.Module):

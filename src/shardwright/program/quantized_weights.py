@@ -39,14 +39,19 @@ def quantized_weights(graph: fx.Graph, state: Mapping[str, str]) -> dict[str, st
 
 
 def left_behind(graph: fx.Graph, state: Mapping[str, str]) -> set[str]:
-    """The placeholders of what converting a program to quantised weights leaves: floats that nothing reads.
+    """The placeholders of what quantised weights leave that nothing reads: the floats that they were converted from,
+    and of their own parts the zero points of symmetric ones.
 
-    None where no weight was converted.
+    None where no weight is quantised.
     """
     nodes = [node for node in graph.nodes if node.op == "placeholder" and node.name in state]
-    if not _found_in_graph(graph, {state[node.name]: node for node in nodes}):
-        return set()
-    return {node.name for node in nodes if not node.users and _is_float(val_of(node))}
+    unread = [node for node in nodes if not node.users]
+    read = {state[node.name]: node for node in nodes if node.users and is_packed(val_of(node))}
+    owners = {name.rpartition(".")[0] for name in read if _NAMED.fullmatch(name)}
+    found = {node.name for node in unread if state[node.name].rpartition(".")[0] in owners}
+    if _found_in_graph(graph, {state[node.name]: node for node in nodes}):
+        found |= {node.name for node in unread if _is_float(val_of(node))}
+    return found
 
 
 def _candidates(graph: fx.Graph, state: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:

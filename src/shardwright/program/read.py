@@ -33,8 +33,8 @@ def read(exported: ExportedProgram) -> Program:
     operators whole); a functional one is taken as it stands. Weights of tensor subclasses, such as torchao's quantised
     ones, are taken apart into plain tensors (see `subclasses`). Subgraphs without gradients are inlined. A joint
     program (of a loss and gradients, see `export_training`) is read like any other. State that nothing reads is left
-    out where no package could hold it (sparse or on the meta device, say), and where quantised weights have taken the
-    place of float ones.
+    out where no package could hold it (sparse or on the meta device, say), where quantised weights have taken the
+    place of float ones, and where it is the zero points of symmetric ones.
 
     Raises `ProgramError` when it is not an exported program or holds objects that cannot be sharded.
     """
@@ -88,7 +88,7 @@ def _unusable(exported: ExportedProgram) -> set[str]:
 
 
 def _left_behind(exported: ExportedProgram) -> set[str]:
-    """The placeholders of float weights that quantised ones have taken the place of."""
+    """The placeholders of what quantised weights leave unread."""
     specs = exported.graph_signature.input_specs
     written = {spec.target for spec in exported.graph_signature.output_specs}
     state = {s.arg.name: s.target for s in specs if s.kind in STATE_KINDS and s.target and s.target not in written}
