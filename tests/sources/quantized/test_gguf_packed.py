@@ -5,14 +5,21 @@ import math
 import gguf
 import pytest
 import torch
+import transformers
 from gguf.constants import GGML_QUANT_SIZES
 from safetensors.torch import load_file
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from typer.testing import CliRunner
 
 import shardwright as sw
+from shardwright.cli.app import app
+from shardwright.generate.writing import TextRequest
 from shardwright.sources.checkpoint import open_checkpoint
 from tests.support.gguf_files import describe_experts, experts, gpt2_shapes, llama_shapes, write_file
 from tests.support.models import relative_error
 from tests.support.packed_weights import cut_right, opened_packed, sends
+from tests.support.ranks import on_ranks
+from tests.support.texts import greedy, written
 
 IDS = torch.tensor([[5, 17, 20, 31, 9, 64, 3], [7, 9, 12, 12, 25, 1, 44]]) % 64
 NEAR = {"within": 1e-5, "ids": IDS}
@@ -84,6 +91,23 @@ def test_a_package_holds_the_files_own_bytes(tmp_path):
     queries, lying = blocks["model.layers.0.self_attn.q_proj.weight_gguf"], stored["blk.0.attn_q.weight"]
     assert not torch.equal(queries, lying)
     assert torch.equal(queries.unflatten(0, (8, 2, -1)).transpose(1, 2).flatten(0, 2), lying)
+
+
+@pytest.mark.ranks
+def test_text_on_real_ranks(tmp_path):
+    """The command line keeps the blocks, and ranks write what transformers' dequantised model writes."""
+    path = write(tmp_path / "tiny.gguf", "Q4_0", 2)
+    asked = ["shard", str(path), "-o", str(tmp_path / "p"), "--tp", "2", "--packed", "--cache-length", "24"]
+    assert CliRunner().invoke(app, [*asked, "--dtype", "float32"]).exit_code == 0
+    config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    model.load_state_dict(load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"])
+    texts = on_ranks(2, written, str(tmp_path / "p"), TextRequest(["abcab", "deadbeef"], 8))
+    for first, second in zip(*texts, strict=True):
+        assert first.ids == second.ids == greedy(model, first.prompt_ids, 8)
+    names = [file.name for file in (tmp_path / "p").glob("weights-*")]
+    stored = [load_file(tmp_path / "p" / name)["model.layers.0.mlp.down_proj.weight_gguf"] for name in names]
+    assert [one.dtype for one in stored] == [torch.uint8] * 2
 
 
 def test_an_embedding_that_is_the_head_too(tmp_path):
