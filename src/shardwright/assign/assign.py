@@ -17,6 +17,7 @@ from shardwright.assign.held import bytes_allowed, fraction_ranges, held_bytes
 from shardwright.assign.higher_order import CutSubgraphs
 from shardwright.assign.highs import NoAnswerError, NothingBelowError
 from shardwright.assign.inside import Assign
+from shardwright.assign.late_sums import with_late_sums
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Problem, Solution
 from shardwright.assign.scarce import scarce_heads
@@ -104,7 +105,7 @@ def _assign(
     solution = _solve(problem, better_than)
     work_us = [site.work_us[chosen] for site, chosen in zip(problem.sites, solution.chosen, strict=True)]
     found = _assignment(task, described, given, choices, solution)
-    found = replace(found, work_us=[work_us[site] for site in task.folded.site_of])
+    found = with_late_sums(replace(found, work_us=[work_us[site] for site in task.folded.site_of]))
     return replace(found, fraction_ranges=fraction_ranges(task, problem, choices)) if auto else found
 
 
