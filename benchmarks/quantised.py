@@ -1,8 +1,10 @@
 """A decode step of a Llama whose linear layers are int8, beside its bfloat16 self, on the ranks of this machine.
 
 By both roads in: programs exported from torchao's model, and decoders streamed from the checkpoint that transformers
-saves of it. Every rank holds all contenders and calls them in turn, so that what else the machine does falls on all
-alike. A figure is the median over the rounds on the slower rank, in milliseconds, with the quartiles beside it.
+saves of it. Beside them the whole model under ``torch.compile``, without Shardwright, on every rank by itself: what
+int8 gains there is what there is to gain. Every rank holds all contenders and calls them in turn, so that what else the
+machine does falls on all alike. A figure is the median over the rounds on the slower rank, in milliseconds, with the
+quartiles beside it.
 
 Run: ``python -m benchmarks.quantised``; ``--work FOLDER`` keeps models and packages for the next run; ``--processor``
 counts the processor time of the thread that calls instead of time passed, for a machine that does other things: with
@@ -25,6 +27,7 @@ from shardwright.run.launch import launch
 
 KINDS = {"bfloat16": None, "int8": lambda: Int8WeightOnlyConfig(set_inductor_config=False)}
 BACKENDS = {"compile": "compiled", "aoti": "AOTInductor"}
+ROADS, WHOLE = ("program", "decoder"), "whole model"
 SEEN, CACHE_LENGTH = 64, 128
 
 
@@ -36,7 +39,7 @@ def opened_model(folder, config):
     return model
 
 
-def prepare(folder, num_ranks, backends):
+def prepare(folder, num_ranks, backends, roads):
     """Leave the checkpoints and packages in a folder, unless they are there; compiled for the backends that need it."""
     plain = folder / "model"
     if not plain.exists():
@@ -45,28 +48,28 @@ def prepare(folder, num_ranks, backends):
         transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(plain)
     for kind, config in KINDS.items():
         saved = folder / f"{kind}-saved"
-        if not saved.exists():
+        if not saved.exists() and "decoder" in roads:
             how = {} if config is None else {"quantization_config": transformers.TorchAoConfig(config())}
             transformers.LlamaForCausalLM.from_pretrained(plain, dtype=torch.bfloat16, **how).save_pretrained(saved)
         program, decoder = folder / f"{kind}-program", folder / f"{kind}-decoder"
-        if not program.exists():
+        if not program.exists() and "program" in roads:
             body = Body(opened_model(plain, config).model)
             with torch.no_grad():
                 exported = torch.export.export(body, (torch.zeros(1, 1, dtype=torch.long),))
             sw.shard(exported, mesh=num_ranks, plan="hf").save(program)
-        if not decoder.exists():
+        if not decoder.exists() and "decoder" in roads:
             sw.shard_checkpoint(saved, decoder, mesh=num_ranks, plan="hf", cache_length=CACHE_LENGTH)
         for path in (program, decoder):
-            if "aoti" in backends and not (path / "compiled").exists():
+            if "aoti" in backends and path.exists() and not (path / "compiled").exists():
                 sw.compile_package(path)
 
 
-def contenders(folder, backends, transport):
+def contenders(folder, backends, roads, transport):
     """Name → a function of nothing that takes one step."""
     id_, seen = torch.full((1, 1), 7), torch.ones(1, SEEN + 1, dtype=torch.long)
     found = {}
     for backend in backends:
-        for road in ("program", "decoder"):
+        for road in roads:
             for kind in KINDS:
                 called = sw.load(folder / f"{kind}-{road}", backend=backend, transport=transport)
                 name = f"{kind} {road}, {BACKENDS[backend]}"
@@ -75,15 +78,18 @@ def contenders(folder, backends, transport):
                 else:
                     called(input_ids=id_.expand(1, SEEN).clone(), attention_mask=seen[:, :-1])
                     found[name] = lambda called=called: called(input_ids=id_, attention_mask=seen)
+    for kind, config in KINDS.items() if "compile" in backends else ():
+        whole = torch.compile(Body(opened_model(folder / "model", config).model))
+        found[f"{kind} {WHOLE}, compiled"] = lambda whole=whole: whole(id_)
     return found
 
 
-def measure(folder, backends, rounds, transport, processor):
+def measure(folder, backends, roads, rounds, transport, processor):
     """Seconds of every call by contender, on this rank."""
     torch.set_num_threads(1)
     clock = time.thread_time if processor else time.perf_counter
     with torch.no_grad():
-        found = contenders(folder, backends, transport)
+        found = contenders(folder, backends, roads, transport)
         seconds = {name: [] for name in found}
         for turn in range(rounds + 3):
             for name, call in found.items():
@@ -99,6 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--backends", nargs="+", choices=list(BACKENDS), default=list(BACKENDS))
+    parser.add_argument("--roads", nargs="+", choices=ROADS, default=ROADS)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--work", type=Path, help="where to keep the models and the packages")
     parser.add_argument("--transport", choices=["shared_memory", "gloo"], default="shared_memory")
@@ -111,14 +118,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
-        prepare(work, options.ranks, options.backends)
+        prepare(work, options.ranks, options.backends, options.roads)
         if options.prepare:
             return
-        how = (options.backends, options.rounds, options.transport, options.processor)
+        how = (options.backends, options.roads, options.rounds, options.transport, options.processor)
         ranks = list(launch(options.ranks, measure, work, *how, threads=1).values())
-    for road in ("program", "decoder"):
+    for road in (*options.roads, WHOLE):
         for backend in options.backends:
             names = [name for name in ranks[0] if f" {road}, {BACKENDS[backend]}" in name]
+            if not names:
+                continue
             rows = summary([{name: one[name] for name in names} for one in ranks], reference=names[0])
             found["steps"] |= rows
             show(f"One token of a {road} on {options.ranks} ranks", rows, reference=names[0])
