@@ -7,11 +7,13 @@ import torch
 from torch.export.graph_signature import InputKind
 
 from shardwright.assign.batches import parts_of_batches
+from shardwright.assign.candidates import Candidates
 from shardwright.assign.choices import Choices
 from shardwright.assign.cost import held_fraction
 from shardwright.assign.effort import Budget
 from shardwright.assign.folding import Site
 from shardwright.assign.given import Given
+from shardwright.assign.packed import DimCut
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
@@ -19,7 +21,13 @@ from shardwright.layout.layout import REPLICATE
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
 from shardwright.program.nodes import describe_node
+from shardwright.program.quantized_weights import is_packed
 from shardwright.rules.rule import Rule, Strategy
+
+PACKED_READS = 1e3
+"""Under a plan a byte of quantised weights on a rank is worth the time of reading it so often: more than all that is
+computed of it, as their scales lie whole on every rank where a cut that has less to compute falls inside a group.
+"""
 
 
 def make_problem(
@@ -30,6 +38,8 @@ def make_problem(
     # be kept by another layout would have it gathered at every call.
     written = frozenset(task.program.mutations().values())
     sites = [_site_choices(task, site, rules[site.index], given, choices, written) for site in task.folded.sites]
+    for index in () if task.auto else beside_packed(task, choices.candidates):
+        sites[index].byte_us = PACKED_READS / task.cost.memory_bytes_per_us
     ties = [(site, placeholder) for site, (placeholder, _) in given.links.items()]
     return Problem(task.num_ranks, sites, _flows(task, rules, choices), ties, task.cost, task.auto, slack, budget)
 
@@ -61,6 +71,19 @@ def _weight_bytes(task: Task, site: Site, given: Given, strategies: Sequence[Str
         return [0] * len(strategies)
     total = task.num_bytes(step.vals[0])
     return [math.ceil(total * held_fraction(strategy.results[0])) for strategy in strategies]
+
+
+def beside_packed(task: Task, candidates: Candidates) -> list[int]:
+    """The placeholders of state that hold quantised values, or some cut of which goes with a cut of these."""
+    state = {site.index: site.step.vals[0] for site in task.folded.sites if task.is_state(site.step)}
+    packed = {index for index, value in state.items() if is_packed(value)}
+    roots: dict[int, set[DimCut]] = {}
+    for place in candidates.bonds.members() if packed else ():
+        ((index, _), _), _ = place
+        if index in state:
+            roots.setdefault(index, set()).add(candidates.bonds.root(place))
+    with_packed = {root for index in packed for root in roots.get(index, ())}
+    return [index for index, own in roots.items() if own & with_packed]
 
 
 def whole_work_us(task: Task, rules: Sequence[Rule | None]) -> float:

@@ -30,8 +30,9 @@ every link.
 
 Objectives, one after the other, each bounding the next                          (`solve`)
 
-- under a plan: 1. communication time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus small
-  preferences, where the search ended early with the collectives of 1. (`_least_work`);
+- under a plan: 1. communication time ``Σ m_v · c(K→L) · y``; 2. work ``Σ m_n · w(n,s) · x[n,s]`` plus the price of
+  quantised weights' bytes and small preferences, where the search ended early with the collectives of 1.
+  (`_least_work`);
 - under ``"auto"``: communication time + work + small preferences, weight bytes bounded by `byte_limit`.
 
 The preferences break ties the same way everywhere: store less, reduce early (but where another axis reduces next, right
@@ -56,9 +57,6 @@ TIE = 1e-4
 
 PROVEN = 1e-3
 """A larger gap says that the search ended early."""
-
-STORE_US = 1e-8
-"""The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
 
 WEIGHT_GATHER_US = 1e4
 """Added to the cost of a parameter's change of layout, in microseconds: more than any activation's."""
@@ -146,7 +144,7 @@ class _Model:
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
         self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s] * site.is_bounded)
         self.preference = self._by_choice(
-            lambda site, s: site.members * (TIE * _preference(site, s) + STORE_US * site.weight_bytes[s])
+            lambda site, s: site.members * (TIE * _preference(site, s) + site.byte_us * site.weight_bytes[s])
         )
 
     def _vector(self, entries: dict[int, float]) -> np.ndarray:

@@ -10,6 +10,9 @@ from shardwright.errors import AssignmentError
 from shardwright.layout.layout import Layout
 from shardwright.rules.rule import Strategy
 
+STORE_US = 1e-8
+"""The price of a byte of stored weight, in microseconds: an unpinned tensor is stored cut where that costs nothing."""
+
 
 @dataclass
 class SiteChoices:
@@ -17,7 +20,8 @@ class SiteChoices:
 
     ``is_summed``: whether what reads it is an all-reduce along another axis, so that reducing it there is best done
     right before: neighbours become one. ``inside_us``: of the collectives inside each strategy; absent: there are none.
-    ``is_bounded``: whether its bytes count towards what a rank may hold.
+    ``is_bounded``: whether its bytes count towards what a rank may hold. ``byte_us``: what a byte of it on a rank is
+    worth beside time.
     """
 
     members: int
@@ -28,6 +32,7 @@ class SiteChoices:
     is_summed: bool = False
     inside_us: Sequence[float] = ()
     is_bounded: bool = True
+    byte_us: float = STORE_US
 
 
 @dataclass
