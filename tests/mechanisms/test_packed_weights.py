@@ -82,10 +82,11 @@ def test_the_busiest_rank_holds_its_share_and_sends_no_more(name):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_does_not_divide_is_at_most_a_group_more(name):
-    """Ten groups on 4 ranks: numbers are cut between groups, though equal pieces had less to compute, and so scales
-    need not be whole.
+    """Ten groups on 4 ranks: numbers are cut between groups, though equal pieces had less to compute, where scales that
+    are whole would be more than what that takes.
     """
     sharded = sw.shard(packed_block(name, 160)[0], mesh=4, plan=PLAN)
-    for weight in sharded.weights:
-        assert max(weight.rank_bytes) <= weight.num_bytes * (1 / 4 + 1 / 10), weight.name
-        assert not isinstance(weight.layouts["tp"], sw.Replicate), weight.name
+    for layer in ("up", "down"):
+        parts = [weight for weight in sharded.weights if weight.name.startswith(f"{layer}.")]
+        busiest = max(sum(part.rank_bytes[rank] for part in parts) for rank in range(4))
+        assert busiest <= sum(part.num_bytes for part in parts) * (1 / 4 + 1 / 10), layer
