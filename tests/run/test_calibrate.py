@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 
 import shardwright as sw
 from shardwright.program.collectives import CollectiveKind
-from shardwright.run.calibrate import SIZES, Measured, fit
+from shardwright.run.calibrate import PIECES_OF_WORK, SIZES, Measured, behind_work, fit
 from shardwright.run.timing import seconds_in_turn, usual
 
 TRUE = sw.CostModel(
@@ -49,6 +50,15 @@ def test_times_without_sense_still_give_a_model():
         "CPU", "gloo", 1, {(kind, size): 1e6 / size for kind in CollectiveKind for size in SIZES}, 1, 1, 1, 0
     )
     assert min(value for name, value in fit([odd, odd]).constants().items() if name != "call_us") > 0
+
+
+def test_a_collective_is_called_behind_every_piece_of_work():
+    made = []
+    rounds = behind_work({CollectiveKind.ALL_REDUCE: lambda: made.append(1)}, torch.device("cpu"))
+    rounds[None]()
+    assert made == []
+    rounds[CollectiveKind.ALL_REDUCE]()
+    assert len(made) == PIECES_OF_WORK
 
 
 def test_calls_are_made_in_turn_and_the_first_round_is_not_counted():

@@ -2,9 +2,10 @@
 
 Ranks are launched, communicate and have cores as those that run a package, and measure at once, as they work at once.
 
-- Collectives are called as graphs call them, after a barrier. Latency and link are the least squares of relative errors
-  over ``t = latency + passes · bytes · (ranks − 1) / ranks / link``, of all kinds but the reduce-scatter and of all
-  sizes; the passes of a reduce-scatter are then fitted to its own times.
+- Collectives are called as graphs call them: each behind work, which takes one rank longer than another and leaves
+  other things in the caches. What the same work takes alone is taken off. Latency and link are the least squares of
+  relative errors over ``t = latency + passes · bytes · (ranks − 1) / ranks / link``, of all kinds but the
+  reduce-scatter and of all sizes; the passes of a reduce-scatter are then fitted to its own times.
 - Memory: a matrix that no cache holds, multiplied with a vector, as decoding reads weights.
 - Matmuls: of 512 rows, in float32 and bfloat16. A call: an addition of single numbers; none on a GPU.
 """
@@ -35,6 +36,12 @@ _c10d = torch.ops._c10d_functional
 
 SIZES = {4 << 10: 60, 64 << 10: 40, 512 << 10: 30, 4 << 20: 12}
 """Bytes of the whole value → rounds."""
+
+PIECES_OF_WORK = 8
+"""So many times a round is there work, and a collective behind it."""
+
+_LEAST_S = 1e-7
+"""What is taken for nothing at all on a machine that does other things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +103,15 @@ def measure(num_ranks: int) -> Measured:
         each = max(size // 4 // num_ranks // num_ranks, 1) * num_ranks
         sent = 4 * each * num_ranks
         calls = _collectives(each, num_ranks, group.group_name, device)
-        times = seconds_in_turn(calls, rounds, before=meet, after=wait)
-        collectives.update({(kind, sent): usual(seconds) * 1e6 for kind, seconds in times.items()})
+        times = seconds_in_turn(behind_work(calls, device), rounds, before=meet, after=wait)
+        alone = usual(times.pop(None))
+        collectives.update(
+            {
+                (kind, sent): max(usual(seconds) - alone, _LEAST_S) / PIECES_OF_WORK * 1e6
+                for kind, seconds in times.items()
+                if kind is not None
+            }
+        )
     rates = _rates(device, meet, wait)
     name = torch.cuda.get_device_name(device) if on_gpu else "CPU"
     on_cpu = "shared memory" if carrier_of(group) == BACKEND else "gloo"
@@ -116,6 +130,24 @@ def _collectives(
         CollectiveKind.ALL_GATHER: lambda: wait(_c10d.all_gather_into_tensor(piece, num_ranks, group)),
         CollectiveKind.REDUCE_SCATTER: lambda: wait(_c10d.reduce_scatter_tensor(whole, "sum", num_ranks, group)),
         CollectiveKind.ALL_TO_ALL: lambda: wait(_c10d.all_to_all_single(piece, splits, splits, group)),
+    }
+
+
+def behind_work(
+    calls: Mapping[CollectiveKind, Callable[[], object]], device: torch.device
+) -> dict[CollectiveKind | None, Callable[[], object]]:
+    """Rounds of every collective, each time behind work; None: of the work alone."""
+    weights = [torch.ones(512, 512, device=device) for _ in range(PIECES_OF_WORK)]
+    x = torch.ones(1, 512, device=device)
+
+    def round_of(call: Callable[[], object]) -> None:
+        for weight in weights:
+            torch.add(linear(x, weight), x)
+            call()
+
+    return {
+        None: lambda: round_of(lambda: None),
+        **{kind: lambda call=call: round_of(call) for kind, call in calls.items()},
     }
 
 
