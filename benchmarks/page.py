@@ -7,12 +7,14 @@ its own start and end included.
 
 import argparse
 import json
+import os
 import re
 import resource
 import shutil
 import statistics
 import subprocess
 import tempfile
+from datetime import datetime
 from html import unescape
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from benchmarks.shard_llama import llama_405b
 from shardwright.page.page import page_text
 from shardwright.report.tables import Table
 
+RANKS = 8
 PLAN = {**MEGATRON, "embed": "embedding_rowwise", "lm_head": "colwise_rep"}
 CLOCK = """<script>
 addEventListener("load", () => {
@@ -50,7 +53,7 @@ def opened(chromium, page):
 
 
 def measured(name, exported, plan, chromium, asked):
-    sharded = sw.shard(exported, mesh=8, plan=plan)
+    sharded = sw.shard(exported, mesh=RANKS, plan=plan)
     text = page_text(sharded.facts(), title=f"A Llama of {asked.layers} layers")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
@@ -61,10 +64,23 @@ def measured(name, exported, plan, chromium, asked):
         "plan": name,
         "collectives": len(sharded.collectives),
         "elements": rounds[0][1],
-        "page, MB": f"{len(text.encode()) / 1e6:.2f}",
+        "page_mb": round(len(text.encode()) / 1e6, 3),
+        "seconds": [round(one, 3) for one in seconds],
+        "processor_s": [round(spent, 3) for _, _, spent in rounds],
+    }
+
+
+def shown(row):
+    """A row of the table: the middle and the most of all rounds."""
+    seconds, spent = row["seconds"], row["processor_s"]
+    return {
+        "plan": row["plan"],
+        "collectives": row["collectives"],
+        "elements": row["elements"],
+        "page, MB": f"{row['page_mb']:.2f}",
         "seconds": f"{statistics.median(seconds):.2f}",
         "most": f"{max(seconds):.2f}",
-        "processor": f"{statistics.median(spent for _, _, spent in rounds):.2f}",
+        "processor": f"{statistics.median(spent):.2f}",
     }
 
 
@@ -72,15 +88,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=126)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/page.json"))
     asked = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         raise SystemExit("no Chromium here (Debian: apt install chromium)")
     model, ids = llama_405b(asked.layers)
     exported = torch.export.export(model, (ids,))
+    facts = {
+        "date": datetime.now().date().isoformat(),
+        "browser": subprocess.run([chromium, "--version"], capture_output=True, text=True, check=True).stdout.strip(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "layers": asked.layers,
+        "ranks": RANKS,
+    }
     rows = [measured(name, exported, plan, chromium, asked) for name, plan in (("Megatron", PLAN), ("auto", "auto"))]
-    table = Table("Opening a report", tuple(rows[0]), [tuple(row.values()) for row in rows])
-    table.show(Console(width=120))
+    asked.output.write_text(json.dumps({**facts, "reports": rows}, indent=1) + "\n", encoding="utf-8")
+    lines = [shown(row) for row in rows]
+    Table("Opening a report", tuple(lines[0]), [tuple(line.values()) for line in lines]).show(Console(width=120))
 
 
 if __name__ == "__main__":
