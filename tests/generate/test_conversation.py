@@ -164,8 +164,8 @@ class Terminal:
     def until(self, words, wanted):
         """Type ``words`` again and again until ``wanted`` is shown.
 
-        Ctrl-C makes the terminal forget what it has not shown yet and what nobody has read, and Python misses one that
-        comes just before it waits for a key.
+        Ctrl-C makes the terminal forget what it has not shown yet and what nobody has read; Python misses one that
+        comes just before it waits for a key, and readline all of them while it waits for a key that was forgotten.
         """
         until = time.monotonic() + 120
         self.type(words)
@@ -174,6 +174,9 @@ class Terminal:
             if select.select([self.master], [], [], 5)[0]:
                 self.wait()
             else:
+                if words == "\x03":
+                    self.type("x")
+                    time.sleep(1)
                 self.type(words)
         self.read(wanted)
 
