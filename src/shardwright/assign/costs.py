@@ -117,19 +117,15 @@ def _flows(task: Task, rules: Sequence[Rule | None], choices: Choices) -> list[V
     for (source, result, readers), count in task.folded.values.items():
         maker = task.folded.sites[source].step
         value = maker.vals[result] if result < len(maker.vals) else None
-        moved = tuple(reader for reader in readers if _reads(task, *reader))
+        moved = tuple(
+            (site, operand) for site, operand in readers if task.folded.sites[site].step.reads_values(operand)
+        )
         if value is None or not moved:
             continue
         is_bool, is_weight = value.dtype == torch.bool, maker.index in weights
         part, stays = batch.part_of(source, result, moved)
         flows.append(ValueFlow(count, source, result, moved, task.num_bytes(value), is_bool, is_weight, part, stays))
     return flows
-
-
-def _reads(task: Task, site: int, operand: int) -> bool:
-    """Whether a site reads an operand's values, and has it moved to the layout it wants."""
-    step = task.folded.sites[site].step
-    return step.kind is not StepKind.SIZES and operand not in step.unread
 
 
 def _made_of_weights(task: Task, rules: Sequence[Rule | None]) -> set[int]:

@@ -72,7 +72,7 @@ def gathered_weights(assignment: Assignment, axis: str, plan_keys: Mapping[str, 
 
 def _read(step: Step) -> list[int]:
     """The steps whose values a step reads, and not only their dtypes or sizes."""
-    return [maker for number, (maker, _) in enumerate(step.reads) if number not in step.unread]
+    return [maker for number, (maker, _) in enumerate(step.reads) if step.reads_values(number)]
 
 
 def _brought_together(step: Step, assignment: Assignment) -> list[tuple[tuple[int, int], Layout]]:
@@ -85,6 +85,6 @@ def _brought_together(step: Step, assignment: Assignment) -> list[tuple[tuple[in
     for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands if strategy else (), strict=False)):
         maker = assignment.strategies[value[0]]
         made = maker.results[value[1]] if maker is not None else REPLICATE
-        if number not in step.unread and isinstance(made, Shard) and made != wanted:
+        if step.reads_values(number) and isinstance(made, Shard) and made != wanted:
             found.append((value, wanted))
     return found

@@ -92,22 +92,18 @@ class _LateSums:
             return None
         key = (id(rule), operand)
         if key not in self.passing:
-            self.passing[key] = _passing(rule, operand)
+            self.passing[key] = _lets_through(rule, operand)
         return self.passing[key]
 
 
 def _readers(steps: Steps) -> dict[Value, list[tuple[int, int]]]:
     """The (step, operand number) pairs that read a value, and not only its sizes or its dtype."""
     return {
-        value: [one for one in found if not _is_unread(steps.items[one[0]], one[1])]
+        value: [(reader, operand) for reader, operand in found if steps.items[reader].reads_values(operand)]
         for value, found in consumers(steps).items()
     }
 
 
-def _is_unread(step: Step, operand: int) -> bool:
-    return step.kind is StepKind.SIZES or operand in step.unread
-
-
-def _passing(rule: Rule, operand: int) -> Strategy | None:
+def _lets_through(rule: Rule, operand: int) -> Strategy | None:
     wanted = tuple(_SUM if number == operand else REPLICATE for number in range(len(rule.operands)))
     return next((one for one in partial_strategies(rule) if one.operands == wanted), None)

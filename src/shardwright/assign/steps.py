@@ -65,6 +65,10 @@ class Step:
     key: str = ""
     """For a constraint: the plan key that asked for it."""
 
+    def reads_values(self, operand: int) -> bool:
+        """Whether it reads an operand's values, and not only its sizes or its dtype."""
+        return self.kind is not StepKind.SIZES and operand not in self.unread
+
 
 @dataclass(slots=True)
 class Steps:
