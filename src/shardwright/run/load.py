@@ -24,7 +24,7 @@ from shardwright.lean.columns import lay_in_columns
 from shardwright.lean.direct import call_directly
 from shardwright.lean.overwrite import reduce_in_place
 from shardwright.lean.prepare import PREPARED_BYTES, Prepared, prepare_constants
-from shardwright.package.graphs import read_graph
+from shardwright.package.checked_graph import checked_graph
 from shardwright.package.manifest import Manifest, check_package_file, read_manifest
 from shardwright.package.packing import check_packing
 from shardwright.package.stored import make_zeros
@@ -214,9 +214,8 @@ def load_rank(
         raise PackageError(f"the package {folder} has ranks 0 to {manifest.num_ranks - 1}, not {rank}")
     entries = {entry.name: entry for entry in manifest.files}
     place = manifest.as_mesh().place(rank)
-    graph = check_package_file(folder, entries[manifest.graphs[place]], contents=check)
+    exported = checked_graph(folder, manifest, manifest.graphs[place], contents=check)
     weights = check_package_file(folder, entries[manifest.weights[place]], contents=check)
-    exported = read_graph(graph)
     home = device or home_device(exported)
     exported = move(exported, home)
     tensors = _read_weights(weights, exported, manifest, home)
