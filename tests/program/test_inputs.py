@@ -1,10 +1,13 @@
 """Dynamic sizes of what a user passes are held against what the program was exported for."""
 
+from types import SimpleNamespace
+
 import pytest
+import sympy
 import torch
 
 import shardwright as sw
-from shardwright.program.inputs import bind_inputs
+from shardwright.program.inputs import _bounds, bind_inputs
 from shardwright.program.read import read
 
 
@@ -80,3 +83,17 @@ def test_laws_of_sizes(sizes, says):
             bind_inputs(*given)
     else:
         bind_inputs(*given)
+
+
+@pytest.mark.parametrize(
+    ("ends", "found"),
+    [
+        ((sympy.Integer(3), sympy.Integer(10)), (3, 10)),
+        ((sympy.Integer(2), sympy.oo), (None, None)),
+        ((-sympy.oo, sympy.Integer(10)), (None, 10)),
+        ((sympy.Float(2.5), sympy.Float(7.5)), (2.5, 7.5)),
+        ((4, sympy.Rational(9, 2)), (4, 4.5)),
+    ],
+)
+def test_ends_of_a_range_are_plain_numbers(ends, found):
+    assert _bounds(SimpleNamespace(lower=ends[0], upper=ends[1])) == found

@@ -1,5 +1,6 @@
 """Check what a user passes against what the program was exported with, before anything runs."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,9 @@ from shardwright.program.signature import (
     other_constants,
     show_value,
 )
+
+_Bounds = tuple[float | None, float | None]
+"""The least and the most that a symbol may be; None where there is no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class ExpectedInputs:
     names: tuple[str, ...]
     values: Mapping[str, Any]
     dynamic: tuple[_Dynamic, ...]
-    bounds: Mapping[Any, tuple[int | None, int | None]]
+    bounds: Mapping[Any, _Bounds]
     laws: tuple[Any, ...]
 
 
@@ -187,14 +191,20 @@ def _solved(expr: Any, symbol: Any, given: int) -> int | None:
     return int(value) if value.is_integer else -1
 
 
-def _bounds(found: Any) -> tuple[int | None, int | None]:
+def _bounds(found: Any) -> _Bounds:
     """The ends of a symbol's range as plain numbers, which are compared in no time."""
-    least, most = (int(end) if isinstance(end, (int, sympy.Integer)) else None for end in (found.lower, found.upper))
+    least, most = _plain(found.lower), _plain(found.upper)
     # torch writes 2 where it has not looked at 0 and 1, and takes these.
     return (least if least is not None and least > 2 else None), most
 
 
-def _out_of_range(bounds: Mapping[Any, tuple[int | None, int | None]], symbol: Any, value: int) -> str:
+def _plain(end: Any) -> float | None:
+    if isinstance(end, (int, sympy.Integer)):
+        return int(end)
+    return float(end) if isinstance(end, (float, sympy.Float, sympy.Rational)) and math.isfinite(end) else None
+
+
+def _out_of_range(bounds: Mapping[Any, _Bounds], symbol: Any, value: float) -> str:
     least, most = bounds.get(symbol, (None, None))
     if value < 0:
         return "does not divide as it must"
