@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._traceback import CapturedTraceback
 
 from shardwright.program import torch_repeats
@@ -135,6 +136,62 @@ def test_stacks_are_those_that_torch_finds():
             (one.filename, one.lineno, one.name) for one in wanted
         ]
         assert found.format() == wanted.format()
+
+
+class Sizes(nn.Module):
+    """Sums, products, quotients and comparisons of sizes, some of which are known from what came before."""
+
+    def forward(self, x, y):
+        z = torch.cat([x, y.flatten()[: x.shape[0]]])
+        pairs = z.reshape(-1, 2).permute(1, 0).contiguous()
+        wide = pairs[:, None].expand(2, 3, pairs.shape[1]).reshape(6, -1)
+        return wide, z.new_zeros(max(y.shape[0], 2) * y.shape[1] % 7 + x.shape[0] // 2), x.nonzero()
+
+
+def sizes_exported():
+    n, rows = torch.export.Dim("n", min=4, max=64), torch.export.Dim("rows", min=3, max=40)
+    exported = torch.export.export(
+        Sizes(), (torch.ones(8), torch.ones(9, 5)), dynamic_shapes={"x": {0: 2 * n}, "y": {0: rows}}
+    )
+    values = [(node.name, str(node.meta.get("val"))) for node in exported.graph.nodes]
+    return (
+        exported.graph_module.code,
+        values,
+        {str(size): str(bounds) for size, bounds in exported.range_constraints.items()},
+    )
+
+
+def test_sizes_are_those_that_torch_finds(monkeypatch):
+    """The graph, every node's sizes and what holds of them; without what is remembered of sizes, and with it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_repeats, "_quick_sizes", lambda: ())
+        with quick_tracing():
+            wanted = sizes_exported()
+    computed, remembered = [], torch_repeats._remembered
+
+    def counted(name, slow, known):
+        return remembered(name, lambda *sizes: computed.append(name) or slow(*sizes), known)
+
+    monkeypatch.setattr(torch_repeats, "_remembered", counted)
+    with quick_tracing():
+        found, first = sizes_exported(), len(computed)
+        assert sizes_exported() == found == wanted
+    assert first > 20
+    assert len(computed) - first < first
+
+
+def test_sizes_of_no_known_value_and_numbers_are_told_apart():
+    """`1`, `1.0` and `True` are one key of a dict; what is computed of them is not one thing."""
+    env = ShapeEnv()
+
+    def computed():
+        size = env.create_unbacked_symint()
+        found = [size + 1, size * 2, size - True, torch.sym_max(size, 3), size == 1, (size > 1) & (size < 5)]
+        return [(str(one).replace(str(size), "u"), type(one)) for one in (*found, size * 1.0, size + 1.0)]
+
+    wanted = computed()
+    with quick_tracing():
+        assert [computed(), computed()] == [wanted, wanted]
 
 
 def test_torch_is_as_it_was_once_the_last_of_several_threads_is_done():

@@ -17,8 +17,12 @@ from typing import Any
 
 from torch import _ops, fx
 from torch._export import utils as export_utils
+from torch._logging import _internal
 from torch.export import exported_program
 from torch.fx import proxy
+from torch.fx.experimental import sym_node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.fx.experimental.sym_node import SymNode
 from torch.fx.graph import _PyTreeCodeGen
 
 
@@ -70,11 +74,13 @@ _REPEATED: tuple[tuple[Any, str, Callable[[Any], Any]], ...] = (
 
 @contextmanager
 def quick_tracing() -> Iterator[None]:
-    """Let torch trace and change programs without two things that it does anew each time. Threads may overlap.
+    """Let torch trace and change programs without three things that it does anew each time. Threads may overlap.
 
     It writes and compiles the Python code of a graph at every change, some thirty times for one export, which takes a
-    quarter of the time: a module makes the code when somebody runs or reads it, within the context or long after. And
-    it looks up the source lines of all frames below every operator that is called, of which most are the same.
+    quarter of the time: a module makes the code when somebody runs or reads it, within the context or long after. It
+    looks up the source lines of all frames below every operator that is called, of which most are the same. And where
+    sizes may change, it works out and compares a few hundred expressions of sizes some ten thousand times, which takes
+    a third of the time.
     """
     _QUICK.enter()
     try:
@@ -94,7 +100,11 @@ class _Quick:
         with self.lock:
             self.users += 1
             if self.users == 1:
-                meanwhile = ((fx.GraphModule, "recompile", _leave_for_later), (proxy, "CapturedTraceback", _Stacks()))
+                meanwhile = (
+                    (fx.GraphModule, "recompile", _leave_for_later),
+                    (proxy, "CapturedTraceback", _Stacks()),
+                    *_quick_sizes(),
+                )
                 found = [(home, name, new) for home, name, new in meanwhile if name in vars(home)]
                 self.replaced = [(home, name, vars(home)[name]) for home, name, _ in found]
                 for home, name, new in found:
@@ -132,6 +142,76 @@ class _Stacks:
             frame = frame.f_back
         found.reverse()
         return SimpleNamespace(summary=lambda: traceback.StackSummary(found))
+
+
+_NUMBERS = (int, float, bool, type(None))
+"""What a size was in the example that is traced; a nested tensor's sizes are other things."""
+
+_OF_TWO_SIZES = (
+    *("_add", "_sub", "_mul", "_floordiv", "_int_floordiv", "_sym_max", "_sym_min", "_and_", "_or_"),
+    *("_eq", "_ne", "_ge", "_gt", "_le", "_lt"),
+)
+"""What is computed of two sizes and of nothing else: what `mod` gives depends on what is known about them."""
+
+
+def _quick_sizes() -> Iterator[tuple[Any, str, Any]]:
+    """What stands in the places of torch's arithmetic of sizes: a class, a name in it, and what takes less time."""
+    read_expression: Any = vars(SymNode)["expr"].fget
+    fields = {*SymNode.__init__.__code__.co_names, *read_expression.__code__.co_names}
+    if not (fields >= _SIZE_FIELDS and hasattr(sym_node, "_NO_HINT") and hasattr(_internal, "GET_DTRACE_STRUCTURED")):
+        return
+    yield SymNode, "expr", property(functools.partial(_expression, read_expression))
+    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for name in _OF_TWO_SIZES:
+        if name in vars(SymNode):
+            yield SymNode, name, _remembered(name, vars(SymNode)[name], known)
+
+
+_SIZE_FIELDS = {
+    *("_expr", "_expr_ver", "_expr_cache", "_hint", "_optimized_summation", "pytype", "shape_env"),
+    "_replacements_version_counter",
+}
+"""What torch keeps of a size, and of what it has learned about sizes, by the names it uses. Torch 2.11 has others."""
+
+
+def _expression(slow: Callable[[Any], Any], size: Any) -> Any:
+    """A size's expression. Torch first asks what kind of expression it is, which takes longer than what follows."""
+    if size.shape_env is not None:
+        version = size.shape_env._replacements_version_counter
+        if not version:
+            return size._expr
+        if version == size._expr_ver and size._expr_cache is not None:
+            return size._expr_cache
+    return slow(size)
+
+
+def _remembered(name: str, slow: Callable[[Any, Any], Any], known: dict[tuple[Any, ...], tuple[Any, ...]]) -> Any:
+    """``slow(size, other)``, computed once for the same two expressions. What is traced into a graph is not."""
+
+    def compute(size: Any, other: Any) -> Any:
+        shape_env, value, other_value = size.shape_env, size._hint, other._hint
+        if (
+            shape_env is None
+            or type(value) not in _NUMBERS
+            or type(other_value) not in _NUMBERS
+            or get_proxy_mode() is not None
+            or shape_env._translation_validation_enabled
+            or _internal.GET_DTRACE_STRUCTURED
+        ):
+            return slow(size, other)
+        key = (
+            *(name, size.expr, other.expr, value, other_value, size.pytype, other.pytype),
+            *(size._optimized_summation, other._optimized_summation),
+        )
+        if key not in known:
+            made = slow(size, other)
+            hint = sym_node._NO_HINT if made._hint is None else made._hint
+            known[key] = made._expr, made.pytype, hint, made._optimized_summation
+            return made
+        expression, kind, hint, summation = known[key]
+        return SymNode(expression, shape_env, kind, hint, optimized_summation=summation)
+
+    return compute
 
 
 _RECOMPILE = fx.GraphModule.recompile
