@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from shardwright.compiler.verify import OutputCheck, Report, relative_error, tolerance_of
+from shardwright.compiler.tolerance import tolerance_of
+from shardwright.compiler.verify import OutputCheck, Report, relative_error
 from shardwright.errors import PackageError
 from shardwright.layout.box import region_of
 from shardwright.layout.layout import REPLICATE

@@ -21,6 +21,7 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import StepKind
 from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
+from shardwright.compiler.tolerance import tolerance_of
 from shardwright.errors import InputError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Owned
 from shardwright.layout.mesh import Mesh
@@ -215,14 +216,6 @@ def _scale(wanted: torch.Tensor) -> float:
     finite = wanted[wanted.isfinite()]
     largest = finite.abs().max().item() if finite.numel() else 1.0
     return largest or 1.0
-
-
-def tolerance_of(values: Sequence[Any]) -> float:
-    """The error that is allowed of values of these dtypes, over the largest of them."""
-    dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
-    if dtypes & {torch.float16, torch.bfloat16}:
-        return 3e-2
-    return 1e-9 if dtypes == {torch.float64} else 1e-4
 
 
 def _compare_outputs(
