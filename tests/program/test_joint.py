@@ -7,7 +7,7 @@ from torch import nn
 from torch.export.graph_signature import OutputKind
 
 import shardwright as sw
-from shardwright.program.nodes import module_path, module_stack
+from shardwright.program.nodes import module_path, module_stack, source_line
 from tests.support.models import Decoder, redraw
 from tests.support.training import IDS, next_token, run_alone, run_whole
 
@@ -53,6 +53,28 @@ class ChannelsLast(nn.Module):
         x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         flat = F.adaptive_avg_pool1d(x.flatten(2), 1).flatten(1)
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1) + flat + F.adaptive_avg_pool2d(x, (2, 1)).sum((2, 3)))
+
+
+class Mixed(nn.Module):
+    """Computes in 16 bits, with a part in 32 and a part without gradients inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last, self.teacher = (redraw(nn.Linear(6, 8)) for _ in range(3))
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.body(x)
+            with torch.autocast("cpu", enabled=False):
+                y = self.norm(y.float())
+                with torch.no_grad():
+                    offset = self.teacher(x)
+            with torch.no_grad():
+                scale = self.teacher(x).sigmoid()
+                with torch.enable_grad():
+                    scale = scale + self.last(x)
+        return y * scale + offset
 
 
 IMAGES = torch.randn(4, 3, 12, 12), torch.tensor([1, 0, 3, 3])
@@ -122,6 +144,22 @@ def test_every_node_of_the_backward_pass_knows_its_module_and_ran_in_none():
     (node,) = (n for n in joint.graph.nodes if "silu_backward" in str(n.target))
     assert module_path(node) == "layers.0.mlp"
     assert list(module_stack(node)) == []
+
+
+def test_mixed_precision_gives_what_autograd_gives_and_every_node_knows_its_module():
+    torch.manual_seed(0)
+    model, args = Mixed(), (torch.randn(5, 6), torch.randn(5, 8))
+    joint = sw.export_training(model, args, loss=F.mse_loss)
+    found, wanted = run_whole(joint, args)[0], run_alone(model, args, F.mse_loss)[0]
+    assert found.keys() == wanted.keys() == {"", *dict(model.named_parameters())} - {"teacher.weight", "teacher.bias"}
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+    calls = [node for node in joint.graph.nodes if node.target is torch.ops.aten.addmm.default]
+    assert [module_path(node) for node in calls] == ["body", "teacher", "teacher", "last"]
+    assert [node.meta["val"].dtype.itemsize for node in calls] == [2, 4, 2, 2]
+    backward = [node for node in joint.graph.nodes if node.target is torch.ops.aten.mm.default]
+    assert [module_path(node) for node in backward] == ["last", "body"]
+    assert all("test_joint.py" in source_line(node) for node in calls)
 
 
 def test_the_model_is_left_as_it_was():

@@ -33,7 +33,9 @@ from shardwright.program.program import held_by
 from shardwright.program.recurrent_dropout import run_layers_one_by_one
 from shardwright.program.serial import one_at_a_time
 from shardwright.program.torch_private import (
+    HigherOrderOperator,
     enable_python_dispatcher,
+    keeping_grad_modes,
     pytree,
     run_as_called,
     without_hooks,
@@ -96,7 +98,7 @@ def export_training(
 
 def _forward(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> ExportedProgram:
     try:
-        with torch.enable_grad(), no_custom_backward():
+        with torch.enable_grad(), no_custom_backward(), keeping_grad_modes():
             return torch.export.export(twin, args, kwargs, **options)
     except ShardwrightError:
         raise
@@ -242,15 +244,31 @@ def _by_tensor(trained: Mapping[int, tuple[str, Any]], gradients: Sequence[Any])
     return found
 
 
+def _autocast(device: str, dtype: Any, enabled: bool, cached: bool, inner: Any, *given: Any) -> tuple[Any, Any, Any]:
+    return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cached), inner, given
+
+
+def _grad_mode(enabled: bool, inner: Any, *given: Any) -> tuple[Any, Any, Any]:
+    return torch.set_grad_enabled(enabled), inner, given
+
+
+_REGIONS = {"wrap_with_autocast": _autocast, "wrap_with_set_grad_enabled": _grad_mode}
+"""How export writes such a part of a forward pass → under what it runs, its graph, and what that is given."""
+
+
 class _Recorder(fx.Interpreter):
     """Runs a forward graph, and has autograd say of each node of the backward pass where the call was that it is of."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, seen: set[Any] | None = None) -> None:
         super().__init__(module)
-        self.seen: set[Any] = set()
+        self.seen: set[Any] = set() if seen is None else seen
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As `fx.Interpreter.call_function`."""
+        """As `fx.Interpreter.call_function`; what a model computes in a ``with`` of torch's is run node by node too."""
+        if isinstance(target, HigherOrderOperator) and target.name() in _REGIONS:
+            how, inner, given = _REGIONS[target.name()](*args)
+            with how:
+                return _Recorder(inner, self.seen).run(*given)
         found = CALLED_AS[target](*args, **kwargs) if target in CALLED_AS else NotImplemented
         return super().call_function(target, args, kwargs) if found is NotImplemented else found
 

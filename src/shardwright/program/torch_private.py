@@ -33,6 +33,9 @@ from torch._C._distributed_c10d import (
 # Kernels that are composed of others read sizes as numbers; torch traces symbolic sizes with this.
 from torch._dispatch.python import enable_python_dispatcher
 
+# Export writes parts of mixed precision and parts without gradients one after the other; see `keeping_grad_modes`.
+from torch._export.passes import replace_set_grad_with_hop_pass as _grad_modes
+
 # Models choose their kernels by `torch.compiler.is_exporting`: what is asked of one beside its export asks as in it.
 from torch._export.utils import _compiling_state_context as as_exported
 
@@ -70,6 +73,7 @@ __all__ = [
     "has_gradient_hooks",
     "has_schema",
     "is_wrapper_subclass",
+    "keeping_grad_modes",
     "load_pt2",
     "may_decompose",
     "name_group",
@@ -250,6 +254,47 @@ def without_mkldnn() -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(before)
+
+
+@contextmanager
+def keeping_grad_modes() -> Iterator[None]:
+    """While exporting, ``no_grad`` inside of ``autocast`` is kept; torch 2.11 to 2.14 drop it without a word.
+
+    A part of a graph that begins with a change of the gradient mode becomes a subgraph without gradients; within
+    ``autocast`` it would begin with ``autocast``. So that is left before every such change, and entered again behind.
+    """
+    known = _grad_modes.replace_set_grad_with_hop_pass
+
+    def run(module: torch.fx.GraphModule, *rest: Any) -> Any:
+        for part in module.modules():
+            if isinstance(part, torch.fx.GraphModule):
+                _leave_autocast_for_grad_modes(part.graph)
+        return known(module, *rest)
+
+    patched: Any = _grad_modes
+    patched.replace_set_grad_with_hop_pass = run
+    try:
+        yield
+    finally:
+        patched.replace_set_grad_with_hop_pass = known
+
+
+def _leave_autocast_for_grad_modes(graph: torch.fx.Graph) -> None:
+    enter, leave = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
+    inside: list[torch.fx.Node] = []
+    for node in list(graph.nodes):
+        if node.target is enter:
+            inside.append(node)
+        elif node.target is leave:
+            node.args = (inside.pop(),)
+        elif node.target is torch._C._set_grad_enabled and inside:
+            with graph.inserting_before(node):
+                for one in reversed(inside):
+                    graph.call_function(leave, (one,)).meta = dict(one.meta)
+            with graph.inserting_before(node.next):
+                for position, one in enumerate(inside):
+                    inside[position] = graph.call_function(enter, one.args)
+                    inside[position].meta = dict(one.meta)
 
 
 def drop_example_inputs(exported: ExportedProgram) -> ExportedProgram:
