@@ -103,6 +103,23 @@ def test_a_package_whose_graph_gives_another_gradient_is_found(packages, monkeyp
     assert "gradient of up.weight on rank 1: relative error" in said
 
 
+@pytest.mark.ranks
+def test_a_gradient_that_is_zero_but_for_rounding_is_right(tmp_path, monkeypatch, capfd):
+    """Of a bias before a norm over all rows, which takes it out again."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 8)).train()
+    given = {"input": torch.randn(16, 8), "target": torch.randn(16, 8)}
+    joint = sw.export_training(model, tuple(given.values()), loss=F.mse_loss)
+    sw.shard(joint, mesh=2, plan={"0": "colwise", "3": "rowwise"}).save(tmp_path / "out")
+    save_file(given, tmp_path / "inputs.safetensors")
+    monkeypatch.chdir(tmp_path)
+    code, said, err = outputs(monkeypatch, capfd, ("train-check", "out", "-i", "inputs.safetensors", "--json"))
+    assert code == 0, err + said
+    found = json.loads(said)
+    assert "gradient of 0.bias: relative error" in found["report"]
+    assert found["max_error"] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

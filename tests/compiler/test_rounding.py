@@ -135,3 +135,27 @@ def test_steps_excuse_no_wrong_piece(monkeypatch):
     sharded, exported, x = sharded_with(lambda y, x, w: in_steps(y, 1e-3).sin(), (2048, 64), torch.float32, outputs=16)
     monkeypatch.setattr(program, "take_shard", lambda tensor, layout, rank: take_shard(tensor, layout, 1 - rank))
     assert not sw.verify(sharded, exported, (x,)).ok
+
+
+def in_16_bits(y, x, w):
+    return F.linear(x.bfloat16(), w.bfloat16()).float()
+
+
+def test_values_of_fewer_digits_on_the_way_may_differ_as_those_do(monkeypatch):
+    """Mixed precision: outputs in float32, of what was rounded to bfloat16; and a wrong piece is none of that."""
+    sharded, exported, x = sharded_with(in_16_bits, (64, 24), torch.float32)
+    report = sw.verify(sharded, exported, (x,))
+    assert report.ok, str(report)
+    assert {check.rank for check in report.rounded} == {0, 1}
+    assert max(check.error for check in report.rounded) > 1e-3
+    assert not sw.verify(sharded, exported, (x,), tolerance=1e-4).ok
+    monkeypatch.setattr(program, "take_shard", lambda tensor, layout, rank: take_shard(tensor, layout, 1 - rank))
+    report = sw.verify(sharded, exported, (x,))
+    assert not report.ok
+    assert "try: the same model in float32" in str(report)
+
+
+def test_a_program_of_one_precision_is_asked_for_in_no_other(monkeypatch):
+    sharded, exported, x = sharded_with(lambda y, x, w: y, (6, 8), torch.float32)
+    monkeypatch.setattr(program, "take_shard", lambda tensor, layout, rank: take_shard(tensor, layout, 1 - rank))
+    assert "try:" not in str(sw.verify(sharded, exported, (x,)))

@@ -2,15 +2,17 @@
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import fx
 
-from shardwright.compiler.tolerance import tolerance_of
-from shardwright.compiler.verify import OutputCheck, Report, relative_error
+from shardwright.compiler.rounding import rounding_floors
+from shardwright.compiler.tolerance import excusable_in, hint_for, tolerance_of
+from shardwright.compiler.verify import OutputCheck, Report, relative_error, scale_of
 from shardwright.errors import PackageError
 from shardwright.layout.box import region_of
 from shardwright.layout.layout import REPLICATE
@@ -19,9 +21,9 @@ from shardwright.package.checked_graph import checked_graph
 from shardwright.package.manifest import read_manifest
 from shardwright.package.stored import StoredWeights, rank_cuts
 from shardwright.program.inputs import bind_inputs
-from shardwright.program.program import GRADIENT_KINDS, RETURNED, Program
+from shardwright.program.program import GRADIENT_KINDS, RETURNED, Output, Program
 from shardwright.program.read import read
-from shardwright.program.simulate import run_graph
+from shardwright.program.simulate import Watch, run_graph
 from shardwright.run.launch import launch
 from shardwright.run.load import load
 
@@ -45,25 +47,41 @@ def check_gradients(
     inputs = bind_inputs(program, tuple(args), dict(kwargs), manifest.signature())
     weights = StoredWeights(package, manifest)
     state = {name: weights.read(name) for name in program.weights}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(SEED)
-        found = run_graph(program, state, inputs, None)
+
+    def run(watch: Watch | None) -> list[Any]:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(SEED)
+            return run_graph(program, state, inputs, watch)
+
+    found = run(None)
     loss, gradients = _named(program, found)
     allowed = tolerance_of(found) if tolerance is None else tolerance
+    excusable = excusable_in(program, found, tolerance)
     with tempfile.TemporaryDirectory(prefix="shardwright-") as folder:
         wanted = Path(folder) / "wanted.safetensors"
         save_file({name: value.contiguous().clone() for name, value in {_LOSS: loss, **gradients}.items()}, wanted)
         errors = launch(manifest.num_ranks, _errors_of_rank, str(package.resolve()), str(wanted), inputs)
-    checks = {
-        name: tuple(OutputCheck(name, rank, one[name]) for rank, one in sorted(errors.items()) if name in one)
-        for name in (_LOSS, *gradients)
-    }
-    losses = checks.pop(_LOSS)
-    of_gradients = tuple(
-        OutputCheck(f"gradient of {one.name}", one.rank, one.error) for each in checks.values() for one in each
-    )
+    over = {name for one in errors.values() for name, error in one.items() if allowed < error < math.inf}
+    nodes = {_LOSS if output.kind in RETURNED else str(output.target): value for output, value in _outputs(program)}
+    floors = rounding_floors(run, [nodes[name] for name in sorted(over)], excusable) if over and excusable > 0 else {}
+
+    def checks(name: str, whole: torch.Tensor) -> list[OutputCheck]:
+        rounding = floors.get(nodes[name].name, 0.0) / scale_of(whole) if name in over else 0.0
+        said = _LOSS if name == _LOSS else f"gradient of {name}"
+        return [OutputCheck(said, rank, one[name], "", rounding) for rank, one in sorted(errors.items())]
+
+    losses = tuple(checks(_LOSS, loss))
+    of_gradients = tuple(check for name, whole in gradients.items() for check in checks(name, whole))
     ok = all(one.is_within(allowed) for one in (*losses, *of_gradients))
-    return Report(ok, allowed, losses, gradients=of_gradients)
+    return Report(ok, allowed, losses, gradients=of_gradients, hint="" if ok else hint_for(excusable))
+
+
+def _outputs(program: Program) -> Iterator[tuple[Output, fx.Node]]:
+    """The outputs that are the loss or a gradient, and the nodes that compute them."""
+    for output, value in zip(program.outputs, program.output_values(), strict=True):
+        if output.kind in GRADIENT_KINDS or output.kind in RETURNED:
+            assert isinstance(value, fx.Node), "losses and gradients are computed"
+            yield output, value
 
 
 def _named(program: Program, found: Sequence[Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ is not a difference (`compiler.rounding`); that is worked out only where an erro
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -21,7 +21,7 @@ from shardwright.assign.assignment import Assignment
 from shardwright.assign.steps import StepKind
 from shardwright.compiler.rounding import rounding_floors
 from shardwright.compiler.sharded import ShardedProgram
-from shardwright.compiler.tolerance import tolerance_of
+from shardwright.compiler.tolerance import excusable_in, hint_for, tolerance_of
 from shardwright.errors import InputError, ShardwrightError
 from shardwright.layout.layout import REPLICATE, Layout, Owned
 from shardwright.layout.mesh import Mesh
@@ -69,8 +69,8 @@ class OutputCheck:
     def excuse(self) -> str:
         """The note on an error that rounding explains."""
         return (
-            f"relative error {self.error:.2e} is rounding: larger values cancel here, or are quantised, and rounding "
-            f"them otherwise moves the original by up to {self.rounding:.2e} as well"
+            f"relative error {self.error:.2e} is rounding: larger values cancel here, are quantised, or have few "
+            f"digits, and rounding them otherwise moves the original by up to {self.rounding:.2e} as well"
         )
 
 
@@ -84,6 +84,7 @@ class Report:
     first_wrong: WrongNode | None = None
     buffers: tuple[OutputCheck, ...] = field(default=())
     gradients: tuple[OutputCheck, ...] = field(default=())
+    hint: str = ""
 
     @property
     def max_error(self) -> float:
@@ -116,7 +117,7 @@ class Report:
                 f"first wrong node: {wrong.node} ({wrong.op}) in {wrong.module!r}, {wrong.source or 'no source line'}, "
                 f"held as {', '.join(wrong.layouts)}, relative error {wrong.error:.2e}"
             )
-        return "\n".join(["DIFFERENT from the original", *lines])
+        return "\n".join(["DIFFERENT from the original", *lines, *([self.hint] if self.hint else [])])
 
 
 def verify(
@@ -133,9 +134,9 @@ def verify(
 
     ``example_inputs``: positional inputs of the original, whole; ``kwargs``: keyword inputs. ``tolerance``: largest
     difference over the largest value of an output; absent: 1e-4 for float32, 1e-9 for float64, 3e-2 for smaller
-    floats. An output that is nearly 0 because larger values cancel, or that is computed of quantised values, may differ
-    by what rounding does to those (`Report.rounded`), unless ``tolerance`` is 0. Integers and booleans must be equal.
-    Raises `InputError` when the inputs do not fit.
+    floats. An output that is nearly 0 because larger values cancel, or that is computed of quantised values or of some
+    with fewer digits (`torch.autocast`), may differ by what rounding does to those (`Report.rounded`), unless
+    ``tolerance`` is 0. Integers and booleans must be equal. Raises `InputError` when the inputs do not fit.
     """
     if not isinstance(sharded, ShardedProgram):
         raise ShardwrightError(f"verify takes what `shard` returned, got {type(sharded).__name__}")
@@ -149,10 +150,11 @@ def verify(
     original_run = _Original(program, tuple(inputs), torch.get_rng_state())
     wanted = original_run()
     allowed = tolerance if tolerance is not None else tolerance_of(wanted)
+    original_run = replace(original_run, excusable=excusable_in(program, wanted, tolerance))
     simulation = sharded.simulation()
     got = simulation.run_raw(sharded.rank_inputs(inputs))
     checks = list(_compare_outputs(program, sharded, wanted, got))
-    if allowed > 0 and not all(check.is_within(allowed) for _, check in checks):
+    if not all(check.is_within(allowed) for _, check in checks):
         checks = _with_rounding(checks, original_run, wanted, allowed)
     found: dict[str, list[OutputCheck]] = {"outputs": [], "gradients": [], "buffers": []}
     for position, check in checks:
@@ -163,16 +165,18 @@ def verify(
     wrong = {values[position] for position, check in checks if not check.is_within(allowed)}
     nodes = [value for value in dict.fromkeys(values) if value in wrong and isinstance(value, fx.Node)]
     first = None if ok else _first_wrong(original_run, sharded, allowed, nodes)
-    return Report(ok, allowed, first_wrong=first, **{what: tuple(checks) for what, checks in found.items()})
+    hint = "" if ok else hint_for(original_run.excusable)
+    return Report(ok, allowed, first_wrong=first, hint=hint, **{what: tuple(one) for what, one in found.items()})
 
 
 @dataclass(frozen=True)
 class _Original:
-    """The original on whole inputs; every run draws the same random numbers."""
+    """The original on whole inputs; every run draws the same random numbers. ``excusable``: by what rounding does."""
 
     program: Program
     inputs: tuple[Any, ...]
     drawn: torch.Tensor
+    excusable: float = 0.0
 
     def __call__(self, watch: Watch | None = None) -> list[Any]:
         """All flat outputs. The random numbers begin anew, and begin anew for whoever draws next."""
@@ -183,6 +187,10 @@ class _Original:
                 return run_graph(self.program, state, self.inputs, watch)
         finally:
             torch.set_rng_state(self.drawn)
+
+    def floors(self, nodes: Collection[fx.Node]) -> dict[str, float]:
+        """The absolute error of each of these nodes that rounding explains."""
+        return rounding_floors(self, nodes, self.excusable) if nodes and self.excusable > 0 else {}
 
 
 def join_on_mesh(values: Sequence[torch.Tensor], layouts: Sequence[Sequence[Layout]], mesh: Mesh) -> torch.Tensor:
@@ -206,10 +214,10 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     difference = torch.where(same, torch.zeros_like(got), got - wanted).abs()
     if not bool(difference.isfinite().all()):
         return float("inf")
-    return difference.max().item() / _scale(wanted)
+    return difference.max().item() / scale_of(wanted)
 
 
-def _scale(wanted: torch.Tensor) -> float:
+def scale_of(wanted: torch.Tensor) -> float:
     """The largest finite value; 1 where all are 0 and for dtypes without fractions."""
     if not (wanted.is_floating_point() or wanted.is_complex()):
         return 1.0
@@ -259,9 +267,9 @@ def _with_rounding(
         for position, check in checks
         if check.error > tolerance and math.isfinite(check.error) and isinstance(values[position], fx.Node)
     }
-    floors = rounding_floors(original, over.values(), tolerance) if over else {}
+    floors = original.floors(over.values())
     return [
-        (position, replace(check, rounding=floors.get(over[position].name, 0.0) / _scale(wanted[position])))
+        (position, replace(check, rounding=floors.get(over[position].name, 0.0) / scale_of(wanted[position])))
         if position in over
         else (position, check)
         for position, check in checks
@@ -370,13 +378,13 @@ def _errors(
             pieces = [values.pop(node.name) for values in kept if node.name in values]
             if len(pieces) == len(kept):
                 errors[node.name] = _joined_error(pieces, layouts[node.name], sharded.mesh, value)
-                scales[node.name] = _scale(value)
+                scales[node.name] = scale_of(value)
         return value
 
     sharded.simulation().run_raw(sharded.rank_inputs(original.inputs), watch=keep)
     original(hold_against)
     over = [n for n in picked if tolerance < errors.get(n.name, 0.0) < math.inf]
-    floors = rounding_floors(original, over, tolerance) if over and tolerance > 0 else {}
+    floors = original.floors(over)
     return {n: 0.0 if error * scales[n] <= floors.get(n, 0.0) else error for n, error in errors.items()}
 
 
