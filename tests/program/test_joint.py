@@ -221,6 +221,7 @@ def test_example_inputs_that_require_a_gradient_are_refused():
         (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": lambda out, y: out - y}, "one floating-point"),
         (nn.Linear(4, 2).requires_grad_(False), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": F.mse_loss}, "no param"),
         (nn.Linear(4, 2), (), {"loss": F.mse_loss}, "args are empty"),
+        (nn.Linear(4, 2), (torch.ones(3, 4),), {"loss": F.mse_loss}, "missing 1 required.*last of args is the target"),
         (nn.Linear(4, 2), torch.ones(3, 4), {}, "a tuple of positional inputs"),
         (nn.Linear(4, 2), (torch.ones(3, 4),), {"kwargs": 3}, "kwargs are a mapping of inputs by name, got int"),
         (nn.Linear(4, 2), (torch.ones(3, 4), torch.ones(3, 2)), {"loss": "mse"}, "loss is a function .* got 'mse'"),

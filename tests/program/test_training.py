@@ -98,3 +98,11 @@ def test_an_input_that_requires_a_gradient_is_refused():
     with torch.no_grad():
         step(x, target)
     assert step.weight.grad is not None
+
+
+def test_the_mode_is_that_of_the_export():
+    args = (torch.randn(3, 4), torch.randn(3, 2))
+    step = one_rank(nn.Linear(4, 2), args, F.mse_loss)
+    assert step.train() is step
+    with pytest.raises(sw.ProgramError, match=r"dropout and batch statistics(.|\n)*try: give the model itself"):
+        step.eval()

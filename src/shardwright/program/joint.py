@@ -91,12 +91,15 @@ def export_training(
     _refuse_gradients_of_inputs(args, kwargs)
     refuse_hooks(model)
     twin = _with_loss(model, tuple(args), dict(kwargs or {}), loss)
-    forward = _forward(twin, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=strict)
+    options = {"dynamic_shapes": dynamic_shapes, "strict": strict}
+    forward = _forward(twin, tuple(args), dict(kwargs or {}), has_target=loss is not None, **options)
     run_layers_one_by_one(forward.graph_module)
     return joint_program(forward)
 
 
-def _forward(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> ExportedProgram:
+def _forward(
+    twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, has_target: bool, **options: Any
+) -> ExportedProgram:
     try:
         with torch.enable_grad(), no_custom_backward(), keeping_grad_modes():
             return torch.export.export(twin, args, kwargs, **options)
@@ -104,8 +107,10 @@ def _forward(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **o
         raise
     except Exception as error:
         # What the model's code and the loss raise comes through here, as well as all that torch cannot trace.
+        is_call = has_target and isinstance(error, TypeError)
+        last = "; the last of args is the target, which the loss alone is given" if is_call else ""
         raise ProgramError(
-            f"the model with its loss cannot be exported ({type(error).__name__}: {first_line(error)})\n"
+            f"the model with its loss cannot be exported ({type(error).__name__}: {first_line(error)}){last}\n"
             "  try: call the model and the loss on these inputs; then torch.export.export, which says where it fails"
         ) from error
 

@@ -5,14 +5,14 @@ A joint program computes its gradients itself, so that autograd has nothing to r
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from shardwright.errors import InputError
+from shardwright.errors import InputError, ProgramError
 from shardwright.program.inputs import bind_expected, expected_inputs
 from shardwright.program.program import GRADIENT_KINDS, RETURNED, STATE_KINDS, Program, held_by
 from shardwright.program.read import read
@@ -129,6 +129,17 @@ class TrainingStep(nn.Module):
         kept.add(place)
         # Of the same memory, but no view: torch lets nobody scale what was made a view here.
         parameter.grad = _unlinked(value) if is_view(value) else value
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing to do: a step computes in the mode that its model was exported in. Raises `ProgramError` for
+        ``eval()``, which would not turn dropout and batch statistics off.
+        """
+        if not mode:
+            raise ProgramError(
+                "eval() cannot turn dropout and batch statistics off: a step computes in the mode that its model was "
+                "exported in\n  try: give the model itself, by load_state_dict, what `gather` writes of step.save(…)"
+            )
+        return self
 
     def tensors(self) -> dict[str, Any]:
         """Parameters, buffers and constants as they are now, by name."""
