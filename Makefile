@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-page bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-one-rank bench-page bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -77,6 +77,9 @@ $(VENV)/.step: $(READY)
 bench-step: $(VENV)/.step  ## Measure one step of a Llama beside the hand-written model, transformers and DTensor
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.step --plot docs/step.svg
+
+bench-one-rank: $(READY)  ## Measure a step of one rank of a 70B Llama by itself, on a GPU where there is one
+	$(BIN)/python -m benchmarks.one_rank
 
 bench-generate: $(READY)  ## Measure what a token takes, on one and two ranks, against transformers' generate
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.generate
