@@ -1,9 +1,9 @@
 """Time a token of a sharded decoder against transformers' own generation, on real processes of this machine.
 
 A decoder of SmolLM2-135M's shape with drawn weights writes greedy text after a short prompt and after a long one: by
-transformers on the first rank, by eager and compiled ranks. All take turns in the same processes, a thread each, so
-that what else the machine does falls on all alike; figures are medians over the rounds, without prefill. All must write
-the same tokens. Run: ``python -m benchmarks.generate``.
+transformers on the first rank, by ranks that are eager, under `torch.compile` and compiled ahead of time. All take
+turns in the same processes, a thread each, so that what else the machine does falls on all alike; figures are medians
+over the rounds, without prefill. All must write the same tokens. Run: ``python -m benchmarks.generate``.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--backends", nargs="*", default=["eager", "compile"])
+    parser.add_argument("--backends", nargs="*", default=["eager", "compile", "aoti"])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/generate.json"))
     options = parser.parse_args()
