@@ -26,3 +26,6 @@ def test_layers():
     assert star_layers("layers.10.mlp.experts.3.up") == "layers.*.mlp.experts.*.up"
     assert star_layers("as layers.0.up is Shard(1)") == "as layers.*.up is Shard(1)"
     assert star_layers("layers.3x.up") == "layers.3x.up"
+    assert star_layers("key_cache_12 is whole, value_cache_0") == "key_cache_* is whole, value_cache_*"
+    assert star_layers("layer_2.up") == "layer_*.up"
+    assert star_layers("norm_2d.bias") == "norm_2d.bias"

@@ -27,5 +27,5 @@ def format_layout(layout: Layout) -> str:
 
 
 def star_layers(text: str) -> str:
-    """A name or sentence with the layer numbers of module paths as ``*``."""
-    return re.sub(r"(?<=\.)\d+(?=\.|['\"\s,;:]|$)", "*", text)
+    """A name or sentence with the layer numbers of module paths as ``*``: ``layers.3.up``, ``key_cache_3``."""
+    return re.sub(r"(?<=[._])\d+(?=\.|['\"\s,;:]|$)", "*", text)
