@@ -168,6 +168,7 @@ def open_checkpoint(
         from shardwright.sources.diffusers.find_component import find_component, is_component
         from shardwright.sources.hugging_face import build
         from shardwright.sources.hugging_face.find_model import find_model
+        from shardwright.sources.hugging_face.gguf_repeats import parsed_once
         from shardwright.sources.hugging_face.recipes import check_rows
     except ImportError as error:
         raise CheckpointError(
@@ -186,7 +187,8 @@ def open_checkpoint(
         found = find_component(folder, dtype=dequantize or dtype, **how)
     else:
         cache = {"cache_length": cache_length, "batch": batch}
-        found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, packed=packed, **cache, **how)
+        with parsed_once(gguf):
+            found = find_model(folder, gguf, dtype=dtype, dequantize=dequantize, packed=packed, **cache, **how)
     unused = [*found.unused, *settle_ties(found.model, found.holders, found.unused)]
     _tell_unused(found.model, unused)
     report("exporting", 0, 0)

@@ -1,0 +1,26 @@
+"""What is shared while a GGUF file is opened, and put back after."""
+
+import gguf
+import pytest
+
+from shardwright.sources.hugging_face.gguf_repeats import parsed_once
+from tests.support.gguf_files import llama_shapes, write_file
+
+NAMES = ("GGUFReader", "get_tensor_name_map")
+
+
+def test_a_file_is_parsed_once(tmp_path):
+    path = write_file(tmp_path / "tiny.gguf", llama_shapes())
+    with parsed_once(path.name):
+        reader, table = gguf.GGUFReader(path), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        assert gguf.GGUFReader(path) is reader
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is table
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3) is not table
+
+
+@pytest.mark.parametrize("name", ["tiny.gguf", None])
+def test_what_was_there_is_put_back(name):
+    before = [getattr(gguf, one) for one in NAMES]
+    with pytest.raises(ValueError, match="stop"), parsed_once(name), parsed_once(name):
+        raise ValueError("stop")
+    assert [getattr(gguf, one) for one in NAMES] == before
