@@ -59,13 +59,20 @@ def by_transformers(model, inputs):
 
 def with_constants(model, inputs):
     """The model with the inputs that describe sizes, and its own small counts, held constant; and the inputs left."""
-    held = {name: value for name, value in inputs.items() if _describes_sizes(name, value)}
-    left = {name: value for name, value in inputs.items() if name not in held}
-    held |= _masks(model, inputs)
-    with torch.no_grad(), _forward_holding(model, held, left), _counts_held(model), _constants_followed():
+    with torch.no_grad(), holding_constants(model, inputs) as left:
         program = torch.export.export(model, (), kwargs=left, strict=False)
         # What is left of computing the constants goes while their values are followed: no later reader knows them.
         return program.run_decompositions({}), left
+
+
+@contextlib.contextmanager
+def holding_constants(model, inputs):
+    """A model that holds the inputs that describe sizes, and its own small counts, constant; gives the inputs left."""
+    held = {name: value for name, value in inputs.items() if _describes_sizes(name, value)}
+    left = {name: value for name, value in inputs.items() if name not in held}
+    held |= _masks(model, inputs)
+    with _forward_holding(model, held, left), _counts_held(model), _constants_followed():
+        yield left
 
 
 WAYS = {"by the exporter of transformers": by_transformers, "sizes and masks held constant": with_constants}

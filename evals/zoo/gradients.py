@@ -6,12 +6,14 @@ and of the backward pass. Under any other plan the joint program is sharded and 
 `measure.one_run` compares outputs.
 """
 
+import contextlib
 from collections import Counter
 from typing import NamedTuple
 
 import torch
 
 import shardwright as sw
+from evals.zoo.exporting import holding_constants
 from evals.zoo.measure import one_run, try_build, try_export
 from shardwright.assign.agreed import Agreed
 from shardwright.assign.site_rules import read_rules
@@ -23,7 +25,7 @@ from shardwright.program.read import read
 
 
 class Joint(NamedTuple):
-    """As `exporting.Exported`; ``way``: the mode that the model is in."""
+    """As `exporting.Exported`; ``way``: one of `WAYS`."""
 
     program: torch.export.ExportedProgram
     inputs: dict
@@ -53,24 +55,39 @@ def gradients(kind, runs, emit):
 
 
 def joint(model, inputs):
-    """The joint program of a model in training mode, else in the mode for inference, called with keywords.
-
-    Raises what training mode raised where neither gives one.
+    """The first joint program there is of a model called with keywords: in training mode, else in the mode for
+    inference; as it is, else with what describes sizes held constant. Raises what the first one raised where none does.
     """
-    try:
-        return _in_mode(model.train(), inputs, "train")
-    except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
+    first = None
+    for way, (mode, held) in WAYS.items():
+        model.train(mode)
         try:
-            return _in_mode(model.eval(), inputs, "eval")
-        except Exception:  # noqa: BLE001 - as above
-            raise error from None
+            with held(model, dict(inputs)) as left:
+                return _joint(model, left, inputs, way)
+        except Exception as error:  # noqa: BLE001 - whatever export raises is the finding
+            first = first or error
+    raise first
 
 
-def _in_mode(model, inputs, mode):
-    floats = [value.dtype for value in inputs.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+@contextlib.contextmanager
+def _as_it_is(model, inputs):
+    yield inputs
+
+
+WAYS = {
+    "train": (True, _as_it_is),
+    "eval": (False, _as_it_is),
+    "train with sizes held": (True, holding_constants),
+    "eval with sizes held": (False, holding_constants),
+}
+"""What is tried, in this order: the mode of the model, and what is held meanwhile."""
+
+
+def _joint(model, taken, given, way):
+    floats = [value.dtype for value in taken.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
     target = torch.zeros((), dtype=floats[0] if floats else next(model.parameters()).dtype)
-    program = sw.export_training(model, (target,), dict(inputs), loss=mean_square)
-    return Joint(program, {"target": target, **inputs}, inputs, mode)
+    program = sw.export_training(model, (target,), dict(taken), loss=mean_square)
+    return Joint(program, {"target": target, **taken}, given, way)
 
 
 def mean_square(outputs, target):

@@ -4,9 +4,14 @@ from collections import Counter
 
 from evals.zoo.results import RESULTS, latest
 
+MOST = 200
+"""Characters of a reason."""
+
 
 def summary(records):
-    """Counts of types and operators, then every operator of backward passes that runs whole somewhere, and why."""
+    """Counts of types and operators, every operator of backward passes that runs whole somewhere, and why; then every
+    type without a joint program, and why.
+    """
     rules = [record for record in records.values() if record["plan"] == "rules"]
     none = Counter(record["verdict"] for record in records.values() if not record["plan"])
     modes = Counter(record["mode"] for record in rules)
@@ -20,6 +25,11 @@ def summary(records):
             f"{covered} types with a rule for every one of them",
             *(f"no rule: {what} ({count} types)" for what, count in lacking.most_common()),
             *(f"nothing to cut: {what} ({count} types)" for what, count in uncut.most_common()),
+            *sorted(
+                f"{record['verdict']}: {record['type']}: {record['reason'][:MOST]}"
+                for record in records.values()
+                if not record["plan"]
+            ),
         ]
     )
 

@@ -52,6 +52,21 @@ def test_the_mode_for_inference_is_taken_where_training_mode_gives_no_program():
     assert joint(Choosy(), {"x": torch.randn(3, 4)}).way == "eval"
 
 
+class Sized(Model):
+    """A model that reads off the values of an input what to compute."""
+
+    def forward(self, x, image_sizes):
+        return torch.cat([super(Sized, self).forward(x[:2] if n > 2 else x)["logits"] for n in image_sizes.tolist()])
+
+
+def test_what_describes_sizes_is_held_where_its_values_are_read():
+    made = joint(Sized(), {"x": torch.randn(3, 4), "image_sizes": torch.tensor([1, 3])})
+    assert made.way == "train with sizes held"
+    assert made.inputs.keys() == {"x", "target"}
+    found = without_rules(made.program)
+    assert found["called"]["backward"]["aten.gelu_backward.default"] == 2
+
+
 def test_nothing_to_train_is_said():
     with pytest.raises(sw.ProgramError):
         joint(nn.Identity(), {"input": torch.randn(3, 4)})
@@ -67,11 +82,12 @@ def test_types_are_summed_up():
     records = {
         "a": record("a", mode="train", called={"aten.mm.default": 4}),
         "b": record("b", mode="eval", called={"aten.mm.default": 2, "aten.x": 1}, lacking={"aten.x: no rule": 1}),
-        "c": {"type": "c", "plan": "", "verdict": "not exportable"},
+        "c": {"type": "c", "plan": "", "verdict": "not exportable", "reason": "it has no tensors"},
     }
     assert summary(records).splitlines() == [
         "2 types give a joint program (1 train, 1 eval mode); no program: 1 not exportable",
         "7 calls of 2 operators in backward passes",
         "1 types with a rule for every one of them",
         "no rule: aten.x: no rule (1 types)",
+        "not exportable: c: it has no tensors",
     ]
