@@ -113,6 +113,57 @@ def test_pooling_addresses_no_memory():
     assert sharded.fallbacks == []
 
 
+class Overlapping(nn.Module):
+    """Addresses memory to have chunks of a sequence that overlap by half, of dims of its own and of one dim."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = redraw(nn.Linear(6, 8)), redraw(nn.Linear(8, 4))
+
+    def forward(self, x):
+        y = self.up(x)
+        chunks = y.view(2, 3, 4, 8).as_strided((2, 5, 4, 8), (96, 16, 8, 1))
+        fewer = y.as_strided((2, 3, 5, 8), (96, 24, 8, 1))
+        rows_first = self.up(x.transpose(0, 1)).transpose(0, 1).view(2, 3, 4, 8)
+        others = rows_first.as_strided((2, 5, 4, 8), (8, 32, 16, 1))
+        return sum(self.down(torch.tanh(one).mean(2)).mean(1) for one in (chunks, fewer, others))
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_overlapping_windows_address_no_memory(num_ranks):
+    torch.manual_seed(0)
+    model, args = Overlapping().double(), (torch.randn(2, 12, 6).double(), torch.randn(2, 4).double())
+    joint = sw.export_training(model, args, loss=F.mse_loss)
+    wanted = run_alone(model, args, F.mse_loss)[0]
+    torch.testing.assert_close(run_whole(joint, args)[0], wanted, rtol=1e-12, atol=1e-12)
+    assert not [node for node in joint.graph.nodes if "as_strided" in str(node.target)]
+    sharded = sw.shard(joint, mesh=num_ranks, plan={"up": "colwise", "down": "rowwise"})
+    assert sharded.fallbacks == []
+    assert not sharded.gathered_weights
+    report = sw.verify(sharded, joint, args, tolerance=1e-9)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [((2, 3, 3), (12, 3, 2), None), ((2, 3, 3), (12, 3, 1), 1), ((3, 2), (1, 3), None), ((2, 3), (7, 2), None)],
+)
+def test_other_views_of_memory_are_kept_and_right(size, stride, offset):
+    class Strided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(2, 12).double())
+
+        def forward(self, x):
+            return (x * self.scale).as_strided(size, stride, offset).sin()
+
+    model, args = Strided(), (torch.randn(2, 12).double(), torch.randn(size).double())
+    joint = sw.export_training(model, args, loss=F.mse_loss)
+    wanted = run_alone(model, args, F.mse_loss)[0]
+    torch.testing.assert_close(run_whole(joint, args)[0], wanted, rtol=1e-12, atol=1e-12)
+    assert [node for node in joint.graph.nodes if "as_strided" in str(node.target)]
+
+
 def test_a_loss_that_the_model_computes_itself():
     model, x, y = OwnLoss(), torch.randn(3, 6), torch.tensor([1, 0, 4])
     joint = sw.export_training(model, (x,), {"labels": y})

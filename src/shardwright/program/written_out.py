@@ -1,5 +1,6 @@
 """What joint programs are traced as other calls than torch's own, so that more of it can be cut."""
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,28 @@ def _mean_of_places(source: Any, size: Any) -> Any:
     return source.mean([-1 - dim for dim in range(len(size))], keepdim=True)
 
 
+def _windows(source: Any, size: Any, stride: Any, offset: Any = None) -> Any:
+    """``as_strided`` that slides along dims which lie side by side, as windows along one: these address no memory."""
+    shape, steps = source.shape, source.stride()
+    known = all(isinstance(one, int) for one in (*shape, *steps, *size, *stride))
+    if not known or offset not in (None, source.storage_offset()):
+        return NotImplemented
+    wanted, held = list(zip(size, stride, strict=True)), list(zip(shape, steps, strict=True))
+    for first in range(len(shape)):
+        # The dims from the first to the last become two: the number of windows, and their width.
+        last = len(shape) - len(size) + first + 1
+        if not first <= last < len(shape) or wanted[:first] + wanted[first + 2 :] != held[:first] + held[last + 1 :]:
+            continue
+        if any(steps[dim] != steps[dim + 1] * shape[dim + 1] for dim in range(first, last)):
+            continue
+        (count, far), (width, near) = wanted[first : first + 2]
+        step, length = far // max(near, 1), math.prod(shape[first : last + 1])
+        if near == steps[last] and far == step * near and step > 0 and (count - 1) * step + width <= length:
+            windows = source.flatten(first, last).unfold(first, width, step)
+            return windows.narrow(first, 0, count).movedim(-1, first + 1)
+    return NotImplemented
+
+
 TRACED_AS = {
     aten.convolution_backward.default: _without_bias,
     aten.nll_loss2d_forward.default: _mean_of_losses,
@@ -49,5 +72,6 @@ CALLED_AS = {
     aten.adaptive_avg_pool1d.default: _mean_of_places,
     aten.adaptive_avg_pool2d.default: _mean_of_places,
     aten.adaptive_avg_pool3d.default: _mean_of_places,
+    aten.as_strided.default: _windows,
 }
 """The same for operators that autograd does not see, as torch takes them apart before."""
