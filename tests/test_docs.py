@@ -154,7 +154,7 @@ FOLLOWED = ["concepts", "how-to/by-hand", "how-to/dp-tp", "how-to/operators", "h
 """Pages whose reader does one step after the other, on one process; on several where ``ranks`` is said."""
 ON_RANKS = [
     pytest.param(page, marks=pytest.mark.ranks)
-    for page in ("how-to/checkpoints", "how-to/diffusers", "how-to/text", "tutorial")
+    for page in ("how-to/checkpoints", "how-to/diffusers", "how-to/text", "how-to/train", "tutorial")
 ]
 
 
