@@ -76,6 +76,7 @@ JUDGED_ELSEWHERE = {
     "rules/operators/unrolled.py": "mechanisms/test_recurrent.py",
     "rules/*.py": "rules/test_check.py",
     "run/aot/*.py": "run/aot/test_compile.py",
+    "run/aligned.py": "sources/quantized/test_weight.py",
     "run/*.py": "run/test_launch.py",
     "sources/diffusers/build_component.py": "sources/diffusers/test_find_component.py",
     "sources/export_example.py": "sources/test_example.py",

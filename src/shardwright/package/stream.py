@@ -18,6 +18,9 @@ from shardwright.errors import PackageError
 from shardwright.layout.dtypes import DTYPES, check_storable, stored_shape
 from shardwright.package.manifest import FileEntry
 
+ALIGNMENT = 64
+"""Bytes that kernels read at a time: where files are mapped, a tensor lies in memory as it lies in its file."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSlot:
@@ -32,6 +35,11 @@ class TensorSlot:
         """The bytes of its data."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def alignment(self) -> int:
+        """What divides its bytes, at most `ALIGNMENT`."""
+        return math.gcd(self.num_bytes, ALIGNMENT)
+
 
 def write_tensors(
     path: Path,
@@ -45,8 +53,8 @@ def write_tensors(
     and `OSError` when the disk is full.
     """
     check_storable({slot.name: (slot.dtype, slot.shape) for slot in slots}, PackageError)
-    # Wide dtypes first, as the library does: then every tensor is aligned to its element size.
-    order = sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))
+    # Of each what divides its bytes divides those before it too, so that no odd one takes all others out of line.
+    order = sorted(slots, key=lambda slot: (-slot.alignment, -slot.dtype.itemsize, slot.name))
     header = _header(order)
     digest = hashlib.sha256(header)
     # Whatever has the name is not a file of this run: a link would lead elsewhere.
@@ -77,5 +85,5 @@ def _header(order: Sequence[TensorSlot]) -> bytes:
         entries[slot.name] = {"dtype": DTYPES[slot.dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

@@ -35,6 +35,7 @@ from shardwright.program.program import Program, held_by, is_joint
 from shardwright.program.read import read
 from shardwright.program.signature import fits, in_structure, signature_of
 from shardwright.program.write import attach_weights
+from shardwright.run.aligned import aligned_weight, inputs_to_align, with_aligned
 from shardwright.run.alone import settle
 from shardwright.run.aot.compiled_manifest import find_compiled
 from shardwright.run.aot.module import CompiledModule
@@ -68,6 +69,7 @@ class RankModule(nn.Module):
         self.program: Program = read(self.exported)
         self._expected: ExpectedInputs = expected_inputs(self.program, self.signature)
         self._writes = bool(self.program.mutations())
+        self._to_align = inputs_to_align(self.exported, self.program)
         self.module, self.prepared = module, prepared
         self.groups = dict(groups or {})
         """The names of the process groups that its ranks meet in, by mesh axis."""
@@ -107,7 +109,7 @@ class RankModule(nn.Module):
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.num_calls += 1
-        flat = bind_expected(self._expected, args, kwargs)
+        flat = with_aligned(bind_expected(self._expected, args, kwargs), self._to_align)
         with torch.no_grad():
             if isinstance(self.module, CompiledModule):
                 return self.module(flat)
@@ -285,7 +287,7 @@ def _read_weights(
                     raise PackageError(f"{path}: {stored!r} has shape {shape}, the graph needs {needed}")
                 if dtype != DTYPES.get(wanted.dtype):
                     raise PackageError(f"{path}: {stored!r} has dtype {dtype}, the graph needs {wanted.dtype}")
-                tensors[name] = tensors[stored] if stored in tensors else file.get_tensor(stored)
+                tensors[name] = tensors[stored] if stored in tensors else aligned_weight(file.get_tensor(stored))
     except SafetensorError as error:
         raise PackageError(f"{path} is not a safetensors file: {error}") from error
     return tensors

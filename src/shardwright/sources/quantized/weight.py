@@ -186,11 +186,16 @@ def _scaled_after(numbers: str, scale: str, dtype: torch.dtype) -> Callable[[Any
     """A linear layer's forward that scales what the matmul gives rather than the weight.
 
     That is the same, and how Inductor finds a matmul that reads 8 bits a number: a scaled weight it writes to memory.
+    Its kernel takes a number a row, one after the other in memory. So one scale for all rows is repeated, and scales
+    are cast before they are laid in a row: a view is what makes Inductor write a cast to memory.
     """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         held: Any = tables_of(self).parameters
-        given = torch.nn.functional.linear(x, held[numbers].to(dtype)) * held[scale].reshape(-1).to(dtype)
+        by_row = held[scale].reshape(-1, 1).to(dtype)
+        if by_row.numel() == 1:
+            by_row = by_row.repeat(held[numbers].shape[0], 1)
+        given = torch.nn.functional.linear(x, held[numbers].to(dtype)) * by_row.reshape(-1)
         return given if self.bias is None else given + self.bias
 
     return forward
