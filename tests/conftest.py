@@ -3,9 +3,11 @@
 import functools
 import gc
 import os
+import sys
 
 import pytest
 import torch
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.export import ExportedProgram
 
 from shardwright.program.legal import CHECK_SWITCH
@@ -62,8 +64,15 @@ LONGEST = (
 @pytest.fixture(scope="session", autouse=True)
 def _warm_launches():
     """Ranks are forked from a process that has imported torch. Those that scripts and commands launch start anew."""
+
+    def name_of_caller(depth=2):
+        return sys._getframe(depth).f_code.co_name
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "elastic_launch", launch_warm)
+        # The launcher asks for its own functions' names dozens of times, by reading the source of every frame below:
+        # of pytest's stack, a third of a second for each launch.
+        patch.setattr(dynamic_rendezvous, "get_method_name", name_of_caller)
         yield
 
 
