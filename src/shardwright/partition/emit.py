@@ -1,6 +1,7 @@
 """Writing nodes into one rank's graph, each with true local metadata.
 
-The operator runs on fake tensors once for every distinct call; equal calls (the other 79 layers) share what it gave.
+The operator runs on fake tensors once for every distinct call; equal calls (the other 79 layers) share what it gave,
+and those of other ranks and programs get a tensor of the same sizes (`known_results`).
 """
 
 import operator
@@ -12,6 +13,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from shardwright.partition.known_results import UNKNOWN, known_result, remember_result
 from shardwright.program.collectives import holds_collectives
 from shardwright.program.nodes import add_node, val_of
 from shardwright.program.torch_private import FakeTensor, enable_python_dispatcher
@@ -95,8 +97,11 @@ class Emitter:
     def evaluate(self, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The fake result of a call, memoised over equal operands."""
         key = self._key(op, args, kwargs)
-        if key is not None and key in self._seen:
-            return self._seen[key]
+        if key is not None:
+            if key not in self._seen and (known := known_result(op, key, self.fake_mode)) is not UNKNOWN:
+                self._seen[key] = known
+            if key in self._seen:
+                return self._seen[key]
         fake_args, fake_kwargs = map_values((tuple(args), kwargs), lambda value: _runnable(val_of(value)))
         if self.fake_mode is None or op == operator.getitem:
             result = op(*fake_args, **fake_kwargs)
@@ -107,6 +112,7 @@ class Emitter:
                 result = op(*fake_args, **fake_kwargs)
         if key is not None:
             self._seen[key] = result
+            remember_result(op, key, self.fake_mode, (fake_args, fake_kwargs), result)
         return result
 
     def fake(self, shape: Sequence[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
