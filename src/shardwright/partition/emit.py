@@ -194,9 +194,9 @@ def _nesting(args: Any) -> Any:
 
 
 def _is_symbolic(args: Any, kwargs: Any) -> bool:
-    """Whether a call has numbers, or tensors of sizes, that are not known."""
+    """Whether a call has numbers, or tensors of sizes or strides, that are not known."""
     return any(
         isinstance(leaf, torch.SymInt)
-        or (isinstance(leaf, torch.Tensor) and any(isinstance(size, torch.SymInt) for size in leaf.shape))
+        or (isinstance(leaf, torch.Tensor) and any(isinstance(n, torch.SymInt) for n in (*leaf.shape, *leaf.stride())))
         for leaf in leaves((args, kwargs))
     )
