@@ -1,6 +1,7 @@
 """What libraries log when they are imported is left out where it says nothing of the caller's work, and only there."""
 
 import logging
+import warnings
 
 from shardwright.program.quiet import quiet_export, quiet_imports
 
@@ -11,6 +12,13 @@ def test_what_torch_logs_is_kept(capfd):
         logging.getLogger("torch.export").warning("only words")
     assert [str(error) for error in heard] == ["a cause"]
     assert "words" not in capfd.readouterr().err
+
+
+def test_bytes_that_are_read_are_no_news_and_other_warnings_are(recwarn):
+    with quiet_export():
+        for text in ("The given buffer is not writable, and so on", "another buffer"):
+            warnings.warn(text, UserWarning, stacklevel=1)
+    assert [str(one.message) for one in recwarn] == ["another buffer"]
 
 
 def test_news_of_a_library_is_left_out_and_all_else_is_heard(caplog):

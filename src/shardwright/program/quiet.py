@@ -4,6 +4,7 @@ Torch logs what it cannot read or write, traceback and all, besides raising it; 
 """
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,10 @@ from shardwright.program.torch_private import EXPORT_LOGS
 
 @contextmanager
 def quiet_export() -> Iterator[list[BaseException]]:
-    """Keep torch's readers and writers of programs from logging; the errors that they would have logged, in order."""
+    """Keep torch's readers and writers of programs from logging; the errors that they would have logged, in order.
+
+    Torch 2.12 also warns once of the bytes that it reads: nobody could write to them (and nobody does).
+    """
     heard: list[BaseException] = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -24,7 +28,9 @@ def quiet_export() -> Iterator[list[BaseException]]:
     for log in logs:
         log.addFilter(keep)
     try:
-        yield heard
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+            yield heard
     finally:
         for log in logs:
             log.removeFilter(keep)
