@@ -3,16 +3,18 @@
 import contextlib
 import doctest
 import io
-import os
 import re
 import shlex
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from torch.distributed import run as torchrun
 
 from shardwright.cli.app import main
+from shardwright.run.launch import _restored_signals
+from tests.support.ranks import launch_warm
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -61,19 +63,22 @@ def _printed(call):
 
 
 def _said_by(words, monkeypatch):
-    """What a command line prints; those of ours run in this process, which has imported torch."""
+    """What a command line prints; ours and torchrun's run in this process, which has imported torch."""
     if words[0] == "shardwright":
         monkeypatch.setattr(sys, "argv", words)
         return _printed(_run_main)
     assert words[0] == "torchrun", words
-    command = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+    return _said_by_ranks(words[1:], monkeypatch)
+
+
+def _said_by_ranks(words, monkeypatch):
+    """What the ranks that torchrun starts print, one rank after the other. They are forked, as `launch_warm` says."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as patch, _restored_signals():
+        patch.setattr(torchrun, "elastic_launch", launch_warm)
+        torchrun.main(["--run-path", "--log-dir", folder, "--redirects", "1", *words])
+        logs = sorted(Path(folder).rglob("stdout.log"), key=lambda log: int(log.parent.name))
+        return "".join(log.read_text() for log in logs)
 
 
 def _run_main():

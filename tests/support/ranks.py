@@ -42,11 +42,11 @@ def on_ranks(num_ranks, function, *args, backend="shardwright"):
     return [value for _, value in results]
 
 
-def launch_warm(config, function):
+def launch_warm(config, entrypoint):
     """`elastic_launch`, whose ranks are forked as those of `on_ranks` are, into the environment of this process."""
     config.start_method = START_METHOD
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return elastic_launch(config, _Here(function, dict(os.environ), cores))
+    return elastic_launch(config, _Here(entrypoint, dict(os.environ), cores))
 
 
 class _Here:
