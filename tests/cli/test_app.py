@@ -97,9 +97,9 @@ def test_plan_verify_shard_run(folder, here, printed):
     assert "by 'layers.*.mlp.down_proj'" in (folder / "stages" / "02-tp-pins.txt").read_text()
     assert [(row["kind"], row["count"]) for row in data["collectives"]] == [("all_reduce", 2), ("all_reduce", 2)]
     assert (data["prediction"]["hardware"], data["prediction"]["num_collectives"]) == ("h100", 4)
-    ran = shardwright(folder, "run", "package", "-i", "inputs.safetensors", "-o", "outputs.safetensors", "--json")
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["outputs"] == [{"output": "0", "shape": "(2, 8, 96)", "dtype": "float32"}]
+    words = "-i", "inputs.safetensors", "-o", "outputs.safetensors"
+    ran = json.loads(printed("run", "package", *words, "--json"))
+    assert ran["outputs"] == [{"output": "0", "shape": "(2, 8, 96)", "dtype": "float32"}]
     assert relative_error(load_file(folder / "outputs.safetensors")["0"], redraw(Decoder())(IDS)) < 1e-5
 
 
