@@ -107,7 +107,7 @@ def _forward(
         raise
     except Exception as error:
         # What the model's code and the loss raise comes through here, as well as all that torch cannot trace.
-        is_call = has_target and isinstance(error, TypeError)
+        is_call = has_target and isinstance(error, TypeError) and "argument" in first_line(error)
         last = "; the last of args is the target, which the loss alone is given" if is_call else ""
         raise ProgramError(
             f"the model with its loss cannot be exported ({type(error).__name__}: {first_line(error)}){last}\n"
