@@ -6,12 +6,13 @@
 # float32 and cast beside the layer, as scales of checkpoints often are, the same numbers end in an InductorError
 # ("AssertionError: <class 'torch._inductor.ir.Pointwise'>"): the pair is recognised, and its lowering takes the scale
 # without giving it memory first. torch.compile and AOTInductor behave alike; for x of two dims, and a scale that is not
-# reshaped, both compile.
+# reshaped, both compile; and so does a scale that is cast first and reshaped then.
 #
 # Output seen:
 #   bfloat16 scale: compiles
 #   float32 scale: InductorError
 #   float32 scale, x of two dims: compiles
+#   float32 scale, cast before it is reshaped: compiles
 #
 # Exits 0 while that is so, 1 when it has changed.
 set -euo pipefail
@@ -27,14 +28,16 @@ import torch.nn.functional as F
 
 
 class Int8(torch.nn.Module):
-    def __init__(self, dtype, shape):
+    def __init__(self, dtype, shape, cast_first=False):
         super().__init__()
+        self.cast_first = cast_first
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("w", torch.randint(-128, 128, (32, 64), dtype=torch.int8, generator=generator))
         self.register_buffer("s", (torch.rand(shape, generator=generator) / 100).to(dtype))
 
     def forward(self, x):
-        return F.linear(x, self.w.to(x.dtype)) * self.s.view(-1).to(x.dtype)
+        s = self.s.to(x.dtype).view(-1) if self.cast_first else self.s.view(-1).to(x.dtype)
+        return F.linear(x, self.w.to(x.dtype)) * s
 
 
 def outcome(module, *sizes):
@@ -51,9 +54,10 @@ seen = {
     "bfloat16 scale": outcome(Int8(torch.bfloat16, (32, 1)), 1, 1, 64),
     "float32 scale": outcome(Int8(torch.float32, (32, 1)), 1, 1, 64),
     "float32 scale, x of two dims": outcome(Int8(torch.float32, (32,)), 1, 64),
+    "float32 scale, cast before it is reshaped": outcome(Int8(torch.float32, (32, 1), cast_first=True), 1, 1, 64),
 }
 for name, what in seen.items():
     print(f"{name}: {what}")
-sys.exit(list(seen.values()) != ["compiles", "InductorError", "compiles"])
+sys.exit(list(seen.values()) != ["compiles", "InductorError", "compiles", "compiles"])
 PYTHON
 "$folder/venv/bin/python" "$folder/run.py"

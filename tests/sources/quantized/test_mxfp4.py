@@ -12,7 +12,15 @@ import shardwright as sw
 from shardwright.generate.writing import TextRequest
 from shardwright.sources.checkpoint import open_checkpoint
 from shardwright.sources.quantized.mxfp4 import unpack_mxfp4
-from tests.support.packed_weights import cut_right, opened_packed, packed_bytes, replace, same_numbers, stays_packed
+from tests.support.packed_weights import (
+    cut_right,
+    opened_packed,
+    packed_bytes,
+    replace,
+    same_numbers,
+    sends,
+    stays_packed,
+)
 from tests.support.ranks import on_ranks
 from tests.support.texts import greedy, written
 from tests.support.tiny import write_checkpoint
@@ -21,6 +29,7 @@ SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "num_hidden
 KINDS = {"num_key_value_heads": 2, "layer_types": ["sliding_attention"], "sliding_window": 4}
 # Grouped matmuls take no float64.
 DTYPE = {"dtype": torch.float32}
+PLAN = {"**.[q,k,v]_proj": "colwise", "**.o_proj": "rowwise"}
 SCALES = 4 * 64 * 3
 """Bytes of the scales of the projection down."""
 
@@ -57,6 +66,12 @@ def model(packed):
     return AutoModelForCausalLM.from_pretrained(
         packed[0], quantization_config=Mxfp4Config(dequantize=True), **DTYPE
     ).eval()
+
+
+@pytest.fixture(scope="module")
+def plain(packed):
+    """The program with weights that were dequantised as they were read."""
+    return opened_packed(packed[0], dtype=None, dequantize=torch.float32)[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -98,9 +113,21 @@ def test_a_plan_cuts_experts_whole_groups_or_rows(dim, stored, packed):
     assert where["down_proj_blocks"] == where["down_proj_scales"] == stored
 
 
-def test_weights_are_dequantised_as_they_are_read(packed):
-    folder, _, real = packed
-    _, plain = opened_packed(folder, dtype=None, dequantize=torch.float32)
+@pytest.mark.parametrize(("num_ranks", "up", "down"), [(2, 2, 1), (3, 2, 1), (4, 0, 0)])
+def test_under_a_plan_ranks_send_what_those_of_the_plain_model_send(num_ranks, up, down, packed, plain):
+    plan = {**PLAN, "**.experts.gate_up_proj": sw.Shard(up), "**.experts.down_proj": sw.Shard(down)}
+    assert sends(sw.shard(packed[2], mesh=num_ranks, plan=plan)) == sends(sw.shard(plain, mesh=num_ranks, plan=plan))
+
+
+def test_with_more_slack_the_automatic_plan_keeps_heads_whole(packed, plain):
+    """Beside packed experts attention is most of the model, and split within heads to keep the busiest rank's bytes."""
+    wanted = sends(sw.shard(plain, mesh=3))
+    assert sends(sw.shard(packed[2], mesh=3)).total() == wanted.total() + 1
+    assert sends(sw.shard(packed[2], mesh=3, slack=0.2)) == wanted
+
+
+def test_weights_are_dequantised_as_they_are_read(packed, plain):
+    real = packed[2]
     ids = torch.tensor([[5, 17, 200, 31]])
     # The same weights, laid out otherwise in memory: a matmul may add in another order.
     torch.testing.assert_close(plain.module()(input_ids=ids), real.module()(input_ids=ids))
