@@ -119,7 +119,8 @@ def write_gguf(file, layers, kind=gguf.GGMLQuantizationType.Q4_K):
     ):
         add(number)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{number}" for number in range(vocab)])
+    # A merge is of two tokens that there are, into one that there is.
+    writer.add_token_list(["t", "1", *(f"t{number}" for number in range(vocab - 2))])
     writer.add_token_merges(["t 1"])
     block, num_bytes = GGML_QUANT_SIZES[kind]
     draw, sizes = np.random.default_rng(0), []
@@ -178,12 +179,13 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/shard_checkpoint.json"))
     options = parser.parse_args()
     console = Console(stderr=True, highlight=False, width=120)
+    facts = {"torch": str(torch.__version__), "python": sys.version.split()[0], "layers": options.layers}
     rows = []
     for form in options.forms:
         rows += measure(console, form, options)
+        # What took minutes is kept, whatever becomes of the next.
+        options.output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
     Table("Sharding a checkpoint on read", tuple(rows[0]), [tuple(row.values()) for row in rows]).show(console)
-    facts = {"torch": str(torch.__version__), "python": sys.version.split()[0], "layers": options.layers}
-    options.output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
 
 
 def measure(console, form, options):
