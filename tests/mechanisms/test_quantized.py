@@ -95,6 +95,17 @@ def test_what_shares_a_scale_may_be_anything(name):
     check_bytes(sharded)
 
 
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+def test_values_and_scales_together_are_at_most_a_group_more(num_ranks):
+    """Five groups of columns: where values are cut within one, scales are whole on every rank."""
+    sharded = shard(*quantized(FURTHER["float8 by group"]), num_ranks, PLAN)
+    for layer in ("up", "down"):
+        parts = [weight for weight in sharded.weights if weight.name.startswith(f"{layer}.")]
+        assert len(parts) == 2
+        busiest = max(sum(part.rank_bytes[rank] for part in parts) for rank in range(num_ranks))
+        assert busiest <= sum(part.num_bytes for part in parts) * (1 / num_ranks + GROUP / 160), layer
+
+
 def test_no_operator_that_quantises_lacks_a_rule():
     spaces = ("quantized_decomposed::", "torchao::")
     every = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith(spaces)}
