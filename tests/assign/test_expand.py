@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import shardwright as sw
+from shardwright.assign import assign
 from shardwright.assign.cost import CostModel
 from shardwright.rules.operators.expansions import REDUCTION_EXPANSIONS
 from tests.support.sharding import BYTES_MATTER
@@ -107,7 +108,9 @@ def test_a_gather_stays_where_it_is_cheaper():
     assert [c.kind for c in result.collectives] == ["all_gather"]
 
 
-def test_large_logits_are_not_gathered_by_default():
+def loss_of_many_words():
+    """A head with 32,000 words and its loss, on the meta device."""
+
     class Loss(nn.Module):
         def __init__(self):
             super().__init__()
@@ -118,12 +121,23 @@ def test_large_logits_are_not_gathered_by_default():
 
     with torch.device("meta"):
         model, inputs = Loss(), (torch.empty(4, 512, 64), torch.empty(4, 512, dtype=torch.long))
-    exported = torch.export.export(model, inputs)
-    result = sw.shard(exported, mesh=8, plan={"head": "colwise"})
+    return torch.export.export(model, inputs)
+
+
+def test_large_logits_are_not_gathered_by_default():
+    result = sw.shard(loss_of_many_words(), mesh=8, plan={"head": "colwise"})
     assert [(c.kind, c.num_bytes) for c in result.collectives] == [
         ("all_reduce", 4 * 512 * 4),
         ("all_reduce", 2 * 4 * 512 * 4),
     ]
+
+
+def test_nothing_is_tried_behind_a_gather_that_the_plan_asks_for(monkeypatch):
+    tried = []
+    monkeypatch.setattr(assign, "expand", lambda program, names: tried.append(names) or program)
+    result = sw.shard(loss_of_many_words(), mesh=8, plan={"head": "colwise_rep"})
+    assert [(c.kind, c.num_bytes) for c in result.collectives] == [("all_gather", 4 * 512 * 32_000 * 4)]
+    assert tried == []
 
 
 def test_the_table_is_alphabetical():

@@ -51,7 +51,9 @@ def expansion_of(op: Any) -> Expansion | None:
 
 
 def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> dict[str, Cut]:
-    """The nodes that could be written out and stand behind a gather, in order of the program, and what it gathers."""
+    """The nodes that could be written out and stand behind a gather that nobody asked for, in order of the program, and
+    what it gathers.
+    """
     near: dict[Value, tuple[int, Cut]] = {}
     found = {}
     for step in steps.items:
@@ -64,8 +66,10 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
                 continue
             maker = strategies[value[0]]
             made = maker.results[value[1]] if maker is not None else REPLICATE
-            # All steps that read a gathered value count, whoever had it gathered.
-            one = (_REACH_OF_SCANS, cut_of(made)) if isinstance(made, Shard) and made != wanted else near.get(value)
+            # All steps that read a gathered value count, whoever had it gathered; but what the plan has gathered at a
+            # boundary of a module is whole however it is read.
+            is_gathered = isinstance(made, Shard) and made != wanted and step.kind is StepKind.CALL
+            one = (_REACH_OF_SCANS, cut_of(made)) if is_gathered else near.get(value)
             if one is not None and (reach is None or one[0] > reach[0]):
                 reach = one
         if reach is None:
