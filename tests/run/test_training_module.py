@@ -13,16 +13,21 @@ from tests.support.ranks import on_ranks
 from tests.support.training import Dropped, batches, cut_batch, next_token, outcome
 
 NUM_STEPS = 50
+ADDING = (1,)
+"""The batch, by its number, to whose gradients those of the next are added."""
 
 
-def train_on_rank(rank, package, given, save_to, rate=3e-3):
+def train_on_rank(rank, package, given, save_to, rate=3e-3, adding=()):
+    """Losses and norms of every call. ``adding``: the calls whose gradients stay, for those of the next to be added."""
     # Whatever a rank was seeded with, the first one's seed counts.
     torch.manual_seed(7 + rank)
     step = sw.load(package)
     optimizer = torch.optim.AdamW(step.parameters(), lr=rate)
     losses, norms = [], []
-    for args in given:
+    for number, args in enumerate(given):
         losses.append(float(step(*args)))
+        if number in adding:
+            continue
         norms.append(float(sw.clip_grad_norm_(step, 1.0)))
         optimizer.step()
         optimizer.zero_grad()
@@ -31,13 +36,15 @@ def train_on_rank(rank, package, given, save_to, rate=3e-3):
     return losses, norms
 
 
-def train_alone(model, given, loss, rate=3e-3):
+def train_alone(model, given, loss, rate=3e-3, adding=()):
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     losses, norms = [], []
-    for *args, target in given:
+    for number, (*args, target) in enumerate(given):
         value = loss(model(*args), target)
         value.backward()
         losses.append(float(value.detach()))
+        if number in adding:
+            continue
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         optimizer.step()
         optimizer.zero_grad()
@@ -71,12 +78,15 @@ def test_fifty_steps_follow_those_of_one_process(tmp_path):
 
 def train_on_part(rank, package, given):
     """On the half of every batch that is this rank's place on the first of two axes."""
-    return train_on_rank(rank, package, [[one.chunk(2)[rank // 2] for one in args] for args in given], None)
+    parts = [[one.chunk(2)[rank // 2] for one in args] for args in given]
+    return train_on_rank(rank, package, parts, None, adding=ADDING)
 
 
 @pytest.mark.ranks
 def test_two_axes_and_weights_cut_over_both(tmp_path):
-    """Each rank has its part of a batch; losses are of all of it, and norms count once what several ranks hold."""
+    """Each rank has its part of a batch; losses are of all of it, and norms count once what several ranks hold. The
+    gradients of two batches in a row are added.
+    """
     model = redraw(Decoder(layers=1)).train()
     given = batches(4)
     stored = {"layers.*.mlp.[gate,up]_proj.weight": sw.Shard(1), "layers.*.mlp.down_proj.weight": sw.Shard(0)}
@@ -85,7 +95,8 @@ def test_two_axes_and_weights_cut_over_both(tmp_path):
     with pytest.warns(sw.GatherWarning):
         sw.shard(joint, mesh={"dp": 2, "tp": 2}, plan=plan, inputs=inputs).save(tmp_path / "out")
     found = on_ranks(4, train_on_part, tmp_path / "out", given)
-    wanted = train_alone(model, given, next_token)
+    wanted = train_alone(model, given, next_token, adding=ADDING)
+    assert len(wanted[1]) == len(given) - len(ADDING)
     for losses, norms in found:
         assert losses == pytest.approx(wanted[0], rel=1e-5)
         assert norms == pytest.approx(wanted[1], rel=1e-4)
