@@ -52,7 +52,7 @@ def distances():
     return found
 
 
-def bags(weighted=False):
+def bags(weighted=False, dense=True):
     """Sums, means and maxima of each bag."""
     found = []
     for d, mode in ((8, 0), (5, 1), (6, 2)):
@@ -60,7 +60,10 @@ def bags(weighted=False):
         weights = positive(7) if mode == 0 else None
         kept = aten._embedding_bag.default(t(9, d), rows, offsets, False, mode, False, weights)
         gradient = t(3, d, seed=1)
-        if not weighted:
+        if not dense:
+            op, tail = aten._embedding_bag_backward.default, (9, False, mode, False, weights)
+            found.append((op, (gradient, rows, offsets, bag, *kept[2:], *tail), {}))
+        elif not weighted:
             op, tail = aten._embedding_bag_dense_backward.default, (9, False, mode, weights)
             found.append((op, (gradient, rows, bag, *kept[2:], *tail), {}))
         elif weights is not None:
@@ -71,6 +74,7 @@ def bags(weighted=False):
 
 SAMPLES = {
     "aten::_cdist_backward": distances(),
+    "aten::_embedding_bag_backward": bags(dense=False),
     "aten::_embedding_bag_dense_backward": bags(),
     "aten::_embedding_bag_per_sample_weights_backward": bags(weighted=True),
     "aten::diagonal_backward": diagonals(),

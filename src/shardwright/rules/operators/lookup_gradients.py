@@ -72,8 +72,10 @@ def distance_backward_rule(call: Call) -> Rule | None:
     return notation_rule(text, shapes, [call.result.shape], linear=_FIRST, localize=run_dense)
 
 
-def bag_backward_rule(call: Call) -> Rule:
-    """``_embedding_bag_dense_backward``: features are cut."""
+def bag_backward_rule(call: Call) -> Rule | None:
+    """``_embedding_bag_backward`` and its dense form: features are cut; none for a gradient that holds rows alone."""
+    if call.arguments.get("sparse"):
+        return None
     feature = Term(("d",))
     operands = tuple(
         (*(Term(),) * (tensor.ndim - 1), feature) if tensor.ndim == 2 else (Term(),) * tensor.ndim
@@ -87,6 +89,7 @@ _GRID = Entry(grid_backward_rule)
 
 RULES: dict[str, Entry] = {
     "aten::_cdist_backward": Entry(distance_backward_rule),
+    "aten::_embedding_bag_backward": Entry(bag_backward_rule),
     "aten::_embedding_bag_dense_backward": Entry(bag_backward_rule),
     "aten::_embedding_bag_per_sample_weights_backward": einsum(
         "b! d, v! d, n!, o!, n! -> n!", linear=((0,), (1,)), localize=run_dense
