@@ -10,7 +10,6 @@ width.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import shardwright as sw
 from benchmarks.hand_written import HandWritten
-from benchmarks.step import Body, facts, show, write
+from benchmarks.step import Body, facts, show, summary, write
 
 CONFIG = {
     "hidden_size": 8192,
@@ -96,16 +95,6 @@ def measure(found, num_bytes, ids, rounds):
     return seconds
 
 
-def summary(seconds):
-    found = {}
-    for name, times in seconds.items():
-        low, median, high = (1e3 * one for one in statistics.quantiles(times, n=4))
-        found[name] = {"median_ms": median, "low_ms": low, "high_ms": high}
-    for one in found.values():
-        one["of_reference"] = one["median_ms"] / found[REFERENCE]["median_ms"]
-    return found
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=8)
@@ -127,7 +116,7 @@ def main():
         for length in options.lengths:
             ids = torch.arange(length, device=device)[None] % CONFIG["vocab_size"]
             calls, num_bytes = contenders(body, ids, options.ranks, Path(folder))
-            found["steps"][str(length)] = rows = summary(measure(calls, num_bytes, ids, options.rounds))
+            found["steps"][str(length)] = rows = summary([measure(calls, num_bytes, ids, options.rounds)], REFERENCE)
             show(f"{length} token{'s' if length > 1 else ''}, one rank of {options.ranks}, {name}", rows, REFERENCE)
             torch.compiler.reset()
     write(found, options.output)

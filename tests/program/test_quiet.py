@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from shardwright.program.quiet import quiet_export, quiet_imports
+from shardwright.program.quiet import quiet_export, quiet_imports, quiet_reading
 
 
 def test_what_torch_logs_is_kept(capfd):
@@ -15,7 +15,7 @@ def test_what_torch_logs_is_kept(capfd):
 
 
 def test_bytes_that_are_read_are_no_news_and_other_warnings_are(recwarn):
-    with quiet_export():
+    with quiet_reading():
         for text in ("The given buffer is not writable, and so on", "another buffer"):
             warnings.warn(text, UserWarning, stacklevel=1)
     assert [str(one.message) for one in recwarn] == ["another buffer"]

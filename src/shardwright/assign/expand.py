@@ -62,7 +62,7 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
             continue
         reach: tuple[int, Cut] | None = None
         for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands, strict=False)):
-            if number in step.unread:
+            if not step.reads_values(number):
                 continue
             maker = strategies[value[0]]
             made = maker.results[value[1]] if maker is not None else REPLICATE

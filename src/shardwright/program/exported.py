@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from shardwright.errors import ProgramError, first_line
 from shardwright.layout.values import check_file, check_path
 from shardwright.program.operator_libraries import import_named_in
-from shardwright.program.quiet import quiet_export, quiet_imports
+from shardwright.program.quiet import quiet_export, quiet_imports, quiet_reading
 from shardwright.program.torch_repeats import quick_tracing
 
 
@@ -33,7 +33,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedProgram:
         )
     from shardwright.program.torch_files import texts_read_once  # It brings torch's own compiler, a second of imports.
 
-    with quiet_export() as heard, quiet_imports(), texts_read_once(), quick_tracing():
+    with quiet_export() as heard, quiet_imports(), texts_read_once(), quiet_reading(), quick_tracing():
         try:
             return _load(file, heard)
         except Exception as error:

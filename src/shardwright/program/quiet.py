@@ -13,10 +13,7 @@ from shardwright.program.torch_private import EXPORT_LOGS
 
 @contextmanager
 def quiet_export() -> Iterator[list[BaseException]]:
-    """Keep torch's readers and writers of programs from logging; the errors that they would have logged, in order.
-
-    Torch 2.12 also warns once of the bytes that it reads: nobody could write to them (and nobody does).
-    """
+    """Keep torch's readers and writers of programs from logging; the errors that they would have logged, in order."""
     heard: list[BaseException] = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -28,12 +25,21 @@ def quiet_export() -> Iterator[list[BaseException]]:
     for log in logs:
         log.addFilter(keep)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
-            yield heard
+        yield heard
     finally:
         for log in logs:
             log.removeFilter(keep)
+
+
+@contextmanager
+def quiet_reading() -> Iterator[None]:
+    """Keep torch 2.12 from warning, once, of the bytes that it reads: nobody could write to them, and nobody does.
+
+    To be entered by one thread at a time (within `texts_read_once`): each puts back the filters that it found.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+        yield
 
 
 _WHEN_IMPORTED = {

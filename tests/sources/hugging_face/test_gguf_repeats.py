@@ -3,6 +3,7 @@
 import gguf
 import pytest
 
+from shardwright.sources.checkpoint import open_checkpoint
 from shardwright.sources.hugging_face.gguf_repeats import parsed_once
 from tests.support.gguf_files import llama_shapes, write_file
 
@@ -16,6 +17,14 @@ def test_a_file_is_parsed_once(tmp_path):
         assert gguf.GGUFReader(path) is reader
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is table
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3) is not table
+
+
+def test_opening_a_file_parses_it_once_however_it_is_read(tmp_path, monkeypatch):
+    path, parsed = write_file(tmp_path / "tiny.gguf", llama_shapes()), []
+    own = gguf.GGUFReader
+    monkeypatch.setattr(gguf, "GGUFReader", lambda *args: parsed.append(args) or own(*args))
+    open_checkpoint(path)
+    assert parsed == [(str(path),)]
 
 
 @pytest.mark.parametrize("name", ["tiny.gguf", None])

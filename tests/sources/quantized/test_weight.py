@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import shardwright as sw
+from shardwright.package.stream import ALIGNMENT
+from shardwright.run.aligned import aligned_weight
 from shardwright.sources.quantized.compressed_tensors import UnpackCompressed
 from shardwright.sources.quantized.weight import PackedWeight, hold_packed
 from tests.support.models import redraw, relative_error
@@ -56,14 +58,36 @@ def package(packed, tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["compile", "aoti"])
 def test_a_compiled_package_gives_eagers_numbers(backend, packed, package):
-    """Of activations, too, that begin where no vector does."""
     exported, x = packed
     wanted = exported.module()(x)
-    odd = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
     with torch.no_grad():
-        found = sw.load(package, backend=backend)(odd)
+        found = sw.load(package, backend=backend)(x)
     for name, one, other in zip(SCALES, found, wanted, strict=True):
         assert relative_error(one.float(), other.float()) < ROUNDING, name
+
+
+def off_by_one(value):
+    """The same values, one element behind where vectors begin."""
+    return torch.empty(value.numel() + 1, dtype=value.dtype)[1:].view(value.shape).copy_(value)
+
+
+def test_what_a_program_is_given_begins_where_vectors_do(packed, package):
+    """Here one that calls no kernel which asks for it."""
+    x = packed[1]
+    loaded, given = sw.load(package), []
+    loaded.module.register_forward_pre_hook(lambda module, args: given.extend(args))
+    odd = off_by_one(x)
+    loaded(odd)
+    assert odd.data_ptr() % ALIGNMENT
+    assert [one.data_ptr() % ALIGNMENT for one in given] == [0]
+    torch.testing.assert_close(given[0], x, rtol=0, atol=0)
+
+
+def test_weights_of_8_bits_are_aligned_and_others_stay():
+    numbers, scales = off_by_one(torch.ones(4, 8, dtype=torch.int8)), off_by_one(torch.ones(4, 8))
+    assert aligned_weight(numbers).data_ptr() % ALIGNMENT == 0
+    assert torch.equal(aligned_weight(numbers), numbers)
+    assert aligned_weight(scales) is scales
 
 
 def test_ranks_scale_before_they_sum(packed):

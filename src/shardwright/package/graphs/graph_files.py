@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import format_graph, parse_graph
 from shardwright.program.program import STATE_KINDS, held_by
-from shardwright.program.quiet import quiet_export
+from shardwright.program.quiet import quiet_export, quiet_reading
 from shardwright.program.read import constant_inputs
 from shardwright.program.signature import format_constant
 from shardwright.program.torch_private import load_pt2
@@ -34,7 +34,7 @@ def read_graph(path: Path) -> ExportedProgram:
     except ValueError as error:
         raise PackageError(f"{path} is not a graph of a package: {error}\n  it was not opened") from error
     try:
-        with quiet_export(), texts_read_once(), quick_tracing():
+        with quiet_export(), texts_read_once(), quiet_reading(), quick_tracing():
             exported: ExportedProgram = load_pt2(io.BytesIO(format_graph(graph))).exported_programs["model"]
     except Exception as error:
         if unknown := _UNKNOWN_CLASS.search(str(error)):

@@ -91,7 +91,8 @@ def quantized_tensors(path: Path, model: Any, *, packed: bool = False) -> tuple[
     )
 
     try:
-        reader = GGUFReader(path)
+        # By its name, as transformers asks for it: it is parsed once for all (`gguf_repeats`).
+        reader = GGUFReader(str(path))
         architecture = read_field(reader, "general.architecture")[0]
     except Exception as error:
         # The reader checks nothing: a short file surfaces as whatever numpy makes of it.
