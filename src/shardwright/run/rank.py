@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ def run_rank(
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _take_threads(rank, num_ranks, threads)
     os.environ[TRANSPORT_SWITCH] = transport
-    with noted(Path(folder), rank):
+    with noted(Path(folder), rank) as waited:
         try:
             if num_ranks > 1:
                 start_process_group(timeout_s)
@@ -42,7 +43,7 @@ def run_rank(
                 dist.barrier()
                 dist.destroy_process_group()
         except RuntimeError as error:
-            _explain(error, Path(folder), num_ranks, timeout_s)
+            _explain(error, waited, Path(folder), num_ranks, timeout_s)
             raise
     return result
 
@@ -56,10 +57,11 @@ def _take_threads(rank: int, num_ranks: int, threads: int | None) -> None:
         torch.set_num_threads(num_cores)
 
 
-def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float) -> None:
+def _explain(error: RuntimeError, waited: threading.Event, folder: Path, num_ranks: int, timeout_s: float) -> None:
     """Turn a collective's failure into the name of the rank that caused it, where it is not this one."""
     text = str(error).lower()
     if "timed out" in text or "timeout" in text:
+        waited.set()
         notes = standings(folder, num_ranks)
         absent = [note for note in notes if note.hangs]
         where = "; ".join(map(str, absent or notes))
@@ -68,5 +70,6 @@ def _explain(error: RuntimeError, folder: Path, num_ranks: int, timeout_s: float
             + ("" if absent else "\n  every rank waits in a collective, but not in the same one")
         ) from None
     if "connection closed" in text or "connection reset" in text or "waited for it" in text:
+        waited.set()
         # The peer died a moment ago. The launcher sees that, and ends this rank, unless the error is faster.
         time.sleep(_SETTLE_S)

@@ -53,23 +53,29 @@ class Standing:
 
 
 @contextmanager
-def noted(folder: Path, rank: int) -> Iterator[None]:
-    """Note where the calling thread stands until the block ends; leave the process when its launcher is gone."""
+def noted(folder: Path, rank: int) -> Iterator[threading.Event]:
+    """Note where the calling thread stands until the block ends; leave the process when its launcher is gone.
+
+    The event is set by who has waited in a collective in vain: what it does after that keeps nobody waiting.
+    """
     with written_whole(folder / f"begun-{rank}") as begun:
         begun.write_text(str(os.getpid()))
     stop, thread, parent = threading.Event(), threading.get_ident(), os.getppid()
+    waited = threading.Event()
 
     def note() -> None:
         while not stop.wait(_INTERVAL_S):
             if os.getppid() != parent:
                 # Nobody would end this process: its launcher was killed without a chance to.
                 os._exit(1)
-            _write(folder, rank, sys._current_frames().get(thread))
+            if (frame := sys._current_frames().get(thread)) is not None:
+                # In this order: a frame of after the wait is then never taken for one that keeps others waiting.
+                _write(folder, rank, _place(frame), waits=_waits(frame) or waited.is_set())
 
     watcher = threading.Thread(target=note, name="shardwright-standing", daemon=True)
     watcher.start()
     try:
-        yield
+        yield waited
     except BaseException:
         (folder / f"failed-{rank}").touch()
         raise
@@ -131,11 +137,9 @@ def standings(folder: Path, num_ranks: int) -> list[Standing]:
     return found
 
 
-def _write(folder: Path, rank: int, frame: FrameType | None) -> None:
-    if frame is None:
-        return
+def _write(folder: Path, rank: int, at: str, *, waits: bool) -> None:
     with written_whole(folder / f"standing-{rank}.json") as draft:
-        draft.write_text(json.dumps({"at": _place(frame), "waits": _waits(frame)}))
+        draft.write_text(json.dumps({"at": at, "waits": waits}))
 
 
 def _place(frame: FrameType) -> str:
