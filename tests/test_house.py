@@ -41,6 +41,7 @@ JUDGED_ELSEWHERE = {
     "compiler/*.py": "test_api.py",
     "errors.py": "plan/test_resolve.py",
     "generate/*.py": "generate/test_decoding.py",
+    "layout/alignment.py": "package/test_stream.py",
     "lean/*.py": "lean/test_schedule.py",
     "layout/cut.py": "layout/test_layout.py",
     "layout/pieces.py": "layout/test_layout.py",

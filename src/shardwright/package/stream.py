@@ -15,11 +15,9 @@ from pathlib import Path
 import torch
 
 from shardwright.errors import PackageError
+from shardwright.layout.alignment import ALIGNMENT
 from shardwright.layout.dtypes import DTYPES, check_storable, stored_shape
 from shardwright.package.manifest import FileEntry
-
-ALIGNMENT = 64
-"""Bytes that kernels read at a time: where files are mapped, a tensor lies in memory as it lies in its file."""
 
 
 @dataclass(frozen=True, slots=True)

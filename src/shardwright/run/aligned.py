@@ -11,7 +11,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from shardwright.package.stream import ALIGNMENT
+from shardwright.layout.alignment import ALIGNMENT
 from shardwright.program.program import Program, held_by
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import shardwright as sw
-from shardwright.package.stream import ALIGNMENT
+from shardwright.layout.alignment import ALIGNMENT
 from shardwright.run.aligned import aligned_weight
 from shardwright.sources.quantized.compressed_tensors import UnpackCompressed
 from shardwright.sources.quantized.weight import PackedWeight, hold_packed
