@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from shardwright.lean.large_pages import in_large_pages
 from shardwright.program.nodes import held_at
 
 aten = torch.ops.aten
@@ -38,8 +39,9 @@ def lay_in_columns(module: fx.GraphModule) -> int:
         if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.data_ptr() in tied:
             readers.setdefault(value.data_ptr(), []).append(node)
     turned = [tied[place] for place, nodes in readers.items() if _is_meant(tied[place]) and _are_projected(nodes)]
-    for tensors in turned:
-        lain = tensors[0].detach().t().contiguous().t()
+    for tensors, room in zip(turned, in_large_pages([tensors[0].nbytes for tensors in turned]), strict=True):
+        first = tensors[0].detach()
+        lain = room.view(first.dtype).view(first.shape[::-1]).copy_(first.t()).t()
         for tensor in tensors:
             tensor.data = lain
     return len(turned)
