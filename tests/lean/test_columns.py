@@ -1,5 +1,7 @@
 """Weights that are read by one token at a time lie column by column; values, names and tied ones stay."""
 
+import mmap
+
 import pytest
 import torch
 from torch import nn
@@ -46,6 +48,16 @@ def test_wide_weights_are_turned_and_others_stay():
     for found, one in zip(module(IDS), wanted, strict=True):
         torch.testing.assert_close(found, one)
     assert lay_in_columns(module) == 0
+
+
+def test_turned_weights_lie_the_same_where_the_system_has_no_large_pages(monkeypatch):
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    exported = torch.export.export(redraw(Tied()), (IDS,))
+    plain, module = exported.module(), exported.module()
+    assert lay_in_columns(module) == 2
+    assert laid(module.named_parameters())["up.weight"] == (1, 1024)
+    for found, one in zip(module(IDS), plain(IDS), strict=True):
+        torch.testing.assert_close(found, one)
 
 
 def test_weights_of_fewer_digits_stay():

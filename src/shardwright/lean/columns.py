@@ -39,11 +39,12 @@ def lay_in_columns(module: fx.GraphModule) -> int:
         if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.data_ptr() in tied:
             readers.setdefault(value.data_ptr(), []).append(node)
     turned = [tied[place] for place, nodes in readers.items() if _is_meant(tied[place]) and _are_projected(nodes)]
-    for tensors, room in zip(turned, in_large_pages([tensors[0].nbytes for tensors in turned]), strict=True):
-        first = tensors[0].detach()
-        lain = room.view(first.dtype).view(first.shape[::-1]).copy_(first.t()).t()
+    across = [tensors[0].detach().t() for tensors in turned]
+    rooms = in_large_pages(across)
+    for number, (tensors, columns) in enumerate(zip(turned, across, strict=True)):
+        lain = columns.contiguous() if rooms is None else rooms[number].copy_(columns)
         for tensor in tensors:
-            tensor.data = lain
+            tensor.data = lain.t()
     return len(turned)
 
 

@@ -6,6 +6,7 @@ process). Measured on a virtual machine with Linux 6.18, one thread, one token t
 columns, GB/s: small pages 4 to 8, large ones 12; a mapped file, which the system keeps in large pieces by itself, 11.
 """
 
+import itertools
 import mmap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,22 +19,36 @@ LARGE_PAGE = 2 << 20
 """Bytes of a large page on x86-64 and, with small pages of 4 KB, on ARM."""
 
 
-def in_large_pages(sizes: Sequence[int]) -> list[torch.Tensor]:
-    """Zeros (uint8, on the CPU) of these many bytes each, one behind the other; plain memory where there is no better.
+def in_large_pages(wanted: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    """Zeros on the CPU with these shapes and dtypes, dense, one behind the other; None where there is no such memory.
 
-    Each has a storage of its own, and none is empty. The system finds memory as it is first written to, and has it back
-    when the last of them is gone.
+    Each begins as `ALIGNMENT` asks, and has a storage of its own. Memory is the system's until it is written to, and
+    again when the last of them is gone. What would not fill one large page gets none.
     """
-    if not sizes or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return [torch.zeros(size, dtype=torch.uint8) for size in sizes]
-    room = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
-    memory = mmap.mmap(-1, sum(room) + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    room = [-(-like.nbytes // ALIGNMENT) * ALIGNMENT for like in wanted]
+    memory = _advised(sum(room) + LARGE_PAGE) if sum(room) >= LARGE_PAGE else None
+    if memory is None:
+        return None
+    first = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % LARGE_PAGE
+    found = []
+    for like, start in zip(wanted, itertools.accumulate(room[:-1], initial=first), strict=True):
+        if like.numel():
+            found.append(torch.frombuffer(memory, dtype=like.dtype, count=like.numel(), offset=start).view(like.shape))
+        else:
+            # Torch takes no buffer of nothing.
+            found.append(torch.zeros(like.shape, dtype=like.dtype))
+    return found
+
+
+def _advised(num_bytes: int) -> mmap.mmap | None:
+    """Memory that is to lie in large pages; None where the system knows none, or has no room."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    try:
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        return None
     # A kernel without large pages refuses; the memory is as good as any then.
     with suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % LARGE_PAGE
-    starts = [start + sum(room[:number]) for number in range(len(room))]
-    return [
-        torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=offset)
-        for size, offset in zip(sizes, starts, strict=True)
-    ]
+    return memory

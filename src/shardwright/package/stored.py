@@ -13,6 +13,7 @@ from shardwright.layout.box import Holder, Region, read_region, region_of
 from shardwright.layout.dtypes import DTYPES, stored_shape
 from shardwright.layout.layout import Layout, Partial, Replicate, Shard, resolve
 from shardwright.layout.mesh import Mesh
+from shardwright.lean.large_pages import in_large_pages
 from shardwright.package.manifest import Manifest, TensorEntry, ValueEntry, check_package_file, layout_on
 from shardwright.package.slices import copy_slice
 from shardwright.plan.plan_files import read_layout
@@ -54,7 +55,8 @@ class StoredWeights:
         kept = dtype or getattr(torch, entry.dtype)
         wanted = region or Region.whole(entry.shape)
         if entry.zeros:
-            return make_zeros(name, wanted.shape, kept, torch.device("cpu"))
+            like = torch.empty(wanted.shape, dtype=kept, device="meta")
+            return make_zeros({name: like}, torch.device("cpu"))[name]
         return read_region(wanted, self._holders(entry), kept)
 
     def _holders(self, entry: TensorEntry) -> list[Holder]:
@@ -92,14 +94,23 @@ class StoredWeights:
             raise PackageError(f"{piece.file}: {piece.name!r} {found}, the manifest says {wanted[0]} and {wanted[1]}")
 
 
-def make_zeros(name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A tensor that is not stored; raises `PackageError` when there is no room for it."""
+def make_zeros(wanted: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Tensors that are not stored, with the shapes and dtypes of ``wanted``.
+
+    Raises `PackageError` when there is no room for one.
+    """
+    if device.type == "cpu" and (found := in_large_pages(list(wanted.values()))) is not None:
+        return dict(zip(wanted, found, strict=True))
+    return {name: _make_zeros(name, like, device) for name, like in wanted.items()}
+
+
+def _make_zeros(name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
     try:
-        return torch.zeros(tuple(shape), dtype=dtype, device=device)
+        return torch.zeros(like.shape, dtype=like.dtype, device=device)
     except RuntimeError as error:
         # A size that the disk need not hold can be any number.
         raise PackageError(
-            f"there is no memory for {name!r}, {dtype} of shape {tuple(shape)}: {first_line(error)}"
+            f"there is no memory for {name!r}, {like.dtype} of shape {tuple(like.shape)}: {first_line(error)}"
         ) from error
 
 

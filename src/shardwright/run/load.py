@@ -264,19 +264,16 @@ def _read_weights(
 ) -> dict[str, torch.Tensor]:
     aliases = {entry.name: entry.alias_of for entry in manifest.tensors if entry.alias_of}
     zeros = {entry.name for entry in manifest.tensors if entry.zeros}
-    held = held_by(exported)
-    tensors: dict[str, torch.Tensor] = {}
+    held = {name: value for name, value in held_by(exported).items() if isinstance(value, torch.Tensor)}
+    tensors = make_zeros({name: like for name, like in held.items() if name in zeros}, device)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = set(file.keys())
-            used = {aliases.get(name, name) for name in held if name not in zeros}
+            used = {aliases.get(name, name) for name in held_by(exported) if name not in zeros}
             if names > used:
                 raise PackageError(f"{path} holds {sorted(names - used)[:5]}, which the graph does not use")
             for name, wanted in held.items():
-                if not isinstance(wanted, torch.Tensor):
-                    continue
                 if name in zeros:
-                    tensors[name] = make_zeros(name, wanted.shape, wanted.dtype, device)
                     continue
                 stored = aliases.get(name, name)
                 if stored not in names:
