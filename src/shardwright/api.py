@@ -58,7 +58,8 @@ def shard(
     ``cost``: the device that plans are priced for: the name of one (``"h100"``, ``"l4"``, ``"cpu"``, …: see
     `cost_model`), the path of a file that `calibrate` wrote, or a `CostModel`. Absent: ``"cpu"`` on a ``DeviceMesh`` of
     CPUs; else an H100, wherever the program was exported.
-    ``slack``: under ``"auto"``, how far a rank's bytes of the weights that can be cut may exceed the least achievable.
+    ``slack``: under ``"auto"``, how far a rank's bytes of the weights that can be cut may exceed the least achievable;
+    packed weights count as they are unpacked.
     ``discover``: propose and use rules for operators that have none, found by running them on samples
     (`ShardedProgram.discovered` holds them as text to paste); what is found so is a proposal, so verify the result.
     ``dump``: a folder that every stage is written to as numbered text (see `shardwright.compiler.dump`).

@@ -1,5 +1,7 @@
 """Weights held as checkpoints pack them: what the busiest rank holds, and what ranks send, format by format."""
 
+import copy
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +15,7 @@ from shardwright.sources.quantized.compressed_tensors import UnpackCompressed
 from shardwright.sources.quantized.gptq import UnpackGptq
 from shardwright.sources.quantized.torchao_tensors import UnpackTorchao
 from shardwright.sources.quantized.weight import PackedWeight, hold_packed
-from tests.support.models import redraw, relative_error
+from tests.support.models import Decoder, redraw, relative_error
 from tests.support.packed_weights import pack_awq, pack_blocks, pack_gptq, pack_ints, sends
 from tests.support.quantized import PLAN, Block, rows
 
@@ -40,30 +42,26 @@ FORMATS = {
 
 def packed_block(name, hidden):
     """A program whose two layers hold what a format packs, its input, and what its dequantised self gives."""
-    pack, unpack = FORMATS[name]
-    model, state = redraw(Block(96, hidden)), {}
-    for layer in ("up", "down"):
-        linear = model.get_submodule(layer)
-        parts, plain = pack(linear.weight.detach().clone())
-        state |= {
-            f"{layer}.{last}": part.contiguous()
-            for last, part in parts.items()
-            if last not in ("weight_shape", "g_idx")
-        }
-        linear.weight.data = plain.float()
-    x = rows(96)
-    wanted = model(x)
-    for layer in ("up", "down"):
-        shape = tuple(model.get_submodule(layer).weight.shape)
-        held = {
-            key.rpartition(".")[2]: SimpleNamespace(shape=one.shape, dtype=one.dtype)
-            for key, one in state.items()
-            if key.startswith(f"{layer}.")
-        }
-        hold_packed(model, f"{layer}.weight", PackedWeight(shape, held, unpack(shape)))
-    model.load_state_dict(state, assign=True)
+    model, x = redraw(Block(96, hidden)), rows(96)
+    wanted = pack_layers(model, name, ("up", "down"))(x)
     with torch.no_grad():
         return torch.export.export(model, (x,)), x, wanted
+
+
+def pack_layers(model, name, layers):
+    """Have linear layers of a model hold what a format packs; the model with the weights that these stand for."""
+    pack, unpack = FORMATS[name]
+    dequantised = copy.deepcopy(model)
+    for layer in layers:
+        linear = model.get_submodule(layer)
+        shape = tuple(linear.weight.shape)
+        parts, plain = pack(linear.weight.detach().clone())
+        parts = {last: one.contiguous() for last, one in parts.items() if last not in ("weight_shape", "g_idx")}
+        dequantised.get_submodule(layer).weight.data = plain.float()
+        held = {last: SimpleNamespace(shape=one.shape, dtype=one.dtype) for last, one in parts.items()}
+        hold_packed(model, f"{layer}.weight", PackedWeight(shape, held, unpack(shape)))
+        linear.load_state_dict(parts, assign=True)
+    return dequantised
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -90,3 +88,38 @@ def test_what_does_not_divide_is_at_most_a_group_more(name):
         parts = [weight for weight in sharded.weights if weight.name.startswith(f"{layer}.")]
         busiest = max(sum(part.rank_bytes[rank] for part in parts) for rank in range(4))
         assert busiest <= sum(part.num_bytes for part in parts) * (1 / 4 + 1 / 10), layer
+
+
+IDS = torch.randint(0, 96, (2, 8), generator=torch.Generator().manual_seed(0))
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+
+
+def decoder(kv_heads):
+    """Heads of as many features as a group has."""
+    return redraw(Decoder(layers=1, width=96, heads=6, kv_heads=kv_heads, hidden=192))
+
+
+@functools.cache
+def plain_total(kv_heads, num_ranks):
+    """How many collectives the automatic plan sends of the unquantised decoder."""
+    exported = torch.export.export(decoder(kv_heads), (IDS,))
+    return sends(sw.shard(exported, mesh=num_ranks)).total()
+
+
+@pytest.mark.parametrize(("kv_heads", "layers"), [(2, MLP), (6, MLP + ATTENTION)], ids=["two KV heads", "all packed"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_automatic_plan_sends_no_more_than_of_plain_weights(name, kv_heads, layers):
+    """Beside packed weights the others are more of what is stored, and may still be held as in the plain model."""
+    model = decoder(kv_heads)
+    wanted = pack_layers(model, name, [f"layers.0.{layer}" for layer in layers])(IDS)
+    with torch.no_grad():
+        exported = torch.export.export(model, (IDS,))
+    assert relative_error(exported.module()(IDS), wanted) < 1e-5
+    for num_ranks in (2, 3, 4):
+        sharded = sw.shard(exported, mesh=num_ranks)
+        assert sends(sharded).total() <= plain_total(kv_heads, num_ranks)
+        if kv_heads % num_ranks == 0:
+            packed = [one for one in sharded.weights if one.name.startswith("layers.0.") and len(one.shape) == 2]
+            assert len(packed) >= 2 * len(layers)
+            assert all(max(one.rank_bytes) * num_ranks == one.num_bytes for one in packed)

@@ -1,7 +1,7 @@
 """The solver's problem: what every strategy of every site costs, and the values that flow between sites."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.export.graph_signature import InputKind
@@ -17,6 +17,7 @@ from shardwright.assign.packed import DimCut
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.assign.steps import Step, StepKind
 from shardwright.assign.task import Task
+from shardwright.assign.unpacked import unpacked_factors
 from shardwright.layout.layout import REPLICATE
 from shardwright.layout.sizes import size_hint
 from shardwright.program.collectives import COLLECTIVES, all_reduce
@@ -36,8 +37,8 @@ def make_problem(
     """Price every strategy; ``slack`` and ``budget`` are handed to the solver."""
     # A buffer that is written to (a key-value cache) lies as those who write and read it do: a bound that could only
     # be kept by another layout would have it gathered at every call.
-    written = frozenset(task.program.mutations().values())
-    sites = [_site_choices(task, site, rules[site.index], given, choices, written) for site in task.folded.sites]
+    bound = {**unpacked_factors(task.program), **dict.fromkeys(task.program.mutations().values(), 0.0)}
+    sites = [_site_choices(task, site, rules[site.index], given, choices, bound) for site in task.folded.sites]
     for index in () if task.auto else beside_packed(task, choices.candidates):
         sites[index].byte_us = PACKED_READS / task.cost.memory_bytes_per_us
     ties = [(site, placeholder) for site, (placeholder, _) in given.links.items()]
@@ -45,7 +46,7 @@ def make_problem(
 
 
 def _site_choices(
-    task: Task, site: Site, rule: Rule | None, given: Given, choices: Choices, written: frozenset[str]
+    task: Task, site: Site, rule: Rule | None, given: Given, choices: Choices, bound: Mapping[str, float]
 ) -> SiteChoices:
     node, strategies = site.step.node, choices.strategies[site.index]
     return SiteChoices(
@@ -53,7 +54,7 @@ def _site_choices(
         strategies=strategies,
         work_us=_work_us(task, site.step, rule, strategies),
         weight_bytes=_weight_bytes(task, site, given, strategies),
-        is_bounded=node.name not in written,
+        bound_factor=bound.get(node.name, 1.0),
         name=describe_node(node),
         is_summed=bool(node.users) and all(user.target is all_reduce for user in node.users),
         inside_us=[choices.inside_us.get((site.index, strategy), 0.0) for strategy in strategies],

@@ -8,6 +8,7 @@ from shardwright.assign.choices import Choices
 from shardwright.assign.cost import held_fraction
 from shardwright.assign.problem import Problem, byte_limit, common_layouts
 from shardwright.assign.task import Task
+from shardwright.assign.unpacked import unpacked_factors
 from shardwright.layout.layout import REPLICATE
 from shardwright.program.program import Input, Program
 
@@ -54,16 +55,19 @@ def fraction_ranges(task: Task, problem: Problem, choices: Choices) -> dict[str,
     return found
 
 
-def _weights(program: Program) -> Iterator[tuple[Input, int]]:
-    """Every weight with its bytes, but for buffers that the program writes to; one of several names by the first."""
+def _weights(program: Program) -> Iterator[tuple[Input, float]]:
+    """Every weight with the bytes that count, but for buffers that the program writes to; one of several names by the
+    first. Packed ones count as they are unpacked.
+    """
     seen: set[int] = set()
+    factors = unpacked_factors(program)
     written = set(program.mutations().values())
     for item in program.inputs:
         if item.is_state and item.target is not None and item.name not in written:
             weight = program.weights[item.target]
             if id(weight.tensor) not in seen:
                 seen.add(id(weight.tensor))
-                yield item, weight.num_bytes
+                yield item, weight.num_bytes * factors.get(item.name, 1)
 
 
 def _fraction(item: Input, assignments: Sequence[Assignment]) -> float:

@@ -142,7 +142,7 @@ class _Model:
         self.communication_cost = self._vector(dict(self._communication)) + inside
         self.local_cost = self._vector(dict(self._cuts))
         self.work_cost = self._by_choice(lambda site, s: site.members * site.work_us[s])
-        self.bytes_cost = self._by_choice(lambda site, s: site.members * site.weight_bytes[s] * site.is_bounded)
+        self.bytes_cost = self._by_choice(lambda site, s: site.members * site.bound_factor * site.weight_bytes[s])
         self.preference = self._by_choice(
             lambda site, s: site.members * (TIE * _preference(site, s) + site.byte_us * site.weight_bytes[s])
         )

@@ -20,8 +20,8 @@ class SiteChoices:
 
     ``is_summed``: whether what reads it is an all-reduce along another axis, so that reducing it there is best done
     right before: neighbours become one. ``inside_us``: of the collectives inside each strategy; absent: there are none.
-    ``is_bounded``: whether its bytes count towards what a rank may hold. ``byte_us``: what a byte of it on a rank is
-    worth beside time.
+    ``bound_factor``: how many times its bytes count towards what a rank may hold. ``byte_us``: what a byte of it on a
+    rank is worth beside time.
     """
 
     members: int
@@ -31,7 +31,7 @@ class SiteChoices:
     name: str = ""
     is_summed: bool = False
     inside_us: Sequence[float] = ()
-    is_bounded: bool = True
+    bound_factor: float = 1.0
     byte_us: float = STORE_US
 
 
@@ -91,8 +91,8 @@ def byte_limit(ranges: Iterable[tuple[float, float]], slack: float) -> float:
     return sum(least for least, _ in known) + slack * sum(least for least, most in known if least < most)
 
 
-def byte_ranges(problem: Problem) -> list[tuple[int, int]]:
-    """The least and the most weight bytes of every site on a rank: under the layouts that tied ones have in common.
+def byte_ranges(problem: Problem) -> list[tuple[float, float]]:
+    """The least and the most bytes of every site that count on a rank: under the layouts that tied ones have in common.
 
     No reader stands in the way, since any layout of a weight can be gathered for it; so this needs no solver.
     """
@@ -100,11 +100,11 @@ def byte_ranges(problem: Problem) -> list[tuple[int, int]]:
     return [_byte_range(site, common.get(index)) for index, site in enumerate(problem.sites)]
 
 
-def _byte_range(site: SiteChoices, common: frozenset[Layout] | None) -> tuple[int, int]:
+def _byte_range(site: SiteChoices, common: frozenset[Layout] | None) -> tuple[float, float]:
     held = [
-        site.members * num_bytes
+        site.members * site.bound_factor * num_bytes
         for strategy, num_bytes in zip(site.strategies, site.weight_bytes, strict=True)
-        if site.is_bounded and (common is None or _layout(strategy) in common)
+        if common is None or _layout(strategy) in common
     ]
     return min(held, default=0), max(held, default=0)
 

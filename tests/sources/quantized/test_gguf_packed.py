@@ -59,6 +59,13 @@ def test_ranks_give_the_dequantised_models_numbers(kind, num_ranks, tmp_path):
     assert all(max(one.rank_bytes) == one.num_bytes / num_ranks for one in of_layers)
 
 
+def test_the_automatic_plan_sends_no_more_than_of_plain_weights(tmp_path):
+    """Also where six key-value heads go to four ranks."""
+    _, real, plain = opened_both(write(tmp_path / "tiny.gguf", "Q8_0", 3))
+    for num_ranks in (2, 3, 4):
+        assert sends(sw.shard(real, mesh=num_ranks)).total() <= sends(sw.shard(plain, mesh=num_ranks)).total()
+
+
 @pytest.mark.parametrize("kind", ["Q8_0"])
 def test_what_blocks_do_not_divide_is_cut_at_whole_blocks(kind, tmp_path):
     """Two blocks of columns for four ranks, whose heads are half a block each."""

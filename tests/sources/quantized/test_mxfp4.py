@@ -119,11 +119,10 @@ def test_under_a_plan_ranks_send_what_those_of_the_plain_model_send(num_ranks, u
     assert sends(sw.shard(packed[2], mesh=num_ranks, plan=plan)) == sends(sw.shard(plain, mesh=num_ranks, plan=plan))
 
 
-def test_with_more_slack_the_automatic_plan_keeps_heads_whole(packed, plain):
-    """Beside packed experts attention is most of the model, and split within heads to keep the busiest rank's bytes."""
-    wanted = sends(sw.shard(plain, mesh=3))
-    assert sends(sw.shard(packed[2], mesh=3)).total() == wanted.total() + 1
-    assert sends(sw.shard(packed[2], mesh=3, slack=0.2)) == wanted
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+def test_the_automatic_plan_sends_what_it_sends_of_the_plain_model(num_ranks, packed, plain):
+    """Packed experts leave attention, which is more of what is stored beside them, the slack that it has there."""
+    assert sends(sw.shard(packed[2], mesh=num_ranks)) == sends(sw.shard(plain, mesh=num_ranks))
 
 
 def test_weights_are_dequantised_as_they_are_read(packed, plain):
