@@ -188,7 +188,7 @@ def test_cpp_names_what_torch_and_packages_have():
     assert {"AOTIModelPackageLoader", "get_metadata", "run"} <= set(re.findall(r"\w+(?=[ (])", loader))
     assert "void register_process_group(" in registry
     assert f'register_process_group("{compiled_group_name(Mesh.of({"tp": 2}), "tp")}"' in text
-    assert '"shardwright_state"' in text  # `tests/run/aot/test_compile.py` reads it
+    assert '"shardwright_weights"' in text  # `tests/run/aot/test_compile.py` reads it
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

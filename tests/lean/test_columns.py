@@ -1,6 +1,8 @@
 """Weights that are read by one token at a time lie column by column; values, names and tied ones stay."""
 
+import json
 import mmap
+import zipfile
 
 import pytest
 import torch
@@ -78,6 +80,25 @@ def test_a_loaded_package_gives_the_same_numbers(tmp_path, backend):
     assert laid(loaded.named_parameters())["up.weight"] == (1, 1024)
     as_stored = sw.load(tmp_path / "out", prepare_bytes=0)
     assert laid(as_stored.named_parameters())["up.weight"] == (256, 1)
+
+
+def test_compiled_code_reads_turned_weights_and_sees_what_is_written_to_them(tmp_path):
+    model = redraw(Tied())
+    sw.shard(torch.export.export(model, (IDS,)), mesh=1, plan={}).save(tmp_path / "out")
+    sw.compile_package(tmp_path / "out")
+    loaded = sw.load(tmp_path / "out", backend="aoti")
+    assert laid(loaded.exported.state_dict.items())["up.weight"] == (1, 1024)
+    assert laid(loaded.exported.state_dict.items())["viewed.weight"] == (256, 1)
+    with zipfile.ZipFile(tmp_path / "out" / "compiled" / "graph-0.pt2") as archive:
+        [name] = [name for name in archive.namelist() if name.endswith("wrapper_metadata.json")]
+        said = json.loads(json.loads(archive.read(name))["shardwright_weights"])
+    assert {one["name"] for one in said if one["columns"]} == {"embed.weight", "up.weight"}
+    for _ in range(2):
+        for found, one in zip(loaded(IDS), model(IDS), strict=True):
+            torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            for weight in (model.up.weight, loaded.exported.state_dict["up.weight"]):
+                weight.mul_(2)
 
 
 def called(rank, package):

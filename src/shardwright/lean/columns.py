@@ -38,14 +38,24 @@ def lay_in_columns(module: fx.GraphModule) -> int:
         value = held_at(module, str(node.target)) if node.op == "get_attr" else None
         if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.data_ptr() in tied:
             readers.setdefault(value.data_ptr(), []).append(node)
-    turned = [tied[place] for place, nodes in readers.items() if _is_meant(tied[place]) and _are_projected(nodes)]
-    across = [tensors[0].detach().t() for tensors in turned]
+    turned = [tied[place] for place, nodes in readers.items() if pays_in_columns(tied[place], nodes)]
+    turn(turned)
+    return len(turned)
+
+
+def turn(weights: Sequence[Sequence[torch.Tensor]]) -> None:
+    """Let matrices of a CPU lie column by column, each a list of the tensors that are tied; none is written to."""
+    across = [tensors[0].detach().t() for tensors in weights]
     rooms = in_large_pages(across)
-    for number, (tensors, columns) in enumerate(zip(turned, across, strict=True)):
+    for number, (tensors, columns) in enumerate(zip(weights, across, strict=True)):
         lain = columns.contiguous() if rooms is None else rooms[number].copy_(columns)
         for tensor in tensors:
             tensor.data = lain.t()
-    return len(turned)
+
+
+def pays_in_columns(tensors: Sequence[torch.Tensor], nodes: Sequence[fx.Node]) -> bool:
+    """Whether a weight, tied ``tensors``, is better turned where ``nodes`` stand for it in a graph."""
+    return _is_meant(tensors) and _are_projected(nodes)
 
 
 def _is_meant(tensors: Sequence[torch.Tensor]) -> bool:

@@ -8,7 +8,7 @@ share a graph.
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,22 +34,27 @@ from shardwright.program.torch_private import pytree
 class Stateless:
     """A program whose inputs and outputs are flat lists of tensors.
 
-    ``state``: the names of the tensors that come first; the user's tensors follow, in order. ``inputs`` and
+    ``state``: the names of the tensors that come first; the user's tensors follow, in order. ``columns``: the names of
+    those that lie column by column; all else is dense, row by row. ``inputs`` and
     ``outputs``: which of the original's flat inputs and outputs are tensors; the others are ``constants`` by position.
     """
 
     exported: ExportedProgram
     state: tuple[str, ...]
+    columns: tuple[str, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     constants: Mapping[int, Any]
 
 
-def without_state(exported: ExportedProgram, aliases: Mapping[str, str]) -> Stateless:
+def without_state(
+    exported: ExportedProgram, aliases: Mapping[str, str], in_columns: Callable[[torch.fx.Node], bool] = lambda _: False
+) -> Stateless:
     """The same program with its state as inputs. ``aliases``: tied tensors, name → the name they are one with.
 
-    Tied tensors are one input: a write to one must be seen through the other. Raises `ProgramError` for inputs and
-    outputs that are symbolic numbers.
+    Tied tensors are one input: a write to one must be seen through the other. ``in_columns``: which matrices of the
+    state, given as the nodes that stand for them, are to be passed column by column. Raises `ProgramError` for inputs
+    and outputs that are symbolic numbers.
     """
     graph = copy_graph(exported.graph)
     nodes = {node.name: node for node in graph.nodes}
@@ -77,13 +82,15 @@ def without_state(exported: ExportedProgram, aliases: Mapping[str, str]) -> Stat
             position += 1
         else:
             raise ProgramError(f"input {node.name!r} ({spec.kind.name}) is not supported by compiled code")
-    return _assembled(exported, graph, state, given, aliases)
+    columns = tuple(name for name, node in state.items() if in_columns(node))
+    return _assembled(exported, graph, state, columns, given, aliases)
 
 
 def _assembled(
     exported: ExportedProgram,
     graph: torch.fx.Graph,
     state: Mapping[str, Any],
+    columns: tuple[str, ...],
     given: Mapping[int, Any],
     aliases: Mapping[str, str],
 ) -> Stateless:
@@ -92,6 +99,8 @@ def _assembled(
     taken = [*state.values(), *given.values()]
     for node in taken:
         node.meta["val"] = _dense(node.meta["val"])
+    for name in columns:
+        state[name].meta["val"] = _turned(state[name].meta["val"])
     fakes = tuple(node.meta["val"] for node in taken)
     in_spec, out_spec = pytree.tree_structure((fakes, {})), pytree.tree_structure(tuple(returned.outputs))
     made = ExportedProgram(
@@ -108,7 +117,7 @@ def _assembled(
         constants={k: v for k, v in exported.constants.items() if not isinstance(v, torch.Tensor)},
         verifiers=exported.verifiers,
     )
-    return Stateless(made, tuple(state), tuple(given), tuple(returned.outputs), returned.constants)
+    return Stateless(made, tuple(state), columns, tuple(given), tuple(returned.outputs), returned.constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +168,9 @@ def _dense(fake: torch.Tensor) -> torch.Tensor:
     """The same tensor in dense memory, as it will be passed: the compiler goes by strides."""
     with fake.fake_mode:  # type: ignore[attr-defined]
         return fake if fake.is_contiguous() else torch.empty(fake.shape, dtype=fake.dtype, device=fake.device)
+
+
+def _turned(fake: torch.Tensor) -> torch.Tensor:
+    """The same matrix lying column by column."""
+    with fake.fake_mode:  # type: ignore[attr-defined]
+        return torch.empty(fake.shape[::-1], dtype=fake.dtype, device=fake.device).t()

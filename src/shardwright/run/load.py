@@ -147,7 +147,7 @@ def load(
     After writes that torch does not count (through ``.data``, numpy or DLPack, or by a collective into a weight), call
     `RankModule.weights_changed`. 0 leaves weights as they are stored. Else, on a CPU, large float32 weights of
     projections lie column by column, which one token is multiplied faster by: strides that `safetensors` does not save
-    before ``contiguous()``. The backend ``"aoti"`` computes all at every call, on weights as they are stored.
+    before ``contiguous()``. The backend ``"aoti"`` computes all at every call; weights lie as it was compiled for.
 
     Raises `PackageError` for a damaged package, a wrong number of ranks, or code that is not compiled or compiled for
     something else; `RunError` for a transport that is not to be had.

@@ -182,8 +182,8 @@ def test_the_archive_says_what_to_pass(package):
     assert ranks[0].program == ranks[1].program
     with zipfile.ZipFile(ranks[0].program) as archive:
         name = next(n for n in archive.namelist() if n.endswith("wrapper_metadata.json"))
-        said = json.loads(archive.read(name))["shardwright_state"]
-    assert json.loads(said) == ranks[0].entry.state
+        said = json.loads(archive.read(name))["shardwright_weights"]
+    assert json.loads(said) == [{"name": name, "columns": False} for name in ranks[0].entry.state]
     assert {"keys", "calls"} < set(ranks[0].entry.state)
 
 
@@ -202,7 +202,7 @@ REFUSALS = {
     "another processor": (set_target(instructions="avx9 amx_dream"), "lacks instructions .*: amx_dream, avx9"),
     "another number of ranks": (lambda said: said.update(mesh={"tp": 4}, ranks=[0] * 4), "compiled for 4 ranks"),
     "other graphs": (lambda said: said["programs"][0].update(graph_sha256="0"), "from other graphs"),
-    "another version": (lambda said: said.update(format_version=9), "has format version 9; this Shardwright reads 1"),
+    "another version": (lambda said: said.update(format_version=9), "has format version 9; this Shardwright reads 2"),
     "a rank without a program": (lambda said: said.update(ranks=[0, 7]), "names no program for rank 1"),
     "a file outside": (lambda said: said["files"][0].update(name="../x"), "names files outside"),
     "a file not listed": (lambda said: said.update(runner="x"), r"does not list \['x'\]"),

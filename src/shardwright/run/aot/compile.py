@@ -15,6 +15,7 @@ import torch
 
 from shardwright.errors import PackageError, ProgramError, first_line
 from shardwright.layout.values import check_path
+from shardwright.lean.columns import pays_in_columns
 from shardwright.package.checked_graph import checked_graph
 from shardwright.package.folder import file_entry, work_folder
 from shardwright.package.manifest import read_manifest
@@ -75,7 +76,7 @@ def compile_package(
             try:
                 used = groups_in(exported)
                 own = {axis: name for axis, name in groups.items() if axis in used}
-                stateless = without_state(rebind(exported, own), aliases)
+                stateless = without_state(rebind(exported, own), aliases, _in_columns)
             except ProgramError as error:
                 raise PackageError(f"{folder / name} cannot be compiled: {error}") from error
             devices.add(home_of(stateless.exported).type)
@@ -85,6 +86,7 @@ def compile_package(
                     file=name,
                     graph_sha256=entries[name].sha256,
                     state=list(stateless.state),
+                    columns=list(stateless.columns),
                     inputs=list(stateless.inputs),
                     outputs=list(stateless.outputs),
                     constants=dict(stateless.constants),
@@ -107,9 +109,17 @@ def compile_package(
     return [str(target / name) for name in (*graphs, _RUNNER, COMPILED_MANIFEST)]
 
 
+def _in_columns(node: torch.fx.Node) -> bool:
+    return pays_in_columns([node.meta["val"]], [node])
+
+
 def _compile(stateless: Stateless, path: Path, groups: Mapping[str, int]) -> None:
-    names = msgspec.json.encode(list(stateless.state)).decode()
-    options: dict[str, Any] = {**_INDUCTOR, "aot_inductor.metadata": {"shardwright_state": names}}
+    # Who passes weights from elsewhere is told how they lie: compiled code does not look.
+    passed = [{"name": name, "columns": name in stateless.columns} for name in stateless.state]
+    options: dict[str, Any] = {
+        **_INDUCTOR,
+        "aot_inductor.metadata": {"shardwright_weights": msgspec.json.encode(passed).decode()},
+    }
     try:
         with stand_in_groups(groups.items()), warnings.catch_warnings(), torch.no_grad():
             # torch's own remarks on its own code.

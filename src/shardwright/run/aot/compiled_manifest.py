@@ -15,19 +15,21 @@ from shardwright.run.aot.machine import misfits
 
 COMPILED_FOLDER = "compiled"
 COMPILED_MANIFEST = "compiled.json"
-COMPILED_VERSION = 1
+COMPILED_VERSION = 2
 
 
 class ProgramEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One compiled graph. ``graph_sha256``: of the graph file it was made from.
 
-    ``state``: names of the tensors to pass first. ``inputs``, ``outputs``: positions, among the model's flat inputs
-    and outputs, of those that are tensors; ``constants``: the other outputs by position.
+    ``state``: names of the tensors to pass first; ``columns``: those of them that lie column by column. ``inputs``,
+    ``outputs``: positions, among the model's flat inputs and outputs, of those that are tensors; ``constants``: the
+    other outputs by position.
     """
 
     file: str
     graph_sha256: str
     state: list[str]
+    columns: list[str]
     inputs: list[int]
     outputs: list[int]
     constants: dict[int, bool | int | float | str | None]

@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from shardwright.errors import InputError, PackageError
+from shardwright.lean.columns import turn
 from shardwright.program.program import Program, held_by
 from shardwright.program.read import read
 from shardwright.program.signature import unflatten_outputs
@@ -30,8 +31,12 @@ class CompiledModule(nn.Module):
                 f"{compiled.program} was compiled for {compiled.device}, not for {self._device.type}\n"
                 "  try: the device it was exported for, or another backend"
             )
-        # Code is compiled for dense tensors, as they lie in files.
-        self._state = [held[name].detach().contiguous() for name in self._entry.state]
+        # Code is compiled for dense tensors, as they lie in files, but for those that it reads faster by columns.
+        columns = set(self._entry.columns)
+        turn([[held[name]] for name in self._entry.columns])
+        self._state = [
+            held[name].detach() if name in columns else held[name].detach().contiguous() for name in self._entry.state
+        ]
         written = {
             spec.target for spec in exported.graph_signature.output_specs if spec.kind == OutputKind.USER_INPUT_MUTATION
         }
