@@ -1,4 +1,4 @@
-"""While something is compiled, Python looks for garbage among young objects only."""
+"""While something is compiled, Python looks for garbage among young objects only, and less often."""
 
 import gc
 import weakref
@@ -25,12 +25,29 @@ def outer(seen, error=None):
         raise error
 
 
-def test_old_objects_are_left_alone_until_the_outermost_ends():
-    before, seen = gc.get_threshold(), []
+@pytest.fixture
+def thresholds():
+    """What a new process has, whatever a test sets."""
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.set_threshold(*before)
+
+
+def test_old_objects_are_left_alone_until_the_outermost_ends(thresholds):
+    seen = []
     outer(seen)
-    assert {one[:2] for one in seen} == {before[:2]}
-    assert all(one[2] > 1_000_000 for one in seen)
-    assert gc.get_threshold() == before
+    assert all(young > 700 and middle == 10 and old > 1_000_000 for young, middle, old in seen)
+    assert gc.get_threshold() == (700, 10, 10)
+
+
+@pytest.mark.parametrize("young", [0, 1_000_000])
+def test_who_wants_fewer_searches_has_them(thresholds, young):
+    seen = []
+    gc.set_threshold(young, 10, 10)
+    outer(seen)
+    assert {one[0] for one in seen} == {young}
+    assert gc.get_threshold() == (young, 10, 10)
 
 
 def test_an_error_ends_it_too():
@@ -40,20 +57,15 @@ def test_an_error_ends_it_too():
     assert gc.get_threshold() == before
 
 
-def test_what_was_compiled_before_does_not_stay():
+def test_what_was_compiled_before_does_not_stay(thresholds):
     """Exported programs are cycles: only the search for garbage lets go of their weights."""
-    thresholds = gc.get_threshold()
     # Old objects are searched when a quarter as many are new: what other tests left does not count, now or later.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(700, 10, 10)
-    try:
-        seen = []
-        for _ in range(8):
-            exported = torch.export.export(redraw(Decoder(layers=1)), (torch.zeros(1, 4, dtype=torch.long),))
-            seen.append(weakref.ref(exported.state_dict["lm_head.weight"]))
-            sw.shard(exported, mesh=2, plan={}).exported(0)
-        del exported
-        assert sum(one() is not None for one in seen) < 6
-    finally:
-        gc.set_threshold(*thresholds)
+    seen = []
+    for _ in range(8):
+        exported = torch.export.export(redraw(Decoder(layers=1)), (torch.zeros(1, 4, dtype=torch.long),))
+        seen.append(weakref.ref(exported.state_dict["lm_head.weight"]))
+        sw.shard(exported, mesh=2, plan={}).exported(0)
+    del exported
+    assert sum(one() is not None for one in seen) < 6

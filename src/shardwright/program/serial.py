@@ -4,8 +4,8 @@ A program's fake tensors share a mode that torch changes in passing, and what a 
 is the start of the next one's.
 
 An exported program is millions of objects, and compiling makes more of them than Python takes for reason enough to
-search all for garbage, again and again: a third of the time. So the search of all objects waits until it is over, and
-so does the writing of code that nobody runs (`quick_tracing`).
+search all for garbage, again and again: a third of the time. So the search of all objects waits until it is over,
+young ones are searched less often, as most of them stay, and code that nobody runs is not written (`quick_tracing`).
 """
 
 import functools
@@ -24,6 +24,9 @@ _T = TypeVar("_T")
 _NEVER = 1 << 30
 """As the threshold of old objects: Python has so many searches of younger ones before it searches all."""
 
+_YOUNG = 10_000
+"""As the least threshold of young objects: so many are made before Python searches them; 700 otherwise."""
+
 
 class _Turn:
     """Held by one thread at a time, which may take it again; meanwhile Python looks for garbage among young objects."""
@@ -39,7 +42,9 @@ class _Turn:
         self._depth += 1
         if self._depth == 1:
             self._thresholds = gc.get_threshold()
-            gc.set_threshold(*self._thresholds[:2], _NEVER)
+            young, middle, _ = self._thresholds
+            # A threshold of 0 is that of somebody who wants no searches at all.
+            gc.set_threshold(young and max(young, _YOUNG), middle, _NEVER)
             self._tracing.enter_context(quick_tracing())
 
     def __exit__(self, *_: object) -> None:
