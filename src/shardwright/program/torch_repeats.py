@@ -24,6 +24,7 @@ from torch.fx.experimental import sym_node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.graph import _PyTreeCodeGen
+from torch.fx.immutable_collections import immutable_dict
 
 
 @contextmanager
@@ -274,3 +275,31 @@ def _reduce(module: Any) -> Any:
     """How a module is pickled: by its code."""
     _write(module)
     return module.__reduce__()
+
+
+_OF_GRAPHS = ("_graph_namespace", "_insert", "_find_nodes_lookup_table", "_len", "_target_to_str")
+"""What torch keeps of a graph, by the names it uses."""
+
+_ADDS_AS_KNOWN = all(hasattr(fx.Graph(), name) for name in _OF_GRAPHS)
+
+
+def is_as_expected(graph: fx.Graph) -> bool:
+    """Whether `new_node` knows all that torch does where a node is added to a graph."""
+    return _ADDS_AS_KNOWN and getattr(graph.owning_module, "_create_node_hooks", None) is None
+
+
+def new_node(
+    graph: fx.Graph, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None
+) -> fx.Node:
+    """What `fx.Graph.create_node` does for arguments without bare symbolic numbers, and without hooks."""
+    names = graph._graph_namespace
+    name = names.create_name(graph._target_to_str(target) if name is None else name, None)
+    node = fx.Node(graph, name, op, target, args, kwargs or _NO_KEYWORDS)
+    names._obj_to_name[node] = name
+    graph._insert(node)
+    graph._find_nodes_lookup_table.insert(node)
+    graph._len += 1
+    return node
+
+
+_NO_KEYWORDS: Any = immutable_dict()
