@@ -1,4 +1,4 @@
-"""`lower` and `merge_collectives` give new programs; the one they are given stays what it was."""
+"""A program is lowered in a copy; the one before stays what it was."""
 
 import pytest
 import torch

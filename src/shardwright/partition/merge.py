@@ -12,30 +12,31 @@ from torch import fx
 
 from shardwright.layout.cut import Cut
 from shardwright.program.collectives import all_gather, all_reduce, reduce_scatter
-from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
 
+_MERGED = (all_reduce, all_gather, reduce_scatter)
+
 
 def merge_collectives(program: Program, axis: str, parts: Sequence[str], rank: int) -> Program:
-    """The program with one collective for each two along both ``parts`` (outer, inner) of ``axis`` that can be one.
+    """The program, changed: one collective for each two along both ``parts`` (outer, inner) of ``axis``, if it can be.
 
     ``rank``: this rank's position along ``axis``. What is merged: sums, maxima … of the same kind; gathers of one dim;
     reduce-scatters of one dim.
     """
     outer, inner = parts
-    made = duplicate(program)
-    for first in [node for graph in graphs_of(made.graph) for node in graph.nodes]:
-        if first.op != "call_function" or len(first.users) != 1:
+    collectives = (node for graph in graphs_of(program.graph) for node in graph.nodes if node.target in _MERGED)
+    for first in list(collectives):
+        if len(first.users) != 1:
             continue
         (second,) = first.users
         if second.target is not first.target or second.args[0] is not first:
             continue
         merged = _merged(first, second, axis, outer, inner, rank)
         if merged is not None:
-            _replace_both(made, first, second, merged, axis)
-    return check(made, Stage.MERGED)
+            _replace_both(program, first, second, merged, axis)
+    return check(program, Stage.MERGED)
 
 
 def _merged(first: fx.Node, second: fx.Node, axis: str, outer: str, inner: str, rank: int) -> tuple[Any, ...] | None:
