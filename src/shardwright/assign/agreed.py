@@ -38,7 +38,7 @@ class Agreed:
 
     def may_cut(self, site: Site) -> bool:
         """Whether the factors of a site may be cut: not where its subgraphs communicate with ranks elsewhere."""
-        if any(step.node.name in self.uncut for step in site.steps):
+        if self.uncut and any(step.node.name in self.uncut for step in site.steps):
             return False
         return not (self.is_shared and communicates_inside(site.step.node))
 

@@ -62,15 +62,13 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
             continue
         reach: tuple[int, Cut] | None = None
         for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands, strict=False)):
-            if not step.reads_values(number):
-                continue
             maker = strategies[value[0]]
             made = maker.results[value[1]] if maker is not None else REPLICATE
             # All steps that read a gathered value count, whoever had it gathered; but what the plan has gathered at a
             # boundary of a module is whole however it is read.
-            is_gathered = isinstance(made, Shard) and made != wanted and step.kind is StepKind.CALL
+            is_gathered = isinstance(made, Shard) and step.kind is StepKind.CALL and made != wanted
             one = (_REACH_OF_SCANS, cut_of(made)) if is_gathered else near.get(value)
-            if one is not None and (reach is None or one[0] > reach[0]):
+            if one is not None and (reach is None or one[0] > reach[0]) and step.reads_values(number):
                 reach = one
         if reach is None:
             continue

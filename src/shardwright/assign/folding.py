@@ -12,6 +12,7 @@ assignment alternates between them. Rounds share their weights, and hold none.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,50 +59,75 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The steps of every unit in order, the unit of each step and its place in it, and a number for each step of a
-    unit: equal for steps that agree in all but what is pinned.
+    """The steps of every unit in order, the unit of each step and its place in it; ``forms``: a number for each unit,
+    equal for units of one container whose steps agree in all but what is pinned; ``named``: by node name, the places of
+    its steps; ``folded``: what units were folded to, by the units that spoke for them.
     """
 
-    members: dict[tuple[str, str], list[Step]]
-    place: dict[int, tuple[tuple[str, str], int]]
-    numbers: dict[int, int]
+    members: dict[tuple[str, str], list[Step]] = field(default_factory=dict)
+    place: dict[int, tuple[tuple[str, str], int]] = field(default_factory=dict)
+    forms: dict[tuple[str, str], int] = field(default_factory=dict)
+    named: dict[str, list[tuple[tuple[str, str], int]]] = field(default_factory=dict)
+    folded: dict[tuple[tuple[str, str], ...], Folded] = field(default_factory=dict)
 
 
 def find_units(steps: Steps, program: Program) -> Units:
     """The units of a program's steps."""
     targets = {item.name: item.target or item.name for item in program.inputs}
-    found = Units({}, {}, {})
+    found = Units()
     for step in steps.items:
         unit = _unit_of(step, targets)
         if unit is not None:
             members = found.members.setdefault(unit, [])
-            found.place[step.index] = (unit, len(members))
+            found.place[step.index] = place = (unit, len(members))
+            found.named.setdefault(step.node.name, []).append(place)
             members.append(step)
-    known: dict[tuple[Any, ...], int] = {}
+    keys, known = _Keys(steps, found.place, targets), dict[tuple[Any, ...], int]()
+    forms: dict[tuple[Any, ...], int] = {}
     for unit, members in found.members.items():
-        for step in members:
-            key = _step_key(step, steps, unit, found.place, targets)
-            found.numbers[step.index] = known.setdefault(key, len(known))
+        numbers = (known.setdefault(keys.of(step, unit), len(known)) for step in members)
+        form = (unit[0], *numbers)
+        found.forms[unit] = forms.setdefault(form, len(forms))
     return found
 
 
 def fold_steps(steps: Steps, found: Units, pins: Mapping[str, Layout]) -> Folded:
     """Group equal steps. ``pins``: node name → pinned layout."""
-    units, place = found.members, found.place
+    leaders = _leaders(found, pins)
+    speaking = tuple(leaders.values())
+    if speaking not in found.folded:
+        found.folded[speaking] = _folded(steps, found, leaders)
+    return found.folded[speaking]
+
+
+def _leaders(found: Units, pins: Mapping[str, Layout]) -> dict[tuple[str, str], tuple[str, str]]:
+    """The unit that speaks for each: the first that is like it, pins and all."""
+    pinned: dict[tuple[str, str], list[tuple[int, Layout]]] = {}
+    for name, layout in pins.items():
+        for unit, position in found.named.get(name, ()):
+            pinned.setdefault(unit, []).append((position, layout))
     signatures: dict[tuple[Any, ...], tuple[str, str]] = {}
-    leader: dict[tuple[str, str], tuple[str, str]] = {}
-    for unit, members in units.items():
-        keys = ((found.numbers[step.index], pins.get(step.node.name)) for step in members)
-        signature = (unit[0], *keys)
-        matrices = sum(step.kind is StepKind.INPUT and _ndim(step) >= 2 for step in members)
-        is_large = matrices >= MIN_WEIGHTS or _round_of(members[0]) is not None
-        leader[unit] = signatures.setdefault(signature, unit) if is_large else unit
+    leaders: dict[tuple[str, str], tuple[str, str]] = {}
+    for unit, members in found.members.items():
+        first = signatures.setdefault((found.forms[unit], frozenset(pinned.get(unit, ()))), unit)
+        # Units of one form are equally large.
+        leaders[unit] = first if first != unit and _is_large(members) else unit
+    return leaders
+
+
+def _is_large(members: Sequence[Step]) -> bool:
+    matrices = sum(step.kind is StepKind.INPUT and _ndim(step) >= 2 for step in members)
+    return matrices >= MIN_WEIGHTS or _round_of(members[0]) is not None
+
+
+def _folded(steps: Steps, found: Units, leaders: Mapping[tuple[str, str], tuple[str, str]]) -> Folded:
+    units, place = found.members, found.place
     sites: list[Site] = []
     site_of = [-1] * len(steps.items)
     for step in steps.items:
         if step.index in place:
             unit, position = place[step.index]
-            first = units[leader[unit]][position].index
+            first = units[leaders[unit]][position].index
             if first != step.index:
                 # A leader is the first unit seen with its signature, but its later steps may come after this one.
                 if site_of[first] < 0:
@@ -148,9 +174,13 @@ def _unit_of(step: Step, targets: Mapping[str, str]) -> tuple[str, str] | None:
     found = _round_of(step)
     if found is not None:
         return found
-    path = targets.get(step.node.name, "") if step.kind is StepKind.INPUT else module_path(step.node)
     if step.kind is StepKind.OUTPUT:
         return None
+    return _numbered(targets.get(step.node.name, "") if step.kind is StepKind.INPUT else module_path(step.node))
+
+
+@lru_cache(maxsize=4096)
+def _numbered(path: str) -> tuple[str, str] | None:
     tokens = path.split(".")
     for position, token in enumerate(tokens):
         if token.isdigit() and position:
@@ -163,26 +193,37 @@ def _relative(path: str, unit: tuple[str, str]) -> str:
     return path.removeprefix(prefix)
 
 
-def _step_key(
-    step: Step,
-    steps: Steps,
-    unit: tuple[str, str],
-    place: Mapping[int, tuple[tuple[str, str], int]],
-    targets: Mapping[str, str],
-) -> tuple[Any, ...]:
-    node = step.node
-    shapes = tuple(_meta(v) for v in step.vals)
-    if step.kind is StepKind.INPUT:
-        return ("input", _relative(targets.get(node.name, node.name), unit), shapes)
-    wiring = []
-    for source, result in step.reads:
-        owner = place.get(source)
-        # What comes from outside may be another tensor for every unit: of another shape, and so under another rule.
-        outside = ("outside", _meta(steps.items[source].vals[result]))
-        wiring.append((owner[1], result) if owner is not None and owner[0] == unit else outside)
-    constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
-    path = _relative(module_path(node), unit)
-    return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
+class _Keys:
+    """What steps of units are compared by. Values are asked once for what they are, however many steps read them."""
+
+    def __init__(
+        self, steps: Steps, place: Mapping[int, tuple[tuple[str, str], int]], targets: Mapping[str, str]
+    ) -> None:
+        self.steps, self.place, self.targets = steps, place, targets
+        self.known: dict[Value, Any] = {}
+
+    def of(self, step: Step, unit: tuple[str, str]) -> tuple[Any, ...]:
+        """Equal for steps of equal units that agree in all but what is pinned."""
+        node = step.node
+        shapes = tuple(self._meta((step.index, number)) for number in range(len(step.vals)))
+        if step.kind is StepKind.INPUT:
+            return ("input", _relative(self.targets.get(node.name, node.name), unit), shapes)
+        wiring = []
+        for value in step.reads:
+            owner = self.place.get(value[0])
+            # What comes from outside may be another tensor for every unit: of another shape, and so under another rule.
+            if owner is not None and owner[0] == unit:
+                wiring.append((owner[1], value[1]))
+            else:
+                wiring.append(("outside", self._meta(value)))
+        constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
+        path = _relative(module_path(node), unit)
+        return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
+
+    def _meta(self, value: Value) -> Any:
+        if value not in self.known:
+            self.known[value] = _meta(self.steps.items[value[0]].vals[value[1]])
+        return self.known[value]
 
 
 def _constant(leaf: Any) -> Any:
@@ -198,7 +239,10 @@ def _constant(leaf: Any) -> Any:
 def _meta(tensor: torch.Tensor | None) -> Any:
     if tensor is None:
         return None
-    return tuple(size if isinstance(size, int) else str(size) for size in tensor.shape), tensor.dtype
+    shape = tuple(tensor.shape)
+    if not all(type(size) is int for size in shape):
+        shape = tuple(size if isinstance(size, int) else str(size) for size in shape)
+    return shape, tensor.dtype
 
 
 def _ndim(step: Step) -> int:

@@ -85,6 +85,6 @@ def _brought_together(step: Step, assignment: Assignment) -> list[tuple[tuple[in
     for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands if strategy else (), strict=False)):
         maker = assignment.strategies[value[0]]
         made = maker.results[value[1]] if maker is not None else REPLICATE
-        if step.reads_values(number) and isinstance(made, Shard) and made != wanted:
+        if isinstance(made, Shard) and made != wanted and step.reads_values(number):
             found.append((value, wanted))
     return found

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from shardwright.assign.assignment import Assignment
-from shardwright.assign.steps import Step, StepKind, Steps, Value, consumers
+from shardwright.assign.steps import Step, StepKind, Value, consumers
 from shardwright.layout.layout import REPLICATE, Partial
 from shardwright.rules.call import num_bytes
 from shardwright.rules.rule import Rule, Strategy, partial_strategies
@@ -32,7 +32,7 @@ def with_late_sums(found: Assignment) -> Assignment:
     for step in found.steps.items:
         is_weight = step.kind is StepKind.INPUT and step.node.name in found.weights
         is_call = step.kind is StepKind.CALL
-        if is_weight or (is_call and of_weights.issuperset(source for source, _ in step.reads)):
+        if is_weight or (is_call and all(source in of_weights for source, _ in step.reads)):
             of_weights.add(step.index)
         elif is_call and step.node.target in _PRODUCTS:
             late.put_behind(step, of_weights)
@@ -45,7 +45,7 @@ class _LateSums:
     def __init__(self, found: Assignment) -> None:
         self.steps, self.rules, self.mode = found.steps.items, found.rules, found.program.fake_mode
         self.strategies = list(found.strategies)
-        self.readers = _readers(found.steps)
+        self.consumers = consumers(found.steps)
         self.passing: dict[tuple[int, int], Strategy | None] = {}
 
     def put_behind(self, product: Step, of_weights: set[int]) -> None:
@@ -72,7 +72,7 @@ class _LateSums:
         """Whether a product is of as many bytes and of the dtype of a value, and read whole wherever it is read."""
         before, after = self.steps[value[0]].vals[value[1]], product.vals[0]
         is_alike = before.dtype == after.dtype and num_bytes(before, self.mode) == num_bytes(after, self.mode)
-        return is_alike and all(self._wants_whole(*reader) for reader in self.readers.get((product.index, 0), ()))
+        return is_alike and all(self._wants_whole(*reader) for reader in self._readers((product.index, 0)))
 
     def _wants_whole(self, step: int, operand: int) -> bool:
         strategy = self.strategies[step]
@@ -83,7 +83,12 @@ class _LateSums:
         return maker is not None and maker.results[value[1]] == _SUM
 
     def _is_read_here_alone(self, value: Value) -> bool:
-        return len(self.readers[value]) == 1
+        return len(self._readers(value)) == 1
+
+    def _readers(self, value: Value) -> list[tuple[int, int]]:
+        """The (step, operand number) pairs that read a value, and not only its sizes or its dtype."""
+        found = self.consumers.get(value, ())
+        return [(reader, operand) for reader, operand in found if self.steps[reader].reads_values(operand)]
 
     def _passing(self, index: int, operand: int) -> Strategy | None:
         """The strategy of a step that runs whole that lets a sum through; one for all steps of a rule."""
@@ -94,14 +99,6 @@ class _LateSums:
         if key not in self.passing:
             self.passing[key] = _lets_through(rule, operand)
         return self.passing[key]
-
-
-def _readers(steps: Steps) -> dict[Value, list[tuple[int, int]]]:
-    """The (step, operand number) pairs that read a value, and not only its sizes or its dtype."""
-    return {
-        value: [(reader, operand) for reader, operand in found if steps.items[reader].reads_values(operand)]
-        for value, found in consumers(steps).items()
-    }
 
 
 def _lets_through(rule: Rule, operand: int) -> Strategy | None:

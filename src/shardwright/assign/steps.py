@@ -76,6 +76,7 @@ class Steps:
 
     items: list[Step]
     value_of: dict[fx.Node, Value] = field(default_factory=dict)
+    _consumers: dict[Value, list[tuple[int, int]]] = field(default_factory=dict, repr=False, compare=False)
 
     def device(self) -> torch.device:
         """The device of the first tensor; the CPU when there is none."""
@@ -238,9 +239,10 @@ def _paths(node: fx.Node) -> list[str]:
 
 
 def consumers(steps: Steps) -> Mapping[Value, list[tuple[int, int]]]:
-    """For every value, the (step, operand number) pairs that read it."""
-    found: dict[Value, list[tuple[int, int]]] = {}
-    for step in steps.items:
-        for position, value in enumerate(step.reads):
-            found.setdefault(value, []).append((step.index, position))
+    """For every value that is read, the (step, operand number) pairs that read it; worked out once."""
+    found = steps._consumers
+    if not found:
+        for step in steps.items:
+            for position, value in enumerate(step.reads):
+                found.setdefault(value, []).append((step.index, position))
     return found

@@ -39,12 +39,18 @@ def route(made: Collection[Layout], wanted: Layout, *, by_whole: bool) -> list[H
 def wanted_whole(assignment: Assignment) -> set[Value]:
     """The values that some reader wants whole."""
     found = set()
+    whole: dict[int, list[int]] = {}
+    """By strategy, of which many steps have one, the operands that it wants whole."""
     for step in assignment.steps.items:
         strategy = assignment.strategies[step.index]
         if strategy is None or step.kind is StepKind.SIZES:
             continue
-        wanted = enumerate(zip(step.reads, strategy.operands, strict=False))
-        found.update(v for i, (v, layout) in wanted if layout == REPLICATE and i not in step.unread)
+        operands = whole.get(id(strategy))
+        if operands is None:
+            operands = whole[id(strategy)] = [i for i, one in enumerate(strategy.operands) if one == REPLICATE]
+        for number in operands:
+            if number < len(step.reads) and number not in step.unread:
+                found.add(step.reads[number])
     return found
 
 
