@@ -56,9 +56,12 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
     """
     near: dict[Value, tuple[int, Cut]] = {}
     found = {}
+    cuts = _ways_that_cut(strategies)
     for step in steps.items:
         strategy = strategies[step.index]
         if strategy is None or step.kind not in (StepKind.CALL, StepKind.CONSTRAINT):
+            continue
+        if not any(value in near or id(strategies[value[0]]) in cuts for value in step.reads):
             continue
         reach: tuple[int, Cut] | None = None
         for number, (value, wanted) in enumerate(zip(step.reads, strategy.operands, strict=False)):
@@ -78,6 +81,16 @@ def gathered_composites(steps: Steps, strategies: Sequence[Strategy | None]) -> 
         if step.kind is StepKind.CALL and has_schema(step.node.target) and _is_sought(step.node, left):
             found[step.node.name] = cut
     return found
+
+
+def _ways_that_cut(strategies: Sequence[Strategy | None]) -> set[int]:
+    """Which strategies, of which many steps have one, give a result that is cut."""
+    kinds = {id(one): one for one in strategies}
+    return {
+        key
+        for key, one in kinds.items()
+        if one is not None and any(isinstance(layout, Shard) for layout in one.results)
+    }
 
 
 def _is_sought(node: fx.Node, left: int) -> bool:

@@ -208,7 +208,7 @@ class _Keys:
         shapes = tuple(self._meta((step.index, number)) for number in range(len(step.vals)))
         if step.kind is StepKind.INPUT:
             return ("input", _relative(self.targets.get(node.name, node.name), unit), shapes)
-        wiring = []
+        wiring: list[tuple[Any, Any]] = []
         for value in step.reads:
             owner = self.place.get(value[0])
             # What comes from outside may be another tensor for every unit: of another shape, and so under another rule.
@@ -216,7 +216,7 @@ class _Keys:
                 wiring.append((owner[1], value[1]))
             else:
                 wiring.append(("outside", self._meta(value)))
-        constants = tuple(_constant(leaf) for leaf in leaves((node.args, node.kwargs)))
+        constants = [_constant(leaf) for leaf in leaves((node.args, node.kwargs))]
         path = _relative(module_path(node), unit)
         return (step.kind, node.target, path, shapes, tuple(wiring), repr(constants), step.layout)
 
@@ -230,10 +230,12 @@ def _constant(leaf: Any) -> Any:
     """What an argument says that is not a tensor: itself, a symbolic size, the code of a subgraph."""
     if not isinstance(leaf, fx.Node):
         return leaf
+    if is_tensor(leaf):
+        return "tensor"
     subgraph = subgraph_of(leaf)
     if subgraph is not None:
         return tuple(inner.code for inner in subgraph.modules() if isinstance(inner, fx.GraphModule))
-    return "tensor" if is_tensor(leaf) else str(leaf.meta.get("val"))
+    return str(leaf.meta.get("val"))
 
 
 def _meta(tensor: torch.Tensor | None) -> Any:

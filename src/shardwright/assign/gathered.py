@@ -48,7 +48,8 @@ def gathered_weights(assignment: Assignment, axis: str, plan_keys: Mapping[str, 
     behind: dict[int, tuple[str, ...]] = {}
     found: dict[tuple[tuple[int, int], Layout], GatheredWeight] = {}
     for step in steps:
-        for value, wanted in _brought_together(step, assignment):
+        read = any(value[0] in behind for value in step.reads)
+        for value, wanted in _brought_together(step, assignment) if read else ():
             names = behind.get(value[0], ())
             cut = [name for name in names if isinstance(assignment.layouts.get(name), Shard)]
             if not cut or (value, wanted) in found:

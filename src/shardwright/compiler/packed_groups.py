@@ -32,6 +32,8 @@ def _findings(one: CompiledAxis, num_ranks: int) -> Iterator[Finding]:
     program, keys = assignment.program, one.request.plan_keys
     state = {item.name: str(item.target) for item in program.inputs if item.is_state}
     values_of = quantized_weights(program.graph, state)
+    if not values_of:
+        return
     nodes = {target: name for name, target in state.items()}
     told = set()
     for gathered in gathered_weights(assignment, one.axis, keys):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from shardwright.lean.dependences import Sources, is_collective, sources_of
+from shardwright.lean.dependences import Sources, is_collective, sources_in, sources_of
 from shardwright.lean.schedule import Schedule
 from shardwright.program.collectives import Collective
 from shardwright.program.legal import Stage, check
@@ -24,12 +24,12 @@ def arranged_collectives(program: Program, schedule: Schedule) -> list[Collectiv
 
 def arranged_places(program: Program, schedule: Schedule) -> list[int]:
     """The order in which `arrange` puts the nodes of a program, by where they stand now; worked out once."""
-    return program.once(("places", schedule), lambda: _places(program, schedule))
+    return program.once(("places", schedule), lambda: _places(program, schedule, sources_in(program)))
 
 
-def _places(program: Program, schedule: Schedule) -> list[int]:
+def _places(program: Program, schedule: Schedule, sources: Sources) -> list[int]:
     place = {node: number for number, node in enumerate(program.graph.nodes)}
-    return [place[node] for node in _Arranging(program.graph, _messages(program, schedule)).run()]
+    return [place[node] for node in _Arranging(program.graph, _messages(program, schedule), sources).run()]
 
 
 def arrange(program: Program, schedule: Schedule, order: Sequence[int] | None = None) -> Program:
@@ -42,7 +42,9 @@ def arrange(program: Program, schedule: Schedule, order: Sequence[int] | None = 
     for node, number in _numbers(program, schedule).items():
         node.meta["collective"] = replace(node.meta["collective"], message=number)
     nodes = list(program.graph.nodes)
-    resequence(program.graph, [nodes[place] for place in (_places(program, schedule) if order is None else order)])
+    if order is None:
+        order = _places(program, schedule, sources_of(program.graph))
+    resequence(program.graph, [nodes[place] for place in order])
     return check(program, Stage.ARRANGED)
 
 
@@ -78,15 +80,14 @@ class _Message:
 class _Arranging:
     graph: fx.Graph
     messages: list[_Message]
+    sources: Sources
     order: list[fx.Node] = field(default_factory=list)
     put_off: list[fx.Node] = field(default_factory=list)
     done: set[fx.Node] = field(default_factory=set)
     issued: int = 0
-    sources: Sources = field(init=False)
     of: dict[fx.Node, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sources = sources_of(self.graph)
         self.of = {node: number for number, one in enumerate(self.messages) for node in one.nodes}
 
     def run(self) -> list[fx.Node]:

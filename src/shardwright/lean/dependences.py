@@ -34,7 +34,7 @@ class Dependence:
 def dependences(program: Program) -> list[Dependence]:
     """Every collective of the program's own graph, in order; those inside its subgraphs stay where they are."""
     user = {item.name for item in program.inputs if item.kind == InputKind.USER_INPUT}
-    sources = sources_of(program.graph)
+    sources = sources_in(program)
     position = {node: number for number, node in enumerate(program.graph.nodes)}
     reached: dict[fx.Node, int] = {}
     given: dict[fx.Node, bool] = {}
@@ -50,6 +50,11 @@ def dependences(program: Program) -> list[Dependence]:
             before |= 1 << (len(found) - 1)
         reached[node], given[node] = before, is_given
     return found
+
+
+def sources_in(program: Program) -> Sources:
+    """The `sources_of` a program's own graph, worked out once: the program stays as it is."""
+    return program.once("sources", lambda: sources_of(program.graph))
 
 
 def sources_of(graph: fx.Graph) -> Sources:

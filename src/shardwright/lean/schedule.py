@@ -98,7 +98,7 @@ def _parts(members: Sequence[int], found: Sequence[Dependence]) -> list[list[int
 def _sorted(messages: Sequence[Message], found: Sequence[Dependence]) -> list[int]:
     """The messages by the places of their first members, none before what it depends on."""
     owner = {number: index for index, message in enumerate(messages) for number in message.members}
-    needs = [{owner[other] for other in _bits(_before(message, found))} for message in messages]
+    needs = [{owner[other] for other in _last_needed(_before(message, found), found)} for message in messages]
     readers: list[list[int]] = [[] for _ in messages]
     for index, needed in enumerate(needs):
         for other in needed:
@@ -154,5 +154,11 @@ def _record(node: fx.Node) -> Collective:
     return node.meta["collective"]
 
 
-def _bits(number: int) -> list[int]:
-    return [bit for bit in range(number.bit_length()) if number >> bit & 1]
+def _last_needed(before: int, found: Sequence[Dependence]) -> list[int]:
+    """Of the collectives that must have come before, those that no other of them needs: they come after the others."""
+    last = []
+    while before:
+        number = before.bit_length() - 1
+        last.append(number)
+        before &= ~(found[number].before | 1 << number)
+    return last

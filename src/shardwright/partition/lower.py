@@ -22,7 +22,7 @@ from shardwright.partition.periods import contiguous, join_period, over, period_
 from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES, all_gather, all_reduce, kind_of, message_of, reduce_scatter
 from shardwright.program.legal import Stage, check
-from shardwright.program.nodes import graphs_of
+from shardwright.program.nodes import graphs_of, val_of
 from shardwright.program.program import Program
 
 aten = torch.ops.aten
@@ -86,7 +86,9 @@ def check_lowering(program: Program, group_names: Mapping[str, str]) -> None:
     """Raise what `lower` would raise, of each kind of collective in a program that stays as it is."""
     emit = Emitter(program.owner, program.fake_mode)
     for node in program.placeholders():
-        emit.graph.placeholder(node.name).meta = node.meta
+        # What is not known of sizes is read off the inputs that have them.
+        if emit.fact(val_of(node)) is None:
+            emit.graph.placeholder(node.name).meta = node.meta
     seen = set()
     for node in program.graph.nodes:
         if node.op != "call_function" or node.target not in COLLECTIVES:

@@ -63,7 +63,7 @@ def moves(assignment: Assignment) -> Iterator[Move]:
         if strategy is None or step.kind in (StepKind.PLAIN, StepKind.SIZES):
             continue
         for number, (value, layout) in enumerate(zip(step.reads, strategy.operands, strict=False)):
-            if number in step.unread:
+            if layout in made[value] or number in step.unread:
                 continue
             for source, target in route(made[value], layout, by_whole=value in whole):
                 made[value][target] = None

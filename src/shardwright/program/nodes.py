@@ -40,7 +40,12 @@ def module_stack(node: fx.Node) -> Iterator[tuple[str, str]]:
 def module_path(node: fx.Node) -> str:
     """The path of the innermost module a node ran in; '' for the root. Of a backward pass: that of its forward call."""
     stack = node.meta.get("nn_module_stack") or node.meta.get(BACKWARD_STACK)
-    path = next(reversed(stack.values()))[0].split("@")[0] if stack else ""
+    return _plain(next(reversed(stack.values()))[0]) if stack else ""
+
+
+@lru_cache(maxsize=4096)
+def _plain(path: str) -> str:
+    path = path.split("@", maxsplit=1)[0]
     return "" if path.startswith("_empty_nn_module_stack") else path
 
 

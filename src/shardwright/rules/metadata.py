@@ -6,6 +6,7 @@ sizes. That is a property of the operator rather than of one call, and holds for
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from shardwright.rules.registry import op_names
@@ -66,6 +67,7 @@ METADATA: dict[str, Mapping[str, str]] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def metadata_arguments(op: Any) -> Mapping[str, str]:
     """The arguments of an operator whose values are not read, and what is used of each: `DTYPE` or `SIZES`."""
     return next((METADATA[name] for name in op_names(op) if name in METADATA), {})
