@@ -114,8 +114,9 @@ def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Step
                 lists[node] = found
             continue
         val, unread = node.meta.get("val"), unread_operands(node)
-        vals = tuple(leaves(val))
-        if not any(isinstance(v, torch.Tensor) for v in vals):
+        is_one = isinstance(val, torch.Tensor)
+        vals = (val,) if is_one else tuple(leaves(val))
+        if not (is_one or any(isinstance(v, torch.Tensor) for v in vals)):
             sources = operand_nodes(node) if node.op == "call_function" else []
             reads = tuple(constraints.entering(node, source) for source in sources)
             # How a tensor lies in memory only the whole knows.
@@ -123,10 +124,10 @@ def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Step
             steps.items.append(Step(len(steps.items), kind, node, reads, sources=sources))
             continue
         sources = operand_nodes(node)
-        reads = tuple(constraints.entering(node, source) for source in sources)
+        reads = tuple([constraints.entering(node, source) for source in sources])
         kind = StepKind.CALL if node.op == "call_function" else StepKind.INPUT
         index = len(steps.items)
-        results = tuple(v if isinstance(v, torch.Tensor) else None for v in vals)
+        results = vals if is_one else tuple(v if isinstance(v, torch.Tensor) else None for v in vals)
         steps.items.append(Step(index, kind, node, reads, results, sources, unread))
         if isinstance(val, (list, tuple)):
             lists[node] = _numbered(val, index, itertools.count())

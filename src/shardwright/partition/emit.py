@@ -57,11 +57,13 @@ class Emitter:
     ) -> fx.Node:
         """Write a call whose result metadata is known."""
         node = add_node(self.graph, "call_function", op, args, kwargs, name)
-        node.meta.update(self.meta, val=val)
+        meta = node.meta
+        meta.update(self.meta)
+        meta["val"] = val
         self.log.append((node, name, self.place))
-        if "torch_fn" not in node.meta:
+        if "torch_fn" not in meta:
             # Every node of an exported graph names a function; exporters check the key, not the text.
-            node.meta["torch_fn"] = (node.name, f"{type(op).__name__}.{getattr(op, '__name__', op)}")
+            meta["torch_fn"] = (node.name, f"{type(op).__name__}.{getattr(op, '__name__', op)}")
         return node
 
     def logged(self, name: str, write: Callable[[], Any]) -> tuple[Any, list[tuple[fx.Node, bool]]]:

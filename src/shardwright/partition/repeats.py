@@ -27,6 +27,9 @@ LEAST_STEPS = 4
 """Shorter runs take no less when they are copied."""
 
 
+_REPEATED = (StepKind.CALL, StepKind.CONSTRAINT)
+
+
 class Named(NamedTuple):
     """A local node that stands for a value: the only one of its step, or one of several."""
 
@@ -47,12 +50,22 @@ class Moved(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A node to write again. ``own``: the leaf of its step's own metadata that it has (-1: all of it), if any."""
+    """A node to write again. ``own``: the leaf of its step's own metadata that it has (-1: all of it), if any;
+    ``says``: what its metadata says of itself.
+    """
 
     node: fx.Node
     place: Place
     is_named: bool
     own: int | None
+    says: Mapping[str, Any]
+
+
+class _Nodes(dict[fx.Node, fx.Node]):
+    """What stands for the nodes of one run in another; any other node for itself: a constant of this rank."""
+
+    def __missing__(self, node: fx.Node) -> fx.Node:
+        return node
 
 
 @dataclass(slots=True)
@@ -64,7 +77,7 @@ class _Run:
     start: int
     outside: Sequence[Value]
     there: Sequence[Mapping[Layout, fx.Node]]
-    written: Sequence[_Written] = ()
+    written: Sequence[tuple[Place, Sequence[_Written]]] = ()
     notes: Sequence[Named | Moved] = ()
     made: Mapping[Value, Mapping[Layout, fx.Node]] = field(default_factory=dict)
     env: Mapping[int, fx.Node] = field(default_factory=dict)
@@ -81,7 +94,9 @@ class Repeats:
         """All steps in order, as (first, behind the last): runs, and single steps between them."""
         start, module = 0, None
         for index, step in enumerate(self._items):
-            found = _numbered(module_path(step.node)) if self._may_repeat(step) else None
+            found = _numbered(module_path(step.node)) if step.kind in _REPEATED else None
+            if found is not None and not self._may_repeat(step):
+                found = None
             if found is None or found != module:
                 yield from _long(start, index)
                 start, module = index, found
@@ -102,7 +117,8 @@ class Repeats:
             write(step)
         if key is None:
             return
-        run.written = [self._remember(*one) for one in emit.log[log:]]
+        written = groupby((self._remember(*one) for one in emit.log[log:]), key=lambda one: one.place)
+        run.written = [(place, list(nodes)) for place, nodes in written]
         run.notes = self._walk.notes[notes:]
         values = ((step.index, i) for step in self._items[start:end] for i in range(len(step.vals)))
         # What is done later for others is none of it.
@@ -113,12 +129,10 @@ class Repeats:
 
     def _may_repeat(self, step: Step) -> bool:
         """Whether all that decides what is written for a step can be told: its values are tensors of known sizes."""
-        if step.kind is StepKind.CALL and step.vals:
-            is_known = self._walk.assignment.calls[step.index] is not None
+        if step.kind is StepKind.CALL:
+            is_known = step.vals and self._walk.assignment.calls[step.index] is not None
             if not is_known or len(step.node.all_input_nodes) > len(set(step.sources)):
                 return False
-        elif step.kind is not StepKind.CONSTRAINT:
-            return False
         return None not in map(self._walk.emit.fact, step.vals)
 
     def _key(self, start: int, end: int, outside: dict[Value, int]) -> Any:
@@ -152,7 +166,9 @@ class Repeats:
         assert name in (None, step.name), f"{name} is written for {step.name}"
         known = None if place.is_moved else step.meta.get("val")
         own = -1 if val is known else next((i for i, one in enumerate(leaves(known)) if one is val), None)
-        return _Written(node, place, name is not None, own)
+        return _Written(
+            node, place, name is not None, own, {key: node.meta[key] for key in OF_NODES if key in node.meta}
+        )
 
 
 class _Copy:
@@ -161,24 +177,24 @@ class _Copy:
     def __init__(self, walk: "Walk", run: _Run, start: int, outside: Sequence[Value]) -> None:
         self.walk, self.run, self.start = walk, run, start
         self.makers = dict(zip(run.outside, outside, strict=True))
-        self.nodes: dict[fx.Node, fx.Node] = {}
+        self.nodes = _Nodes()
         for there, value in zip(run.there, outside, strict=True):
             self.nodes.update(zip(there.values(), walk.made[value].values(), strict=True))
 
     def write(self) -> None:
         """Write the nodes, and note what stands for what."""
-        walk, items = self.walk, self.walk.assignment.steps.items
-        mine = self._mine
-        for place, written in groupby(self.run.written, key=lambda one: one.place):
+        walk, items, nodes = self.walk, self.walk.assignment.steps.items, self.nodes
+        mine, write = nodes.__getitem__, walk.emit.write
+        for place, written in self.run.written:
             value = self._value(place.value)
             step = items[value[0]].node
             walk.write_for(value, is_moved=place.is_moved)
-            for node, _, is_named, own in written:
+            for node, _, is_named, own, says in written:
                 args, kwargs = fx.map_arg(node.args, mine), fx.map_arg(node.kwargs, mine) if node.kwargs else {}
                 val = node.meta["val"] if own is None else _leaf(step.meta["val"], own)
-                name = step.name if is_named else None
-                self.nodes[node] = made = walk.emit.write(node.target, args, kwargs, val, name=name)
-                made.meta.update((key, node.meta[key]) for key in OF_NODES if key in node.meta)
+                nodes[node] = made = write(node.target, args, kwargs, val, name=step.name if is_named else None)
+                if says:
+                    made.meta.update(says)
         for index, local in self.run.env.items():
             walk.env[items[self._index(index)].node] = mine(local)
         for value, layouts in self.run.made.items():
@@ -189,22 +205,18 @@ class _Copy:
     def _note(self, note: Named | Moved) -> None:
         value = self._value(note.value)
         if isinstance(note, Moved):
-            self.walk.note_move(Moved(self._mine(note.node), value, note.source, note.target, self._index(note.reader)))
+            self.walk.note_move(Moved(self.nodes[note.node], value, note.source, note.target, self._index(note.reader)))
             return
         is_only = note.is_only
         if note.value[0] < self.run.start:
             is_only = len(self.walk.assignment.steps.items[value[0]].vals) == 1
-        self.walk.note_name(Named(self._mine(note.local), value, is_only, note.layout))
+        self.walk.note_name(Named(self.nodes[note.local], value, is_only, note.layout))
 
     def _index(self, index: int) -> int:
         return index - self.run.start + self.start
 
     def _value(self, value: Value) -> Value:
         return self.makers[value] if value[0] < self.run.start else (self._index(value[0]), value[1])
-
-    def _mine(self, node: fx.Node) -> fx.Node:
-        # What is neither read nor written by a run is there for all of them: a constant of this rank.
-        return self.nodes.get(node, node)
 
 
 def _leaf(val: Any, number: int) -> Any:

@@ -29,7 +29,7 @@ from shardwright.partition.subgraphs import (
 from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES
 from shardwright.program.duplicate import own_holder
-from shardwright.program.nodes import BACKWARD_STACK, RANGE, describe_node, val_of
+from shardwright.program.nodes import BACKWARD_STACK, RANGE, add_node, describe_node, val_of
 from shardwright.program.program import Program
 from shardwright.program.torch_private import has_schema
 from shardwright.rules.call import bind_arguments, bind_call, leaves, map_values
@@ -175,8 +175,11 @@ class Walk:
 
     def _write_input(self, step: Step) -> None:
         node, layout = step.node, self._strategy(step).results[0]
-        local = self.emit.graph.get_attr(str(node.target)) if node.op == "get_attr" else self._placeholder(node)
-        local.meta = dict(node.meta)
+        if node.op == "get_attr":
+            local = self.emit.graph.get_attr(str(node.target))
+            local.meta = dict(node.meta)
+        else:
+            local = self._placeholder(node)
         whole = step.vals[0]
         if isinstance(layout, Shard):
             shape = piece_sizes(whole, layout, self.rank)
@@ -186,8 +189,9 @@ class Walk:
 
     def _placeholder(self, node: fx.Node) -> fx.Node:
         """A copy of a placeholder under its own name, also where that is a Python name (``input``)."""
-        local = self.emit.graph.create_node("placeholder", str(node.target), node.args, name=node.name)
-        local.name = node.name
+        local = add_node(self.emit.graph, "placeholder", str(node.target), node.args, {}, node.name)
+        if local.name != node.name:
+            local.name = node.name
         local.meta = dict(node.meta)
         return local
 
