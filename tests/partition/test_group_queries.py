@@ -141,7 +141,8 @@ def test_what_rows_cannot_say_stays(kind):
 def test_a_rank_without_heads_stays_as_it_is(spelling):
     args = (*given(0, 0, 3), None)
     program = read(torch.export.export(Grouped(spelling, 6, 3), args))
-    assert outputs(group_queries(program), args).shape == (BATCH, 3, 0)
+    # It is not run: no rank's program holds an attention without heads, and not every torch takes one.
+    assert group_queries(program) is program
 
 
 class Heads(Attend):
