@@ -52,17 +52,6 @@ def exports(program):
     return True
 
 
-def test_a_dtype_that_torch_cannot_write_is_named(tmp_path):
-    program = torch.export.export(Held(torch.float4_e2m1fn_x2), (X,))
-    if exports(program):
-        test_every_dtype_comes_back_to_the_byte(torch.float4_e2m1fn_x2, tmp_path)
-        return
-    says = r"torch.export.save of torch .* cannot write torch.float4_e2m1fn_x2, which 'rows', 'columns'"
-    with pytest.raises(sw.PackageError, match=says):
-        sw.shard(program, mesh=2, plan=PLAN).save(tmp_path / "p")
-    assert not list(tmp_path.iterdir())
-
-
 def test_numbers_of_half_a_byte_are_sliced(tmp_path):
     whole = filled(torch.float4_e2m1fn_x2, 6, 5)
     save_file({"a": whole}, tmp_path / "w.safetensors")
@@ -71,10 +60,22 @@ def test_numbers_of_half_a_byte_are_sliced(tmp_path):
     assert torch.equal(as_bytes(out), as_bytes(whole[1:3, 2:5]))
 
 
-@pytest.mark.parametrize("dtype", [one for one in DTYPES if one != torch.float4_e2m1fn_x2], ids=str)
+UNWRITTEN = {"2.11": (torch.float8_e8m0fnu, torch.uint64, torch.uint32)}
+"""Of the older torches, which dtypes `torch.export.save` does not know."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_comes_back_to_the_byte(dtype, tmp_path):
     model = Held(dtype)
     program = torch.export.export(model, (X,))
+    if not exports(program):
+        # A later torch may know it.
+        assert dtype in (torch.float4_e2m1fn_x2, *UNWRITTEN.get(torch.__version__[:4], ()))
+        says = rf"torch.export.save of torch .* cannot write {dtype}, which 'rows', 'columns'"
+        with pytest.raises(sw.PackageError, match=says):
+            sw.shard(program, mesh=2, plan=PLAN).save(tmp_path / "p")
+        assert not list(tmp_path.iterdir())
+        return
     sw.shard(program, mesh=2, plan=PLAN).save(tmp_path / "two")
     sw.reshard(tmp_path / "two", tmp_path / "three", mesh=3)
     sw.shard(program, mesh=3, plan=PLAN).save(tmp_path / "wanted")
@@ -110,6 +111,9 @@ def test_scales_of_a_power_of_two(tmp_path):
     program = torch.export.export(model, (x,))
     sharded = sw.shard(program, mesh=2, plan={"scale": sw.Shard(0), "weight": sw.Shard(0)})
     assert sw.verify(sharded, program, (x,)).ok
+    if not exports(program):
+        assert torch.float8_e8m0fnu in UNWRITTEN[torch.__version__[:4]]
+        return
     sharded.save(tmp_path / "p")
     sw.reshard(tmp_path / "p", tmp_path / "one", mesh=1)
     torch.testing.assert_close(sw.load(tmp_path / "one")(x), model(x))

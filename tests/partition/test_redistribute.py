@@ -308,5 +308,6 @@ def check_on_rank(rank):
 
 
 def on_rank(program, piece):
-    (found,) = torch.fx.Interpreter(torch.fx.GraphModule(program.owner, program.graph)).run(piece)
+    # A piece of a tensor is a view of it, and collectives read memory as it lies.
+    (found,) = torch.fx.Interpreter(torch.fx.GraphModule(program.owner, program.graph)).run(piece.contiguous())
     return found

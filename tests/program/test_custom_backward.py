@@ -65,7 +65,11 @@ def same(model, args=ARGS):
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_backward_of_its_own_is_refused(strict):
     name = r"a torch\.autograd\.Function" if strict else r"the autograd\.Function .*Reverse"
-    with pytest.raises(sw.ProgramError, match=f"(?s){name}.*detach.*register_autograd"):
+    says = f"(?s){name}.*detach.*register_autograd"
+    if strict and torch.__version__.startswith("2.11"):
+        # Its strict export takes no such function at all.
+        says = r"cannot be exported \(.*AutogradFunctionVariable"
+    with pytest.raises(sw.ProgramError, match=says):
         sw.export_training(Between(Reverse.apply), ARGS, loss=F.mse_loss, strict=strict)
 
 

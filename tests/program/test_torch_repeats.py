@@ -176,8 +176,11 @@ def test_sizes_are_those_that_torch_finds(monkeypatch):
     with quick_tracing():
         found, first = sizes_exported(), len(computed)
         assert sizes_exported() == found == wanted
-    assert first > 20
-    assert len(computed) - first < first
+    if list(torch_repeats._quick_sizes()):
+        assert first > 20
+        assert len(computed) - first < first
+    else:
+        assert torch.__version__.startswith("2.11")
 
 
 def test_sizes_of_no_known_value_and_numbers_are_told_apart():
@@ -186,7 +189,9 @@ def test_sizes_of_no_known_value_and_numbers_are_told_apart():
 
     def computed():
         size = env.create_unbacked_symint()
-        found = [size + 1, size * 2, size - True, torch.sym_max(size, 3), size == 1, (size > 1) & (size < 5)]
+        found = [size + 1, size * 2, torch.sym_max(size, 3), size == 1, (size > 1) & (size < 5)]
+        if not torch.__version__.startswith("2.11"):
+            found.append(size - True)
         return [(str(one).replace(str(size), "u"), type(one)) for one in (*found, size * 1.0, size + 1.0)]
 
     wanted = computed()
