@@ -19,6 +19,7 @@ from shardwright.layout.values import check_path
 from shardwright.package.alike import alike
 from shardwright.package.describe import aliases, describe, fingerprint, plan_to_yaml, zero_buffers
 from shardwright.package.folder import WorkFolder, file_entry, work_folder
+from shardwright.package.give_back import give_back
 from shardwright.package.graphs import graph_bytes
 from shardwright.package.kept_training import KeptTraining
 from shardwright.package.manifest import VERSION, DecoderEntry, FileEntry, check_file_names, write_manifest
@@ -82,6 +83,8 @@ def save(
         for name, data in (extras or {}).items():
             (folder.path / name).write_bytes(data)
         (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
+        # Exporting, sharding and writing graphs freed as much as a large piece of a weight takes.
+        give_back()
         weights = _weight_files(programs, left_out, source)
         moments = [] if training is None else _moment_files(programs, training)
         written = _write_files([*weights, *moments], folder, report)

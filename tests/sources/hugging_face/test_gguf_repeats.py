@@ -1,6 +1,7 @@
 """What is shared while a GGUF file is opened, and put back after."""
 
 import gguf
+import numpy as np
 import pytest
 
 from shardwright.sources.checkpoint import open_checkpoint
@@ -17,6 +18,19 @@ def test_a_file_is_parsed_once(tmp_path):
         assert gguf.GGUFReader(path) is reader
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is table
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3) is not table
+
+
+def test_a_reader_keeps_plain_arrays(tmp_path):
+    path = write_file(tmp_path / "tiny.gguf", llama_shapes())
+    own = gguf.GGUFReader(path)
+    with parsed_once(path.name):
+        reader = gguf.GGUFReader(path)
+    tokens, wanted = (one.get_field("tokenizer.ggml.tokens") for one in (reader, own))
+    assert {type(part) for part in tokens.parts} == {np.ndarray}
+    assert tokens.contents() == wanted.contents()
+    for found, before in zip(reader.tensors, own.tensors, strict=True):
+        assert (found.name, found.data_offset) == (before.name, before.data_offset)
+        assert np.array_equal(found.data, before.data)
 
 
 def test_opening_a_file_parses_it_once_however_it_is_read(tmp_path, monkeypatch):

@@ -100,6 +100,26 @@ def test_a_package_holds_the_files_own_bytes(tmp_path):
     assert torch.equal(queries.unflatten(0, (8, 2, -1)).transpose(1, 2).flatten(0, 2), lying)
 
 
+@pytest.mark.parametrize("lead", [(24,), (2, 12)], ids=["a matrix", "experts"])
+def test_a_box_of_blocks_is_read_some_rows_at_a_time(lead, tmp_path, monkeypatch):
+    """Two rows at a time, here; into what lies in memory otherwise than row by row as well."""
+    from shardwright.sources.quantized import gguf_packed
+
+    monkeypatch.setattr(gguf_packed, "READ_BYTES", 2 * 5 * 34)
+    stored = torch.randint(256, (24, 5, 34), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "blocks").write_bytes(bytes(7) + stored.numpy().tobytes())
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1)).view(lead)
+    shape = (*lead, 5, 34)
+    held = gguf_packed.GgufBlocks(shape, tmp_path / "blocks", "blocks", torch.uint8, 7, order.numpy())
+    box = (*(slice(1, size) for size in lead), slice(1, 4), slice(0, 34))
+    wanted = stored[order]
+    out = torch.zeros(*(size - 1 for size in lead), 6, 34, dtype=torch.uint8)
+    held.copy(box, out[..., 2:5, :])
+    assert torch.equal(out[..., 2:5, :], wanted[box])
+    assert not out[..., :2, :].any()
+    assert torch.equal(held.read(), wanted)
+
+
 @pytest.mark.ranks
 def test_text_on_real_ranks(tmp_path):
     """The command line keeps the blocks, and ranks write what transformers' dequantised model writes."""

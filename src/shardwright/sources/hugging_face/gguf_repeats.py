@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 _REPEATED = ("GGUFReader", "get_tensor_name_map")
 """What the package gguf offers that depends on nothing but its arguments: a reader only reads."""
 _OPENING = threading.RLock()
@@ -27,9 +29,26 @@ def parsed_once(gguf: str | None) -> Iterator[None]:
     with _OPENING:
         own = {name: getattr(home, name) for name in _REPEATED}
         for name, make in own.items():
-            setattr(home, name, functools.cache(make))
+            setattr(home, name, functools.cache(_lean(make)))
         try:
             yield
         finally:
             for name, make in own.items():
                 setattr(home, name, make)
+
+
+def _lean(make: Any) -> Any:
+    """A reader that keeps plain arrays; anything else as it is.
+
+    It keeps two arrays for each token of a vocabulary, and a slice of a ``memmap`` takes four times the memory of one.
+    """
+    if not (isinstance(make, type) and make.__name__ == "GGUFReader"):
+        return make
+
+    def held(self: Any) -> Any:
+        return self.__dict__["data"]
+
+    def hold(self: Any, mapped: Any) -> None:
+        self.__dict__["data"] = np.asarray(mapped)
+
+    return type(make.__name__, (make,), {"data": property(held, hold)})

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from shardwright.package.slices import BLOCK_BYTES
 from shardwright.sources.hugging_face.checkpoint_files import StoredTensor
 from shardwright.sources.quantized.gguf_blocks import KEPT_KINDS
 from shardwright.sources.quantized.weight import PackedWeight, Shape
 
 NOT_BLOCKS = ("F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64")
 """Kinds that are no blocks."""
+
+READ_BYTES = 2**20
+"""How much of a file is mapped, and copied, at a time."""
 
 Make = Callable[[Sequence[np.ndarray]], "np.ndarray | torch.Tensor"]
 """What a model's tensor is made of arrays in place of the file's."""
@@ -39,17 +41,16 @@ class GgufBlocks(StoredTensor):
     def copy(self, box: tuple[slice, ...], out: torch.Tensor) -> None:
         """Copy a box of the blocks into ``out``, some rows at a time: mapped pages count as memory."""
         *lead, num_blocks, num_bytes = self.shape
-        order = np.arange(math.prod(lead)).reshape(lead) if self.order is None else self.order
-        rows = order[box[:-2]].reshape(-1)
-        flat = torch.empty(len(rows), *out.shape[-2:], dtype=torch.uint8)
-        step = max(1, BLOCK_BYTES // (num_blocks * num_bytes))
-        for first in range(0, len(rows), step):
-            some = rows[first : first + step]
-            shape = (math.prod(lead), num_blocks, num_bytes)
-            mapped = np.memmap(self.file, np.uint8, "r", self.start, shape)
-            flat[first : first + step] = torch.from_numpy(mapped[:, box[-2], box[-1]][some])
-            del mapped
-        out.copy_(flat.view(out.shape))
+        shape = (math.prod(lead), num_blocks, num_bytes)
+        order = np.arange(shape[0]).reshape(lead) if self.order is None else self.order
+        order, step = order[box[:-2]], max(1, READ_BYTES // (num_blocks * num_bytes))
+        for matrix in np.ndindex(order.shape[:-1]):
+            rows, to = order[matrix], out[matrix]
+            for first in range(0, len(rows), step):
+                mapped = np.memmap(self.file, np.uint8, "r", self.start, shape)
+                some = mapped[:, box[-2], box[-1]][rows[first : first + step]]
+                to[first : first + step] = torch.from_numpy(some)
+                del mapped
 
     def read(self) -> torch.Tensor:
         """All of the blocks."""
