@@ -23,14 +23,16 @@ KINDS = {
 
 
 @pytest.mark.ranks
+@pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_on_real_ranks(kind, tmp_path):
+def test_text_on_real_ranks(kind, num_ranks, tmp_path):
     model = write_packed(tmp_path / "model", *KINDS[kind], num_hidden_layers=2, tokenizer=True)
-    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=2, cache_length=40)
+    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=num_ranks, cache_length=40)
     request = TextRequest(["the cat sat", "one two three"], 8, chat=False)
-    texts = on_ranks(2, written, str(tmp_path / "p"), request)
-    for first, second in zip(texts[0], texts[1], strict=True):
-        assert first.ids == second.ids == greedy(model, first.prompt_ids, 8)
+    texts = on_ranks(num_ranks, written, str(tmp_path / "p"), request)
+    for first, *others in zip(*texts, strict=True):
+        assert first.ids == greedy(model, first.prompt_ids, 8)
+        assert all(other.ids == first.ids for other in others)
         assert first.text == make_tokenizer().decode(first.ids, skip_special_tokens=True)
 
 

@@ -98,11 +98,13 @@ def test_ranks_give_transformers_own_numbers(num_ranks, packed, model, tmp_path)
 
 
 @pytest.mark.ranks
-def test_text_on_real_ranks(packed, model, tmp_path):
-    sw.shard_checkpoint(packed[0], tmp_path / "p", mesh=2, cache_length=24)
-    texts = on_ranks(2, written, str(tmp_path / "p"), TextRequest(["the cat sat", "one two three"], 8))
-    for first, second in zip(*texts, strict=True):
-        assert first.ids == second.ids == greedy(model, first.prompt_ids, 8)
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_text_on_real_ranks(num_ranks, packed, model, tmp_path):
+    sw.shard_checkpoint(packed[0], tmp_path / "p", mesh=num_ranks, cache_length=24)
+    texts = on_ranks(num_ranks, written, str(tmp_path / "p"), TextRequest(["the cat sat", "one two three"], 8))
+    for first, *others in zip(*texts, strict=True):
+        assert first.ids == greedy(model, first.prompt_ids, 8)
+        assert all(other.ids == first.ids for other in others)
 
 
 @pytest.mark.parametrize(("dim", "stored"), [(0, 0), (1, 2), (2, 1)])
