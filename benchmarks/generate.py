@@ -3,7 +3,8 @@
 A decoder of SmolLM2-135M's shape with drawn weights writes greedy text after a short prompt and after a long one: by
 transformers on the first rank, by ranks that are eager, under `torch.compile` and compiled ahead of time. All take
 turns in the same processes, a thread each, so that what else the machine does falls on all alike; figures are medians
-over the rounds, without prefill. All must write the same tokens. Run: ``python -m benchmarks.generate``.
+over the rounds, without prefill. All must write the same tokens. Run: ``python -m benchmarks.generate``; ``--work
+FOLDER`` keeps the model and the packages for the next run.
 """
 
 import argparse
@@ -118,29 +119,45 @@ def rows_of(num_ranks, found):
         }
 
 
+def make_model(folder, dtype):
+    """A checkpoint with drawn weights, unless the folder holds it."""
+    if not folder.exists():
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(**CONFIG)
+        transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+
+
+def make_packages(folder, ranks, ahead):
+    """Packages of the checkpoint for these numbers of ranks, unless the folder holds them; ``ahead``: compiled."""
+    missing = [num_ranks for num_ranks in ranks if not (folder / str(num_ranks)).exists()]
+    if missing:
+        opened = open_checkpoint(folder / "model")
+        for num_ranks in missing:
+            opened.save(sw.shard(opened.exported, mesh=num_ranks), folder / str(num_ranks))
+    for num_ranks in ranks:
+        if ahead and not (folder / str(num_ranks) / "compiled").exists():
+            sw.compile_package(folder / str(num_ranks))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--backends", nargs="*", default=["eager", "compile", "aoti"])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--work", type=Path, help="where to keep the model and the packages, of one dtype")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/generate.json"))
     options = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(**CONFIG)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, options.dtype))
-        model.save_pretrained(f"{folder}/model")
-        del model
-        opened = open_checkpoint(f"{folder}/model")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        make_model(folder / "model", options.dtype)
+        make_packages(folder, options.ranks, "aoti" in options.backends)
         for num_ranks in options.ranks:
-            package = f"{folder}/{num_ranks}"
-            opened.save(sw.shard(opened.exported, mesh=num_ranks), package)
-            if "aoti" in options.backends:
-                sw.compile_package(package)
-            given = (f"{folder}/model", package, options.backends, options.rounds, options.dtype == "float32")
-            rows += rows_of(num_ranks, launch(num_ranks, measure, *given, timeout_s=3600)[0])
+            given = (folder / "model", folder / str(num_ranks), options.backends, options.rounds)
+            found = launch(num_ranks, measure, *given, options.dtype == "float32", timeout_s=3600)[0]
+            rows += rows_of(num_ranks, found)
             Table("Writing text", tuple(rows[0]), [tuple(row.values()) for row in rows]).show(Console(width=120))
     facts = {
         "torch": str(torch.__version__),
