@@ -83,8 +83,9 @@ def save(
         for name, data in (extras or {}).items():
             (folder.path / name).write_bytes(data)
         (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
-        # Exporting, sharding and writing graphs freed as much as a large piece of a weight takes.
-        give_back()
+        if source is not None:
+            # Exporting, sharding and writing graphs freed as much as a large piece of a weight takes.
+            give_back()
         weights = _weight_files(programs, left_out, source)
         moments = [] if training is None else _moment_files(programs, training)
         written = _write_files([*weights, *moments], folder, report)
