@@ -76,6 +76,7 @@ $(VENV)/.step: $(READY)
 
 bench-step: $(VENV)/.step  ## Measure one step of a Llama beside the hand-written model, transformers and DTensor
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step --ranks 4 --output benchmarks/results/step_4.json
 	$(BIN)/python -m benchmarks.step --plot docs/step.svg
 
 bench-one-rank: $(READY)  ## Measure a step of one rank of a 70B Llama by itself, on a GPU where there is one
