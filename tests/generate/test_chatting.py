@@ -18,6 +18,15 @@ def read(interrupts, count):
                 stack.callback(signal.raise_signal, signal.SIGINT)
 
 
+@pytest.fixture
+def _ctrl_c_is_raised():
+    """As at a terminal; what a shell starts in the background is told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_raised")
 def test_ctrl_c_is_raised_while_a_message_is_read_and_noted_else():
     """`input` runs handlers while the first one's exception is set: one in Python would end in a SystemError."""
     with _Interrupts() as interrupts:

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 import shardwright as sw
 from shardwright.package.manifest import MANIFEST_NAME, FileEntry, read_manifest
-from shardwright.run.aot.compiled_manifest import COMPILED_MANIFEST, CompiledManifest, ProgramEntry, find_compiled
+from shardwright.run.aot.compiled_manifest import (
+    COMPILED_MANIFEST,
+    COMPILED_VERSION,
+    CompiledManifest,
+    ProgramEntry,
+    find_compiled,
+)
 from shardwright.run.aot.machine import this_machine
 from tests.support.json_trees import places
 from tests.support.models import Cache, redraw
@@ -157,8 +163,10 @@ def test_values_in_the_manifest_of_compiled_code(package, tmp_path_factory, data
     manifest = read_manifest(package)
     files = [FileEntry(name, 1, "0" * 64) for name in ("graph-0.pt2", "runner.so")]
     graph = {entry.name: entry.sha256 for entry in manifest.files}["graph-0.pt2"]
-    program = ProgramEntry("graph-0.pt2", graph, ["keys"], [0], [0], {})
-    found = CompiledManifest(1, manifest.mesh, this_machine("cpu"), {}, "runner.so", [0], [program], files)
+    program = ProgramEntry("graph-0.pt2", graph, ["keys"], [], [0], [0], {})
+    found = CompiledManifest(
+        COMPILED_VERSION, manifest.mesh, this_machine("cpu"), {}, "runner.so", [0], [program], files
+    )
     folder = package / "compiled"
     folder.mkdir(exist_ok=True)
     try:
