@@ -1,11 +1,13 @@
-"""A program is lowered in a copy; the one before stays what it was."""
+"""`lower` and `merge_collectives` give new programs; the one they are given stays what it was."""
 
 import pytest
 import torch
 from torch import nn
 
 import shardwright as sw
+from shardwright.compiler import axes
 from shardwright.lean.lean import lean
+from shardwright.partition.merge import merge_collectives
 from shardwright.partition.message import UNPACKS
 from shardwright.partition.templates import Templates
 from shardwright.program.collectives import COLLECTIVES
@@ -48,6 +50,22 @@ def test_collectives_and_names_of_a_lowered_program_stay_in_the_one_before():
     assert text(sharded.rank_program(0)) == text(first)
     assert [str(one) for one in sharded.collectives] == before
     assert sw.verify(sharded, program, (IDS,)).ok
+
+
+def test_collectives_are_merged_in_a_copy(monkeypatch):
+    seen = []
+
+    def watched(program, *given):
+        before = text(program)
+        found = merge_collectives(program, *given)
+        seen.append((before, text(program), text(found)))
+        return found
+
+    monkeypatch.setattr(axes, "merge_collectives", watched)
+    program = torch.export.export(redraw(Decoder(heads=8, kv_heads=2, width=64, hidden=64)), (IDS,))
+    sw.shard(program, mesh=4, plan=MEGATRON).rank_program(0)
+    assert seen
+    assert all(before == after != merged for before, after, merged in seen)
 
 
 def test_subgraphs_with_collectives_are_lowered_in_a_copy():

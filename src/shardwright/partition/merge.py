@@ -12,6 +12,7 @@ from torch import fx
 
 from shardwright.layout.cut import Cut
 from shardwright.program.collectives import all_gather, all_reduce, reduce_scatter
+from shardwright.program.duplicate import duplicate
 from shardwright.program.legal import Stage, check
 from shardwright.program.nodes import graphs_of
 from shardwright.program.program import Program
@@ -20,13 +21,14 @@ _MERGED = (all_reduce, all_gather, reduce_scatter)
 
 
 def merge_collectives(program: Program, axis: str, parts: Sequence[str], rank: int) -> Program:
-    """The program, changed: one collective for each two along both ``parts`` (outer, inner) of ``axis``, if it can be.
+    """The program with one collective for each two along both ``parts`` (outer, inner) of ``axis`` that can be one.
 
     ``rank``: this rank's position along ``axis``. What is merged: sums, maxima … of the same kind; gathers of one dim;
     reduce-scatters of one dim.
     """
     outer, inner = parts
-    collectives = (node for graph in graphs_of(program.graph) for node in graph.nodes if node.target in _MERGED)
+    made = duplicate(program)
+    collectives = (node for graph in graphs_of(made.graph) for node in graph.nodes if node.target in _MERGED)
     for first in list(collectives):
         if len(first.users) != 1:
             continue
@@ -35,8 +37,8 @@ def merge_collectives(program: Program, axis: str, parts: Sequence[str], rank: i
             continue
         merged = _merged(first, second, axis, outer, inner, rank)
         if merged is not None:
-            _replace_both(program, first, second, merged, axis)
-    return check(program, Stage.MERGED)
+            _replace_both(made, first, second, merged, axis)
+    return check(made, Stage.MERGED)
 
 
 def _merged(first: fx.Node, second: fx.Node, axis: str, outer: str, inner: str, rank: int) -> tuple[Any, ...] | None:
