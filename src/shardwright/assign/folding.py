@@ -12,7 +12,6 @@ assignment alternates between them. Rounds share their weights, and hold none.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import fx
 
 from shardwright.assign.steps import Step, StepKind, Steps, Value
 from shardwright.layout.layout import Layout
-from shardwright.program.nodes import is_tensor, module_path, subgraph_of
+from shardwright.program.nodes import is_tensor, module_path, numbered_module, subgraph_of
 from shardwright.program.program import Program
 from shardwright.rules.call import leaves
 from shardwright.rules.operators.unrolled import ROUND
@@ -176,16 +175,12 @@ def _unit_of(step: Step, targets: Mapping[str, str]) -> tuple[str, str] | None:
         return found
     if step.kind is StepKind.OUTPUT:
         return None
-    return _numbered(targets.get(step.node.name, "") if step.kind is StepKind.INPUT else module_path(step.node))
-
-
-@lru_cache(maxsize=4096)
-def _numbered(path: str) -> tuple[str, str] | None:
-    tokens = path.split(".")
-    for position, token in enumerate(tokens):
-        if token.isdigit() and position:
-            return ".".join(tokens[:position]), token
-    return None
+    path = targets.get(step.node.name, "") if step.kind is StepKind.INPUT else module_path(step.node)
+    module = numbered_module(path)
+    if module is None:
+        return None
+    container, _, number = module.rpartition(".")
+    return container, number
 
 
 def _relative(path: str, unit: tuple[str, str]) -> str:

@@ -7,7 +7,6 @@ another run agrees in all of these, its nodes are copies, each under the name an
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +16,7 @@ from shardwright.assign.steps import Step, StepKind, Value
 from shardwright.layout.layout import Layout
 from shardwright.partition.emit import Place
 from shardwright.partition.templates import OF_NODES
-from shardwright.program.nodes import module_path
+from shardwright.program.nodes import module_path, numbered_module
 from shardwright.rules.call import leaves
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Repeats:
         """All steps in order, as (first, behind the last): runs, and single steps between them."""
         start, module = 0, None
         for index, step in enumerate(self._items):
-            found = _numbered(module_path(step.node)) if step.kind in _REPEATED else None
+            found = numbered_module(module_path(step.node)) if step.kind in _REPEATED else None
             if found is not None and not self._may_repeat(step):
                 found = None
             if found is None or found != module:
@@ -228,10 +227,3 @@ def _long(start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, end
     else:
         yield from ((index, index + 1) for index in range(start, end))
-
-
-@lru_cache(maxsize=4096)
-def _numbered(path: str) -> str | None:
-    """The path of the outermost numbered module; None outside of any."""
-    parts = path.split(".")
-    return next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit() and i), None)

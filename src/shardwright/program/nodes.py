@@ -44,6 +44,13 @@ def module_path(node: fx.Node) -> str:
 
 
 @lru_cache(maxsize=4096)
+def numbered_module(path: str) -> str | None:
+    """The path of the outermost numbered module on a path, as `layers.3`; None outside of any."""
+    parts = path.split(".")
+    return next((".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit() and i), None)
+
+
+@lru_cache(maxsize=4096)
 def _plain(path: str) -> str:
     path = path.split("@", maxsplit=1)[0]
     return "" if path.startswith("_empty_nn_module_stack") else path

@@ -35,8 +35,8 @@ class Stateless:
     """A program whose inputs and outputs are flat lists of tensors.
 
     ``state``: the names of the tensors that come first; the user's tensors follow, in order. ``columns``: the names of
-    those that lie column by column; all else is dense, row by row. ``inputs`` and
-    ``outputs``: which of the original's flat inputs and outputs are tensors; the others are ``constants`` by position.
+    those that lie column by column; all else is dense, row by row. ``inputs`` and ``outputs``: which of the original's
+    flat inputs and outputs are tensors; the others are ``constants`` by position.
     """
 
     exported: ExportedProgram
