@@ -76,6 +76,7 @@ __all__ = [
     "keeping_grad_modes",
     "load_pt2",
     "may_decompose",
+    "name_class",
     "name_group",
     "packet_name",
     "pytree",
@@ -325,6 +326,11 @@ def unseen_by_compilers(function: _Function) -> _Function:
     """
     left_alone: Any = torch._disable_dynamo(function)
     return left_alone
+
+
+def name_class(kind: type, name: str) -> None:
+    """Let files hold a named tuple under this name."""
+    pytree._register_namedtuple(kind, serialized_type_name=name)
 
 
 def name_group(name: Any, group: dist.ProcessGroup) -> None:

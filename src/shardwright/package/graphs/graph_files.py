@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from shardwright.errors import PackageError, first_line
 from shardwright.package.graphs.archive import format_graph, parse_graph
+from shardwright.program.named_tuples import register_read, register_written
 from shardwright.program.program import STATE_KINDS, held_by
 from shardwright.program.quiet import quiet_export, quiet_reading
 from shardwright.program.read import constant_inputs
@@ -17,7 +18,7 @@ from shardwright.program.signature import format_constant
 from shardwright.program.torch_private import load_pt2
 from shardwright.program.torch_repeats import quick_tracing
 
-_UNKNOWN_CLASS = re.compile(r"Deserializing (\S+) in pytree is not registered")
+_UNKNOWN_CLASS = re.compile(r"Deserializing (\S+) in pytree is not reg|TreeSpec of namedtuple class (\S+) because")
 """What torch says of a class that takes tensors apart, where nobody has registered it."""
 
 
@@ -33,12 +34,13 @@ def read_graph(path: Path) -> ExportedProgram:
         graph = parse_graph(path.read_bytes())
     except ValueError as error:
         raise PackageError(f"{path} is not a graph of a package: {error}\n  it was not opened") from error
+    register_read(graph.program.graph_module.treespec_namedtuple_fields)
     try:
         with quiet_export(), texts_read_once(), quiet_reading(), quick_tracing():
             exported: ExportedProgram = load_pt2(io.BytesIO(format_graph(graph))).exported_programs["model"]
     except Exception as error:
         if unknown := _UNKNOWN_CLASS.search(str(error)):
-            kind = unknown[1]
+            kind = unknown[1] or unknown[2]
             # The package around the module may import it only when it is asked for (diffusers does).
             module = kind.partition(".<locals>")[0].rpartition(".")[0]
             raise PackageError(
@@ -73,6 +75,7 @@ def graph_bytes(exported: ExportedProgram) -> bytes:
     from shardwright.program.torch_files import without_canonical_form  # See `read_graph`.
 
     saved = io.BytesIO()
+    register_written(exported)
     try:
         with quiet_export(), without_canonical_form():
             torch.export.save(exported, saved)
