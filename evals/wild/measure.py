@@ -5,8 +5,10 @@ import tempfile
 import time
 import warnings
 import zlib
+from unittest import mock
 
 import torch
+from torch.distributed.launcher.api import elastic_launch
 from torch.utils import _pytree as pytree
 
 import shardwright as sw
@@ -18,7 +20,7 @@ from evals.zoo.build import failure, redraw
 from evals.zoo.measure import one_run, try_export
 from evals.zoo.results import one_line
 from shardwright.compiler.verify import relative_error
-from shardwright.run.launch import launch
+from shardwright.run import launch as launching
 
 MOST_PARAMETERS = 40_000_000
 EVERY = 3
@@ -51,7 +53,8 @@ def measure(kind, runs, emit):
         emit({"stage": "shard", "run": (run.plan, run.num_ranks), **facts})
         further = [lambda sharded: other_batch(sharded, exported)] if exported.way == OPEN else []
         if wanted and run.num_ranks == PROCESSES:
-            further.append(lambda sharded: on_processes(sharded, exported))
+            begun = {"stage": "run on processes", "run": (run.plan, run.num_ranks), **facts}
+            further.append(lambda sharded, begun=begun: emit(begun) or on_processes(sharded, exported))
         found = one_run(model, exported, run.plan, run.num_ranks, export, further)
         emit({**found, "run": (run.plan, run.num_ranks), **facts})
 
@@ -94,7 +97,8 @@ def on_processes(sharded, exported):
     with tempfile.TemporaryDirectory() as folder:
         sharded.save(f"{folder}/package")
         modules = modules_of(exported.program)
-        got = launch(PROCESSES, outputs_of, f"{folder}/package", exported.inputs, modules, threads=1)
+        with mock.patch.object(launching, "elastic_launch", forked):
+            got = launching.launch(PROCESSES, outputs_of, f"{folder}/package", exported.inputs, modules, threads=1)
     pairs = [
         (w, torch.from_numpy(g)) for one in got.values() for w, g in zip(wanted, one, strict=True) if g is not None
     ]
@@ -102,6 +106,12 @@ def on_processes(sharded, exported):
     if error > ALLOWED:
         return {"verdict": "wrong", "reason": f"two processes differ by {error:.1e}", "processes_error": error}
     return {"processes_error": error}
+
+
+def forked(config, entrypoint):
+    """`elastic_launch`, whose ranks are forked from this process, as importing torch takes them longer than running."""
+    config.start_method = "fork"
+    return elastic_launch(config, entrypoint)
 
 
 def modules_of(program):
