@@ -39,10 +39,11 @@ PART = """
 **This page is about {} of the {}**: a run takes hours, resumes where it stopped, and writes this page anew."""
 LEGEND = """
 *Models*: listed, and those that `torch.export` takes. *Right*: runs equal to the original on every rank, of all runs
-on {ranks} ranks. *Open*: exported with a batch of any size. *Processes*: right on two processes. *Share*: weight
-bytes on the busiest rank times ranks over all weight bytes, median of models; 1 is an equal part. *Collectives*: in one
-forward pass on 2 ranks, *seconds*: to shard for 2 ranks, and to export, medians, by the clock and beside whatever else
-the machine did. *Unproven*: runs whose assignment is not proven best, and the largest gap.
+on {ranks} ranks; where rounding is amplified, in double precision, as equal as the original is to itself with another
+last digit in its inputs. *Open*: exported with a batch of any size. *Processes*: right on two processes. *Share*:
+weight bytes on the busiest rank times ranks over all weight bytes, median of models; 1 is an equal part. *Collectives*:
+in one forward pass on 2 ranks, *seconds*: to shard for 2 ranks, and to export, medians, by the clock and beside
+whatever else the machine did. *Unproven*: runs whose assignment is not proven best, and the largest gap.
 """
 
 

@@ -9,6 +9,7 @@ import torch
 
 import shardwright as sw
 from evals.zoo.build import NotBuildableError, build
+from evals.zoo.double import in_double, is_rounding
 from evals.zoo.exporting import export
 from evals.zoo.results import one_line
 from shardwright.plan.patterns import generalize
@@ -96,30 +97,15 @@ def one_run(model, exported, plan, num_ranks, export=export, further=()):
         return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     found |= {"verify_s": _since(start), "max_error": report.max_error}
     if not report.ok:
-        exact = in_double(model, exported.given, plan, num_ranks, export)
-        found |= {"max_error_float64": exact, "reason": one_line(report)}
-        return {"verdict": "ok" if exact is not None and exact < 1e-9 else "wrong", **found}
+        exact, change = in_double(model, exported.given, plan, num_ranks, export)
+        found |= {"max_error_float64": exact, "last_digit_float64": change, "reason": one_line(report)}
+        return {"verdict": "ok" if is_rounding(exact, change) else "wrong", **found}
     try:
         for check in further:
             found |= check(sharded)
     except Exception as error:  # noqa: BLE001 - as above
         return {"verdict": "crashed", "reason": one_line(error), "where": where(error), **found}
     return {"verdict": "ok", **found}
-
-
-def in_double(model, inputs, plan, num_ranks, export=export):
-    """The error in double precision: rounding that float32 amplifies, or an expert it picks otherwise, is gone there.
-
-    None where the model does not run in double precision.
-    """
-    wide = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
-    try:
-        program, taken, *_ = export(model.double(), wide)
-        return sw.verify(sw.shard(program, mesh=num_ranks, plan=plan), program, (), taken).max_error
-    except Exception:  # noqa: BLE001 - such a model's float32 verdict stands
-        return None
-    finally:
-        model.float()
 
 
 def describe(sharded):

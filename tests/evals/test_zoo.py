@@ -15,6 +15,7 @@ from evals.zoo.build import NotBuildableError, build  # noqa: E402
 from evals.zoo.card import render  # noqa: E402
 from evals.zoo.checks import follow, supply  # noqa: E402
 from evals.zoo.comparing import compare  # noqa: E402
+from evals.zoo.double import in_double, is_rounding  # noqa: E402
 from evals.zoo.inputs import candidates, least  # noqa: E402
 from evals.zoo.measure import describe  # noqa: E402
 from evals.zoo.rare import told  # noqa: E402
@@ -245,6 +246,40 @@ class Attention(torch.nn.Module):
         q, k, v = (f(x).unflatten(-1, (-1, 8)).transpose(1, 2) for f in (self.q, self.k, self.v))
         heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         return self.o(heads.transpose(1, 2).flatten(2))
+
+
+class Amplifies(torch.nn.Module):
+    """As snakes of large frequencies do, one after the other: what comes in differs, what comes out differs wildly."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times, self.up, self.down = times, torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+
+    def forward(self, x):
+        x = self.down(self.up(x))
+        for _ in range(self.times):
+            x = torch.sin(8 * x)
+        return x
+
+
+@pytest.mark.parametrize(("times", "is_some", "is_no_more"), [(0, False, True), (11, True, True), (30, True, False)])
+def test_what_a_model_amplifies_is_judged_by_the_last_digit_of_its_inputs(times, is_some, is_no_more):
+    def export(model, inputs):
+        return exporting.plain(model, inputs), inputs
+
+    torch.manual_seed(0)
+    model, inputs = Amplifies(times).eval(), {"x": torch.randn(8, 64)}
+    error, change = in_double(model, inputs, {"up": "colwise", "down": "rowwise"}, 4, export)
+    assert (error > 1e-9) == is_some
+    assert is_rounding(error, change) == is_no_more
+    assert model.up.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("error", "change"), [(1e-6, 0.0), (1e-6, 1e-8), (1e-3, 1.0), (float("inf"), 1e-5), (None, None)]
+)
+def test_an_error_beyond_rounding_is_wrong(error, change):
+    assert not is_rounding(error, change)
 
 
 def test_weights_are_compared_by_what_every_rank_holds():
