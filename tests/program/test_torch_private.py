@@ -11,7 +11,7 @@ import shardwright
 from shardwright.program import torch_private
 
 SOURCES = Path(shardwright.__file__).parent
-HOMES = {SOURCES / "program" / f"torch_{name}.py" for name in ("private", "repeats", "files")}
+HOMES = {SOURCES / "program" / f"torch_{name}.py" for name in ("private", "repeats", "files", "vmap")}
 DOCUMENTED = {"torch._check"}
 """What torch's pages on exporting tell people to call, underscore or not."""
 

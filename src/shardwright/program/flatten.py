@@ -14,12 +14,14 @@ from shardwright.program.nodes import graphs_of, higher_order_name, is_write, su
 from shardwright.program.program import held_by
 from shardwright.program.remembered import remembered
 from shardwright.program.torch_repeats import operators_listed_once
+from shardwright.program.torch_vmap import is_mapping, mapping_undone, without_leftovers
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
-    """The program without mutation in its graph, inputs named as its signature has them; itself where that is so.
+    """The program without mutation and `torch.vmap` in its graph, inputs named as its signature has them; itself where
+    that is so.
 
-    Raises `ProgramError` when torch cannot take the mutation out.
+    Raises `ProgramError` when torch cannot take them out.
     """
     if _is_named(exported) and not _needs_functionalization(exported.graph_module):
         return exported
@@ -28,13 +30,19 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
 
 @remembered
 def _without_mutation(exported: ExportedProgram) -> ExportedProgram:
-    nodes = (node for graph in graphs_of(exported.graph) for node in graph.nodes)
+    nodes = [node for graph in graphs_of(exported.graph) for node in graph.nodes]
+    maps = any(map(is_mapping, nodes))
     hidden = {node.target for node in nodes if keeps_statistics(node)}
     table = {op: written_out for op, written_out in WRITTEN_OUT.items() if op in hidden}
     try:
-        with operators_listed_once():
-            return exported.run_decompositions(table)
+        with operators_listed_once(), mapping_undone():
+            return (without_leftovers(exported) if maps else exported).run_decompositions(table)
     except Exception as error:
+        if maps:
+            raise ProgramError(
+                f"torch cannot write out what this program does in `torch.vmap` ({type(error).__name__}: "
+                f"{first_line(error)})\n  try: write the dim that is mapped over into the model"
+            ) from error
         # Tracing its own graph anew, torch trips over sizes that depend on data, and over tensors that are written but
         # are not buffers of the program: an error of torch's, or an assertion.
         raise ProgramError(
@@ -83,7 +91,9 @@ def flat_graph(exported: ExportedProgram, dropped: Collection[str] = ()) -> fx.G
 def _needs_functionalization(module: fx.GraphModule) -> bool:
     nodes = [node for graph in graphs_of(module.graph) for node in graph.nodes if node.op == "call_function"]
     return any(
-        _mutates(node) or (higher_order_name(node) == "wrap_with_autocast" and node.args[2] is not False)
+        _mutates(node)
+        or is_mapping(node)
+        or (higher_order_name(node) == "wrap_with_autocast" and node.args[2] is not False)
         for node in nodes
     )
 

@@ -1,8 +1,8 @@
 """Names of torch that it does not promise to keep, each with the reason that no public one will do.
 
-Every other file asks here, or `torch_repeats` and `torch_files` for speed alone; a test holds them to it. Operators
-such as ``torch.ops.aten._to_copy`` and those of ``torch.ops._c10d_functional`` are not meant: the underscore is part of
-a name that exported and saved graphs contain, and torch keeps such graphs readable.
+Every other file asks here, `torch_vmap`, or `torch_repeats` and `torch_files` for speed alone; a test holds them to it.
+Operators such as ``torch.ops.aten._to_copy`` and those of ``torch.ops._c10d_functional`` are not meant: the underscore
+is part of a name that exported and saved graphs contain, and torch keeps such graphs readable.
 """
 
 import copy
