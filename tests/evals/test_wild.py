@@ -114,6 +114,22 @@ def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     assert "| **attention** | 2, 2 | 1 | 2 of 2 | 2 | 2 |" in page
 
 
+class Draws(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x + torch.randn(x.shape))
+
+
+@pytest.mark.ranks
+def test_a_model_that_draws_random_numbers_draws_the_same_ones_on_processes(monkeypatch):
+    heard = []
+    entry = Entry("torch", f"{__name__}:Draws", (floats(2, 32),), {"in_features": 32, "out_features": 32})
+    monkeypatch.setattr(measure, "entries", lambda: {entry.name: entry})
+    monkeypatch.setattr(measure, "on_two", lambda name: True)
+    measure.measure(ModelType(entry.name, "attention"), [Run("auto", 2)], heard.append)
+    assert heard[-1]["verdict"] == "ok"
+    assert heard[-1]["processes_error"] < 1e-5
+
+
 def test_what_a_package_raises_is_its_record(monkeypatch):
     heard = []
     entry = Entry("torch", "torch.nn:TransformerEncoderLayer", (floats(2, 6, 31),), LAYER)
