@@ -4,6 +4,7 @@ What a block sends under the plan that is written by hand is what one block more
 the expert's sums. The automatic plan is held against the one by hand on the same model, first and last layers included.
 """
 
+import importlib
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -114,5 +115,20 @@ def _of_x_transformers(kind, config, folder):
     return model.eval(), mode
 
 
-MAKERS = {"diffusers": _of_diffusers, "transformers": _of_transformers, "x_transformers": _of_x_transformers}
+def _of_torchtune(kind, config, folder):
+    # Not beside the other libraries: it wants an older torchao. `make wild` has an environment with it.
+    recipe = importlib.import_module(f"torchtune.models.{kind.rpartition('.')[0]}")
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with shapes_only(mode):
+        model = getattr(recipe, kind.rpartition(".")[2])(**config)
+    set_dtypes(model, mode, torch.bfloat16, lambda name: False)
+    return model.eval(), mode
+
+
+MAKERS = {
+    "diffusers": _of_diffusers,
+    "torchtune": _of_torchtune,
+    "transformers": _of_transformers,
+    "x_transformers": _of_x_transformers,
+}
 """By library: what makes its model, and the fake mode that its parameters live in."""

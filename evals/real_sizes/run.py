@@ -6,7 +6,9 @@ What is measured is not measured again.
 """
 
 import argparse
+import importlib.util
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +19,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "real_sizes.jsonl"
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=list(MODELS))
+    parser.add_argument("names", nargs="*", default=[name for name in MODELS if is_installed(name)])
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     found = read()
@@ -25,6 +27,15 @@ def main():
         if name not in found:
             found[name] = keep(measured(name))
     print(table([found[name] for name in MODELS if name in found]))
+
+
+def is_installed(name):
+    """Whether the library of a model is there; torchtune's is, in the environment of ``make wild``."""
+    library = MODELS[name]["make"].partition(".")[0]
+    found = importlib.util.find_spec(library) is not None
+    if not found:
+        print(f"{name}: {library} is not installed", file=sys.stderr)
+    return found
 
 
 def read():

@@ -13,6 +13,8 @@ QUICK = ["Llama 3.1 8B", "Llama 3.1 405B", "Mixtral 8×22B", "DeepSeek-V3 671B",
 @pytest.mark.filterwarnings("ignore:the program has no")  # A class's plan names layers that not every model has.
 @pytest.mark.parametrize("name", MODELS)
 def test_bytes_of_a_block_are_the_experts(name):
+    if MODELS[name]["make"].startswith("torchtune."):
+        pytest.importorskip("torchtune", reason="wants an older torchao; the environment of `make wild` has it")
     hand = sent(name, few_blocks(name), MODELS[name]["plan"])
     for key, ratio in blocks_by_hand(name, hand).items():
         assert ratio == pytest.approx(SENDS_MORE.get(name, 1), rel=0.01), key
