@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-one-rank bench-page bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild fuzz docs dist test-dist test-torch clean
+.PHONY: help demo demo-generate test test-browser lint format bench bench-checkpoint bench-backends bench-collectives bench-generate bench-one-rank bench-page bench-predictions bench-quantised bench-step bench-train ops zoo training training-smollm2 real-sizes wild quantised fuzz docs dist test-dist test-torch clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -121,6 +121,18 @@ $(WILD)/.ready: pyproject.toml constraints.txt evals/wild/requirements.txt
 wild: $(WILD)/.ready  ## Shard models of many other packages into evals/results/ (hours; resumes)
 	$(WILD)/bin/python -m evals.wild.run
 	$(WILD)/bin/python -m evals.wild.card
+
+# The packages that write quantised checkpoints: pinned, and installed without what they ask for.
+QUANTISED := .venv-quantised
+$(QUANTISED)/.ready: pyproject.toml constraints.txt evals/quantised/requirements.txt
+	test -x $(QUANTISED)/bin/python || $(PYTHON) -m venv $(QUANTISED)
+	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hf,dev]"
+	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r evals/quantised/requirements.txt
+	touch $@
+
+quantised: $(QUANTISED)/.ready  ## Shard checkpoints that the packages of quantisation write themselves (half an hour)
+	OMP_NUM_THREADS=1 $(QUANTISED)/bin/python -m evals.quantised
 
 SEEDS ?= 0:100
 fuzz: $(READY)  ## Judge random programs, plans, arguments and packages (SEEDS=0:100 of each; half an hour; resumes)

@@ -75,9 +75,21 @@ def llama_shapes(*, layers=2, **sizes):
 
 
 def write_file(
-    path, shapes, architecture="llama", *, values=None, kind=None, layers=2, describe=lambda writer: None, **sizes
+    path,
+    shapes,
+    architecture="llama",
+    *,
+    values=None,
+    kind=None,
+    pack=None,
+    layers=2,
+    describe=lambda writer: None,
+    **sizes,
 ):
-    """A GGUF file of tensors at random (or ``values`` by name), matrices quantised to 8 bits or blocks of ``kind``."""
+    """A GGUF file of tensors at random (or ``values`` by name), matrices quantised to 8 bits or blocks of ``kind``.
+
+    ``pack(numbers, kind)`` gives the bytes of these; absent: they are at random.
+    """
     width, heads, kv_heads, size, hidden = {**SIZES, **sizes}.values()
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
@@ -106,7 +118,8 @@ def write_file(
         elif kind is None:
             writer.add_tensor(name, gguf.quants.quantize(numbers, eight_bits), raw_dtype=eight_bits)
         else:
-            writer.add_tensor(name, random_blocks(shape, kind, seed), raw_dtype=gguf.GGMLQuantizationType[kind])
+            data = random_blocks(shape, kind, seed) if pack is None else pack(numbers, kind)
+            writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
