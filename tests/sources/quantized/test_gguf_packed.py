@@ -121,7 +121,7 @@ def test_a_box_of_blocks_is_read_some_rows_at_a_time(lead, tmp_path, monkeypatch
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", [2, 4])
 def test_text_on_real_ranks(num_ranks, tmp_path):
     """The command line keeps the blocks, and ranks write what transformers' dequantised model writes."""
     path = write(tmp_path / "tiny.gguf", "Q4_0", num_ranks)
