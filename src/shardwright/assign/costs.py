@@ -50,7 +50,7 @@ def _site_choices(
 ) -> SiteChoices:
     node, strategies = site.step.node, choices.strategies[site.index]
     return SiteChoices(
-        members=len(site.steps),
+        members=site.members,
         strategies=strategies,
         work_us=_work_us(task, site.step, rule, strategies),
         weight_bytes=_weight_bytes(task, site, given, strategies),
@@ -93,7 +93,7 @@ def whole_work_us(task: Task, rules: Sequence[Rule | None]) -> float:
     for site in task.folded.sites:
         tensors = len(site.step.reads) + len(site.step.vals)
         whole = Strategy((), (REPLICATE,) * tensors, ())
-        total += len(site.steps) * _work_us(task, site.step, rules[site.index], [whole])[0]
+        total += site.members * _work_us(task, site.step, rules[site.index], [whole])[0]
     return total
 
 

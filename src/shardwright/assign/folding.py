@@ -43,6 +43,11 @@ class Site:
         """The representative."""
         return self.steps[0]
 
+    @property
+    def members(self) -> int:
+        """How many steps of the deep program it is."""
+        return sum(step.members for step in self.steps)
+
 
 @dataclass(slots=True)
 class Folded:
@@ -155,7 +160,7 @@ def _group_values(
     groups: dict[tuple[int, int, tuple[Value, ...]], int] = {}
     for (source, result), found in readers.items():
         key = (site_of[source], result, tuple(sorted(set(found))))
-        groups[key] = groups.get(key, 0) + 1
+        groups[key] = groups.get(key, 0) + steps.items[source].members
     return groups
 
 

@@ -67,7 +67,7 @@ def _weights(program: Program) -> Iterator[tuple[Input, float]]:
             weight = program.weights[item.target]
             if id(weight.tensor) not in seen:
                 seen.add(id(weight.tensor))
-                yield item, weight.num_bytes * factors.get(item.name, 1)
+                yield item, weight.num_bytes * factors.get(item.name, 1) * program.members.get(item.name, 1)
 
 
 def _fraction(item: Input, assignments: Sequence[Assignment]) -> float:

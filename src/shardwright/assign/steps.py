@@ -64,6 +64,8 @@ class Step:
     """For a constraint: the layout it holds."""
     key: str = ""
     """For a constraint: the plan key that asked for it."""
+    members: int = 1
+    """How many steps of the deep program it is, where the program is shallow."""
 
     def reads_values(self, operand: int) -> bool:
         """Whether it reads an operand's values, and not only its sizes or its dtype."""
@@ -101,7 +103,7 @@ def build_steps(program: Program, boundaries: Sequence[Boundary] = ()) -> tuple[
 
 def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Steps, list[Finding]]:
     steps = Steps([])
-    constraints = _Constraints(steps, boundaries, frozenset(i.name for i in program.inputs if i.is_state))
+    constraints = _Constraints(steps, boundaries, program)
     lists: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.op == "output":
@@ -121,14 +123,16 @@ def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Step
             reads = tuple(constraints.entering(node, source) for source in sources)
             # How a tensor lies in memory only the whole knows.
             kind = StepKind.PLAIN if not reads else StepKind.SIZES if len(unread) == len(reads) else StepKind.CALL
-            steps.items.append(Step(len(steps.items), kind, node, reads, sources=sources))
+            members = program.members_of(node)
+            steps.items.append(Step(len(steps.items), kind, node, reads, sources=sources, members=members))
             continue
         sources = operand_nodes(node)
         reads = tuple([constraints.entering(node, source) for source in sources])
         kind = StepKind.CALL if node.op == "call_function" else StepKind.INPUT
         index = len(steps.items)
         results = vals if is_one else tuple(v if isinstance(v, torch.Tensor) else None for v in vals)
-        steps.items.append(Step(index, kind, node, reads, results, sources, unread))
+        members = program.members_of(node)
+        steps.items.append(Step(index, kind, node, reads, results, sources, unread, members=members))
         if isinstance(val, (list, tuple)):
             lists[node] = _numbered(val, index, itertools.count())
         else:
@@ -137,7 +141,9 @@ def _build_steps(program: Program, boundaries: Sequence[Boundary]) -> tuple[Step
     for position, value in enumerate(program.output_values()):
         if isinstance(value, fx.Node) and value in steps.value_of:
             read = steps.value_of[value]
-            steps.items.append(Step(len(steps.items), StepKind.OUTPUT, output, (read,), output=position))
+            members = steps.items[read[0]].members
+            step = Step(len(steps.items), StepKind.OUTPUT, output, (read,), output=position, members=members)
+            steps.items.append(step)
     return steps, constraints.findings()
 
 
@@ -151,8 +157,9 @@ def _numbered(val: Any, step: int, numbers: Iterator[int]) -> Any:
 class _Constraints:
     """Puts constraint steps at module boundaries while the steps are built."""
 
-    def __init__(self, steps: Steps, boundaries: Sequence[Boundary], state: frozenset[str]) -> None:
-        self.steps, self.state = steps, state
+    def __init__(self, steps: Steps, boundaries: Sequence[Boundary], program: Program) -> None:
+        self.steps, self.members_of = steps, program.members_of
+        self.state = frozenset(item.name for item in program.inputs if item.is_state)
         self.by_module: dict[str, list[Boundary]] = {}
         for boundary in boundaries:
             self.by_module.setdefault(boundary.module, []).append(boundary)
@@ -216,9 +223,9 @@ class _Constraints:
         if place not in self.made:
             index = len(self.steps.items)
             vals = (self.steps.items[value[0]].vals[value[1]],)
-            self.steps.items.append(
-                Step(index, StepKind.CONSTRAINT, node, (value,), vals, layout=boundary.layout, key=boundary.key)
-            )
+            step = Step(index, StepKind.CONSTRAINT, node, (value,), vals, layout=boundary.layout, key=boundary.key)
+            step.members = self.members_of(node)
+            self.steps.items.append(step)
             self.made[place] = (index, 0)
         return self.made[place]
 

@@ -6,7 +6,7 @@ do this by hand, model by model, as key-value head replication (vLLM, TensorRT-L
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from torch.export.graph_signature import OutputKind
@@ -21,7 +21,7 @@ from shardwright.errors import ShardwrightError
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import Shard, cut_of
 from shardwright.layout.mesh import Mesh
-from shardwright.partition.partition import collectives_of
+from shardwright.partition.partition import collective_nodes
 from shardwright.partition.routes import moves
 from shardwright.program.collectives import CollectiveKind
 from shardwright.program.nodes import subgraph_of
@@ -194,17 +194,24 @@ def _costs_ahead_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
     if mesh.unions or any(subgraph_of(node) is not None for node in before.graph.nodes):
         # What is merged, and what stands in subgraphs, is known once it is written.
         return costs_us(compiled, cost)
-    held = ((c.kind, c.num_bytes, mesh.size(c.axis)) for c in collectives_of(before))
-    ahead = ((move.kind, move.num_bytes, mesh.size(axis.axis)) for move in moves(axis.assignment))
+    held = _sent(before, mesh)
+    ahead = ((one.kind, one.num_bytes, mesh.size(axis.axis), one.members) for one in moves(axis.assignment))
     return _spent_us((*held, *ahead), cost), axis.assignment.solution.work_us
 
 
 def costs_us(compiled: Compiled, cost: CostModel) -> tuple[float, float]:
     """The time of the collectives and of the busiest rank's work, by the cost model, in microseconds."""
-    sent = ((c.kind, c.num_bytes, compiled.mesh.size(c.axis)) for c in compiled.collectives())
+    sent = _sent(compiled.finished((0,) * len(compiled.axes)), compiled.mesh)
     return _spent_us(sent, cost), compiled.axes[-1].assignment.solution.work_us
 
 
-def _spent_us(sent: Iterable[tuple[CollectiveKind, int, int]], cost: CostModel) -> float:
-    """The time of collectives: their kinds, bytes and numbers of ranks."""
-    return math.fsum(cost.collective_us(*one) for one in sent)
+def _sent(program: Program, mesh: Mesh) -> Iterator[tuple[CollectiveKind, int, int, int]]:
+    """The collectives of a rank's program: kind, bytes, number of ranks, and how many of the deep program each is."""
+    for node in collective_nodes(program):
+        record = node.meta["collective"]
+        yield record.kind, record.num_bytes, mesh.size(record.axis), program.members_of(node)
+
+
+def _spent_us(sent: Iterable[tuple[CollectiveKind, int, int, int]], cost: CostModel) -> float:
+    """The time of collectives: their kinds, bytes and numbers of ranks, and how many of each there are."""
+    return math.fsum(members * cost.collective_us(kind, size, ranks) for kind, size, ranks, members in sent)

@@ -6,6 +6,8 @@ readers), size arguments are made local, and the operator is written with metada
 
 from collections.abc import Mapping
 
+from torch import fx
+
 from shardwright.assign.assignment import Assignment
 from shardwright.partition.walk import Walk
 from shardwright.program.collectives import COLLECTIVES, Collective
@@ -26,5 +28,10 @@ def partition(
 
 def collectives_of(program: Program) -> list[Collective]:
     """The collectives of a program that is not lowered yet, in order, of all axes so far."""
+    return [node.meta["collective"] for node in collective_nodes(program)]
+
+
+def collective_nodes(program: Program) -> list[fx.Node]:
+    """The nodes of a program that is not lowered yet that communicate, in order, those of subgraphs included."""
     nodes = (node for graph in graphs_of(program.graph) for node in graph.nodes)
-    return [node.meta["collective"] for node in nodes if node.target in COLLECTIVES]
+    return [node for node in nodes if node.target in COLLECTIVES]

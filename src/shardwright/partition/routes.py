@@ -16,10 +16,13 @@ Hop = tuple[Layout, Layout]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A collective that brings a value to another layout. ``num_bytes``: of the whole value."""
+    """A collective that brings a value to another layout. ``num_bytes``: of the whole value. ``members``: how many of
+    the deep program it is, where the program is shallow.
+    """
 
     kind: CollectiveKind
     num_bytes: int
+    members: int
 
 
 def route(made: Collection[Layout], wanted: Layout, *, by_whole: bool) -> list[Hop]:
@@ -69,5 +72,6 @@ def moves(assignment: Assignment) -> Iterator[Move]:
                 made[value][target] = None
                 tensor = steps[value[0]].vals[value[1]]
                 if has_collective(source, target) and 0 not in tensor_meta(tensor).shape:
-                    yield Move(collective_kind(source, target), num_bytes(tensor, assignment.program.fake_mode))
+                    size, maker = num_bytes(tensor, assignment.program.fake_mode), steps[value[0]]
+                    yield Move(collective_kind(source, target), size, maker.members)
         made.update({(step.index, number): {layout: None} for number, layout in enumerate(strategy.results)})

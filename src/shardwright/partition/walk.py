@@ -123,6 +123,7 @@ class Walk:
             self.owner,
             self.origins,
             self._is_of_rank(),
+            self.program.members,
         )
 
     def _is_of_rank(self) -> bool:

@@ -5,7 +5,7 @@ buffer, constant or user input; which output mutates which buffer), lazy weights
 Program and give a Program; only this file touches the insides of `ExportedProgram`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
@@ -20,7 +20,7 @@ from torch.export.graph_signature import (
 from shardwright.layout.layout import REPLICATE, Layout, local_shape
 from shardwright.layout.pieces import take_shard
 from shardwright.layout.sizes import Size
-from shardwright.program.nodes import module_path, module_stack
+from shardwright.program.nodes import module_path, module_stack, numbered_module
 
 _T = TypeVar("_T")
 
@@ -138,6 +138,8 @@ class Program:
     """For a partitioned program: whether its code is of one rank. Otherwise it is that of every rank whose pieces are
     as long, with weights, constants and starts of slices (`shardwright.program.nodes.RANGE`) of their own.
     """
+    members: Mapping[str, int] = field(default_factory=dict)
+    """For a shallow program (`shardwright.program.shallow`): how many modules or placeholders one stands for."""
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _mode: Any = field(default=None, init=False, repr=False, compare=False)
 
@@ -146,6 +148,15 @@ class Program:
         if key not in self._known:
             self._known[key] = work_out()
         return self._known[key]
+
+    def members_of(self, node: fx.Node) -> int:
+        """How many nodes of the deep program a node stands for, itself counted."""
+        if not self.members:
+            return 1
+        # What moves a weight runs in no module, but its record names the weight.
+        record = node.meta.get("collective")
+        name = node.name if record is None else record.node
+        return self.members.get(name) or self.members.get(numbered_module(module_path(node)) or "", 1)
 
     def user_inputs(self) -> list[Input]:
         """The inputs the user gives, in order."""
@@ -160,6 +171,14 @@ class Program:
         values: Any = self.graph.output_node().args[0]
         # A subgraph may return one bare value.
         return values if isinstance(values, (list, tuple)) else (values,)
+
+    def numbers_of_outputs(self) -> dict[fx.Node, list[int]]:
+        """The numbers of the outputs that a node is, in order."""
+        found: dict[fx.Node, list[int]] = {}
+        for number, value in enumerate(self.output_values()):
+            if isinstance(value, fx.Node):
+                found.setdefault(value, []).append(number)
+        return found
 
     @property
     def fake_mode(self) -> Any:
