@@ -11,19 +11,23 @@ from torch.export import ExportedProgram
 
 from shardwright.assign.hardware import CostLike
 from shardwright.compiler.advice import advise
-from shardwright.compiler.axes import check_ranks, compile_axes
+from shardwright.compiler.axes import Compiled, check_ranks, compile_axes
 from shardwright.compiler.budget import accept_budget, check_budget
+from shardwright.compiler.deepened import deepen_compiled
 from shardwright.compiler.dump import Dump
 from shardwright.compiler.packed_groups import refuse_split_groups
-from shardwright.compiler.request import Search, accept
+from shardwright.compiler.request import Request, Search, accept
 from shardwright.compiler.room import check_room
 from shardwright.compiler.sharded import ShardedProgram
+from shardwright.compiler.shorten import shorten
 from shardwright.compiler.split import split_scarce_axes
 from shardwright.errors import ShardwrightError
 from shardwright.layout.mesh import Mesh
 from shardwright.layout.values import check_flag
 from shardwright.lean.options import Lean
 from shardwright.plan.accept import PlanLike
+from shardwright.program.legal import IllegalProgramError
+from shardwright.program.program import Program
 from shardwright.program.read import read
 from shardwright.program.serial import one_at_a_time
 from shardwright.rules.custom import register_discovered
@@ -90,12 +94,8 @@ def shard(
     check_room(program, axes)
     discovered = register_discovered(program) if check_flag(discover, "discover") else []
     request = accept(program, axes, plan, inputs, outputs, search)
-    compiled = compile_axes(program, axes, request)
-    compiled = split_scarce_axes(compiled, request)
-    refuse_split_groups(compiled)
+    compiled = _compiled_shallow(program, axes, request) or _compiled(program, axes, request)
     stages.compiled(compiled)
-    # What is wrong with a request is raised here, not when a rank's program is made.
-    check_ranks(compiled)
     hit_time_limit = request.clock.has_struck
     sharded = ShardedProgram(
         compiled, plan=request.plans, cost=search.cost, discovered=discovered, hit_time_limit=hit_time_limit, lean=how
@@ -123,6 +123,30 @@ def tensor_parallel_transformation(
         raise ShardwrightError(f"device_type must be a string such as 'cpu' or 'cuda', got {device_type!r}")
     cost = "cpu" if device_type == "cpu" else None
     return shard(exported_program, mesh=world_size, plan=parallel_strategies, cost=cost).exported(rank)
+
+
+def _compiled(program: Program, axes: Mesh, request: Request) -> Compiled:
+    """The program on every axis. What is wrong with a request is raised here, not when a rank's program is made."""
+    compiled = compile_axes(program, axes, request)
+    compiled = split_scarce_axes(compiled, request)
+    refuse_split_groups(compiled)
+    check_ranks(compiled)
+    return compiled
+
+
+def _compiled_shallow(program: Program, axes: Mesh, request: Request) -> Compiled | None:
+    """The same, with one layer for many that are alike; None where layers are few or lie otherwise than each other, and
+    where something is wrong, which is then said of every layer.
+    """
+    shallow = shorten(program, request)
+    if shallow is None:
+        return None
+    try:
+        return deepen_compiled(_compiled(shallow.program, axes, request), shallow)
+    except IllegalProgramError:
+        raise
+    except ShardwrightError:
+        return None
 
 
 def _cost_of(cost: CostLike | None, mesh: Any) -> CostLike | None:

@@ -15,6 +15,7 @@ from shardwright.assign.agreed import Agreed, keeps, settled_by
 from shardwright.assign.assign import assign_layouts
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.effort import Budget
+from shardwright.assign.gathered import GatheredWeight, gathered_weights
 from shardwright.assign.kinds import ranks_alike
 from shardwright.assign.rebase import RanksDifferError, cuts_what_is_left_out, rebase
 from shardwright.compiler.request import AxisRequest, Request
@@ -28,6 +29,7 @@ from shardwright.partition.partition import collectives_of, partition
 from shardwright.partition.share_masks import share_masks
 from shardwright.plan.pins import Pins
 from shardwright.program.collectives import Collective
+from shardwright.program.duplicate import duplicate
 from shardwright.program.program import Program
 from shardwright.rules.rule import Strategy
 
@@ -121,8 +123,23 @@ class Compiled:
     def layouts(self, name: str, where: Coordinates) -> list[Layout]:
         """The layout of a placeholder on every axis, for the rank at ``where``."""
         kind = self.kind(where)
-        held = (one.assignments[kind[:depth]].layouts for depth, one in enumerate(self.axes))
-        return [layouts.get(name, REPLICATE) for layouts in held]
+        return [self.layouts_by_kind(depth, name)[kind[:depth]] for depth in range(len(self.axes))]
+
+    def layouts_by_kind(self, depth: int, name: str) -> dict[Coordinates, Layout]:
+        """The layout of a placeholder on axis number ``depth``, by the kind of ranks on the axes before."""
+        held = self.axes[depth].assignments.items()
+        return {kind: assignment.layouts.get(name, REPLICATE) for kind, assignment in held}
+
+    def gathered_weights(self) -> list[GatheredWeight]:
+        """Weights that are cut, and brought together at every call, by name with their bytes and what reads them."""
+        found: list[GatheredWeight] = []
+        for one in self.axes:
+            for assignment in one.assignments.values():
+                # On ranks of another kind most are the same gathers, of pieces of other sizes.
+                known = {one.identity for one in found}
+                gathered = gathered_weights(assignment, one.axis, one.request.plan_keys)
+                found += [one for one in gathered if one.identity not in known]
+        return found
 
     def finished(self, where: Coordinates, *, keep: bool = False) -> Program:
         """The program of a rank after all axes, collectives along the parts of a split axis merged, its attention over
@@ -141,6 +158,10 @@ class Compiled:
         if keep or not any(where):
             self._finished[where] = program
         return program
+
+    def given_up(self, where: Coordinates) -> Program:
+        """The same program as `finished` gives, for the caller to change."""
+        return duplicate(self.finished(where))
 
     def collectives(self, where: Coordinates = ()) -> list[Collective]:
         """Every collective of one rank's program (absent: the first's), in order, with its cause."""

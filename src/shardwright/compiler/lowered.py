@@ -31,8 +31,10 @@ class LoweredPrograms:
     compiled: Compiled
     schedule: Schedule
     options: Lean
-    _known: dict[Coordinates, tuple[Mapping[str, str], Program]] = field(default_factory=dict, repr=False)
-    """By kind, the groups that the last program of it was lowered for, and that program."""
+    _known: dict[Coordinates, tuple[Mapping[str, str], Program | None]] = field(default_factory=dict, repr=False)
+    """By kind, the groups that the last program of it was lowered for, and that program; None where there is none that
+    all ranks of the kind run.
+    """
 
     def at(self, where: Coordinates, group_names: Mapping[str, str]) -> Program:
         """The program of the rank at a place, to be changed."""
@@ -64,12 +66,12 @@ class LoweredPrograms:
     def _of_kind(self, where: Coordinates, group_names: Mapping[str, str]) -> Program | None:
         """The program of the first rank of a kind, to be copied; None where others have other code."""
         kind = self.compiled.kind(where)
-        first = self.compiled.finished(kind, keep=True)
-        if first.is_of_rank:
-            return None
-        names, shared = self._known.get(kind, (None, first))
-        if names != group_names:
-            shared = lean(first, self.schedule, group_names, self.options)
+        names, shared = self._known.get(kind, ({}, None))
+        if kind not in self._known or (shared is not None and names != group_names):
+            first = self.compiled.finished(kind, keep=True)
+            if not first.is_of_rank:
+                own = self.compiled.given_up(kind)
+                shared = lean(first, self.schedule, group_names, self.options, copy=own)
             self._known[kind] = dict(group_names), shared
         return shared
 

@@ -1,6 +1,6 @@
 """What `shardwright.shard` is asked for: accepted as a whole, then read axis by axis."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from shardwright.layout.mesh import Coordinates, Mesh
 from shardwright.layout.values import check_number
 from shardwright.plan.accept import PlanLike, per_axis, plan_entries, tensors_of
 from shardwright.plan.pins import Pins, follow, make_pins
-from shardwright.plan.resolve import Pin, Plan, ResolvedPlan, resolve_names, resolve_plan
+from shardwright.plan.resolve import Boundary, Pin, Plan, ResolvedPlan, resolve_names, resolve_plan
 from shardwright.program.program import Program
 
 _SUMMARY = "the plan does not fit the program"
@@ -105,8 +105,8 @@ class AxisRequest:
 class Request:
     """What is asked for, by axis: plan entries or "auto", pins as the plan writes them, layouts of inputs and outputs.
 
-    ``may_stay_whole``: axis → placeholders that the axis before it has cut as far as they go. ``searches``: those that
-    parts of a split axis have of their own.
+    ``boundaries``: what the plan pins of modules. ``may_stay_whole``: axis → placeholders that the axis before it has
+    cut as far as they go. ``searches``: those that parts of a split axis have of their own.
     """
 
     plans: Mapping[str, Any]
@@ -115,6 +115,7 @@ class Request:
     search: Search
     clock: Clock = field(default_factory=Clock)
     named: Mapping[str, Mapping[str, Pin]] = field(default_factory=dict)
+    boundaries: Mapping[str, Sequence[Boundary]] = field(default_factory=dict)
     may_stay_whole: Mapping[str, frozenset[str]] = field(default_factory=dict)
     searches: Mapping[str, Search] = field(default_factory=dict)
 
@@ -158,13 +159,18 @@ def accept(program: Program, mesh: Mesh, plan: PlanLike, inputs: Any, outputs: A
             asked = given["plan"].get(axis, {})
             plans[axis] = asked if isinstance(asked, str) and asked == "auto" else plan_entries(program, asked)
     request = Request(plans, given["inputs"], given["outputs"], search)
-    named = {one.axis: _check_axis(program, one, errors) for one in request.on(mesh)}
+    written = {one.axis: _check_axis(program, one, errors) for one in request.on(mesh)}
     raise_together(PlanError, errors, summary=_SUMMARY)
-    return replace(request, named=named, clock=Clock.of(search.time_limit_s))
+    named = {
+        axis: {item.name: found.pins[item.target] for item in program.inputs if item.target in found.pins}
+        for axis, found in written.items()
+    }
+    boundaries = {axis: found.boundaries for axis, found in written.items()}
+    return replace(request, named=named, boundaries=boundaries, clock=Clock.of(search.time_limit_s))
 
 
-def _check_axis(program: Program, asked: AxisRequest, errors: list[ShardwrightError]) -> Mapping[str, Pin]:
-    """An axis's pins by placeholder, layouts as the plan writes them; what does not fit goes to ``errors``."""
+def _check_axis(program: Program, asked: AxisRequest, errors: list[ShardwrightError]) -> ResolvedPlan:
+    """The plan of an axis, layouts as it writes them; what does not fit goes to ``errors``."""
     resolved = as_written = ResolvedPlan()
     with collecting(errors):
         resolved = ResolvedPlan() if asked.before else asked.resolve(program)
@@ -176,4 +182,4 @@ def _check_axis(program: Program, asked: AxisRequest, errors: list[ShardwrightEr
     if as_written.boundaries:
         with collecting(errors):
             raise_findings(PlanError, build_steps(program, as_written.boundaries)[1], summary=_SUMMARY)
-    return {item.name: as_written.pins[item.target] for item in program.inputs if item.target in as_written.pins}
+    return as_written

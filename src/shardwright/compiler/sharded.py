@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from shardwright.assign.assignment import Assignment, Fallback
 from shardwright.assign.cost import CostModel
-from shardwright.assign.gathered import GatheredWeight, gathered_weights
+from shardwright.assign.gathered import GatheredWeight
 from shardwright.compiler.axes import Compiled
 from shardwright.compiler.lowered import LoweredPrograms
 from shardwright.compiler.prediction import Prediction, predict
@@ -149,14 +149,7 @@ class ShardedProgram:
     @property
     def gathered_weights(self) -> list[GatheredWeight]:
         """Weights that are cut, and brought together at every call, by name with their bytes and what reads them."""
-        found: list[GatheredWeight] = []
-        for one in self.compiled.axes:
-            for assignment in one.assignments.values():
-                # On ranks of another kind most are the same gathers, of pieces of other sizes.
-                known = {one.identity for one in found}
-                gathered = gathered_weights(assignment, one.axis, one.request.plan_keys)
-                found += [one for one in gathered if one.identity not in known]
-        return found
+        return self.compiled.gathered_weights()
 
     @property
     def weights(self) -> list[WeightLayout]:

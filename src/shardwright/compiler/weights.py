@@ -7,7 +7,7 @@ from itertools import product
 import torch
 
 from shardwright.compiler.axes import Compiled
-from shardwright.layout.layout import REPLICATE, Layout
+from shardwright.layout.layout import Layout
 from shardwright.layout.mesh import Coordinates
 
 
@@ -82,20 +82,18 @@ def _bytes_by_kind(compiled: Compiled) -> dict[Coordinates, dict[str, int]]:
 
 def first_layouts(compiled: Compiled, name: str) -> dict[str, Layout]:
     """The layout of a placeholder on every axis, as the first rank sees it."""
-    return {one.axis: one.assignment.layouts.get(name, REPLICATE) for one in compiled.axes}
+    held = compiled.layouts(name, (0,) * len(compiled.axes))
+    return {one.axis: layout for one, layout in zip(compiled.axes, held, strict=True)}
 
 
 def other_layouts(compiled: Compiled, name: str) -> dict[str, dict[Coordinates, Layout]]:
     """Axis → coordinates on the axes before → the layout of a placeholder, for ranks that see another there."""
     found: dict[str, dict[Coordinates, Layout]] = {}
     for depth, one in enumerate(compiled.axes):
+        held = compiled.layouts_by_kind(depth, name)
         # Layouts that print alike are the same of what there is to cut.
-        first = repr(one.assignment.layouts.get(name, REPLICATE))
-        others = {
-            kind: layout
-            for kind, assignment in one.assignments.items()
-            if repr(layout := assignment.layouts.get(name, REPLICATE)) != first
-        }
+        first = repr(held[(0,) * depth])
+        others = {kind: layout for kind, layout in held.items() if repr(layout) != first}
         if others:
             places = product(*(range(size) for _, size in compiled.mesh.axes[:depth]))
             found[one.axis] = {at: others[compiled.kind(at)] for at in places if compiled.kind(at) in others}

@@ -17,17 +17,32 @@ from shardwright.program.duplicate import duplicate
 from shardwright.program.program import Program
 
 
-def lean(program: Program, schedule: Schedule, group_names: Mapping[str, str], options: Lean = DEFAULTS) -> Program:
-    """One rank's program, lowered. ``program``: not lowered, of any rank; ``schedule``: all ranks'."""
-    *_, (_, last) = passes(program, schedule, group_names, options)
+def lean(
+    program: Program,
+    schedule: Schedule,
+    group_names: Mapping[str, str],
+    options: Lean = DEFAULTS,
+    *,
+    copy: Program | None = None,
+) -> Program:
+    """One rank's program, lowered. ``program``: not lowered, of any rank; ``schedule``: all ranks'.
+
+    ``copy``: the same program, which nobody else wants and becomes the result; absent: a duplicate.
+    """
+    *_, (_, last) = passes(program, schedule, group_names, options, copy=copy)
     return last
 
 
 def passes(
-    program: Program, schedule: Schedule, group_names: Mapping[str, str], options: Lean = DEFAULTS
+    program: Program,
+    schedule: Schedule,
+    group_names: Mapping[str, str],
+    options: Lean = DEFAULTS,
+    *,
+    copy: Program | None = None,
 ) -> Iterator[tuple[str, Program]]:
     """One program after each pass, with what it is then: the next pass changes it. The last is what a rank runs."""
-    made = duplicate(program)
+    made = duplicate(program) if copy is None else copy
     if options.schedule:
         yield "arranged", arrange(made, schedule, arranged_places(program, schedule))
     yield "lowered", lower(made, group_names, by_parts=options.micro_pipeline)

@@ -67,7 +67,8 @@ def make_pins(program: Program, resolved: ResolvedPlan, inputs: Any, outputs: An
     names = [item.name for item in program.user_inputs()]
     for name, layout in _layouts(inputs, names, findings, "input").items():
         pins.inputs[name] = layout
-    out_names = output_names(program)
+    # A shallow program returns less than its source, and is asked for no layouts of it.
+    out_names = output_names(program) if outputs is not None else {}
     for name, layout in _layouts(outputs, list(out_names), findings, "output").items():
         pins.outputs[out_names[name]] = layout
     raise_findings(PlanError, findings, summary="the plan does not fit the program")
