@@ -53,7 +53,6 @@ JUDGED_ELSEWHERE = {
     "package/s*.py": "package/test_gather.py",
     "partition/carry.py": "mechanisms/test_dtypes.py",
     "partition/merge.py": "compiler/test_split.py",
-    "partition/stand_in.py": "mechanisms/test_metadata.py",
     "partition/subgraphs.py": "mechanisms/test_inside.py",
     "partition/*.py": "partition/test_walk.py",
     "plan/accept.py": "plan/test_axes.py",

@@ -13,11 +13,21 @@ aten = torch.ops.aten
 
 
 def whole_size(emit: Emitter, size: fx.Node, layout: Layout, dim: int, rank: int) -> fx.Node:
-    """The global size of a dim, from that of this rank's piece."""
+    """The global size of a dim, from that of this rank's piece; see `tells_sizes`."""
     if not isinstance(layout, Shard) or layout.dim != dim:
         return size
     cut = cut_of(layout)
+    if cut.is_concrete and not cut.owned(rank):
+        return emit.call(operator.add, size, cut.size)
     return emit.call(operator.floordiv, emit.call(operator.mul, size, cut.period), cut.owned(rank))
+
+
+def tells_sizes(layout: Layout) -> bool:
+    """Whether each rank can tell the global sizes from its piece; not where some have nothing of an unknown size."""
+    if not isinstance(layout, Shard) or cut_of(layout).is_concrete:
+        return True
+    cut = cut_of(layout)
+    return all(cut.owned(rank) for rank in range(cut.num_ranks))
 
 
 def stand_in(emit: Emitter, local: fx.Node, held: Layout, wanted: Layout, whole: torch.Tensor, rank: int) -> fx.Node:

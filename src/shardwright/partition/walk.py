@@ -19,7 +19,7 @@ from shardwright.partition.memory import strides, with_strides_of
 from shardwright.partition.redistribute import piece_sizes, redistribute
 from shardwright.partition.repeats import Moved, Named, Repeats
 from shardwright.partition.routes import route, wanted_whole
-from shardwright.partition.stand_in import stand_in, whole_size
+from shardwright.partition.stand_in import stand_in, tells_sizes, whole_size
 from shardwright.partition.subgraphs import (
     empty_results,
     has_no_share,
@@ -209,7 +209,7 @@ class Walk:
         reads = dict(zip(step.sources, step.reads, strict=True))
         layouts = {source: self._any(value) for source, value in reads.items()}
         if node.target is torch.ops.aten.sym_size.int:
-            self.env[node] = self._size(node, *layouts[node.args[0]])  # type: ignore[index]
+            self.env[node] = self._size(node, *self._sized(reads[node.args[0]], step))  # type: ignore[index]
             return
         if node.target is torch.ops.aten._assert_tensor_metadata.default and not _asserts_sizes(node):
             return
@@ -229,16 +229,21 @@ class Walk:
         size = self.emit.write(node.target, (local, dim), {}, local.meta["val"].shape[dim], name=node.name)
         return whole_size(self.emit, size, layout, dim, self.rank)
 
-    def metadata(self, value: Value, layout: Layout, what: str) -> fx.Node:
+    def metadata(self, value: Value, layout: Layout, what: str, reader: Step) -> fx.Node:
         """A tensor for a reader that asks only for a value's dtype, or for its sizes in a layout: nothing is moved."""
-        held, local = self._any(value)
         if what == DTYPE:
-            return local
+            return self._any(value)[1]
+        held, local = self._sized(value, reader)
         made = self.made[value].items()
         is_cut = isinstance(layout, Shard)
         fits = (node for one, node in made if one == layout or not (is_cut or isinstance(one, Shard)))
         whole = self.assignment.steps.items[value[0]].vals[value[1]]
         return next(fits, None) or stand_in(self.emit, local, held, layout, whole, self.rank)
+
+    def _sized(self, value: Value, reader: Step) -> tuple[Layout, fx.Node]:
+        """A version of a value from which every rank can tell its sizes; where there is none, the whole is moved."""
+        held, local = self._any(value)
+        return (held, local) if tells_sizes(held) else (REPLICATE, self.get(value, REPLICATE, reader))
 
     def _any(self, value: Value) -> tuple[Layout, fx.Node]:
         """A version of a value that is there already, whole if possible."""
@@ -249,7 +254,7 @@ class Walk:
         node, strategy = step.node, self._strategy(step)
         wanted = enumerate(zip(step.reads, strategy.operands, strict=True))
         locals_ = [
-            self.metadata(v, layout, step.unread[i]) if i in step.unread else self.get(v, layout, step)
+            self.metadata(v, layout, step.unread[i], step) if i in step.unread else self.get(v, layout, step)
             for i, (v, layout) in wanted
         ]
         rule, call = self.assignment.rules[step.index], self.assignment.calls[step.index]
