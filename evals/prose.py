@@ -18,6 +18,7 @@ def _filled(paragraph):
     lines = paragraph.splitlines()
     if all(len(line) <= WIDTH or line.startswith(("|", "#")) for line in lines):
         return paragraph
-    words = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), " ".join(lines))
+    words = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), " ".join(lines).strip())
     found = textwrap.fill(words, WIDTH, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
-    return found + "\n" * (len(paragraph) - len(paragraph.rstrip("\n")))
+    before, after = (len(paragraph) - len(cut("\n")) for cut in (paragraph.lstrip, paragraph.rstrip))
+    return "\n" * before + found + "\n" * after

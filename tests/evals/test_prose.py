@@ -18,3 +18,9 @@ def test_paragraphs_are_filled_and_all_else_stays():
 
 def test_what_is_filled_stays():
     assert filled(filled(LONG)) == filled(LONG)
+
+
+def test_blank_lines_around_a_paragraph_stay_and_no_line_begins_with_a_space():
+    text = filled("a\n\n\n" + "word " * 40 + "\n\n\nb")
+    assert text.startswith("a\n\n\nword") and text.endswith("word\n\n\nb")
+    assert not any(line.startswith(" ") for line in text.splitlines())
