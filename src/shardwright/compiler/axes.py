@@ -96,11 +96,15 @@ class Compiled:
             return self.program
         if where in self._after:
             return self._after[where]
-        one, assignment = self.axes[len(where) - 1], self.assignment(len(where) - 1, where[:-1])
-        after = partition(assignment.program, assignment, one.axis, where[-1], one.request.plan_keys)
+        after = self.write_after(where)
         if len(where) < len(self.mesh.names):
             self._after[where] = after
         return after
+
+    def write_after(self, where: Coordinates) -> Program:
+        """The same program, written anew."""
+        one, assignment = self.axes[len(where) - 1], self.assignment(len(where) - 1, where[:-1])
+        return partition(assignment.program, assignment, one.axis, where[-1], one.request.plan_keys)
 
     def assignment(self, depth: int, where: Coordinates) -> Assignment:
         """The assignment on axis number ``depth`` for the ranks at ``where`` on the axes before it: that of their kind.
@@ -149,15 +153,23 @@ class Compiled:
         """
         if where in self._finished:
             return self._finished[where]
+        program = self.write_finished(where)
+        if keep or not any(where):
+            self._finished[where] = program
+        return program
+
+    def write_finished(self, where: Coordinates) -> Program:
+        """The same program as `finished` gives, written anew."""
         program = self.program_after(where)
         coordinate = dict(zip(self.mesh.names, where, strict=True))
         for axis, parts in self.mesh.unions:
             rank = coordinate[parts[0]] * self.mesh.size(parts[1]) + coordinate[parts[1]]
             program = merge_collectives(program, axis, parts, rank)
-        program = pair_queries(group_queries(share_masks(program)))
-        if keep or not any(where):
-            self._finished[where] = program
-        return program
+        return pair_queries(group_queries(share_masks(program)))
+
+    def forget(self, where: Coordinates) -> None:
+        """Keep the finished program of a rank no longer."""
+        self._finished.pop(where, None)
 
     def given_up(self, where: Coordinates) -> Program:
         """The same program as `finished` gives, for the caller to change."""

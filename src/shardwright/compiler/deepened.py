@@ -49,25 +49,16 @@ class _Deepened(Compiled):
     shallow: Shallow = field(kw_only=True)
     short: Compiled = field(kw_only=True)
 
-    def program_after(self, where: Coordinates) -> Program:
-        if not where:
-            return self.program
-        if where not in self._after:
-            self._after[where] = deepen(self.short.program_after(where), self.shallow)
-        return self._after[where]
+    def write_after(self, where: Coordinates) -> Program:
+        return deepen(self.short.program_after(where), self.shallow)
 
-    def finished(self, where: Coordinates, *, keep: bool = False) -> Program:
-        if where in self._finished:
-            return self._finished[where]
-        program = deepen(self.short.finished(where), self.shallow)
-        if keep or not any(where):
-            self._finished[where] = program
-        return program
+    def write_finished(self, where: Coordinates) -> Program:
+        return deepen(self.short.finished(where), self.shallow)
 
     def given_up(self, where: Coordinates) -> Program:
         # To write it again takes no longer than to copy it.
         program = self.finished(where)
-        self._finished.pop(where, None)
+        self.forget(where)
         return replace(program)
 
     def layouts_by_kind(self, depth: int, name: str) -> dict[Coordinates, Layout]:
