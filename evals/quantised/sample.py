@@ -30,7 +30,8 @@ class Sample:
     ``name``: of the format. ``package``: which wrote it, and how. ``path``: the checkpoint; the model that it stands
     for is beside it, in ``plain/``. ``unit``: the rows and columns of a weight that are packed together; 0: all
     columns. ``packed``: a GGUF file's blocks are to be kept. ``refused``: part of what the message has to say where the
-    format is not read. ``ranks``: numbers of real processes that write text. ``dtype``: in which ranks compute.
+    format is not read. ``ranks``: numbers of real processes that write text after ``prompts``. ``dtype``: in which
+    ranks compute.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Sample:
     packed: bool = False
     refused: str = ""
     ranks: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ("abcab", "deadbeef")
     dtype: str = "float64"
 
     def save(self) -> None:
@@ -56,7 +58,9 @@ class Sample:
 def read_samples(folder: Path) -> list[Sample]:
     """What the writers left in a folder, in the order of writing."""
     found = [json.loads(file.read_text()) for file in sorted(folder.glob("*/sample.json"))]
-    return [Sample(**{**one, "unit": tuple(one["unit"]), "ranks": tuple(one["ranks"])}) for one in found]
+    return [
+        Sample(**{key: tuple(one) if isinstance(one, list) else one for key, one in said.items()}) for said in found
+    ]
 
 
 def write_base(folder: Path, kind: str = "llama", **changes: object) -> Path:
