@@ -131,7 +131,7 @@ def _sizes(path: str, shapes: dict) -> tuple[int, int]:
 
 def _write_texts(sample: Sample, found: Verdict) -> None:
     """Real processes, each number of them, write what the plain model writes alone."""
-    how = {"dtype": torch.float32, "packed": sample.packed, "cache_length": 24}
+    how = {"dtype": torch.float32, "packed": sample.packed, "cache_length": sample.cache_length}
     model = _model(sample, torch.float32)
     for num_ranks in sample.ranks:
         with tempfile.TemporaryDirectory() as folder:

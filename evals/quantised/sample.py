@@ -30,8 +30,8 @@ class Sample:
     ``name``: of the format. ``package``: which wrote it, and how. ``path``: the checkpoint; the model that it stands
     for is beside it, in ``plain/``. ``unit``: the rows and columns of a weight that are packed together; 0: all
     columns. ``packed``: a GGUF file's blocks are to be kept. ``refused``: part of what the message has to say where the
-    format is not read. ``ranks``: numbers of real processes that write text after ``prompts``. ``dtype``: in which
-    ranks compute.
+    format is not read. ``ranks``: numbers of real processes that write text after ``prompts``, which has to fit in
+    ``cache_length``. ``dtype``: in which simulated ranks compute.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Sample:
     refused: str = ""
     ranks: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ("abcab", "deadbeef")
+    cache_length: int = 32
     dtype: str = "float64"
 
     def save(self) -> None:
