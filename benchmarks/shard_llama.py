@@ -37,7 +37,16 @@ ROWS = {
     "64 ranks, auto": (64, "auto"),
 }
 MESHES = ({"tp": 64}, {"dp": 8, "tp": 64})
-PHASES = ("read", "accept", "compile_axes", "split_scarce_axes", "check_ranks", "ShardedProgram")
+PHASES = (
+    "read",
+    "accept",
+    "shorten",
+    "compile_axes",
+    "split_scarce_axes",
+    "check_ranks",
+    "deepen_compiled",
+    "ShardedProgram",
+)
 """The stages of `shardwright.shard`, by their names in its module; the last settles the order of collectives."""
 
 
