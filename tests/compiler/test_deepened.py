@@ -67,11 +67,11 @@ def test_a_decoder(llama, mesh, plan):
 
 def test_a_batch_of_any_size(llama):
     model = Decoder(LAYERS, width=32, heads=8, kv_heads=4, hidden=48).eval()
-    exported = torch.export.export(model, (IDS,), dynamic_shapes=({0: Dim("batch", min=2), 1: Dim("tokens")},))
+    exported = torch.export.export(model, (IDS,), dynamic_shapes=({0: Dim("batch", min=2)},))
     found, wanted = both_ways(exported, mesh=4)
     assert is_deepened(found)
     assert_same(found, wanted)
-    assert sw.verify(found, exported, (torch.arange(21).view(3, 7),)).ok
+    assert sw.verify(found, exported, (torch.arange(36).view(3, 12),)).ok
 
 
 @pytest.mark.parametrize("taps", [False, True])
