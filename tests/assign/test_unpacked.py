@@ -62,6 +62,45 @@ def test_rows_that_are_looked_up_count_as_the_whole_table():
     assert factors(exported) == {"weight_gguf": 96 * 64 * 4 / blocks.nbytes}
 
 
+class Looked(nn.Module):
+    """A packed table whose rows go through a norm into a packed layer, and into a head that may be the table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(96, 64), nn.RMSNorm(64)
+        self.inner, self.head = nn.Linear(64, 32, bias=False), nn.Linear(64, 96, bias=False)
+
+    def forward(self, ids):
+        x = self.norm(self.table(ids))
+        return self.inner(x), self.head(x)
+
+
+def looked(*, tied):
+    model, blocks = Looked(), torch.zeros(96, 2, 34, dtype=torch.uint8)
+    for module, rows_alone in ((model.table, True), (model.inner, False), (model.head, False)):
+        own = blocks if module is not model.inner else torch.zeros(32, 2, 34, dtype=torch.uint8)
+        held = {"weight_gguf": SimpleNamespace(shape=own.shape, dtype=own.dtype)}
+        shape, unpack = (own.shape[0], 64), UnpackGguf({"weight_gguf": "Q8_0"}, False)
+        hold_packed(module, "weight", PackedWeight(shape, held, unpack, rows_alone=rows_alone))
+        module.load_state_dict({"weight_gguf": own.clone()}, assign=True)
+    if tied:
+        model.head.weight_gguf = model.table.weight_gguf
+    with torch.no_grad():
+        return torch.export.export(model, (torch.arange(6).view(2, 3),))
+
+
+def test_weights_behind_rows_that_are_looked_up_count_by_themselves():
+    plain = 64 * 4 / (2 * 34)
+    assert factors(looked(tied=False)) == dict.fromkeys(
+        ("table.weight_gguf", "inner.weight_gguf", "head.weight_gguf"), plain
+    )
+
+
+def test_all_names_of_a_tensor_count_alike():
+    found = factors(looked(tied=True))
+    assert found["inner.weight_gguf"] == found["table.weight_gguf"] == found["head.weight_gguf"] == 64 * 4 / (2 * 34)
+
+
 class Two(nn.Module):
     """A weight (experts, columns, rows) of two stacks, laid end to end along its rows."""
 

@@ -18,9 +18,24 @@ from shardwright.rules.call import num_bytes, num_elements
 
 def unpacked_factors(program: Program) -> dict[str, float]:
     """Placeholder → how many times its bytes the weight takes that its numbers are unpacked to, 0 for scales and zero
-    points; those of no packed weight are absent.
+    points; those of no packed weight are absent. All names of one tensor have one factor.
     """
-    return program.once("unpacked factors", lambda: _factors(program))
+    return program.once("unpacked factors", lambda: _of_all_names(program, _factors(program)))
+
+
+def _of_all_names(program: Program, found: dict[str, float]) -> dict[str, float]:
+    """These factors by every name of a tensor: of an embedding and a head that are tied, the program reads one."""
+    names: dict[int, list[str]] = {}
+    for item in program.inputs if found else ():
+        if item.is_state and item.target is not None:
+            names.setdefault(id(program.weights[item.target].tensor), []).append(item.name)
+    known = {
+        name: max(found[one] for one in own if one in found)
+        for own in names.values()
+        for name in own
+        if any(one in found for one in own)
+    }
+    return {**found, **known}
 
 
 def _factors(program: Program) -> dict[str, float]:
@@ -46,20 +61,25 @@ def _factors(program: Program) -> dict[str, float]:
 def _made_of_state(program: Program, state: set[str]) -> dict[fx.Node, dict[str, float]]:
     """What is made of state alone → the bytes of each placeholder of state that it is made of.
 
-    Rows of packed weights that are looked up are made of such rows of its parts.
+    Rows of packed weights that are looked up are made of such rows of its parts. They are what a model computes with:
+    whatever brings a whole weight to them reads them, and all that follows is made of more than state.
     """
     made: dict[fx.Node, dict[str, float]] = {}
+    rows: set[fx.Node] = set()
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in state:
             made[node] = {node.name: num_bytes(val_of(node), program.fake_mode)}
         elif node.op == "call_function":
             operands = node.all_input_nodes
             parts = {name: size for operand in operands for name, size in made.get(operand, {}).items()}
-            if all(operand in made for operand in operands):
+            of_rows = [operand in rows for operand in operands if made.get(operand)]
+            if all(operand in made for operand in operands) and len(set(of_rows)) < 2:
                 made[node] = parts
+                rows.update([node] if any(of_rows) else [])
             elif parts and _is_looked_up(node, [operand for operand in operands if operand in made]):
                 share = num_bytes(val_of(node), program.fake_mode) / max(sum(parts.values()), 1.0)
                 made[node] = {name: size * share for name, size in parts.items()}
+                rows.add(node)
     return made
 
 
