@@ -20,8 +20,6 @@ from shardwright.sources.checkpoint import open_checkpoint
 
 NUM_RANKS = (2, 3, 4)
 NUM_TOKENS = 12
-ALLOWED = 1e-5
-"""Of a rank's output, relative to the largest."""
 
 
 @dataclass
@@ -83,7 +81,7 @@ def _compare(sample: Sample, found: Verdict) -> None:
         found.errors[num_ranks] = error
         found.sent[num_ranks] = len(sharded.collectives), _sent_plain(sample, num_ranks)
         found.held[num_ranks] = _held(sample, sharded, shapes, kept)
-        if not error <= ALLOWED:
+        if not error <= sample.allowed:
             found.wrong.append(f"{num_ranks} ranks are {error:.1e} from the package's model")
         if sharded.fallbacks or sharded.gathered_weights:
             found.wrong.append(f"{num_ranks} ranks run an operator or gather a weight whole")

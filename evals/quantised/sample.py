@@ -31,7 +31,8 @@ class Sample:
     for is beside it, in ``plain/``. ``unit``: the rows and columns of a weight that are packed together; 0: all
     columns. ``packed``: a GGUF file's blocks are to be kept. ``refused``: part of what the message has to say where the
     format is not read. ``ranks``: numbers of real processes that write text after ``prompts``, which has to fit in
-    ``cache_length``. ``dtype``: in which simulated ranks compute.
+    ``cache_length``. ``dtype``: in which simulated ranks compute; ``allowed``: how far an output may be from the plain
+    model's, relative to the largest.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Sample:
     prompts: tuple[str, ...] = ("abcab", "deadbeef")
     cache_length: int = 32
     dtype: str = "float64"
+    allowed: float = 1e-5
 
     def save(self) -> None:
         """Write this beside the checkpoint."""
