@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import shardwright as sw
 from tests.support.both_ways import assert_same, both_ways, is_deepened
@@ -92,6 +93,17 @@ def test_ranks_whose_code_is_their_own():
     assert is_deepened(found)
     assert_same(found, wanted)
     assert sw.verify(found, exported, (IDS,)).ok
+
+
+def test_what_is_cut_behind_the_last_layer_is_of_that_layer():
+    """A StableLM on three ranks, whose last norm reads a slice of what the last of the layers gives."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8, "num_key_value_heads": 4}
+    config = AutoConfig.for_model("stablelm", num_hidden_layers=LAYERS, vocab_size=256, **sizes)
+    given = {"input_ids": IDS, "use_cache": False}
+    exported = torch.export.export(AutoModelForCausalLM.from_config(config).eval(), (), given, strict=False)
+    found, wanted = both_ways(exported, mesh=3)
+    assert is_deepened(found)
+    assert_same(found, wanted)
 
 
 def test_a_program_that_is_given_up_is_written_again(llama):

@@ -152,6 +152,8 @@ class _Deepening:
                 made.meta["collective"] = self._of_output(node.meta["collective"])
             for one in self.behind:
                 made.meta.update(one.meta(made.meta))
+                # What is read of the layer that is kept is read of the last one here.
+                known = one.names.get(known, known)
         else:
             # What was written out of one operator has no name in the original.
             known = twin.names.get(known, "")
