@@ -131,7 +131,7 @@ $(QUANTISED)/.ready: pyproject.toml constraints.txt evals/quantised/requirements
 	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r evals/quantised/requirements.txt
 	touch $@
 
-quantised: $(QUANTISED)/.ready  ## Shard checkpoints that the packages of quantisation write themselves (half an hour)
+quantised: $(QUANTISED)/.ready  ## Shard checkpoints that the packages of quantisation write themselves (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(QUANTISED)/bin/python -m evals.quantised
 
 SEEDS ?= 0:100
