@@ -108,28 +108,20 @@ zoo: $(READY)  ## Shard every model type of transformers into evals/results/ (ho
 	$(BIN)/python -m evals.zoo.card
 
 # Packages that want other versions of torch and of each other: each is pinned, and installed without what it asks for.
-# torchaudio's compiled parts fit torch with CUDA alone; what is in the list is plain torch.
+# torchaudio's compiled parts fit torch with CUDA alone; what is used of it is plain torch.
 WILD := .venv-wild
-$(WILD)/.ready: pyproject.toml constraints.txt evals/wild/requirements.txt
-	test -x $(WILD)/bin/python || $(PYTHON) -m venv $(WILD)
-	$(WILD)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
-	$(WILD)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hf,dev]"
-	$(WILD)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r evals/wild/requirements.txt
-	rm -f $(WILD)/lib/python3.*/site-packages/torchaudio/lib/*.so
+QUANTISED := .venv-quantised
+.venv-%/.ready: pyproject.toml constraints.txt evals/%/requirements.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hf,dev]"
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r evals/$*/requirements.txt
+	rm -f .venv-$*/lib/python3.*/site-packages/torchaudio/lib/*.so
 	touch $@
 
 wild: $(WILD)/.ready  ## Shard models of many other packages into evals/results/ (hours; resumes)
 	$(WILD)/bin/python -m evals.wild.run
 	$(WILD)/bin/python -m evals.wild.card
-
-# The packages that write quantised checkpoints: pinned, and installed without what they ask for.
-QUANTISED := .venv-quantised
-$(QUANTISED)/.ready: pyproject.toml constraints.txt evals/quantised/requirements.txt
-	test -x $(QUANTISED)/bin/python || $(PYTHON) -m venv $(QUANTISED)
-	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
-	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hf,dev]"
-	$(QUANTISED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r evals/quantised/requirements.txt
-	touch $@
 
 quantised: $(QUANTISED)/.ready  ## Shard checkpoints that the packages of quantisation write themselves (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(QUANTISED)/bin/python -m evals.quantised
