@@ -1,4 +1,4 @@
-"""The compiler, top to bottom: read, accept, compile axes, split scarce axes, check.
+"""The compiler, top to bottom: read, accept, shorten, compile axes, split scarce axes, deepen, check.
 
 `shard` prepares every mesh axis; a rank's program is partitioned and lowered when it is asked for.
 """
@@ -96,6 +96,8 @@ def shard(
     request = accept(program, axes, plan, inputs, outputs, search)
     compiled = _compiled_shallow(program, axes, request) or _compiled(program, axes, request)
     stages.compiled(compiled)
+    # What is wrong with a request is raised here, not when a rank's program is made.
+    check_ranks(compiled)
     hit_time_limit = request.clock.has_struck
     sharded = ShardedProgram(
         compiled, plan=request.plans, cost=search.cost, discovered=discovered, hit_time_limit=hit_time_limit, lean=how
@@ -126,11 +128,10 @@ def tensor_parallel_transformation(
 
 
 def _compiled(program: Program, axes: Mesh, request: Request) -> Compiled:
-    """The program on every axis. What is wrong with a request is raised here, not when a rank's program is made."""
+    """The program on every axis."""
     compiled = compile_axes(program, axes, request)
     compiled = split_scarce_axes(compiled, request)
     refuse_split_groups(compiled)
-    check_ranks(compiled)
     return compiled
 
 

@@ -86,6 +86,29 @@ def test_two_stacks_with_caches(taps):
     assert sw.verify(found, exported, (x, position)).ok
 
 
+class Extremes(nn.Module):
+    """A layer that moves what it cuts by its extremes: reductions that are written out where they save a gather."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x):
+        y = self.up(x)
+        return x + self.down(y - y.amax(-1, keepdim=True) + y.amin(-1, keepdim=True))
+
+
+def test_operators_that_are_written_out():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8)
+    exported = torch.export.export(nn.Sequential(nn.Sequential(*(Extremes() for _ in range(LAYERS)))).eval(), (x,))
+    found, wanted = both_ways(exported, mesh=2, plan={"0.*.up": "colwise", "0.*.down": "rowwise"})
+    assert is_deepened(found)
+    assert len(found.assignment.expanded) == len(wanted.assignment.expanded) == 2 * LAYERS
+    assert_same(found, wanted)
+    assert sw.verify(found, exported, (x,)).ok
+
+
 def test_ranks_whose_code_is_their_own():
     """A vocabulary that three ranks cut unevenly, under layers that are alike."""
     exported = decoder(vocab=97, tied=True)

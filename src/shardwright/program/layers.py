@@ -130,9 +130,7 @@ class Keys:
         for node in layer.nodes:
             if node.op != "call_function" or isinstance(node.target, HigherOrderOperator):
                 return None
-            if not readers.issuperset(node.users) and any(
-                user not in readers and user.op != "output" for user in node.users
-            ):
+            if any(user not in readers and user.op != "output" for user in node.users):
                 return None
             args = tuple(_key(one, names) for one in node.args)
             kwargs = tuple((name, _key(one, names)) for name, one in node.kwargs.items()) if node.kwargs else ()

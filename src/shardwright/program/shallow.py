@@ -58,12 +58,8 @@ class Shallow:
         return self.deep.once(("stands for", *(one.kept.module for one in self.stacks)), self._stands_for)
 
     def _stands_for(self) -> dict[str, str]:
-        return {
-            out.name: kept.name
-            for stack in self.stacks
-            for layer in stack.left_out
-            for out, kept in zip(layer.own, stack.kept.own, strict=True)
-        }
+        pairs = chain.from_iterable(map(_pairs, self.stacks))
+        return {out.name: kept.name for out, kept in pairs if out.op == "placeholder"}
 
 
 def shortened(program: Program, stacks: Sequence[Stack]) -> list[Shortened]:
@@ -92,7 +88,7 @@ def _ndim(node: fx.Node) -> int:
 
 def make_shallow(program: Program, stacks: Sequence[Shortened]) -> Shallow:
     """The program with these stacks shortened; its nodes keep their names."""
-    stands_for = dict(chain.from_iterable(_pairs(one) for one in stacks))
+    stands_for = dict(chain.from_iterable(map(_pairs, stacks)))
     graph = fx.Graph(owner := own_holder(program.graph, program.owner))  # type: ignore[arg-type]
     copies: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
