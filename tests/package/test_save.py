@@ -270,3 +270,14 @@ def test_meta_weights_cannot_be_written(tmp_path):
     with pytest.raises(sw.PackageError, match="meta device"):
         sw.shard(exported, mesh=2).save(tmp_path / "p")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("smaller", [False, True], ids=["large", "smaller"])
+def test_freed_memory_goes_back_before_a_large_piece_is_read(package, tmp_path, monkeypatch, smaller):
+    given_back = []
+    pieces = [piece for path in package.glob("weights-*") for piece in load_file(path).values()]
+    large = max(piece.nbytes for piece in pieces) + smaller
+    monkeypatch.setattr("shardwright.package.save._LARGE_PIECE_BYTES", large)
+    monkeypatch.setattr("shardwright.package.save.give_back", lambda: given_back.append(True))
+    sw.reshard(package, tmp_path / "q", mesh=2)
+    assert given_back == ([] if smaller else [True])

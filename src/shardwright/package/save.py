@@ -38,6 +38,9 @@ Progress = Callable[[str, int, int], None]
 
 ORIGINAL_NAME = "original.pt2"
 
+_LARGE_PIECE_BYTES = 2**24
+"""Smaller pieces leave the most that is in memory at a time as it is; looking for what is free takes up to a second."""
+
 
 class WeightSource(Protocol):
     """Where the weights are that the program itself holds on the meta device."""
@@ -83,10 +86,10 @@ def save(
         for name, data in (extras or {}).items():
             (folder.path / name).write_bytes(data)
         (folder.path / ORIGINAL_NAME).write_bytes(_bare_bytes(sharded.program))
-        if source is not None:
-            # Exporting, sharding and writing graphs freed as much as a large piece of a weight takes.
-            give_back()
         weights = _weight_files(programs, left_out, source)
+        if source is not None and _largest_piece(weights) >= _LARGE_PIECE_BYTES:
+            # Exporting, sharding and writing graphs freed as much as such a piece takes.
+            give_back()
         moments = [] if training is None else _moment_files(programs, training)
         written = _write_files([*weights, *moments], folder, report)
         others = sorted({*graphs, *(extras or {}), ORIGINAL_NAME})
@@ -199,6 +202,10 @@ def _write_files(files: Sequence[_RankFile], folder: WorkFolder, report: Progres
         folder.note(entry)
         found.append(entry)
     return found
+
+
+def _largest_piece(files: Sequence[_RankFile]) -> int:
+    return max((slot.num_bytes for file in files for slot in file.slots), default=0)
 
 
 def _slots(local: Program, left_out: set[str]) -> list[TensorSlot]:
