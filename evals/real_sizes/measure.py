@@ -18,6 +18,7 @@ import yaml
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import shardwright as sw
+from shardwright.program.collectives import CollectiveKind
 from shardwright.program.flatten import functional
 from shardwright.program.torch_private import FakeTensorMode
 from shardwright.program.write import replace_weights
@@ -43,19 +44,41 @@ class Sent:
     prediction: sw.Prediction
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one block more of a kind adds: the bytes it passes on, and the microseconds of it by the cost model."""
+
+    num_bytes: float
+    communication_us: float
+
+
 def expert_bytes(name, key):
     """The bytes of an expert's sums in a block, in 16 bits."""
     return sum(PASSES["all_reduce"] * 2 * tokens * width for tokens, width in MODELS[name]["blocks"][key])
 
 
+def once_us(name, key):
+    """The microseconds that the automatic plan's collectives of a block once took by the cost model, in 16 bits."""
+    sent_once, cost = MODELS[name]["before"][key], sw.CostModel()
+    return sum(
+        times * cost.collective_us(CollectiveKind(kind), 2 * tokens * width, NUM_RANKS)
+        for kind, times, (tokens, width) in sent_once
+    )
+
+
 def blocks_by_hand(name, before):
-    """By the key that counts a kind of block: the bytes of one more than ``before`` has, over the expert's.
+    """By the key that counts a kind of block: what one more than ``before`` has adds, under the plan by hand.
 
     ``before``: what the model sends with `few_blocks`.
     """
     depths, plan = few_blocks(name), MODELS[name]["plan"]
     after = {key: sent(name, {**depths, key: _counts(name, key)[1]}, plan) for key in depths}
-    return {key: (one.num_bytes - before.num_bytes) / expert_bytes(name, key) for key, one in after.items()}
+    return {key: _difference(before, one) for key, one in after.items()}
+
+
+def _difference(before, after):
+    spent = after.prediction.communication_us - before.prediction.communication_us
+    return Block(after.num_bytes - before.num_bytes, spent)
 
 
 def few_blocks(name):

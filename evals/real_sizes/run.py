@@ -12,7 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from evals.real_sizes.measure import MODELS, blocks_by_hand, few_blocks, sent
+from evals.real_sizes.measure import MODELS, blocks_by_hand, expert_bytes, few_blocks, sent
 
 RESULTS = Path(__file__).parent.parent / "results" / "real_sizes.jsonl"
 
@@ -52,7 +52,8 @@ def keep(record):
 
 def measured(name):
     plan = MODELS[name]["plan"]
-    blocks = blocks_by_hand(name, sent(name, few_blocks(name), plan))
+    more = blocks_by_hand(name, sent(name, few_blocks(name), plan))
+    blocks = {key: block.num_bytes / expert_bytes(name, key) for key, block in more.items()}
     hand, found = sent(name, {}, plan), sent(name, {}, "auto")
     return {
         "model": name,
