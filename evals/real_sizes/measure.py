@@ -8,6 +8,7 @@ import importlib
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -111,10 +112,20 @@ def sent(name, depths, plan):
 
 def exported(name, depths):
     """The program of a model; of its weights nothing is held."""
+    return without_weights(built(name, depths)())
+
+
+def built(name, depths):
+    """A model is made; what is returned exports it."""
     entry = MODELS[name]
     library, _, kind = entry["make"].partition(".")
     model, mode = MAKERS[library](kind, {**entry["config"], **depths}, Path(name))
-    program = export_example(model, mode, read_example(entry["example"]), named=library == "transformers")
+    example = read_example(entry["example"])
+    return partial(export_example, model, mode, example, named=library == "transformers")
+
+
+def without_weights(program):
+    """The program made functional, its weights shapes."""
     return replace_weights(functional(program), lambda _, tensor: torch.empty_like(tensor, device="meta"))
 
 

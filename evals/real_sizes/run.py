@@ -1,8 +1,10 @@
 """Measure models at their real size into ``evals/results/real_sizes.jsonl``, and print the table.
 
     python -m evals.real_sizes.run ["Wan 14B" …]
+    python -m evals.real_sizes.run --times ["Wan 14B" …]
 
-What is measured is not measured again.
+What is measured is not measured again. ``--times`` instead prints the processor seconds of export, shard and the first
+rank's program under the automatic plan and the plan by hand, and keeps nothing.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from evals.real_sizes import times
 from evals.real_sizes.measure import MODELS, blocks_by_hand, expert_bytes, few_blocks, sent
 
 RESULTS = Path(__file__).parent.parent / "results" / "real_sizes.jsonl"
@@ -20,13 +23,28 @@ RESULTS = Path(__file__).parent.parent / "results" / "real_sizes.jsonl"
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=[name for name in MODELS if is_installed(name)])
+    parser.add_argument("--times", action="store_true", help="processor seconds alone, each measured anew")
+    parser.add_argument("--plans", default="auto,hand", help="of --times; default: %(default)s")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
+    if asked.times:
+        print_times(asked.names, asked.plans.split(","))
+        return
     found = read()
     for name in asked.names:
         if name not in found:
             found[name] = keep(measured(name))
     print(table([found[name] for name in MODELS if name in found]))
+
+
+def print_times(names, plans):
+    """A line as soon as it is known; each model was exported and sharded with few blocks before."""
+    print(times.head(), flush=True)
+    for name in names:
+        times.times(name, plans[0], few_blocks(name))
+        for plan in plans:
+            spent = times.times(name, plan)
+            print(times.row(name, plan, spent), flush=True)
 
 
 def is_installed(name):

@@ -1,6 +1,7 @@
 """At models' real width, plans by hand send what was written down beforehand, and the automatic plan is faster."""
 
 import pytest
+from evals.real_sizes import times
 from evals.real_sizes.measure import MODELS, blocks_by_hand, expert_bytes, few_blocks, once_us, sent
 
 SENDS_MORE = {"Mixtral 8×22B": 1.25}
@@ -27,3 +28,12 @@ def test_bytes_of_a_block_are_the_experts(name):
     if name in QUICK:
         found = sent(name, few_blocks(name), "auto")
         assert found.prediction.total_us <= hand.prediction.total_us
+
+
+def test_a_row_of_times_is_processor_seconds_and_what_they_are_of_the_export():
+    spent = times.times("x-transformer 9B", "hand", few_blocks("x-transformer 9B"))
+    assert len(spent) == 3
+    assert all(seconds > 0 for seconds in spent.values())
+    row = times.row("one", "hand", {"export": 4.0, "shard": 1.0, "first rank": 0.5})
+    assert row == "| one | hand | 4.00 | 1.00 | 0.50 | 0.38 |"
+    assert times.head().count("|") == 2 * row.count("|")
