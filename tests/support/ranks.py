@@ -1,10 +1,12 @@
 """Run a function on real processes, rendezvous through a file; and what such functions share."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import tempfile
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
@@ -16,12 +18,7 @@ from shardwright.program.torch_private import carrier_of
 from shardwright.run import shared_memory
 from shardwright.run.transport import BACKEND
 
-# Importing torch takes a rank far longer than most tests: ranks are forked from a process that has imported it, and
-# what reading a package asks of it, and has done nothing else. They see the environment as it was when the first rank
-# started.
-START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-if START_METHOD == "forkserver":
-    multiprocessing.get_context(START_METHOD).set_forkserver_preload(["shardwright", "shardwright.program.torch_files"])
+ROOT = Path(__file__).parents[2]
 
 SAID_BY_THE_LAUNCHER = {
     *("LOCAL_RANK", "RANK", "GROUP_RANK", "ROLE_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "GROUP_WORLD_SIZE"),
@@ -35,7 +32,7 @@ def on_ranks(num_ranks, function, *args, backend="shardwright"):
     """``function(rank, *args)`` on every rank; the list of results. A failure on any rank is raised with its text."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (num_ranks, folder, function, args, backend)
-        mp.start_processes(_entry, arguments, nprocs=num_ranks, start_method=START_METHOD)
+        mp.start_processes(_entry, arguments, nprocs=num_ranks, start_method=_start_method())
         results = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(num_ranks)]
     failures = [f"rank {rank}:\n{text}" for rank, (text, _) in enumerate(results) if text]
     assert not failures, "\n".join(failures)
@@ -44,7 +41,7 @@ def on_ranks(num_ranks, function, *args, backend="shardwright"):
 
 def launch_warm(config, entrypoint):
     """`elastic_launch`, whose ranks are forked as those of `on_ranks` are, into the environment of this process."""
-    config.start_method = START_METHOD
+    config.start_method = _start_method()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     return elastic_launch(config, _Here(entrypoint, dict(os.environ), cores))
 
@@ -72,6 +69,20 @@ def small_group(slot=64 << 10):
     group = dist.new_group(backend=BACKEND)
     assert carrier_of(group) == carrier_of(dist.group.WORLD) == BACKEND
     return group
+
+
+def _start_method():
+    """Importing torch takes a rank far longer than most tests: on Linux ranks are forked from a process that has
+    imported what `preloaded` names, and has done nothing else. They see the environment as it was when the first rank
+    started.
+    """
+    if sys.platform != "linux":
+        return "spawn"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.support.preloaded"])
+    # The tests are found from here, wherever the test that starts the first rank has gone.
+    with contextlib.chdir(ROOT):
+        forkserver.ensure_running()
+    return "forkserver"
 
 
 def _entry(rank, num_ranks, folder, function, args, backend):
