@@ -12,7 +12,7 @@ from pathlib import Path
 from evals.prose import filled
 from evals.wild.exporting import OPEN
 from evals.wild.left_out import LEFT_OUT
-from evals.wild.measure import EVERY
+from evals.wild.measure import EVERY, PROCESSES, on_two
 from evals.wild.models import FIELDS, entries, fields
 from evals.wild.run import RESULTS
 from evals.zoo.card import causes, model_table, row, shorten
@@ -24,6 +24,10 @@ VERDICTS = ("ok", "wrong", "crashed", "refused", "gave up")
 LARGE = 10_000_000
 MUCH = 1.15
 """Equal parts that a rank may hold of a large model before the page says of which weights."""
+OTHER_BATCH = {"right": "", "wrong": "are not", "not taken": "do not take one, sharded or not"}
+"""What may come of a batch of another size, and what is said of it."""
+SPENT = ("latencies", "bytes sent", "repeated work")
+"""What ranks spend that one alone does not."""
 PROVEN = 1e-3
 """A gap up to here counts as proven."""
 HEAD = """# Models of other packages
@@ -70,7 +74,9 @@ def summary(records, facts):
         counts(records, ranks),
         LEGEND.format(ranks=words),
         by_ranks(records, ranks),
+        further(records),
         shares_of_large(records),
+        slower(records),
         causes(records),
         left_out(records),
     ]
@@ -104,6 +110,32 @@ def by_ranks(records, ranks):
         found = Counter(record["verdict"] for key, record in records.items() if key[2] == num_ranks)
         lines.append(row(num_ranks, *[found[v] or "" for v in VERDICTS], len(exportable) - found.total() or ""))
     return "\n".join(lines) + "\n"
+
+
+def further(records):
+    """How many models took a batch of another size, and how many ran on processes."""
+    runs = [record for record in records.values() if record["plan"]]
+    models = {record["type"] for record in runs}
+    opened = {record["type"] for record in runs if record["way"] == OPEN}
+    again = {verdict: {r["type"] for r in runs if r.get("other_batch") == verdict} for verdict in OTHER_BATCH}
+    chosen = {name for name in models if on_two(name)}
+    on_processes = {r["type"] for r in runs if r["verdict"] == "ok" and "processes_error" in r}
+    text = [f"Of {len(models)} exportable models {len(opened)} were exported with the batch open. "]
+    text += [f"With another batch {len(again['right'] - again['wrong'] - again['not taken'])} are right as well"]
+    text += [f", {len(again[verdict])} {words}" for verdict, words in OTHER_BATCH.items() if words and again[verdict]]
+    text += [f". On {PROCESSES} processes {len(on_processes)} of the {len(chosen)} chosen for it are right."]
+    return "".join(text) + "\n"
+
+
+def slower(records):
+    """How many runs are predicted to be slower than one rank alone, and what most of that time goes to."""
+    told = [record["predicted_us"] for record in records.values() if "predicted_us" in record]
+    late = [one for one in told if one["total"] > one["alone"]]
+    if not late:
+        return ""
+    why = Counter(max(SPENT, key=lambda kind, one=one: one[kind]) for one in late)
+    text = f"Of {len(told)} runs whose time was predicted, for an H100, {len(late)} are slower than one rank alone: "
+    return text + ", ".join(f"{count} for {kind}" for kind, count in why.most_common()) + " above all.\n"
 
 
 def shares_of_large(records):

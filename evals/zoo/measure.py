@@ -112,7 +112,8 @@ def describe(sharded):
     """Weight bytes on the busiest rank, collectives and fallbacks, and how far from the best it may be (``gap``).
 
     ``share_used`` counts the weights that the program reads; ``share`` all of them. ``held_beyond``: the weights that
-    are left whole or cut unevenly, by name, and what they add to the share beyond an equal part.
+    are left whole or cut unevenly, by name, and what they add to the share beyond an equal part. ``predicted_us``: of a
+    call on one rank alone and on these, and what these spend that one does not.
     """
     read = {item.target for item in sharded.program.inputs if item.is_state and item.name in _read(sharded.program)}
     return {
@@ -123,7 +124,19 @@ def describe(sharded):
         "gap": round(max(a.solution.gap for a in sharded.assignments.values()), 4),
         "collective_bytes": sum(c.num_bytes for c in sharded.collectives),
         "fallbacks": dict(sorted(Counter(f.op for f in sharded.fallbacks).items())),
+        "predicted_us": _predicted_us(sharded.prediction),
     }
+
+
+def _predicted_us(found):
+    spent = {
+        "alone": found.alone_us,
+        "total": found.total_us,
+        "latencies": found.latency_us,
+        "bytes sent": found.communication_us - found.latency_us,
+        "repeated work": found.repeated_us,
+    }
+    return {name: round(value, 2) for name, value in spent.items()}
 
 
 def _read(program):

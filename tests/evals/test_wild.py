@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from evals.wild import measure
-from evals.wild.card import summary
+from evals.wild import card, measure
+from evals.wild.card import further, slower, summary
 from evals.wild.entry import Drawn, Entry, floats, ints
 from evals.wild.exporting import OPEN, export, known_of, larger, opened
 from evals.wild.left_out import LEFT_OUT
@@ -93,11 +93,32 @@ def test_the_modules_of_output_classes_are_found():
     assert measure.modules_of(program) == ["builtins", "torch.return_types"]
 
 
+def test_the_page_tells_models_that_take_no_other_batch_and_runs_that_pay():
+    run = {"plan": "auto", "verdict": "ok", "way": OPEN}
+    gains = {"alone": 3.0, "total": 2.0, "latencies": 1.0, "bytes sent": 0.5, "repeated work": 0.0}
+    loses = {"alone": 1.0, "total": 4.0, "latencies": 1.0, "bytes sent": 2.0, "repeated work": 0.0}
+    runs = {
+        ("a", "auto", 2): {**run, "type": "a", "other_batch": "right", "predicted_us": gains},
+        ("a", "auto", 3): {**run, "type": "a", "other_batch": "wrong", "verdict": "wrong"},
+        ("b", "auto", 2): {**run, "type": "b", "other_batch": "not taken", "predicted_us": loses},
+        ("c", "auto", 2): {**run, "type": "c", "other_batch": "right"},
+        ("d", "auto", 2): {**run, "type": "d", "way": "fixed sizes: so"},
+    }
+    assert further(runs).startswith(
+        "Of 4 exportable models 3 were exported with the batch open. With another batch 1 are right as well, "
+        "1 are not, 1 do not take one, sharded or not."
+    )
+    assert "Of 2 runs whose time was predicted, for an H100, 1 are slower" in slower(runs)
+    assert "1 for bytes sent above all" in slower(runs)
+    assert slower({("a", "auto", 2): runs["a", "auto", 2]}) == ""
+
+
 @pytest.mark.ranks
 def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     heard = []
     monkeypatch.setattr(measure, "entries", lambda: {ENTRY.name: ENTRY})
-    monkeypatch.setattr(measure, "on_two", lambda name: True)
+    for module in (measure, card):
+        monkeypatch.setattr(module, "on_two", lambda name: True)
     measure.measure(ModelType(ENTRY.name, "attention"), [Run("auto", 2)], heard.append)
     record = heard[-1]
     assert (record["verdict"], record["way"], record["other_batch"]) == ("ok", OPEN, "right")
@@ -109,7 +130,11 @@ def test_a_model_goes_from_its_entry_to_the_page(monkeypatch):
     assert f"This page is about 2 of the {len(entries())}" in page
     assert "| 2 | 2 |" in page
     assert "Of 1 models above 10,000,000 parameters the busiest rank holds 1.50 equal parts" in page
-    assert "`large on 2` (1.50: `emb.weight`)" in " ".join(page.split())
+    flat = " ".join(page.split())
+    assert "`large on 2` (1.50: `emb.weight`)" in flat
+    assert "Of 2 exportable models 2 were exported with the batch open. With another batch 2 are right as well." in flat
+    assert "On 2 processes 2 of the 2 chosen for it are right." in flat
+    assert "Of 2 runs whose time was predicted, for an H100, 2 are slower than one rank alone: 2 for latencies" in flat
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 120
     assert "| **attention** | 2, 2 | 1 | 2 of 2 | 2 | 2 |" in page
 
