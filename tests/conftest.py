@@ -95,6 +95,17 @@ def _quick_tracing():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _samples_without_a_test_case():
+    """For every sample of an operator, torch's database reads the source of all frames below for a `TestCase`."""
+    users = ("torch.testing._internal.common_utils", "torch.testing._internal.opinfo.core")
+    with pytest.MonkeyPatch.context() as patch:
+        for user in users:
+            if user in sys.modules:
+                patch.setattr(sys.modules[user], "extract_test_fn", lambda: None)
+        yield
+
+
 def pytest_collection_finish():
     """What is here before the first test stays to the end: modules, nine thousand tests and their samples."""
     gc.freeze()
