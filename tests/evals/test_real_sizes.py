@@ -1,7 +1,7 @@
 """At models' real width, plans by hand send what was written down beforehand, and the automatic plan is faster."""
 
 import pytest
-from evals.real_sizes import times
+from evals.real_sizes import measure, times
 from evals.real_sizes.measure import MODELS, blocks_by_hand, expert_bytes, few_blocks, once_us, sent
 
 SENDS_MORE = {"Mixtral 8×22B": 1.25}
@@ -12,6 +12,20 @@ LESS = 0.6
 
 QUICK = ["Llama 3.1 8B", "Llama 3.1 405B", "Mixtral 8×22B", "DeepSeek-V3 671B", "x-transformer 9B"]
 """Those whose automatic plan takes a second or two; `make real-sizes` finds all."""
+
+
+@pytest.fixture(autouse=True)
+def _exported_once(monkeypatch):
+    """Both plans of a model are asked of one program."""
+    export, known = measure.exported, {}
+
+    def once(name, depths):
+        key = name, repr(depths)
+        if key not in known:
+            known[key] = export(name, depths)
+        return known[key]
+
+    monkeypatch.setattr(measure, "exported", once)
 
 
 @pytest.mark.filterwarnings("ignore:the program has no")  # A class's plan names layers that not every model has.
