@@ -1,6 +1,7 @@
 """Models of diffusers are sharded on read: equal to what diffusers loads, and every kind of damage named."""
 
 import json
+import shutil
 
 import diffusers
 import pytest
@@ -93,10 +94,29 @@ def saved(kind, config, folder, **how):
     return model
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A model, and its folder of several weight files: to be read."""
+    folder = tmp_path_factory.mktemp("flux") / "transformer"
+    return saved(FluxTransformer2DModel, FLUX, folder, max_shard_size="10KB"), folder
+
+
+@pytest.fixture(scope="module")
+def opened(kept):
+    return open_checkpoint(kept[1], example=EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def loaded(kept):
+    """The loaded model's own program."""
+    return torch.export.export(kept[0], (), {**flux_inputs(16), "return_dict": False})
+
+
 @pytest.fixture
-def flux(tmp_path):
-    """A folder of several weight files."""
-    return saved(FluxTransformer2DModel, FLUX, tmp_path / "transformer", max_shard_size="10KB")
+def flux(kept, tmp_path):
+    """A model, whose folder lies beside the test's own files."""
+    shutil.copytree(kept[1], tmp_path / "transformer")
+    return kept[0]
 
 
 def gathered(package, tmp_path):
@@ -105,10 +125,9 @@ def gathered(package, tmp_path):
 
 
 @pytest.mark.parametrize("plan", ["auto", "diffusers"])
-def test_ranks_hold_the_checkpoint_and_compute_what_it_does(flux, plan, tmp_path):
-    folder = tmp_path / "transformer"
+def test_ranks_hold_the_checkpoint_and_compute_what_it_does(kept, opened, loaded, plan, tmp_path):
+    flux, folder = kept
     assert len(list(folder.glob("*-of-*.safetensors"))) > 1
-    opened = open_checkpoint(folder, example=EXAMPLE)
     sharded = sw.shard(opened.exported, mesh=2, plan=plan)
     assert not sharded.fallbacks
     opened.save(sharded, tmp_path / "two")
@@ -123,13 +142,11 @@ def test_ranks_hold_the_checkpoint_and_compute_what_it_does(flux, plan, tmp_path
         torch.testing.assert_close(
             sw.load(tmp_path / "one")(**inputs, return_dict=False), flux(**inputs, return_dict=False)
         )
-    exported = torch.export.export(flux, (), {**flux_inputs(16), "return_dict": False})
-    loaded = sw.shard(exported, mesh=2, plan=plan)
-    assert sw.verify(loaded, exported, (), {**flux_inputs(16), "return_dict": False}).ok
+    sharded = sw.shard(loaded, mesh=2, plan=plan)
+    assert sw.verify(sharded, loaded, (), {**flux_inputs(16), "return_dict": False}).ok
 
 
-def test_the_class_plan_takes_one_reduction_for_each_row_cut_layer(flux, tmp_path):
-    opened = open_checkpoint(tmp_path / "transformer", example=EXAMPLE)
+def test_the_class_plan_takes_one_reduction_for_each_row_cut_layer(opened):
     sharded = sw.shard(opened.exported, mesh=2, plan="diffusers")
     cut = {weight.name for weight in sharded.weights if weight.layouts}
     assert "transformer_blocks.0.attn.to_q.weight" in cut
@@ -139,14 +156,13 @@ def test_the_class_plan_takes_one_reduction_for_each_row_cut_layer(flux, tmp_pat
     assert not sharded.gathered_weights
 
 
-def test_it_is_called_as_a_pipeline_calls_it(flux, tmp_path):
-    opened = open_checkpoint(tmp_path / "transformer", example=EXAMPLE)
+def test_it_is_called_as_a_pipeline_calls_it(kept, opened, tmp_path):
     opened.save(sw.shard(opened.exported, mesh=1), tmp_path / "one")
     rank, inputs = sw.load(tmp_path / "one"), flux_inputs(16)
     sample = inputs.pop("hidden_states")
     (found,) = rank(sample, **inputs, guidance=None, joint_attention_kwargs=None, return_dict=False)
     with torch.no_grad():
-        torch.testing.assert_close(found, flux(sample, **inputs).sample)
+        torch.testing.assert_close(found, kept[0](sample, **inputs).sample)
     with pytest.raises(sw.InputError, match="'return_dict' was the constant False at export"):
         rank(sample, **inputs, return_dict=True)
 
