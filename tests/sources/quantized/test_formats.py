@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import shardwright as sw
 from shardwright.cli.app import app
 from shardwright.generate.writing import TextRequest
+from shardwright.sources.checkpoint import open_checkpoint
 from tests.support.packed_weights import BLOCKS, pack_blocks, pack_ints, renamed, said_compressed, write_packed
 from tests.support.ranks import on_ranks
 from tests.support.texts import greedy, written
@@ -22,12 +23,19 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def decoder(request, tmp_path_factory):
+    """The dequantised model, and the checkpoint opened with a cache."""
+    folder = tmp_path_factory.mktemp("packed") / "model"
+    model = write_packed(folder, *KINDS[request.param], num_hidden_layers=2, tokenizer=True)
+    return model, open_checkpoint(folder, cache_length=40)
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("num_ranks", [2, 3])
-@pytest.mark.parametrize("kind", KINDS)
-def test_text_on_real_ranks(kind, num_ranks, tmp_path):
-    model = write_packed(tmp_path / "model", *KINDS[kind], num_hidden_layers=2, tokenizer=True)
-    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=num_ranks, cache_length=40)
+def test_text_on_real_ranks(decoder, num_ranks, tmp_path):
+    model, opened = decoder
+    opened.save(sw.shard(opened.exported, mesh=num_ranks), tmp_path / "p")
     request = TextRequest(["the cat sat", "one two three"], 8, chat=False)
     texts = on_ranks(num_ranks, written, str(tmp_path / "p"), request)
     for first, *others in zip(*texts, strict=True):
