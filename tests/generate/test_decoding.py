@@ -1,5 +1,6 @@
 """A sharded decoder writes what the unsharded one writes, token for token, on real ranks."""
 
+import functools
 import json
 
 import pytest
@@ -106,13 +107,25 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def of_kind(tmp_path_factory):
+    """By what `KINDS` say: a model, and its package for one rank, whose cache holds twelve tokens."""
+
+    @functools.cache
+    def made(name, changes):
+        folder = tmp_path_factory.mktemp("kind")
+        whole = write_checkpoint(folder / "model", name, **json.loads(changes))
+        sw.shard_checkpoint(folder / "model", folder / "p", mesh=1, cache_length=12)
+        return whole, folder / "p"
+
+    return lambda name, changes: made(name, json.dumps(changes))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_attention_reads_what_is_written(tmp_path, kind):
+def test_attention_reads_what_is_written(of_kind, kind):
     """Prompts of one token to all that the cache holds, in one piece and in several, up to its last place."""
-    name, changes = KINDS[kind]
-    whole = write_checkpoint(tmp_path / "model", name, **changes)
-    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=1, cache_length=12)
-    loaded = sw.load(tmp_path / "p")
+    whole, package = of_kind(*KINDS[kind])
+    loaded = sw.load(package)
     ids = torch.randint(3, 300, (1, 12), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         wanted = whole(ids, use_cache=False).logits[0]
@@ -158,12 +171,11 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("kind", WINDOWS)
-def test_attention_reads_no_further_back_than_it_looks(tmp_path, kind):
+def test_attention_reads_no_further_back_than_it_looks(of_kind, kind):
     """What lies before is no number: a layer that read it, and gave it no weight, would give none either."""
-    (name, changes), windows = WINDOWS[kind]
-    whole = write_checkpoint(tmp_path / "model", name, **changes)
-    sw.shard_checkpoint(tmp_path / "model", tmp_path / "p", mesh=1, cache_length=12)
-    loaded = sw.load(tmp_path / "p")
+    described, windows = WINDOWS[kind]
+    whole, package = of_kind(*described)
+    loaded = sw.load(package)
     caches = dict(loaded.module.named_buffers())
     ids = torch.randint(3, 300, (1, 12), generator=torch.Generator().manual_seed(3))
     for first, num_new in ((11, 1), (9, 3), (4, 2), (10, 2)):
