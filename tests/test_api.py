@@ -16,7 +16,7 @@ from torch.distributed.tensor.parallel import (
 from torch.export import Dim
 
 import shardwright as sw
-from shardwright.assign import highs
+from shardwright.assign.integer_program import IntegerProgram
 from tests.support.models import (
     MEGATRON,
     Decoder,
@@ -151,8 +151,8 @@ def test_shard_refuses_what_it_cannot_read():
 
 
 def test_an_answer_that_is_not_proven_the_best_is_a_warning(monkeypatch):
-    solved = highs.IntegerProgram.minimize
-    monkeypatch.setattr(highs.IntegerProgram, "minimize", lambda self, *given: replace(solved(self, *given), gap=0.25))
+    solved = IntegerProgram.minimize
+    monkeypatch.setattr(IntegerProgram, "minimize", lambda self, *given: replace(solved(self, *given), gap=0.25))
     with pytest.warns(sw.SolverWarning, match=r"may cost up to 25% more than the best"):
         sharded = sw.shard(torch.export.export(redraw(Decoder()), (IDS,)), mesh=2)
     assert sharded.gap == 0.25

@@ -1,5 +1,6 @@
 """Calls of HiGHS: beside other users of the library in the process, and what is said where it fails."""
 
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -11,10 +12,10 @@ import torch
 from torch import nn
 
 import shardwright as sw
-from shardwright.assign import highs
+from shardwright.assign import highs, integer_program
 from shardwright.assign.effort import Budget
 
-WATCH = highs._Watch(Budget(), 1, has_answer=False)
+INTERRUPTER = highs.Interrupter(Budget(), 1, has_answer=False)
 PLAN = {"0": "colwise", "2": "rowwise"}
 
 
@@ -97,13 +98,13 @@ def test_threads_take_the_ranks_of_one_result(program):
 
 def test_an_option_that_highs_does_not_know_is_named():
     with pytest.raises(highs.NoAnswerError, match="did not take the option thread=1"):
-        highs._solved(highspy.HighsLp(), np.zeros(0), {"thread": 1}, WATCH)
+        highs._solved(highspy.HighsLp(), np.zeros(0), {"thread": 1}, INTERRUPTER)
 
 
 def test_a_run_that_highs_refuses_is_no_lack_of_time():
     def refused():
         somebody_elses_solve(2)
-        highs._solved(highspy.HighsLp(), np.zeros(0), {"threads": 1}, WATCH)
+        highs._solved(highspy.HighsLp(), np.zeros(0), {"threads": 1}, INTERRUPTER)
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(highs.NoAnswerError, match="refused to run"):
         pool.submit(refused).result()
@@ -116,10 +117,18 @@ def test_a_search_ends_when_its_budget_is_spent_later_where_it_has_no_answer(has
     ended = []
     output = SimpleNamespace(mip_primal_bound=incumbent)
     event = SimpleNamespace(data_out=output, interrupt=lambda: ended.append(True))
-    watch = highs._Watch(Budget(40), 10, has_answer)
+    watch = highs.Interrupter(Budget(40), 10, has_answer)
     for _ in range(asked - 1):
         watch(event)
     assert not ended
     watch(event)
     assert ended
-    assert f"{highs.PATIENCE} times its effort" in highs._no_answer(highspy.HighsModelStatus.kInterrupt)
+    assert f"{highs.PATIENCE} times its effort" in integer_program._no_answer(highspy.HighsModelStatus.kInterrupt)
+
+
+def test_sums_do_not_depend_on_their_order():
+    dice = random.Random(0)
+    cost = np.array([dice.choice((1, -1)) * 10 ** dice.uniform(-8, 8) for _ in range(20_000)])
+    order = np.array(dice.sample(range(len(cost)), len(cost)))
+    values = np.linspace(0, 1, len(cost))
+    assert highs.dot(cost, values) == highs.dot(cost[order], values[order])

@@ -15,8 +15,9 @@ from shardwright.assign.expand import expand, gathered_composites, has_same_call
 from shardwright.assign.given import Given, read_given
 from shardwright.assign.held import bytes_allowed, fraction_ranges, held_bytes
 from shardwright.assign.higher_order import CutSubgraphs
-from shardwright.assign.highs import NoAnswerError, NothingBelowError
+from shardwright.assign.highs import NoAnswerError
 from shardwright.assign.inside import Assign
+from shardwright.assign.integer_program import NothingBelowError
 from shardwright.assign.late_sums import with_late_sums
 from shardwright.assign.milp import solve
 from shardwright.assign.problem import Problem, Solution

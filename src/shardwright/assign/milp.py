@@ -46,7 +46,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shardwright.assign.cost import has_collective, held_fraction
-from shardwright.assign.highs import UNUSED, Answer, InfeasibleError, IntegerProgram, Rows, dot, relative_gap
+from shardwright.assign.highs import UNUSED, Rows, dot
+from shardwright.assign.integer_program import Answer, InfeasibleError, IntegerProgram, relative_gap
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit, byte_ranges
 from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Owned, Partial, Shard
