@@ -8,6 +8,7 @@ import pytest
 
 from shardwright.assign import highs, integer_program
 from shardwright.assign.milp import solve
+from shardwright.assign.relaxation import Relaxation
 from tests.support.drawn_problems import drawn
 
 
@@ -24,6 +25,7 @@ def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch,
         steps.append(args)
         if len(steps) > 1:
             monkeypatch.setattr(integer_program.IntegerProgram, "_run", lost)
+            monkeypatch.setattr(Relaxation, "solve", lost)
         return minimize(self, *args)
 
     best = solve(problem)
@@ -35,6 +37,11 @@ def test_a_plan_gets_an_answer_whatever_the_solver_says_of_the_work(monkeypatch,
     assert 0 < found.gap <= 1
 
 
+def unrelaxed(*_, **__):
+    """No relaxation comes out."""
+    return highs.Outcome(highspy.HighsModelStatus.kUnknown, None, np.inf, -np.inf, np.array([]))
+
+
 def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monkeypatch):
     """HiGHS 1.16 has called values proven at a cost that they do not have."""
     run, presolves = integer_program.IntegerProgram._run, []
@@ -42,9 +49,6 @@ def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monke
     def dishonest(self, cost, upper_bound, **options):
         found = run(self, cost, upper_bound, **options)
         presolves.append(options.get("presolve", "choose"))
-        if "is_relaxed" in options:
-            # What has no integers is searched further.
-            return replace(found, values=found.values / 2)
         if "presolve" in options:
             return found
         # A point of the program that is not the least, for the least.
@@ -53,27 +57,21 @@ def test_values_that_do_not_cost_what_the_solver_says_are_solved_for_again(monke
 
     problem = replace(drawn(5), auto=True)
     best = solve(problem)
+    monkeypatch.setattr(Relaxation, "solve", unrelaxed)
     monkeypatch.setattr(integer_program.IntegerProgram, "_run", dishonest)
     assert solve(problem).objective == pytest.approx(best.objective)
-    assert presolves[-1] == "off"
+    assert presolves == ["choose", "off"]
 
 
 def test_a_relaxation_in_integers_is_the_answer(monkeypatch):
-    run, relaxed = integer_program.IntegerProgram._run, []
-
-    def counted(self, cost, upper_bound, **options):
-        relaxed.append(options.get("is_relaxed", False))
-        return run(self, cost, upper_bound, **options)
-
     problem = replace(drawn(5), auto=True)
     best = solve(problem)
     assert best.gap == 0
-    monkeypatch.setattr(integer_program.IntegerProgram, "_has_integers", lambda self, values: False)
-    assert solve(problem).objective == pytest.approx(best.objective, rel=1e-9)
-    monkeypatch.undo()
-    monkeypatch.setattr(integer_program.IntegerProgram, "_run", counted)
-    solve(problem)
-    assert relaxed == [True]
+    with monkeypatch.context() as patch:
+        patch.setattr(Relaxation, "solve", unrelaxed)
+        assert solve(problem).objective == pytest.approx(best.objective, rel=1e-9)
+    monkeypatch.delattr(integer_program.IntegerProgram, "_run")
+    assert solve(problem) == best
 
 
 @pytest.mark.parametrize("auto", [False, True])

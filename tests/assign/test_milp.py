@@ -1,11 +1,14 @@
 """The solver's problem against every assignment there is, priced by hand."""
 
 import itertools
+import random
+from dataclasses import replace
 
 import pytest
 
 from shardwright.assign.cost import has_collective
 from shardwright.assign.milp import solve
+from shardwright.assign.problem import byte_limit, byte_ranges
 from shardwright.layout.layout import REPLICATE
 from tests.support.drawn_problems import drawn
 
@@ -42,3 +45,28 @@ def test_the_solver_finds_the_cheapest_assignment(seed):
     least = min(price(problem, chosen) for chosen in choices)
     assert found.communication_us == pytest.approx(least, rel=1e-5, abs=0.02)
     assert price(problem, found.chosen) == pytest.approx(least, rel=1e-5, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_least_time_within_the_bytes_that_a_rank_may_hold(seed):
+    dice = random.Random(seed)
+    problem = drawn(seed)
+    sites = []
+    for site in problem.sites:
+        # What reads nothing is a weight.
+        sizes = [0 if one.operands else dice.choice((0, 100, 130, 400)) for one in site.strategies]
+        sites.append(replace(site, weight_bytes=sizes))
+    problem = replace(problem, sites=sites, auto=True, slack=0.5)
+    limit = byte_limit(byte_ranges(problem), problem.slack)
+
+    def held(chosen):
+        return sum(site.weight_bytes[one] for site, one in zip(sites, chosen, strict=True))
+
+    def time_us(chosen):
+        return price(problem, chosen) + sum(site.work_us[one] for site, one in zip(sites, chosen, strict=True))
+
+    found = solve(problem)
+    choices = itertools.product(*(range(len(site.strategies)) for site in sites))
+    least = min(time_us(chosen) for chosen in choices if held(chosen) <= limit)
+    assert held(found.chosen) <= limit
+    assert time_us(found.chosen) == pytest.approx(least, rel=1e-5, abs=0.02)

@@ -1,8 +1,15 @@
 """Small problems of the solver, drawn at random."""
 
+import itertools
 import random
 
+import numpy as np
+
+from shardwright.assign.branch import Choices
 from shardwright.assign.cost import CostModel
+from shardwright.assign.effort import Budget
+from shardwright.assign.highs import Rows
+from shardwright.assign.integer_program import IntegerProgram
 from shardwright.assign.problem import Problem, SiteChoices, ValueFlow
 from shardwright.layout.cut import Cut
 from shardwright.layout.layout import REPLICATE, Partial, Shard
@@ -51,3 +58,31 @@ def drawn(seed):
         size = dice.choice((100_000, 2_000_000, 8_000_000))
         values.append(ValueFlow(1, source, 0, tuple(readers.get(source, ())), size))
     return Problem(NUM_RANKS, sites, values, [], CostModel())
+
+
+GROUPS, SIZE = 7, 3
+
+
+def knapsack(seed):
+    """One of three in each group, under a limit on weights: the program, its costs, and the least there is."""
+    dice = random.Random(seed)
+    weights = np.array([dice.choice((0, 5, 7, 12)) + dice.random() for _ in range(GROUPS * SIZE)])
+    cost = np.array([dice.uniform(0, 20) - weight for weight in weights])
+    groups = weights.reshape(GROUPS, SIZE)
+    limit = groups.min(axis=1).sum() + 0.3 * (groups.max(axis=1) - groups.min(axis=1)).sum()
+    starts = np.arange(0, GROUPS * SIZE + 1, SIZE)
+    rows = Rows(
+        np.array([*starts, 2 * starts[-1]]), np.tile(np.arange(starts[-1]), 2), np.append(np.ones(starts[-1]), weights)
+    )
+    ones = np.ones(GROUPS)
+    program = IntegerProgram(
+        rows,
+        np.append(ones, -np.inf),
+        np.append(ones, limit),
+        np.ones(starts[-1]),
+        Choices(starts, weights),
+        Budget(),
+    )
+    answers = itertools.product(*(range(start, start + SIZE) for start in starts[:-1]))
+    least = min(cost[list(chosen)].sum() for chosen in answers if weights[list(chosen)].sum() <= limit)
+    return program, cost, least

@@ -40,7 +40,7 @@ class Budget:
     """What one program on one axis may take of the solver: ``steps``, of which some are spent, and time.
 
     Whenever HiGHS asks whether to stop (at a node, a candidate to branch on, a round of cuts), that is as many steps as
-    the problem has coefficients.
+    the problem has coefficients. `assign.branch` says how many a relaxation is.
     """
 
     steps: float = STEPS

@@ -9,7 +9,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from shardwright.assign.effort import Budget
+from shardwright.assign.effort import Budget, Clock
 from shardwright.errors import AssignmentError
 
 GAP = 1e-6
@@ -48,7 +48,7 @@ class Outcome:
     """What HiGHS leaves: ``values`` is None where it found none; ``bound``: no answer costs less.
 
     ``is_consistent``: the values cost what HiGHS says they do. Given a start, 1.16's presolve has proven 100.2 of
-    values that cost 110.2, the least: hence no start, and this question.
+    values that cost 110.2, the least: hence no start, and this question. ``num_iterations``: of the simplex method.
     """
 
     status: Any
@@ -57,11 +57,17 @@ class Outcome:
     bound: float
     reduced_costs: np.ndarray
     is_consistent: bool = True
+    num_iterations: int = 0
 
     @property
     def is_optimal(self) -> bool:
         """Whether HiGHS says that nothing costs less."""
         return self.status == highspy.HighsModelStatus.kOptimal
+
+    @property
+    def is_infeasible(self) -> bool:
+        """Whether HiGHS says that no values satisfy the rows (no variable is unbounded)."""
+        return self.status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible)
 
 
 @dataclass(eq=False)
@@ -101,17 +107,40 @@ def solve_aside(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch:
             raise
 
 
+def presolved_size(model: Any, options: Mapping[str, Any]) -> int:
+    """How many variables are left of a model once HiGHS has presolved it, in a thread of its own as above."""
+    with ThreadPoolExecutor(1, "shardwright-highs") as pool:
+        return pool.submit(_presolved_size, model, options).result()
+
+
+def _presolved_size(model: Any, options: Mapping[str, Any]) -> int:
+    solver = loaded(model, options)
+    solver.presolve()
+    return solver.getPresolvedLp().num_col_
+
+
 def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: Interrupter) -> Outcome:
     """What HiGHS leaves of a model under these options."""
+    solver = loaded(model, options)
+    solver.cbMipInterrupt.subscribe(watch)
+    return run_loaded(solver, cost, watch.budget.clock)
+
+
+def loaded(model: Any, options: Mapping[str, Any]) -> Any:
+    """HiGHS with a model and these options; raises `NoAnswerError` for what it does not take."""
     solver = _Quiet()
     for name, value in options.items():
         _taken(solver.setOptionValue(name, value), f"the option {name}={value}")
     _taken(solver.passModel(model), "the model")
-    solver.cbMipInterrupt.subscribe(watch)
+    return solver
+
+
+def run_loaded(solver: Any, cost: np.ndarray, clock: Clock) -> Outcome:
+    """What HiGHS leaves of the model that it holds, of which ``cost`` is the objective."""
     if solver.run() == highspy.HighsStatus.kError and solver.getModelStatus() == highspy.HighsModelStatus.kNotset:
         raise NoAnswerError("HiGHS refused to run, before it looked at the problem")
     status, info, solution = solver.getModelStatus(), solver.getInfo(), solver.getSolution()
-    watch.budget.clock.has_struck |= status == highspy.HighsModelStatus.kTimeLimit
+    clock.has_struck |= status == highspy.HighsModelStatus.kTimeLimit
     has_values = info.primal_solution_status == highspy.kSolutionStatusFeasible
     values = np.array(solution.col_value) if has_values else None
     claimed = info.objective_function_value
@@ -123,6 +152,7 @@ def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: Int
         info.mip_dual_bound,
         np.array(solution.col_dual),
         values is None or bool(np.isclose(objective, claimed, rtol=GAP, atol=1e-4)),
+        info.simplex_iteration_count,
     )
 
 
@@ -135,3 +165,8 @@ def _taken(status: Any, what: str) -> None:
 def dot(cost: np.ndarray, values: np.ndarray) -> float:
     """The sum of the products, rounded once: numpy's differs with the number of threads and the kind of processor."""
     return math.fsum(cost * values)
+
+
+def relative_gap(objective: float, bound: float) -> float:
+    """How much of an objective may be too much, as a share of it."""
+    return max(objective - bound, 0.0) / abs(objective) if objective else 0.0

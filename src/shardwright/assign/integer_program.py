@@ -1,16 +1,37 @@
-"""Mixed-integer programs, minimised by HiGHS: the relaxation, its neighbourhood, then what is left of the whole."""
+"""Mixed-integer programs, minimised: the relaxation, a search that branches, then what is left of the whole."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import highspy
 import numpy as np
 
+from shardwright.assign.branch import Choices, Held, Search
 from shardwright.assign.effort import Budget
-from shardwright.assign.highs import GAP, PATIENCE, UNUSED, Outcome, NoAnswerError, Rows, Interrupter, dot, solve_aside
+from shardwright.assign.highs import (
+    GAP,
+    PATIENCE,
+    Interrupter,
+    NoAnswerError,
+    Outcome,
+    Rows,
+    dot,
+    presolved_size,
+    relative_gap,
+    solve_aside,
+)
+from shardwright.assign.relaxation import Relaxation
 
-_INFEASIBLE = (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible)
-"""What HiGHS says where no values satisfy the rows (no variable is unbounded)."""
+SHARE = 0.25
+"""Of the budget, what branching may take before HiGHS's own search has the rest."""
+
+PROVEN = 1e-3
+"""A larger gap says that the search ended early; ..."""
+
+PROVEN_SHARE = 1 / 16
+"""... to make a smaller one smaller still is worth this much of the budget."""
 
 
 class InfeasibleError(Exception):
@@ -32,95 +53,114 @@ class Answer:
 
 @dataclass(frozen=True)
 class IntegerProgram:
-    """``lower ≤ rows · x ≤ upper`` and ``0 ≤ x ≤ upper_bound``; the first ``num_integers`` variables are integers."""
+    """``lower ≤ rows · x ≤ upper`` and ``0 ≤ x ≤ upper_bound``; the variables of ``choices`` are integers."""
 
     rows: Rows
     lower: np.ndarray
     upper: np.ndarray
     upper_bound: np.ndarray
-    num_integers: int
+    choices: Choices
     budget: Budget
 
     def minimize(self, cost: np.ndarray, below: float = np.inf, known: np.ndarray | None = None) -> Answer:
         """The least of ``cost · x``; raises `InfeasibleError` or `NoAnswerError` where there is none, and
-        `NothingBelowError` where the relaxation shows that it is not below ``below``. ``known``: values that satisfy
-        the rows, so that there is an answer whatever HiGHS finds.
+        `NothingBelowError` where it is found not to be below ``below``. ``known``: values that satisfy the rows, so
+        that there is an answer whatever HiGHS finds.
 
-        First the linear relaxation, which is a bound; then the program with none but the integer variables that the
-        relaxation uses, in whole or in part (relaxation enforced neighbourhood search, Berthold 2014): small, and
-        seldom far from the best. Where the bound does not prove it the best, the whole program follows, from that
-        answer on and without the variables whose reduced costs say that no better answer has them.
+        First the linear relaxation, which is a bound; then a search that branches on choices (`assign.branch`). Around
+        its first relaxations it looks for answers in the program with none but the integer variables that a relaxation
+        uses, in whole or in part (relaxation enforced neighbourhood search, Berthold 2014): small, and seldom far from
+        the best. Where that search has not ended with its share of the budget, HiGHS's own follows on the whole
+        program, from the answer held on and without the variables whose reduced costs say that no better one has them.
         """
         if not len(cost):
             return Answer(0.0, np.zeros(0), 0.0)
-        relaxed = self._run(cost, self.upper_bound, is_relaxed=True)
         bound, allowed = dot(np.minimum(cost, 0), self.upper_bound), self.upper_bound
+        is_enough = partial(self._is_enough, self.budget.spent)
         held = None if known is None else (dot(cost, known), known)
-        if relaxed.is_optimal and relaxed.values is not None:
-            bound = max(bound, relaxed.objective)
-            if bound >= below:
-                raise NothingBelowError
-            if relaxed.is_consistent and self._has_integers(relaxed.values):
-                return Answer(relaxed.objective, relaxed.values, gap=0.0)
-            used = relaxed.values > UNUSED
-            used[self.num_integers :] = True
-            found = self._run(cost, np.where(used, self.upper_bound, 0.0), has_answer=held is not None)
-            if found.values is not None and (held is None or found.objective <= held[0]):
-                held = found.objective, found.values
-            if held is not None:
-                if relative_gap(held[0], bound) <= GAP:
-                    return Answer(*held, gap=0.0)
-                excluded = relaxed.reduced_costs > (held[0] - bound) + GAP * abs(held[0])
+        model = self._model(cost, self.upper_bound, num_integers=0)
+        with Relaxation(model, cost, self._options(), self.budget.clock) as relaxation:
+            relaxed = relaxation.solve(self.upper_bound)
+            values = relaxed.values if relaxed.is_optimal and relaxed.is_consistent else None
+            if values is not None:
+                if relaxed.objective >= below:
+                    raise NothingBelowError
+                if not len(self.choices.undecided(values)):
+                    return Answer(relaxed.objective, values, gap=0.0)
+                solve, size = partial(self._run, cost, has_answer=True), partial(self._presolved_size, cost)
+                search = Search(relaxation, self.choices, solve, size, self.budget, below, held)
+                held, bound = self._branch(search, relaxed, is_enough)
+        if held is not None:
+            gap = relative_gap(held[0], bound)
+            if gap == 0 or self.budget.is_spent or (gap <= PROVEN and is_enough(gap)):
+                return Answer(*held, gap)
+            if values is not None:
+                excluded = relaxed.reduced_costs > (held[0] - relaxed.objective) + GAP * abs(held[0])
                 allowed = np.where(excluded, 0.0, allowed)
-        if held is not None and self.budget.is_spent:
-            return Answer(*held, gap=relative_gap(held[0], bound))
+        return self._whole(cost, allowed, held, bound)
+
+    def _branch(
+        self, search: Search, relaxed: Outcome, is_enough: Callable[[float], bool]
+    ) -> tuple[Held | None, float]:
+        """What is held after a search from ``relaxed`` on, and a bound: no answer costs less."""
+        left = search.run(relaxed, self.upper_bound, is_enough)
+        if left < search.cutoff:
+            return search.held, left
+        if search.held is not None and search.held[0] < search.below:
+            return search.held, search.held[0]
+        if search.below < np.inf:
+            raise NothingBelowError
+        # No answer on either side of any choice: HiGHS is to say that there is none.
+        return None, relaxed.objective
+
+    def _whole(self, cost: np.ndarray, allowed: np.ndarray, held: Held | None, bound: float) -> Answer:
+        """HiGHS's own search, under these upper bounds. ``held``: an answer; ``bound``: none costs less."""
         result = self._run(cost, allowed, has_answer=held is not None)
-        if result.status in _INFEASIBLE or not result.is_consistent:
+        if result.is_infeasible or not result.is_consistent:
             # HiGHS's presolve has called solvable programs infeasible whose last row bounds an objective tightly. No
             # variable of ``held`` is excluded, so where there is one, this is not true either.
             result = self._run(cost, allowed, has_answer=held is not None, presolve="off")
         answers = [] if held is None else [held]
         if result.values is not None:
             answers.append((result.objective, result.values))
-        if not answers and result.status in _INFEASIBLE:
+        if not answers and result.is_infeasible:
             raise InfeasibleError
         if not answers:
             raise NoAnswerError(_no_answer(result.status))
         objective, values = min(answers, key=lambda answer: answer[0])
-        if result.status not in _INFEASIBLE:
+        if not result.is_infeasible:
             bound = objective if result.is_optimal else max(bound, result.bound)
         return Answer(objective, values, relative_gap(objective, bound))
 
-    def _has_integers(self, values: np.ndarray) -> bool:
-        """Whether the integer variables are integers, as a relaxation of a small program often has them."""
-        integers = values[: self.num_integers]
-        return bool(np.all(np.abs(integers - np.round(integers)) < UNUSED))
+    def _is_enough(self, began: float, gap: float) -> bool:
+        """Whether branching has had its share of the budget since ``began``, for a gap that is not closed yet."""
+        share = PROVEN_SHARE if gap <= PROVEN else SHARE
+        return self.budget.is_spent or self.budget.spent - began >= share * (self.budget.steps - began)
+
+    def _presolved_size(self, cost: np.ndarray, upper_bound: np.ndarray) -> int:
+        """How many variables HiGHS leaves of the program under these upper bounds."""
+        return presolved_size(self._model(cost, upper_bound, num_integers=self.choices.starts[-1]), self._options())
 
     def _run(
-        self,
-        cost: np.ndarray,
-        upper_bound: np.ndarray,
-        *,
-        is_relaxed: bool = False,
-        has_answer: bool = False,
-        presolve: str = "choose",
+        self, cost: np.ndarray, upper_bound: np.ndarray, *, has_answer: bool = False, presolve: str = "choose"
     ) -> Outcome:
-        """The program with these upper bounds of the variables, or its linear relaxation, as HiGHS leaves it.
+        """The program with these upper bounds of the variables, as HiGHS leaves it.
 
         ``has_answer``: an answer is known, so that the search may end without another.
         """
-        # Fixed settings and one thread: the same answer on every rank and every run. The root is not begun anew: what
-        # reduced costs exclude is left out before, and the hard programs of the zoo take half the time without.
-        options = {
-            "threads": 1,
-            "mip_rel_gap": GAP,
-            "mip_allow_restart": False,
-            "presolve": presolve,
-            "time_limit": self.budget.clock.left_s,
-        }
-        model = self._model(cost, upper_bound, num_integers=0 if is_relaxed else self.num_integers)
+        model = self._model(cost, upper_bound, num_integers=self.choices.starts[-1])
         num_coefficients = int(np.count_nonzero(upper_bound[self.rows.columns]))
+        options = {**self._options(), "presolve": presolve}
         return solve_aside(model, cost, options, Interrupter(self.budget, num_coefficients, has_answer))
+
+    def _options(self) -> dict[str, Any]:
+        """Fixed settings and one thread: the same answer on every rank and every run.
+
+        The root is not begun anew: what reduced costs exclude is left out before, and the hard programs of the zoo
+        take half the time without.
+        """
+        time_limit_s = self.budget.clock.left_s
+        return {"threads": 1, "mip_rel_gap": GAP, "mip_allow_restart": False, "time_limit": time_limit_s}
 
     def _model(self, cost: np.ndarray, upper_bound: np.ndarray, *, num_integers: int) -> Any:
         model = highspy.HighsLp()
@@ -149,8 +189,3 @@ def _no_answer(status: Any) -> str:
             "  try: effort=4 or more, or a plan that pins more tensors"
         )
     return f"the solver found no assignment: HiGHS ended with {status.name[1:]!r}\n  try: a plan that pins more tensors"
-
-
-def relative_gap(objective: float, bound: float) -> float:
-    """How much of an objective may be too much, as a share of it."""
-    return max(objective - bound, 0.0) / abs(objective) if objective else 0.0

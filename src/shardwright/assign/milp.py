@@ -18,7 +18,7 @@ Constraints
 - whole values in are whole values out: ``Σ_K i[r,K] = Σ_L o[r,L]``                              (`_Model.supply`)
 - collectives carry it: ``d[r,K→L] ≤ y[v,K→L]``, ``i[r,K] ≤ y[v,K→R]``; where v has one reader, they are ``y`` itself
 - mutated buffers and tied weights have one layout: ``Σ x[m, L] = Σ x[n, L]``     (`_Model.tie`)
-- memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ byte_limit``             (`_Model.limit`)
+- memory, under ``"auto"``: ``Σ m_n · bytes(n,s) · x[n,s] ≤ byte_limit``             (`_Model.limit_bytes`)
 
 Flows per reader keep the linear relaxation tight: half a collective cannot serve one reader twice. Passing by the whole
 value keeps them few: one for each layout at either end, not one for each pair.
@@ -45,9 +45,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from shardwright.assign.branch import Choices
 from shardwright.assign.cost import has_collective, held_fraction
-from shardwright.assign.highs import UNUSED, Rows, dot
-from shardwright.assign.integer_program import Answer, InfeasibleError, IntegerProgram, relative_gap
+from shardwright.assign.highs import UNUSED, Rows, dot, relative_gap
+from shardwright.assign.integer_program import PROVEN, Answer, InfeasibleError, IntegerProgram
 from shardwright.assign.problem import Problem, SiteChoices, Solution, ValueFlow, byte_limit, byte_ranges
 from shardwright.errors import AssignmentError
 from shardwright.layout.layout import REPLICATE, Layout, Owned, Partial, Shard
@@ -55,9 +56,6 @@ from shardwright.rules.rule import Strategy
 
 TIE = 1e-4
 """Size in microseconds of the first preference; those after it are smaller."""
-
-PROVEN = 1e-3
-"""A larger gap says that the search ended early."""
 
 WEIGHT_GATHER_US = 1e4
 """Added to the cost of a parameter's change of layout, in microseconds: more than any activation's."""
@@ -74,7 +72,7 @@ def solve(problem: Problem, *, better_than: Solution | None = None) -> Solution:
     model = _Model(problem)
     below = np.inf if better_than is None else better_than.objective * (1 - PROVEN)
     if problem.auto:
-        model.limit(model.bytes_cost, byte_limit(byte_ranges(problem), problem.slack) + 1)
+        model.limit_bytes()
         answer = model.minimize(model.communication_cost + model.local_cost + model.work_cost + model.preference, below)
         objective = answer.objective
     else:
@@ -285,6 +283,18 @@ class _Model:
                     row.update((self.first_choice[site] + i, sign) for i, one in enumerate(layouts) if one == layout)
                 self._row(row, 0.0, 0.0)
 
+    def limit_bytes(self) -> None:
+        """Σ m_n · bytes(n,s) · x[n,s] ≤ byte_limit, of what each site holds beyond its least: of two forms of one row
+        the one that says at once which strategies are too large whatever the others hold.
+        """
+        ranges = byte_ranges(self.problem)
+        room = byte_limit(ranges, self.problem.slack) + 1 - sum(least for least, _ in ranges)
+        excess = np.zeros(self.num_variables)
+        for first, site, (least, _) in zip(self.first_choice, self.problem.sites, ranges, strict=True):
+            choices = slice(first, first + len(site.strategies))
+            excess[choices] = self.bytes_cost[choices] - least
+        self.limit(excess, room)
+
     def limit(self, cost: np.ndarray, bound: float) -> None:
         """Cost · variables ≤ bound. What costs more than that by itself is out, and out of the solver's numbers:
         HiGHS has called a problem infeasible that had a weight's price of 1e4 in a row bounded by 1e-2.
@@ -307,7 +317,9 @@ class _Model:
             np.array([value for row in self.rows for value in row.values()]),
         )
         limits = np.array(self.lower), np.array(self.upper)
-        program = IntegerProgram(rows, *limits, self.upper_bound, self.num_choices, self.budget)
+        weights = self.bytes_cost if self.problem.auto else self.work_cost
+        choices = Choices(np.array([*self.first_choice, self.num_choices]), weights[: self.num_choices])
+        program = IntegerProgram(rows, *limits, self.upper_bound, choices, self.budget)
         try:
             return program.minimize(cost, below, known)
         except InfeasibleError as error:
