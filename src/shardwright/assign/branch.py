@@ -33,10 +33,10 @@ NEARBY = 10
 FEW = 4
 """... and all that leave no more variables than this between 0 and 1: an answer is near."""
 
-SMALL = 1600
+SMALL = 2000
 """A program of no more variables than this, presolved, HiGHS solves in a moment."""
 
-CLOSER = 0.8
+CLOSER = 0.95
 """What is left of a node is presolved where its gap is below this share of the last gap that left too much."""
 
 
@@ -91,7 +91,8 @@ class _Node:
 class Search:
     """A search for what costs less than ``below`` and than what is held.
 
-    ``solve``: the integer program under these upper bounds; ``presolved_size``: how many variables HiGHS leaves of it.
+    ``solve``: the integer program under these upper bounds, and whether there is an answer already, so that it may end
+    without another; ``presolved_size``: how many variables HiGHS leaves of it.
     ``held``: the best answer so far. ``num_nodes``: how many were looked at; ``unsolved``: the least bound of one that
     HiGHS could not relax. ``gap_open``: the least gap at which presolving left too much of a program; ``gap_closed``:
     the largest at which a node was small enough.
@@ -99,7 +100,7 @@ class Search:
 
     relaxation: Relaxation
     choices: Choices
-    solve: Callable[[np.ndarray], Outcome]
+    solve: Callable[..., Outcome]
     presolved_size: Callable[[np.ndarray], int]
     budget: Budget
     below: float
@@ -146,7 +147,7 @@ class Search:
             return
         if self.num_nodes <= NEARBY or len(self.choices.undecided(node.values)) <= FEW:
             cutoff = self.cutoff
-            self._hold(self.solve(self._used(node.values, node.upper_bound)))
+            self._hold(self.solve(self._used(node.values, node.upper_bound), has_answer=self.held is not None))
             if node.bound >= self.cutoff or (self.cutoff < cutoff and self._is_closed(node, is_known=False)):
                 return
         allowed = self._allowed(node)
@@ -178,7 +179,7 @@ class Search:
             if self.presolved_size(left) > SMALL:
                 self.gap_open = gap
                 return False
-        outcome = self.solve(left)
+        outcome = self.solve(left, has_answer=True)
         self._hold(outcome)
         is_closed = outcome.is_optimal and outcome.is_consistent
         if is_closed:

@@ -12,7 +12,7 @@ import numpy as np
 from shardwright.assign.effort import Budget, Clock
 from shardwright.errors import AssignmentError
 
-GAP = 1e-6
+GAP = 1e-8
 """The search ends when its answer is proven to be within this share of the optimum."""
 
 PATIENCE = 10
