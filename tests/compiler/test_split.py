@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import shardwright as sw
+from shardwright.compiler import split
 from shardwright.layout.mesh import Mesh
 from tests.support.models import MEGATRON, Decoder, redraw
 from tests.support.ranks import on_ranks
@@ -57,6 +58,23 @@ def test_the_code_of_a_rank_is_python_on_a_split_axis():
         warnings.simplefilter("error")
         program = sharded.exported(7)
     assert "c_rank_value_0_tp_0" in program.graph_module.code
+
+
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_a_first_part_that_costs_too_much_already_is_the_end_of_a_split(monkeypatch, kv_heads):
+    program, compile_axis, compiled = exported(kv_heads, layers=1), split.compile_axis, []
+
+    def noted(before, asked, request):
+        compiled.append(asked.axis)
+        return compile_axis(before, asked, request)
+
+    monkeypatch.setattr(split, "compile_axis", noted)
+    found = sw.shard(program, mesh=8)
+    assert compiled == ["tp.0"]
+    # Compiled to the end, the split is not taken either.
+    monkeypatch.setattr(split, "_may_be_cheaper", lambda *_: True)
+    assert str(sw.shard(program, mesh=8).exported(7)) == str(found.exported(7))
+    assert compiled == ["tp.0", "tp.0", "tp.1"]
 
 
 def test_one_head_for_all_needs_no_split():

@@ -52,7 +52,7 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
         mesh = compiled.mesh.split(axis, outer)
         halved = _for_parts(request, mesh.parts(axis), _axis(compiled, axis), outer)
         try:
-            candidate = _compile_parts(compiled.program, mesh, halved, mesh.parts(axis)[0])
+            candidate = _compile_parts(compiled.program, mesh, halved, mesh.parts(axis)[0], best[0])
             better = (
                 candidate is not None
                 and _is_within_bounds(candidate, mesh.parts(axis), _axis(compiled, axis))
@@ -69,14 +69,33 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
     return best
 
 
-def _compile_parts(program: Program, mesh: Mesh, request: Request, first: str) -> Compiled | None:
-    """The program on a mesh with an axis in two parts; None where the ``first`` part cuts unevenly."""
+def _compile_parts(program: Program, mesh: Mesh, request: Request, first: str, other: Compiled) -> Compiled | None:
+    """The program on a mesh with an axis in two parts; None where the ``first`` part cuts unevenly, or communicates and
+    computes so much already that the rest cannot make it cheaper than ``other``.
+    """
     compiled = Compiled(program, mesh)
     for asked in request.on(mesh):
         compiled = compile_axis(compiled, asked, request)
-        if asked.axis == first and not _is_even_on(compiled, first):
+        if asked.axis == first and not (
+            _is_even_on(compiled, first) and _may_be_cheaper(compiled, other, request.search.cost)
+        ):
             return None
     return compiled
+
+
+def _may_be_cheaper(begun: Compiled, other: Compiled, cost: CostModel) -> bool:
+    """Whether more axes may still make what is compiled so far cheaper than ``other``: they can share out all that it
+    sends and computes, and add to it.
+    """
+    begun_axis, others = begun.axes[-1], begun.mesh.num_ranks
+    for one in begun.axes:
+        others //= one.request.num_ranks
+    sent = _sent(begun.program_after((0,) * len(begun.axes)), begun.mesh)
+    least = _spent_us(((kind, size / others, ranks, members) for kind, size, ranks, members in sent), cost)
+    theirs, their_work = _costs_ahead_us(other, cost)
+    if begun_axis.is_auto:
+        return least + begun_axis.assignment.solution.work_us / others < theirs + their_work
+    return least <= theirs * (1 + _TIE)
 
 
 def _for_parts(request: Request, parts: Sequence[str], whole: CompiledAxis, outer: int) -> Request:
@@ -212,6 +231,6 @@ def _sent(program: Program, mesh: Mesh) -> Iterator[tuple[CollectiveKind, int, i
         yield record.kind, record.num_bytes, mesh.size(record.axis), program.members_of(node)
 
 
-def _spent_us(sent: Iterable[tuple[CollectiveKind, int, int, int]], cost: CostModel) -> float:
+def _spent_us(sent: Iterable[tuple[CollectiveKind, float, int, int]], cost: CostModel) -> float:
     """The time of collectives: their kinds, bytes and numbers of ranks, and how many of each there are."""
     return math.fsum(members * cost.collective_us(kind, size, ranks) for kind, size, ranks, members in sent)
