@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shardwright.assign import branch, highs
-from shardwright.assign.branch import Choices
+from shardwright.assign.branch import ChoiceGroups
 from shardwright.assign.effort import Budget
 from shardwright.assign.integer_program import IntegerProgram, NothingBelowError
 from shardwright.assign.relaxation import Relaxation
@@ -67,7 +67,7 @@ def test_what_cannot_be_relaxed_is_not_taken_for_closed(monkeypatch, seed):
 
 @pytest.mark.parametrize(("weights", "light"), [((0, 9, 5), [0]), ((4, 4, 4), [1])])
 def test_both_halves_of_a_choice_are_used(weights, light):
-    choices = Choices(np.array([0, 1, 4]), np.array([0.0, *weights]))
+    choices = ChoiceGroups(np.array([0, 1, 4]), np.array([0.0, *weights]))
     first, second = choices.halves(np.array([1.0, 0.3, 0.7, 0.0, 0.5]))
     assert list(first - 1) == light
     assert sorted([*first, *second]) == [1, 2, 3]

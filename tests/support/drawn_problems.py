@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 
-from shardwright.assign.branch import Choices
+from shardwright.assign.branch import ChoiceGroups
 from shardwright.assign.cost import CostModel
 from shardwright.assign.effort import Budget
 from shardwright.assign.highs import Rows
@@ -80,7 +80,7 @@ def knapsack(seed):
         np.append(ones, -np.inf),
         np.append(ones, limit),
         np.ones(starts[-1]),
-        Choices(starts, weights),
+        ChoiceGroups(starts, weights),
         Budget(),
     )
     answers = itertools.product(*(range(start, start + SIZE) for start in starts[:-1]))

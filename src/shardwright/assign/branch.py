@@ -41,7 +41,7 @@ CLOSER = 0.95
 
 
 @dataclass(frozen=True)
-class Choices:
+class ChoiceGroups:
     """Groups of variables that follow each other, of each of which exactly one is 1; they come first in the program.
 
     ``starts``: the first variable of each group, and how many they are in all. ``weights``: by variable, what the row
@@ -88,7 +88,7 @@ class _Node:
 
 
 @dataclass(eq=False)
-class Search:
+class BranchAndBound:
     """A search for what costs less than ``below`` and than what is held.
 
     ``solve``: the integer program under these upper bounds, and whether there is an answer already, so that it may end
@@ -99,7 +99,7 @@ class Search:
     """
 
     relaxation: Relaxation
-    choices: Choices
+    choices: ChoiceGroups
     solve: Callable[..., Outcome]
     presolved_size: Callable[[np.ndarray], int]
     budget: Budget

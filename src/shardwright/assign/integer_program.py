@@ -8,7 +8,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from shardwright.assign.branch import Choices, Held, Search
+from shardwright.assign.branch import BranchAndBound, ChoiceGroups, Held
 from shardwright.assign.effort import Budget
 from shardwright.assign.highs import (
     GAP,
@@ -59,7 +59,7 @@ class IntegerProgram:
     lower: np.ndarray
     upper: np.ndarray
     upper_bound: np.ndarray
-    choices: Choices
+    choices: ChoiceGroups
     budget: Budget
 
     def minimize(self, cost: np.ndarray, below: float = np.inf, known: np.ndarray | None = None) -> Answer:
@@ -88,7 +88,7 @@ class IntegerProgram:
                 if not len(self.choices.undecided(values)):
                     return Answer(relaxed.objective, values, gap=0.0)
                 solve, size = partial(self._run, cost), partial(self._presolved_size, cost)
-                search = Search(relaxation, self.choices, solve, size, self.budget, below, held)
+                search = BranchAndBound(relaxation, self.choices, solve, size, self.budget, below, held)
                 held, bound = self._branch(search, relaxed, is_enough)
         if held is not None:
             gap = relative_gap(held[0], bound)
@@ -100,7 +100,7 @@ class IntegerProgram:
         return self._whole(cost, allowed, held, bound)
 
     def _branch(
-        self, search: Search, relaxed: Outcome, is_enough: Callable[[float], bool]
+        self, search: BranchAndBound, relaxed: Outcome, is_enough: Callable[[float], bool]
     ) -> tuple[Held | None, float]:
         """What is held after a search from ``relaxed`` on, and a bound: no answer costs less."""
         left = search.run(relaxed, self.upper_bound, is_enough)

@@ -45,7 +45,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from shardwright.assign.branch import Choices
+from shardwright.assign.branch import ChoiceGroups
 from shardwright.assign.cost import has_collective, held_fraction
 from shardwright.assign.highs import UNUSED, Rows, dot, relative_gap
 from shardwright.assign.integer_program import PROVEN, Answer, InfeasibleError, IntegerProgram
@@ -318,7 +318,7 @@ class _Model:
         )
         limits = np.array(self.lower), np.array(self.upper)
         weights = self.bytes_cost if self.problem.auto else self.work_cost
-        choices = Choices(np.array([*self.first_choice, self.num_choices]), weights[: self.num_choices])
+        choices = ChoiceGroups(np.array([*self.first_choice, self.num_choices]), weights[: self.num_choices])
         program = IntegerProgram(rows, *limits, self.upper_bound, choices, self.budget)
         try:
             return program.minimize(cost, below, known)
