@@ -17,6 +17,7 @@ from evals.wild.models import FIELDS, entries, fields
 from evals.wild.run import RESULTS
 from evals.zoo.card import causes, model_table, row, shorten
 from evals.zoo.results import FOLDER, latest
+from shardwright.assign.integer_program import PROVEN
 
 CARD = FOLDER / "wild.md"
 SUMMARY = Path("docs/wild.md")
@@ -28,8 +29,6 @@ OTHER_BATCH = {"right": "", "wrong": "are not", "not taken": "do not take one, s
 """What may come of a batch of another size, and what is said of it."""
 SPENT = ("latencies", "bytes sent", "repeated work")
 """What ranks spend that one alone does not."""
-PROVEN = 1e-3
-"""A gap up to here counts as proven."""
 HEAD = """# Models of other packages
 
 `make wild` takes {listed} models of {packages} packages besides transformers, most of them tiny, with weights drawn

@@ -92,10 +92,10 @@ class BranchAndBound:
     """A search for what costs less than ``below`` and than what is held.
 
     ``solve``: the integer program under these upper bounds, and whether there is an answer already, so that it may end
-    without another; ``presolved_size``: how many variables HiGHS leaves of it.
-    ``held``: the best answer so far. ``num_nodes``: how many were looked at; ``unsolved``: the least bound of one that
-    HiGHS could not relax. ``gap_open``: the least gap at which presolving left too much of a program; ``gap_closed``:
-    the largest at which a node was small enough.
+    without another; ``presolved_size``: how many variables HiGHS leaves of it. ``held``: the best answer so far.
+    ``num_nodes``: how many were looked at; ``unsolved``: the least bound of one that HiGHS could not relax.
+    ``gap_open``: the last gap at which presolving left too much of a program; ``gap_closed``: the largest at which a
+    node was small enough.
     """
 
     relaxation: Relaxation

@@ -92,7 +92,7 @@ class Interrupter:
             event.interrupt()
 
 
-def solve_aside(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: Interrupter) -> Outcome:
+def solve_aside(model: Any, cost: np.ndarray, options: Mapping[str, Any], interrupter: Interrupter) -> Outcome:
     """What HiGHS leaves of a model, run in a thread of its own.
 
     HiGHS has a pool of threads for every thread that calls it, as many as its first call there asked for, and refuses
@@ -100,10 +100,10 @@ def solve_aside(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch:
     """
     with ThreadPoolExecutor(1, "shardwright-highs") as pool:
         try:
-            return pool.submit(_solved, model, cost, options, watch).result()
+            return pool.submit(_solved, model, cost, options, interrupter).result()
         except BaseException:
             # Ctrl-C, above all, which should not have to wait for the answer.
-            watch.is_called_off = True
+            interrupter.is_called_off = True
             raise
 
 
@@ -119,11 +119,11 @@ def _presolved_size(model: Any, options: Mapping[str, Any]) -> int:
     return solver.getPresolvedLp().num_col_
 
 
-def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], watch: Interrupter) -> Outcome:
+def _solved(model: Any, cost: np.ndarray, options: Mapping[str, Any], interrupter: Interrupter) -> Outcome:
     """What HiGHS leaves of a model under these options."""
     solver = loaded(model, options)
-    solver.cbMipInterrupt.subscribe(watch)
-    return run_loaded(solver, cost, watch.budget.clock)
+    solver.cbMipInterrupt.subscribe(interrupter)
+    return run_loaded(solver, cost, interrupter.budget.clock)
 
 
 def loaded(model: Any, options: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ SHARE = 0.25
 """Of the budget, what branching may take before HiGHS's own search has the rest."""
 
 PROVEN = 1e-3
-"""A larger gap says that the search ended early; ..."""
+"""A larger gap, as a share of the cost, says that the search ended early; ..."""
 
 PROVEN_SHARE = 1 / 16
 """... to make a smaller one smaller still is worth this much of the budget."""

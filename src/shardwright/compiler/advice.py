@@ -2,8 +2,8 @@
 
 import warnings
 
+from shardwright.assign.integer_program import PROVEN
 from shardwright.compiler.sharded import ShardedProgram
-from shardwright.compiler.split import GAP_WORTH_SAYING
 from shardwright.errors import GatherWarning, SolverWarning
 
 GATHERED_WORTH_SAYING = 0.01
@@ -28,7 +28,7 @@ def _early_end(sharded: ShardedProgram, time_limit_s: float | None) -> str:
             f"the time limit of {time_limit_s:g} s ended the solver: {bound}, and another run may find another\n"
             "  try: a longer time_limit_s or none at all, or a plan that pins more tensors"
         )
-    if sharded.gap > GAP_WORTH_SAYING:
+    if sharded.gap > PROVEN:
         return (
             f"the solver stopped when its effort was spent: {bound}\n"
             "  try: effort=4 or more, or a plan that pins more tensors"

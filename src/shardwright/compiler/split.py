@@ -14,6 +14,7 @@ from torch.export.graph_signature import OutputKind
 from shardwright.assign.assignment import Assignment
 from shardwright.assign.cost import CostModel
 from shardwright.assign.held import bytes_allowed, held_bytes, room_beside
+from shardwright.assign.integer_program import PROVEN
 from shardwright.assign.steps import StepKind
 from shardwright.compiler.axes import Compiled, CompiledAxis, check_ranks, compile_axis
 from shardwright.compiler.request import Request
@@ -26,9 +27,6 @@ from shardwright.partition.routes import moves
 from shardwright.program.collectives import CollectiveKind
 from shardwright.program.nodes import subgraph_of
 from shardwright.program.program import Program
-
-GAP_WORTH_SAYING = 1e-3
-"""A proven gap above this share of the cost is a search that ended early."""
 
 _TIE = 1e-6
 
@@ -47,7 +45,7 @@ def _split(compiled: Compiled, axis: str, request: Request) -> tuple[Compiled, R
     """The cheapest of the ways to compile one axis, and the request that it was compiled for."""
     best = compiled, request
     # Parts of an axis are not smaller problems, so a search that ended early on the whole is not begun again.
-    ended_early = compiled.gap() > GAP_WORTH_SAYING or request.clock.left_s <= 0
+    ended_early = compiled.gap() > PROVEN or request.clock.left_s <= 0
     for outer in () if ended_early else _splits(compiled, axis):
         mesh = compiled.mesh.split(axis, outer)
         halved = _for_parts(request, mesh.parts(axis), _axis(compiled, axis), outer)
